@@ -1,0 +1,113 @@
+"""The networks of the tasks, by name.
+
+`NETWORKS` is the table, `build` makes a row:
+
+>>> from earlycrop_lab.models import NETWORKS, build
+>>> model = build("resnet18", classes=10, channels=1, size=8, width=16, seed=0)
+>>> NETWORKS["resnet18-paper"].least  # the smallest image, in pixels a side, on which each of its layers has a place
+32
+
+The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `mlp`, and `paper` for what the authors' forms
+share. Each is plain torch; nothing here knows of pruning.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+
+import torch
+from torch import nn
+
+from earlycrop_lab.models.lenet import lenet
+from earlycrop_lab.models.mlp import mlp
+from earlycrop_lab.models.resnet import resnet18, resnet50, resnext101
+from earlycrop_lab.models.vgg import vgg16
+
+__all__ = ["NETWORKS", "Network", "build", "get_network", "lenet", "mlp", "resnet18", "resnet50", "resnext101", "vgg16"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network of the table.
+
+    Args:
+        make: Makes it from `classes`, `channels_in`, `width` and, if `sized`, `size`.
+        least: The smallest image it takes, in pixels a side: below it a stride or a pool would have nothing to halve.
+        width: Its usual base width: channels of the first layer (hidden units of the MLP).
+        sized: Whether its parameters depend on the size of the images.
+    """
+
+    make: Callable[..., nn.Module]
+    least: int
+    width: int = 64
+    sized: bool = False
+
+
+NETWORKS = {
+    "resnet18": Network(resnet18, least=8),
+    "resnet18-paper": Network(partial(resnet18, "paper"), least=32),
+    "resnet18-imagenet": Network(partial(resnet18, "imagenet"), least=32),
+    "resnet50": Network(resnet50, least=8),
+    "resnet50-imagenet": Network(partial(resnet50, "imagenet"), least=32),
+    "resnext101-32x16d": Network(partial(resnext101, 16), least=32),
+    "resnext101-32x48d": Network(partial(resnext101, 48), least=32),
+    "vgg16": Network(vgg16, least=32),
+    "vgg16-paper": Network(partial(vgg16, "paper"), least=16),
+    "lenet": Network(lenet, least=16, width=6, sized=True),
+    "mlp": Network(mlp, least=1, width=128, sized=True),
+}
+
+
+def get_network(name: str) -> Network:
+    """The row of that name.
+
+    Raises:
+        ValueError: If there is none; it names the nearest.
+    """
+    if name not in NETWORKS:
+        nearest = get_close_matches(name, NETWORKS, n=1, cutoff=0)[0]
+        raise ValueError(f"No network is called {name!r}. Did you mean {nearest!r}? There are {', '.join(NETWORKS)}.")
+    return NETWORKS[name]
+
+
+def build(
+    name: str,
+    *,
+    classes: int,
+    channels: int = 3,
+    size: int = 32,
+    width: int | None = None,
+    seed: int | None = None,
+) -> nn.Module:
+    """A new network of the table, on the CPU (or the default device of the moment), in training mode.
+
+    Args:
+        name: Its name in `NETWORKS`.
+        classes: Number of logits.
+        channels: Channels of an image.
+        size: Pixels a side of an image.
+        width: Base width; the network's usual one if not said.
+        seed: Where its weights start; the global random state stays as it was. Without it they are drawn from that.
+
+    Raises:
+        ValueError: If the name is unknown, the images are too small or the width or number of classes makes no network.
+    """
+    network = get_network(name)
+    if size < network.least:
+        raise ValueError(
+            f"{name} cannot take images of {size}x{size} pixels: it halves a map more often than that allows. "
+            f"The least is {network.least}x{network.least}; enlarge the images or choose another network."
+        )
+    if width is None:
+        width = network.width
+    for what, value, least in (("width", width, 1), ("classes", classes, 2), ("channels", channels, 1)):
+        if value < least:
+            raise ValueError(f"{name} cannot have {what}={value}; the least is {least}.")
+    options = {"classes": classes, "channels_in": channels, "width": width}
+    if network.sized:
+        options["size"] = size
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the accelerators too
+        return network.make(**options)
