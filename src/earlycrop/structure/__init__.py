@@ -1,0 +1,30 @@
+"""Structure: which channels of a network belong together, and how they leave.
+
+trace.py      the exported graph, without touching the model
+labels.py     a label for every index, and what was found equal or immovable
+rules.py      what each operator does to labels
+walk.py       one pass over the graph
+structure.py  the classes of coupled channels that came out
+rehearsal.py  a cut tried on a copy without data: what literal sizes forbid
+surgery.py    the removal, on the same parameters, all or nothing
+verify.py     cut network against gated dense network
+"""
+
+from earlycrop.structure.rehearsal import trace
+from earlycrop.structure.structure import ChannelClass, Frozen, Layout, Member, Structure, prunable_weights
+from earlycrop.structure.surgery import cut
+from earlycrop.structure.verify import Verification, Verifier, verify
+
+__all__ = [
+    "ChannelClass",
+    "Frozen",
+    "Layout",
+    "Member",
+    "Structure",
+    "Verification",
+    "Verifier",
+    "cut",
+    "prunable_weights",
+    "trace",
+    "verify",
+]

@@ -1,0 +1,29 @@
+"""What can go wrong, as types: every error says what was asked, what was found and what to do."""
+
+
+class EarlyCropError(ValueError):
+    """Base of the errors of this library; the model is untouched whenever one is raised."""
+
+
+class TraceError(EarlyCropError):
+    """The model's graph cannot be had, so its channels cannot be coupled."""
+
+
+class BudgetError(EarlyCropError):
+    """The requested sparsity cannot be reached under the rules that were given."""
+
+
+class ScoreError(EarlyCropError):
+    """The loss or the scores are not finite, or the scoring set cannot be used."""
+
+
+class OptimizerError(EarlyCropError):
+    """The optimizer does not hold the model's parameters, or its state cannot follow the cut."""
+
+
+class VerificationError(EarlyCropError):
+    """The cut network does not compute what the gated dense one does."""
+
+
+class CheckpointError(EarlyCropError):
+    """The file is not a saved model of this kind, or it is damaged."""

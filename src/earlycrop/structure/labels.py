@@ -1,0 +1,64 @@
+"""Labels: a name for every index of every dimension, and what has been found to be one, or immovable.
+
+The engine never reasons about channels by layer. It gives each index of each parameter dimension a
+label, walks the exported graph once, notes which labels must leave together (`unite`) and which may
+not leave at all (`freeze`), and reads the connected components at the end.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Dims = list[Tensor | None]
+"""What is known of one tensor: per dimension a label for each index, or None where nothing can leave."""
+
+
+@dataclass
+class Labels:
+    """A growing set of labels with the equalities and the prohibitions found so far."""
+
+    count: int = 0
+    _left: list[Tensor] = field(default_factory=list)
+    _right: list[Tensor] = field(default_factory=list)
+    _frozen: list[tuple[Tensor, str]] = field(default_factory=list)
+
+    def fresh(self, size: int) -> Tensor:
+        """`size` labels that nobody has used."""
+        labels = torch.arange(self.count, self.count + size)
+        self.count += size
+        return labels
+
+    def unite(self, a: Tensor, b: Tensor) -> None:
+        """Index i of `a` and index i of `b` stay or leave together; the two broadcast."""
+        if a is b:
+            return
+        a, b = torch.broadcast_tensors(a, b)
+        self._left.append(a.reshape(-1))
+        self._right.append(b.reshape(-1))
+
+    def freeze(self, labels: Tensor | None, reason: str) -> None:
+        """None of these may leave, and why."""
+        if labels is not None:
+            self._frozen.append((labels.reshape(-1), reason))
+
+    def components(self) -> Tensor:
+        """For each label the smallest label that it is united with, directly or through others."""
+        root = torch.arange(self.count)
+        if not self._left:
+            return root
+        left, right = torch.cat(self._left), torch.cat(self._right)
+        while True:
+            a, b = root[left], root[right]
+            apart = a != b
+            if not bool(apart.any()):
+                return root
+            a, b = a[apart], b[apart]
+            low = torch.minimum(a, b)
+            root.scatter_reduce_(0, torch.maximum(a, b), low, "amin")
+            while not torch.equal(jumped := root[root], root):
+                root = jumped
+
+    def prohibitions(self) -> list[tuple[Tensor, str]]:
+        """Every freeze so far, in the order in which it was found."""
+        return self._frozen

@@ -1,0 +1,112 @@
+"""A cut tried on a copy without data: sizes that live in the model's own code are found before anything leaves.
+
+The labels say what shape every value of the graph has after a cut. So one channel of each space leaves a
+weightless copy, the copy is traced again, and the two graphs are held together, operator by operator. Where
+a literal size (`x.view(-1, 400)`) makes the code do something else, or fail, the channels behind it are frozen.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from earlycrop.errors import TraceError
+from earlycrop.structure.structure import Structure, build, prunable_weights
+from earlycrop.structure.surgery import cut
+from earlycrop.structure.trace import as_inputs, duplicate, export
+from earlycrop.structure.walk import Walk, shape_of
+
+LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
+
+
+def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) -> Structure:
+    """Find every class of coupled channels that can leave the model.
+
+    Args:
+        model: The network; untouched.
+        example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
+        ignore: Modules or parameters (by name, or by the beginning of a dotted name) to keep whole.
+
+    Raises:
+        TraceError: the model cannot be exported; names the module.
+    """
+    names = [name for name, _ in [*model.named_modules(), *model.named_parameters()]]
+    for kept in ignore:
+        if kept not in names:
+            raise TraceError(f"`ignore` names `{kept}`, but the model has no module or parameter of that name.")
+    walk = Walk(model, export(model, example_inputs)).run()
+    batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
+    structure = build(
+        walk,
+        weights=prunable_weights(model),
+        ignored=lambda name: any(name == kept or name.startswith(kept + ".") for kept in ignore),
+        examples=max(batch[:1], default=1),
+    )
+    spaces = structure.spaces()
+    every = spaces.unique().tolist()
+    if _rehearse(structure, model, example_inputs, every):
+        return structure
+    good = _passing(structure, model, example_inputs, [], every)
+    return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), LITERAL)
+
+
+def _passing(
+    structure: Structure, model: nn.Module, inputs: object, beside: list[int], failing: list[int]
+) -> list[int]:
+    """Those spaces of `failing` that can be cut together with all those of `beside`, found by halving."""
+    if len(failing) <= 1:
+        return []
+    found: list[int] = []
+    half = len(failing) // 2
+    for part in (failing[:half], failing[half:]):
+        good = [*beside, *found]
+        if _rehearse(structure, model, inputs, [*good, *part]):
+            found += part
+        else:
+            found += _passing(structure, model, inputs, good, part)
+    return found
+
+
+def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, spaces: Iterable[int]) -> bool:
+    """Whether the model still computes the same graph when one class of each of these spaces has left."""
+    membership = structure.spaces()
+    keep = torch.ones(len(structure), dtype=torch.bool)
+    for space in spaces:
+        keep[(membership == space).nonzero()[0]] = False
+    if bool(keep.all()):
+        return True
+    smaller = duplicate(model)
+    cut(structure, smaller, keep, None)
+    try:
+        again = export(smaller, example_inputs)
+    except TraceError:
+        return False
+    program = structure.program
+    assert program is not None
+    before, after = _operators(program.graph.nodes), _operators(again.graph.nodes)
+    if len(before) != len(after):
+        return False
+    stays = torch.cat([keep, torch.tensor([True])])
+    for old, new in zip(before, after, strict=True):
+        if old.target != new.target:
+            return False
+        if isinstance(old.meta.get("val"), Tensor) and shape_of(new) != _promised(structure, old, stays):
+            return False
+        for position in (1, 6):
+            counted = structure.arguments.get((old.name, position))
+            if counted is not None and new.args[position] != int(stays[counted].sum()):
+                return False
+    return True
+
+
+def _operators(nodes: Iterable[Node]) -> list[Node]:
+    return [node for node in nodes if node.op == "call_function"]
+
+
+def _promised(structure: Structure, node: Node, stays: Tensor) -> tuple[int, ...]:
+    """The shape that the labels promise for this node's value after the cut."""
+    shape = shape_of(node)
+    dims = structure.nodes.get(node.name, (None,) * len(shape))
+    return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape, dims, strict=True))

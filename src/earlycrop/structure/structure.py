@@ -1,0 +1,298 @@
+"""Classes of coupled channels: what a model's channels are, which of them may leave, and where they live."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from earlycrop.structure.walk import Site, Walk, tensors_of
+
+Classes = Int[Tensor, "size"]
+"""For each index of a dimension the number of its class, or -1 where it cannot leave."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """The entries of one parameter or buffer dimension that belong to a class."""
+
+    tensor: str
+    dim: int
+    index: Int[Tensor, "entries"]
+
+
+@dataclass(frozen=True)
+class ChannelClass:
+    """Channels that only leave together, and every place where they live."""
+
+    members: tuple[Member, ...]
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A dimension with channels that cannot leave, and why."""
+
+    where: str
+    reason: str
+    channels: int
+
+    def __str__(self) -> str:
+        return f"{self.where} ({self.channels} channels): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many classes each dimension holds: what is needed to count what a cut leaves.
+
+    Attributes:
+        shape: The tensor's shape.
+        classes: Per dimension the class of each index (-1: stays), or None where all stay.
+    """
+
+    shape: tuple[int, ...]
+    classes: tuple[Classes | None, ...]
+
+
+@dataclass(frozen=True)
+class Structure:
+    """All removable classes of a model's channels, found in its exported graph.
+
+    Attributes:
+        count: How many classes may leave.
+        tensors: Per parameter and buffer its layout.
+        creators: Parameter dimensions (and biases) that create channels; a pre-norm gate scales these.
+        gates: Parameter dimensions whose scaling is a gate behind the norm that directly follows a creator.
+        attributes: Module integers that count channels: (module, attribute, position or None) to classes.
+        frozen: What cannot leave, and why.
+        outputs: Weights whose output channels are outputs of the network: no nodes in node sparsity.
+        products: Multiply-adds: (weight, uses of each of its entries for one example).
+        names: From every name of a tensor to its name in `tensors` (they differ where weights are tied).
+        program: The graph in which all this was found; None after a cut.
+    """
+
+    count: int
+    tensors: dict[str, Layout]
+    creators: tuple[Site, ...]
+    gates: tuple[Site, ...]
+    attributes: dict[tuple[str, str, int | None], Classes]
+    frozen: tuple[Frozen, ...]
+    outputs: frozenset[str]
+    products: tuple[tuple[str, float], ...]
+    names: dict[str, str]
+    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+    nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
+    arguments: dict[tuple[str, int], Classes] = field(default_factory=dict, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return self.count
+
+    @property
+    def classes(self) -> list[ChannelClass]:
+        """Every class with its members, in the order of its number."""
+        members: list[list[Member]] = [[] for _ in range(self.count)]
+        for name, dim, classes in self.dimensions():
+            order = torch.argsort(classes, stable=True)
+            numbers, sizes = torch.unique_consecutive(classes[order], return_counts=True)
+            for number, index in zip(numbers.tolist(), order.split(sizes.tolist()), strict=True):
+                if number >= 0:
+                    members[number].append(Member(name, dim, index))
+        return [ChannelClass(tuple(found)) for found in members]
+
+    def dimensions(self) -> Iterator[tuple[str, int, Classes]]:
+        """Every tensor dimension in which something may leave: name, dimension, class per index."""
+        for name, layout in self.tensors.items():
+            for dim, classes in enumerate(layout.classes):
+                if classes is not None:
+                    yield name, dim, classes
+
+    def after(self, keep: Bool[Tensor, "classes"]) -> "Structure":
+        """The structure of the model from which the classes that are not in `keep` have left.
+
+        Classes are renumbered in their order; the graph is gone, for its literal sizes are stale.
+        """
+        number = torch.where(keep, keep.cumsum(0) - 1, -2)
+        table = torch.cat([number, torch.tensor([-1])])  # table[-1] is -1: what stays, stays
+
+        def shrink(classes: Classes) -> Classes:
+            now = table[classes]
+            return now[now != -2]
+
+        tensors = {}
+        for name, layout in self.tensors.items():
+            left = tuple(None if classes is None else shrink(classes) for classes in layout.classes)
+            shape = tuple(
+                size if classes is None else classes.numel() for size, classes in zip(layout.shape, left, strict=True)
+            )
+            tensors[name] = Layout(shape, left)
+        return replace(
+            self,
+            count=int(keep.sum()),
+            tensors=tensors,
+            attributes={key: shrink(classes) for key, classes in self.attributes.items()},
+            program=None,
+            nodes={},
+            arguments={},
+        )
+
+    def without(self, classes: Bool[Tensor, "classes"], reason: str) -> "Structure":
+        """The same structure with more classes frozen, for one reason."""
+        number = torch.where(classes, -1, (~classes).cumsum(0) - 1)
+        table = torch.cat([number, torch.tensor([-1])])
+        frozen = [
+            Frozen(f"{name} dim {dim}", reason, int(stuck.sum()))
+            for name, dim, old in self.dimensions()
+            if (name, dim) in self.creators and bool((stuck := (old >= 0) & (table[old] < 0)).any())
+        ]
+        tensors = {
+            name: Layout(layout.shape, tuple(None if old is None else table[old] for old in layout.classes))
+            for name, layout in self.tensors.items()
+        }
+        return replace(
+            self,
+            count=int((~classes).sum()),
+            tensors=tensors,
+            attributes={key: table[old] for key, old in self.attributes.items()},
+            nodes={
+                name: tuple(None if old is None else table[old] for old in dims) for name, dims in self.nodes.items()
+            },
+            arguments={key: table[old] for key, old in self.arguments.items()},
+            frozen=(*self.frozen, *frozen),
+        )
+
+    def index(self, name: str, keep: Bool[Tensor, "classes"]) -> list[Int[Tensor, "kept"] | None]:
+        """Per dimension of a tensor the indices that stay, or None where all do."""
+        stays = torch.cat([keep, torch.tensor([True])])
+        found: list[Tensor | None] = []
+        for classes in self.tensors[name].classes:
+            kept = None if classes is None else stays[classes]
+            found.append(None if kept is None or bool(kept.all()) else kept.nonzero().flatten())
+        return found
+
+    def spaces(self) -> Int[Tensor, "classes"]:
+        """For each class the number of its space: classes of one space live in the same dimensions.
+
+        The channels of a layer are one space, and so are those of a whole residual stream.
+        """
+        key = torch.zeros(self.count + 1, dtype=torch.int64)
+        generator = torch.Generator().manual_seed(0)
+        for _, _, classes in self.dimensions():
+            present = torch.zeros_like(key)
+            present[classes] = 1
+            key += present * torch.randint(2**62, (1,), generator=generator)  # a hash of the set of dimensions
+        return torch.unique(key[:-1], return_inverse=True)[1]
+
+
+def build(walk: Walk, weights: Sequence[str], ignored: Callable[[str], bool], examples: int) -> Structure:
+    """Read the classes off a finished walk.
+
+    Args:
+        walk: The walk through the whole graph.
+        weights: Names of the weights of convolution and linear layers.
+        ignored: Whether the user keeps this tensor whole.
+        examples: How many examples the traced batch has.
+    """
+    for name, dims in walk.tensors.items():
+        if ignored(name):
+            for labels in dims:
+                walk.labels.freeze(labels, "kept by `ignore`")
+    root = walk.labels.components()
+    reasons: dict[int, str] = {}
+    free = torch.zeros(walk.labels.count, dtype=torch.bool)
+
+    for created in walk.created:
+        for name, dim in created.sites:
+            if (labels := walk.tensors[name][dim]) is not None:
+                free[root[labels]] = True
+    stuck = torch.zeros_like(free)
+
+    def freeze(roots: Tensor, reason: str) -> None:
+        for one in roots[~stuck[roots]].unique().tolist():
+            reasons.setdefault(one, reason)
+        stuck[roots] = True
+
+    for labels, reason in walk.labels.prohibitions():
+        freeze(root[labels], reason)
+    for name, dims in walk.tensors.items():
+        for dim, labels in enumerate(dims):
+            if labels is not None:
+                roots = root[labels]
+                if bool((roots == roots[0]).all()):
+                    freeze(roots[:1], f"all channels of {name} dim {dim} are coupled into one")
+                freeze(roots[~free[roots]], "no layer creates it")
+
+    removable = torch.zeros_like(free)
+    for dims in walk.tensors.values():
+        for labels in dims:
+            if labels is not None:
+                removable[root[labels]] = True
+    removable &= ~stuck
+    number = torch.full((walk.labels.count,), -1)
+    number[removable] = torch.arange(int(removable.sum()))
+
+    def classes(labels: Tensor | None) -> Classes | None:
+        return None if labels is None or bool(stuck[root[labels]].all()) else number[root[labels]]
+
+    creators = tuple(dict.fromkeys(site for created in walk.created for site in created.sites))
+    frozen, outputs = [], set()
+    for name, dim in creators:
+        labels = walk.tensors[name][dim]
+        if labels is None or not bool(stuck[root[labels]].any()):
+            continue
+        held = root[labels][stuck[root[labels]]]
+        why = reasons[int(held[0])]
+        if why == OUTPUT and name in weights:
+            outputs.add(name)
+        elif name in weights or why != OUTPUT:
+            frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
+    return Structure(
+        count=int(removable.sum()),
+        tensors={
+            name: Layout(tuple(tensor.shape), tuple(classes(labels) for labels in walk.tensors[name]))
+            for name, tensor in tensors_of(walk.model)
+        },
+        creators=creators,
+        gates=_gates(walk),
+        attributes={key: found for key, labels in walk.attributes.items() if (found := classes(labels)) is not None},
+        frozen=tuple(frozen),
+        outputs=frozenset(outputs),
+        products=tuple((name, uses / examples) for name, uses in walk.products),
+        names=walk.names,
+        program=walk.program,
+        nodes={
+            node.name: tuple(classes(labels) for labels in dims)
+            for node, dims in walk.values.items()
+            if isinstance(dims, list)
+        },
+        arguments={key: found for key, labels in walk.arguments.items() if (found := classes(labels)) is not None},
+    )
+
+
+OUTPUT = "an output of the network"
+
+
+def _gates(walk: Walk) -> tuple[Site, ...]:
+    """A gate sits on the norm that alone reads what was created, else on the creator itself.
+
+    A creator that runs several times has its gates behind norms only if each of its runs has such a norm;
+    otherwise scaling the creator would close some of the gates twice.
+    """
+    behind: dict[tuple[Site, ...], list[tuple[Site, ...] | None]] = {}
+    for created in walk.created:
+        users = list(created.node.users)
+        norm = walk.norms.get(users[0]) if len(users) == 1 and users[0].args[0] is created.node else None
+        behind.setdefault(created.sites, []).append(norm)
+    sites: dict[Site, None] = {}
+    for creator, norms in behind.items():
+        for norm in norms:
+            for site in creator if norm is None or None in norms else norm:
+                sites[site] = None
+    return tuple(sites)
+
+
+def prunable_weights(model: nn.Module) -> list[str]:
+    """Names of the weights of every convolution and linear layer, each object once, in module order."""
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    own = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
+    return [name for name, parameter in model.named_parameters() if id(parameter) in own]

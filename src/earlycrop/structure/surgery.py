@@ -1,0 +1,145 @@
+"""Channels really leave: every tensor is cut in place on the same object, all of them or none."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from earlycrop.errors import EarlyCropError, OptimizerError
+from earlycrop.structure.structure import Structure
+from earlycrop.structure.walk import tensors_of
+
+Index = list[Int[Tensor, "kept"] | None]
+
+
+def cut(
+    structure: Structure, model: nn.Module, keep: Bool[Tensor, "classes"], optimizer: Optimizer | None
+) -> Structure:
+    """Remove the classes that are not in `keep` from the model and from the optimizer's state.
+
+    Parameters and buffers stay the same objects, so names, ties and the optimizer's references survive;
+    `.grad` becomes None. Module integers such as `out_channels` follow. All or nothing.
+
+    Returns:
+        The structure of the smaller model.
+
+    Raises:
+        EarlyCropError: `keep` does not fit, or would empty a layer.
+        OptimizerError: some state of the optimizer cannot be cut entry by entry.
+    """
+    keep = keep.detach().cpu()
+    if keep.shape != (len(structure),) or keep.dtype != torch.bool:
+        raise EarlyCropError(
+            f"`keep` must be a boolean vector with one entry for each of the {len(structure)} classes; "
+            f"found {keep.dtype} of shape {tuple(keep.shape)}."
+        )
+    tensors = dict(tensors_of(model))
+    for name, layout in structure.tensors.items():
+        found = tuple(tensors[name].shape) if name in tensors else None
+        if found != layout.shape:
+            raise EarlyCropError(
+                f"The structure was found on another model: `{name}` had shape {layout.shape}, "
+                f"it is {found or 'missing'} now. Trace this model anew."
+            )
+    after = structure.after(keep)
+    for name, layout in after.tensors.items():
+        if 0 in layout.shape and 0 not in structure.tensors[name].shape:
+            raise EarlyCropError(f"`keep` leaves no channel of `{name}`: keep at least one class of each layer.")
+    indices = {name: structure.index(name, keep) for name in tensors}
+    indices = {name: index for name, index in indices.items() if any(kept is not None for kept in index)}
+    with unharmed(model, optimizer):
+        if optimizer is not None:
+            cut_state(optimizer, {tensors[name]: index for name, index in indices.items()})
+        for name, index in indices.items():
+            rebind(tensors[name], select(tensors[name].data, index))
+        _set_attributes(model, after)
+    return after
+
+
+def select(data: Tensor, index: Index) -> Tensor:
+    """The entries at the given indices of each dimension, in the memory format of `data`."""
+    channels_last = (
+        data.ndim == 4 and not data.is_contiguous() and data.is_contiguous(memory_format=torch.channels_last)
+    )
+    for dim, kept in enumerate(index):
+        if kept is not None:
+            data = data.index_select(dim, kept.to(data.device))
+    return data.contiguous(memory_format=torch.channels_last) if channels_last else data
+
+
+def rebind(tensor: Tensor, data: Tensor) -> None:
+    """Give a parameter or buffer other data of any shape; it stays the same object.
+
+    While an old loss is alive so is the node that accumulates this parameter's gradient, and that node
+    remembers the old shape. PyTorch drops it when the data change their type, so they do, for a moment.
+    """
+    tensor.grad = None
+    if tensor.requires_grad:
+        detour = torch.float32 if data.dtype != torch.float32 else torch.float64
+        tensor.data = torch.empty(0, dtype=detour, device=data.device)
+    tensor.data = data
+
+
+def cut_state(optimizer: Optimizer, indices: dict[Tensor, Index]) -> None:
+    """Cut each per-parameter state tensor with the indices of its parameter, which still has its old shape.
+
+    Raises:
+        OptimizerError: a state tensor has neither the parameter's shape nor a single entry.
+    """
+    plan = []
+    for parameter, index in indices.items():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                plan.append((parameter, key, select(value, index)))
+            elif not isinstance(value, int | float | bool | None) and not (
+                isinstance(value, Tensor) and value.numel() == 1
+            ):
+                found = f"of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+                raise OptimizerError(
+                    f"Cannot cut the state of {type(optimizer).__name__}: its entry `{key}` is {found} where the "
+                    f"parameter has shape {tuple(parameter.shape)}, so it has no entry for each weight. Use "
+                    f'`optimizer_state="reset"`, or SGD, Adam, AdamW or another optimizer with entry-wise state.'
+                )
+    for parameter, key, value in plan:
+        optimizer.state[parameter][key] = value
+
+
+def _set_attributes(model: nn.Module, structure: Structure) -> None:
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for (path, name, position), classes in structure.attributes.items():
+        width = classes.numel()
+        if position is not None:
+            sizes = list(getattr(modules[path], name))
+            sizes[position] = width
+            width = tuple(sizes)
+        setattr(modules[path], name, width)
+
+
+@contextmanager
+def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
+    """Put model and optimizer back exactly as they were if the body raises.
+
+    Only references are kept: the body must bind new data (`rebind`) and never write into the old.
+    """
+    tensors = [(tensor, tensor.data, tensor.grad) for _, tensor in tensors_of(model)]
+    attributes = [
+        (module, {key: value for key, value in vars(module).items() if isinstance(value, int | tuple)})
+        for module in model.modules()
+    ]
+    state = {p: dict(entries) for p, entries in optimizer.state.items()} if optimizer is not None else {}
+    try:
+        yield
+    except BaseException:
+        for tensor, data, grad in tensors:
+            if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
+                rebind(tensor, data)
+            tensor.grad = grad
+        for module, values in attributes:
+            vars(module).update(values)
+        if optimizer is not None:
+            optimizer.state.clear()
+            optimizer.state.update(state)
+        raise

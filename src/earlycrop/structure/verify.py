@@ -1,0 +1,177 @@
+"""The proof on the user's own model: what the cut network computes is what the gated dense one does."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.fx import Interpreter, Node
+from torch.utils import _pytree as pytree
+
+from earlycrop.structure.structure import Structure
+from earlycrop.structure.trace import as_inputs, duplicate
+from earlycrop.structure.walk import tensors_of
+
+MIXING = ("layer_norm", "rms_norm", "group_norm")
+
+
+@dataclass(frozen=True)
+class Verification:
+    """How far the cut network's outputs are from the gated dense network's, in float64 and eval mode.
+
+    Attributes:
+        max_error: Largest absolute difference of any output, over the largest absolute output.
+        gating_shift: The same against plain gating, where norms over cut dimensions still count the closed
+            channels; equal to `max_error` in networks without such norms.
+        tolerance: What `max_error` may be.
+    """
+
+    max_error: float
+    gating_shift: float
+    tolerance: float = 1e-9
+
+    @property
+    def exact(self) -> bool:
+        """Whether the cut network computes what the gated one does."""
+        return self.max_error <= self.tolerance
+
+
+class Verifier:
+    """Holds a dense float64 copy, made before a cut, to compare the cut model with."""
+
+    def __init__(self, structure: Structure, model: nn.Module, example_inputs: object) -> None:
+        if structure.program is None:
+            raise ValueError("This structure is what a cut left; verify before cutting, or trace the model anew.")
+        self.structure = structure
+        self.inputs = pytree.tree_map_only(Tensor, _double, as_inputs(example_inputs))
+        self.dense = {name: _double(tensor.detach().clone()) for name, tensor in tensors_of(model)}
+
+    def compare(self, model: nn.Module, keep: Bool[Tensor, "classes"]) -> Verification:
+        """Compare a model from which all classes outside `keep` have left with the gated dense one."""
+        cut = duplicate(model).double().eval()
+        devices = {tensor.device for tensor in self.dense.values()}
+        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+            found = _leaves(cut(*self.inputs))
+        reference = self._gated(keep, kept_statistics=True)
+        plain = self._gated(keep, kept_statistics=False) if self._mixes() else reference
+        return Verification(_distance(found, reference), _distance(found, plain))
+
+    def _mixes(self) -> bool:
+        program = self.structure.program
+        return program is not None and any(_operator(node) in MIXING for node in program.graph.nodes)
+
+    def _gated(self, keep: Tensor, kept_statistics: bool) -> list[Tensor]:
+        gated = {}
+        for name, tensor in self.dense.items():
+            gate = torch.ones_like(tensor) if tensor.is_floating_point() else None
+            for dim, kept in enumerate(self.structure.index(name, keep)):
+                if kept is not None and gate is not None:
+                    open_ = torch.zeros(tensor.shape[dim], dtype=tensor.dtype, device=tensor.device)
+                    open_[kept.to(tensor.device)] = 1
+                    gate = gate * open_.view([-1 if d == dim else 1 for d in range(tensor.ndim)])
+            gated[name] = tensor if gate is None else tensor * gate
+        return _Gated(self.structure, gated, keep, kept_statistics).outputs(self.inputs)
+
+
+def verify(
+    structure: Structure, model: nn.Module, example_inputs: object, keep: Bool[Tensor, "classes"]
+) -> Verification:
+    """Cut a copy of the model and compare it with the gated dense one; the model is untouched."""
+    from earlycrop.structure.surgery import cut
+
+    verifier = Verifier(structure, model, example_inputs)
+    smaller = duplicate(model)
+    cut(structure, smaller, keep, None)
+    return verifier.compare(smaller, keep)
+
+
+class _Gated(Interpreter):
+    """Runs the dense graph with closed channels; norms that mix channels count only the open ones, if asked."""
+
+    def __init__(self, structure: Structure, tensors: dict[str, Tensor], keep: Tensor, kept_statistics: bool) -> None:
+        program = structure.program
+        assert program is not None
+        super().__init__(program.graph_module)
+        self.structure, self.tensors, self.keep, self.kept_statistics = structure, tensors, keep, kept_statistics
+        self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+
+    def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
+        """The network's float outputs for these inputs."""
+        program = self.structure.program
+        assert program is not None
+        signature, flat = program.graph_signature, iter(pytree.tree_leaves(inputs))
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        arguments = []
+        for spec in signature.input_specs:
+            if (target := names.get(spec.arg.name)) is not None:
+                arguments.append(self.tensors[self.structure.names[target]])
+            elif spec.target is not None:
+                arguments.append(_double(program.constants[spec.target]))
+            else:
+                arguments.append(next(flat))
+        with torch.no_grad():
+            return _leaves(self.run(*arguments))
+
+    def run_node(self, n: Node) -> Any:
+        if self.kept_statistics and _operator(n) in MIXING:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            return self._normed(n, args, kwargs)
+        return super().run_node(n)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        # the graph was traced on tensors without data and in the model's precision
+        def here(value: Any) -> Any:
+            if isinstance(value, torch.device):
+                return self.device
+            return torch.float64 if value in (torch.float32, torch.float16, torch.bfloat16) else value
+
+        return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
+
+    def _normed(self, node: Node, args: Any, kwargs: Any) -> Tensor:
+        """Normalise what stays among itself, as the cut network does; the closed channels come out as zeros."""
+        x = args[0]
+        classes = self.structure.nodes[node.args[0].name]  # type: ignore[union-attr]
+        stays = torch.cat([self.keep, torch.tensor([True])])
+        index = [None if one is None else stays[one].nonzero().flatten().to(x.device) for one in classes]
+        channels = range(1, 2) if _operator(node) == "group_norm" else range(x.ndim - len(args[1]), x.ndim)
+        kept = {dim: one for dim, one in enumerate(index) if dim in channels and one is not None}
+        small, args = x, [*args]
+        for dim, one in kept.items():
+            small = small.index_select(dim, one)
+        for position in (2, 3):
+            if len(args) > position and isinstance(args[position], Tensor):
+                for dim, one in kept.items():
+                    args[position] = args[position].index_select(dim - channels[0], one)
+        if _operator(node) == "group_norm":
+            grouped = self.structure.arguments.get((node.name, 1))
+            args[1] = args[1] if grouped is None else int(stays[grouped].sum())
+        else:
+            args[1] = list(small.shape[channels[0] :])
+        args[0] = small
+        result = node.target(*args, **kwargs)  # type: ignore[operator]
+        for dim, one in kept.items():
+            shape = [*result.shape]
+            shape[dim] = x.shape[dim]
+            result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
+        return result
+
+
+def _operator(node: Node) -> str:
+    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def _double(tensor: Tensor) -> Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
+
+
+def _leaves(outputs: Any) -> list[Tensor]:
+    return [one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor) and one.is_floating_point()]
+
+
+def _distance(found: list[Tensor], reference: list[Tensor]) -> float:
+    if [one.shape for one in found] != [one.shape for one in reference]:
+        return float("inf")
+    scale = max((float(one.abs().max()) for one in reference if one.numel()), default=0.0) or 1.0
+    worst = [float((a - b).abs().max()) / scale for a, b in zip(found, reference, strict=True) if a.numel()]
+    return max((w if w == w else float("inf") for w in worst), default=0.0)

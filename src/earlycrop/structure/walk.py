@@ -1,0 +1,170 @@
+"""One walk through the exported graph: every value gets its labels, every operator its rule."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+from earlycrop.structure.labels import Dims, Labels
+from earlycrop.structure.trace import module_of
+
+
+Site = tuple[str, int]
+"""A dimension of a parameter: its name and the number of the dimension."""
+
+
+@dataclass(frozen=True)
+class Created:
+    """Where channels come into being: an operator and the parameter dimensions that write them."""
+
+    node: Node
+    sites: tuple[Site, ...]
+
+
+@dataclass
+class Walk:
+    """The labels of every value in the graph, and all that the rules noted on the way."""
+
+    model: nn.Module
+    program: ExportedProgram
+    labels: Labels = field(default_factory=Labels)
+    values: dict[Node, Any] = field(default_factory=dict)
+    tensors: dict[str, Dims] = field(default_factory=dict)
+    origin: dict[Node, str] = field(default_factory=dict)
+    created: list[Created] = field(default_factory=list)
+    norms: dict[Node, tuple[Site, ...]] = field(default_factory=dict)
+    attributes: dict[tuple[str, str, int | None], Tensor] = field(default_factory=dict)
+    arguments: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    products: list[tuple[str, int]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.modules = dict(self.model.named_modules(remove_duplicate=False))
+        self.names = canonical_names(self.model)
+
+    def run(self) -> "Walk":
+        """Walk the graph once, from the inputs to the outputs."""
+        from earlycrop.structure.rules import apply
+
+        for name, tensor in tensors_of(self.model):
+            self.tensors[name] = [self.labels.fresh(size) if size > 1 else None for size in tensor.shape]
+        used = set()
+        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
+        for node in self.program.graph.nodes:
+            if node.op == "placeholder":
+                spec = specs[node.name]
+                if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
+                    name = self.names[spec.target]
+                    self.origin[node] = name
+                    self.values[node] = list(self.tensors[name])
+                    if node.users:
+                        used.add(name)
+                else:
+                    self.values[node] = unlabelled(node)
+            elif node.op == "output":
+                for value in tensor_nodes(node.args):
+                    self.freeze(value, "an output of the network")
+            elif node.op == "call_function":
+                self.values[node] = apply(self, node)
+            else:
+                self.values[node] = unlabelled(node)
+        for name, dims in self.tensors.items():
+            if name not in used:
+                for labels in dims:
+                    self.labels.freeze(labels, "not used by the forward pass")
+        return self
+
+    # What rules are made of -------------------------------------------------------------------------
+
+    def dims(self, node: Any) -> Dims:
+        """The labels of a tensor argument."""
+        value = self.values.get(node)
+        return value if isinstance(value, list) else unlabelled(node)
+
+    def freeze(self, node: Node, reason: str, dims: Iterable[int] | None = None) -> None:
+        """Nothing that this value is labelled with may leave (along `dims`, or at all)."""
+        value = self.values.get(node)
+        parts = value if isinstance(value, tuple) else (value,)
+        for part in parts:
+            if isinstance(part, list):
+                for dim in range(len(part)) if dims is None else dims:
+                    self.labels.freeze(part[dim], reason)
+
+    def tie(self, a: Tensor | None, b: Tensor | None, reason: str) -> Tensor | None:
+        """Two dimensions are one; if one of them cannot shrink, neither can the other."""
+        if a is None or b is None or a.numel() != b.numel():
+            self.labels.freeze(a, reason)
+            self.labels.freeze(b, reason)
+        else:
+            self.labels.unite(a, b)
+        return a if a is not None else b
+
+    def create(self, node: Node, *sites: tuple[Any, int]) -> None:
+        """Note that `node` creates channels with these parameters (those that are parameters themselves)."""
+        named = tuple((self.origin[arg], dim) for arg, dim in sites if isinstance(arg, Node) and arg in self.origin)
+        if named:
+            self.created.append(Created(node, named))
+
+    def attribute(self, node: Node, name: str, labels: Tensor | None, index: int | None = None) -> None:
+        """An integer of the module that ran `node` counts these labels."""
+        if labels is None:
+            return
+        path = module_of(node)
+        module = self.modules.get(path)
+        value = getattr(module, name, None)
+        if index is not None and isinstance(value, tuple | list):
+            value = value[index]
+        if isinstance(value, int) and value == labels.numel():
+            self.attributes[path, name, index] = labels
+
+    def where(self, node: Node) -> str:
+        """The operator and the module that ran it, for people."""
+        path = module_of(node)
+        operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
+        return f"{operator} in `{path}`" if path else f"{operator} in the model's own forward"
+
+
+def shape_of(node: Any) -> tuple[int, ...]:
+    """The shape of a tensor argument."""
+    return tuple(node.meta["val"].shape)
+
+
+def unlabelled(node: Any) -> Any:
+    """No dimension of this value can shrink (a tuple for an operator with several results)."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    if isinstance(value, Tensor):
+        return [None] * value.ndim
+    if isinstance(value, tuple | list):
+        return tuple([None] * v.ndim if isinstance(v, Tensor) else None for v in value)
+    return None
+
+
+def tensor_nodes(args: Any) -> list[Node]:
+    """Every graph node among arguments, nested lists included."""
+    found: list[Node] = []
+    torch.fx.node.map_arg(args, lambda node: found.append(node) or node)
+    return found
+
+
+def tensors_of(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers under their first names, each object once."""
+    seen: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        seen.setdefault(id(tensor), (name, tensor))
+    return list(seen.values())
+
+
+def canonical_names(model: nn.Module) -> dict[str, str]:
+    """From every name of a parameter or buffer to the first name of the same object."""
+    first: dict[int, str] = {}
+    names = {}
+    for name, tensor in [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]:
+        names[name] = first.setdefault(id(tensor), name)
+    return names
