@@ -1,0 +1,14 @@
+"""The laboratory: what the paper does with the library, on real data, measured (`pip install "earlycrop[lab]"`).
+
+    cli         the command `earlycrop`: train, methods, show, demo
+    display     training, as it is watched
+    figures     the pictures of a run
+    report      results as tables and sentences
+    runs        one frozen description, one folder, one result
+    tasks       classification: read it top to bottom
+    models      the networks, by name
+    data        the data sets, by name
+    measure     the columns: time, memory, disk, emissions
+
+Imports point down this list and never up.
+"""

@@ -1,0 +1,47 @@
+# `make demo` and `make test` need Python 3.11 or newer and nothing else; both begin with `make install`.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+# threads that wait sleep instead of spinning, which on a shared machine takes the others' CPUs
+export OMP_WAIT_POLICY ?= PASSIVE
+
+.PHONY: help install demo test test-all lint
+
+help:
+	@echo "make install    $(VENV) with the project, its laboratory and the command earlycrop"
+	@echo "make demo       EarlyCroP-S against dense on handwritten digits, about two minutes"
+	@echo "make test       what should pass before a commit"
+	@echo "make test-all   that and what takes longer; the summary is kept in results/tests"
+	@echo "make lint       format, style, types, import contracts"
+
+install: $(VENV)/installed
+
+# PYTHON=... names another interpreter; else the first of these that is 3.11 or newer
+$(VENV)/installed: pyproject.toml constraints.txt
+	@python=$$(for each in $(PYTHON) python3 python3.13 python3.12 python3.11 python; do \
+		if "$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$each"; break; fi; done); \
+	if [ -z "$$python" ]; then echo "No Python 3.11 or newer was found; name one with make PYTHON=..." >&2; exit 1; fi; \
+	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,dev]' --constraint constraints.txt
+	touch $@
+
+demo: install
+	$(BIN)/earlycrop demo
+
+test: install
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: install
+	mkdir -p results/tests
+	{ $(BIN)/python -m earlycrop_lab.measure.hardware; $(BIN)/python -m pytest -q --no-header -rsfE --durations=10; } 2>&1 \
+		| tee results/tests/summary.txt
+
+lint: install
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright
+	$(BIN)/lint-imports

@@ -1,0 +1,71 @@
+"""On what a run ran, and with what: recorded beside every result, printed beside every timing."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("earlycrop", "torch", "safetensors", "jaxtyping", "numpy", "scikit-learn", "pillow", "codecarbon")
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, commit and hardware, JSON-ready."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "commit": commit(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu": cpu_name(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": load(),
+    }
+
+
+def load() -> float | None:
+    """Load average of the last minute: above the number of CPUs, somebody else's work is in the timings."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
+
+
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The commit of this laboratory's own source, with `-changed` if files differ from it; None without git."""
+    here = Path(__file__).parent
+    try:
+        head = _git(here, "rev-parse", "HEAD")
+        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy lies in somebody else's repository
+        return head + ("-changed" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(where: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(where), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":  # what `make test-all` heads its summary with
+    for name, value in environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")).items():
+        print(f"{name}: {value}")

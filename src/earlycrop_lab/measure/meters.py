@@ -1,0 +1,61 @@
+"""The instruments of one run, in one hand, beside its training loop."""
+
+import gc
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from earlycrop_lab.measure.memory import LiveBytes, held_by
+from earlycrop_lab.measure.time import Clock
+
+WATCHED = 3
+"""Which step of a phase is watched for its memory: by then the optimizer has its state."""
+
+
+class Meters:
+    """Time and memory of a run's training steps, by phase.
+
+        meters = Meters(model, optimizer, device)
+        for x, y in batches:
+            with meters.step("dense", x, y):
+                ...  # forward, backward, optimizer
+
+    The third step of a phase is a step like any other, but watched for its memory and therefore not timed.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, device: torch.device):
+        self.model, self.optimizer = model, optimizer
+        self.clock = Clock(device)
+        self.peak_bytes: dict[str, int] = {}
+        self.cuda_bytes: dict[str, int] = {}
+        self.count: dict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def step(self, phase: str, *batch: Tensor) -> Iterator[None]:
+        """Measure the training step within."""
+        self.count[phase] += 1
+        if self.count[phase] == WATCHED:
+            with self._watched(phase, batch):
+                yield
+        else:
+            with self.clock.step(phase):
+                yield
+
+    @contextmanager
+    def _watched(self, phase: str, batch: tuple[Tensor, ...]) -> Iterator[None]:
+        cuda = self.clock.cuda
+        if cuda:
+            gc.collect()
+            torch.cuda.empty_cache()  # what the dense phase left behind is not the sparse phase's
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+        with LiveBytes([*held_by(self.model, self.optimizer), *batch]) as live:
+            yield
+        self.peak_bytes[phase] = live.peak
+        if cuda:
+            torch.cuda.synchronize()
+            self.cuda_bytes[phase] = torch.cuda.max_memory_allocated()

@@ -1,0 +1,90 @@
+"""What a run writes down. Every number carries its unit in its name; None is what does not apply or was not had."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch, as it ended.
+
+    Args:
+        epoch: Epochs finished, so the first is 1.
+        phase: "dense" before the cut, "sparse" after it.
+        loss: Mean over the epoch's batches, as they were trained on.
+        train_accuracy: Of the same batches, from 0 to 1, so on augmented images and while the weights move.
+        test_accuracy: Of the whole test split, from 0 to 1.
+        learning_rate: Of the epoch's last step.
+        seconds: Training time since the start: the phases "dense", "scoring" and "sparse", without evaluation.
+    """
+
+    epoch: int
+    phase: str
+    loss: float
+    train_accuracy: float
+    test_accuracy: float
+    learning_rate: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of the poster, each measured as section 5.8 of the specification says.
+
+    Args:
+        test_accuracy: After the last epoch, never the best one.
+        weight_sparsity: Part of the prunable weights that left; None for dense.
+        node_sparsity: Part of the channels that left; None for dense and for masks.
+        parameters_before: All parameters of the dense network.
+        parameters_after: The same after the cut (for masks: those not masked).
+        flops_before: Of one example forward, 2 a multiply-add; None where they cannot be counted.
+        flops_after: The same after the cut (for masks: what a sparse kernel would do; no library here does).
+        dense_seconds: Training before the cut.
+        scoring_seconds: Tracing, watching for the moment, scoring and cutting.
+        sparse_seconds: Training after the cut.
+        evaluation_seconds: All evaluations; in no other figure.
+        dense_step_milliseconds: Median training step before the cut.
+        dense_steps_timed: How many warm steps that median is of.
+        sparse_step_milliseconds: Median training step after the cut.
+        sparse_steps_timed: How many warm steps that median is of.
+        dense_memory_bytes: Peak of live tensor bytes of one training step before the cut.
+        sparse_memory_bytes: The same after the cut.
+        dense_cuda_bytes: Peak that CUDA's allocator handed out in that step, the data set on the device included.
+        sparse_cuda_bytes: The same after the cut.
+        process_bytes: Peak of resident memory of the process, which ran nothing else if `earlycrop` started it.
+        disk_bytes: Of the saved model.
+        packed_bytes: The same with masked layers packed as values and a bitmap; None without masks.
+        grams_co2: CO₂ equivalent of training and evaluation.
+        kwh: Energy of the same.
+        optimizer_steps: Updates in all.
+    """
+
+    test_accuracy: float
+    weight_sparsity: float | None
+    node_sparsity: float | None
+    parameters_before: int
+    parameters_after: int
+    flops_before: int | None
+    flops_after: int | None
+    dense_seconds: float
+    scoring_seconds: float
+    sparse_seconds: float
+    evaluation_seconds: float
+    dense_step_milliseconds: float | None
+    dense_steps_timed: int
+    sparse_step_milliseconds: float | None
+    sparse_steps_timed: int
+    dense_memory_bytes: int | None
+    sparse_memory_bytes: int | None
+    dense_cuda_bytes: int | None
+    sparse_cuda_bytes: int | None
+    process_bytes: int | None
+    disk_bytes: int | None
+    packed_bytes: int | None
+    grams_co2: float | None
+    kwh: float | None
+    optimizer_steps: int
+
+    @property
+    def seconds(self) -> float:
+        """Training time: the dense phase, scoring and the sparse phase, without evaluation."""
+        return self.dense_seconds + self.scoring_seconds + self.sparse_seconds

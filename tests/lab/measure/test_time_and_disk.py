@@ -1,0 +1,56 @@
+"""Phases, steps and bytes."""
+
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from earlycrop_lab.measure.disk import file_bytes, packed_bytes
+from earlycrop_lab.measure.time import WARM, Clock
+
+
+def test_phases_add_up_and_stay_apart():
+    clock = Clock()
+    for _ in range(2):
+        with clock.phase("dense"):
+            time.sleep(0.02)
+    with clock.phase("scoring"):
+        pass
+    assert 0.04 <= clock.seconds["dense"] < 1
+    assert 0 <= clock.seconds["scoring"] < 0.02
+    assert clock.seconds["sparse"] == 0
+
+
+def test_a_phase_that_fails_is_timed_too():
+    clock = Clock()
+    with pytest.raises(KeyError), clock.phase("dense"):
+        raise KeyError
+    assert clock.seconds["dense"] > 0
+
+
+def test_the_step_time_is_the_median_of_warm_steps(monkeypatch):
+    """Steps of 1, 2, …, 12 s on a clock that is set by hand; the first WARM = 5 do not count: median of 6 … 12 is 9."""
+    now = 0.0
+    monkeypatch.setattr("earlycrop_lab.measure.time.time.perf_counter", lambda: now)
+    clock = Clock()
+    for seconds in range(1, 13):
+        with clock.step("dense"):
+            now += seconds
+    noted = clock.steps("dense")
+    assert noted is not None
+    assert (noted.milliseconds, noted.lower, noted.upper, noted.steps) == (9000, 7000, 11000, 12 - WARM)
+    assert clock.steps("sparse") is None
+
+
+def test_a_file_is_as_large_as_its_tensors_and_its_header(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"w": torch.zeros(250)}, path)
+    header = int.from_bytes(path.read_bytes()[:8], "little")
+    assert file_bytes(path) == 8 + header + 1000
+
+
+def test_packing_never_makes_a_layer_larger():
+    assert packed_bytes([(80, 80)], whole=320) == 320  # nothing left: a bitmap would only add
+    assert packed_bytes([(80, 0)], whole=320) == 10
+    assert packed_bytes([(81, 1), (9, 9)], whole=400) == 400 - 324 + 4 + 11
