@@ -1,0 +1,339 @@
+"""What a cut must equal, found without a word from the engine: slow, obvious, in float64.
+
+Every value of a network is made unique, so that the survivors of a cut can be recognised *by value*. All other
+entries are then set to zero in a copy of the dense network, where a norm that mixes channels takes its statistics over
+the survivors only (methods.md 8.6), and both must compute the same outputs and the same gradients.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
+
+
+class NotASubnetwork(AssertionError):
+    """The cut network is not what is left of the dense one."""
+
+
+def tensors(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers; a tensor with two names is listed under both."""
+    return {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers(remove_duplicate=False))}
+
+
+def make_unique(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Fill every tensor with distinct values of a sensible size, and silence dropout; in place, in float64."""
+    generator = torch.Generator().manual_seed(seed)
+    model.double()
+    with torch.no_grad():
+        for name, tensor in tensors(model).items():
+            if not tensor.is_floating_point():
+                continue
+            drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+            uniform = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
+            if tensor.dim() < 2:
+                # Norm weights keep some distance from zero and either sign; variances are positive.
+                positive = name.endswith("running_var")
+                tensor.copy_(
+                    uniform if positive else drawn.sign() * uniform if name.endswith("weight") else 0.5 * drawn
+                )
+            elif isinstance(tensor, nn.Parameter):
+                tensor.copy_(drawn * math.sqrt(2 * tensor.shape[0] / tensor.numel()))
+            else:
+                tensor.copy_(uniform)
+            assert tensor.unique().numel() == tensor.numel()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def survivors(dense: Tensor, cut: Tensor) -> tuple[Tensor, ...]:
+    """For each dimension the indices of `dense` that make up `cut`, found by value.
+
+    >>> dense = torch.arange(12.0).reshape(3, 4)
+    >>> survivors(dense, dense[1:, [0, 3]])
+    (tensor([1, 2]), tensor([0, 3]))
+    """
+    if dense.dim() != cut.dim() or dense.dtype != cut.dtype:
+        raise NotASubnetwork(f"{tuple(dense.shape)} {dense.dtype} became {tuple(cut.shape)} {cut.dtype}")
+    if not cut.is_floating_point() or dense.dim() == 0:
+        if not torch.equal(dense, cut):
+            raise NotASubnetwork("a tensor that nothing can leave has changed")
+        return tuple(torch.arange(size) for size in dense.shape)
+    if cut.numel() == 0:
+        raise NotASubnetwork(f"nothing is left of {tuple(dense.shape)}")
+    values, order = dense.detach().flatten().sort()
+    wanted = cut.detach().flatten()
+    found = torch.searchsorted(values, wanted).clamp(max=len(values) - 1)
+    if not torch.equal(values[found], wanted):
+        raise NotASubnetwork("the cut tensor has a value that the dense one has not")
+    coordinates = torch.unravel_index(order[found], dense.shape)
+    kept = []
+    for dim, coordinate in enumerate(coordinates):
+        rows = coordinate.reshape(cut.shape).movedim(dim, 0).reshape(cut.shape[dim], -1)
+        if not torch.equal(rows, rows[:, :1].expand_as(rows)):
+            raise NotASubnetwork(f"along dimension {dim} the survivors of one index come from several")
+        if not (rows[:, 0].diff() > 0).all():
+            raise NotASubnetwork(f"along dimension {dim} the survivors changed their order: {rows[:, 0].tolist()}")
+        kept.append(rows[:, 0])
+    return tuple(kept)
+
+
+def all_survivors(dense: nn.Module, cut: nn.Module) -> dict[str, tuple[Tensor, ...]]:
+    before, after = tensors(dense), tensors(cut)
+    if list(before) != list(after):
+        raise NotASubnetwork(f"names changed: {set(before) ^ set(after)}")
+    kept = {}
+    for name, tensor in before.items():
+        try:
+            kept[name] = survivors(tensor, after[name])
+        except NotASubnetwork as error:
+            raise NotASubnetwork(f"{name}: {error}") from error
+    return kept
+
+
+def entries(tensor: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+    """The block of `tensor` at the kept indices of every dimension."""
+    for dim, index in enumerate(kept):
+        tensor = tensor.index_select(dim, index)
+    return tensor
+
+
+def mask(tensor: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
+    """True at the block of kept entries."""
+    result = torch.ones(tensor.shape, dtype=torch.bool)
+    for dim, index in enumerate(kept):
+        along = torch.zeros(tensor.shape[dim], dtype=torch.bool)
+        along[index] = True
+        result &= along.reshape([-1 if other == dim else 1 for other in range(tensor.dim())])
+    return result
+
+
+class KeptLayerNorm(nn.Module):
+    """Layer norm (or RMS norm) whose statistics see the kept entries only."""
+
+    def __init__(self, norm: nn.LayerNorm | nn.RMSNorm, keep: Tensor):
+        super().__init__()
+        self.weight, self.bias = norm.weight, getattr(norm, "bias", None)
+        self.centred = isinstance(norm, nn.LayerNorm)
+        self.keep = keep
+        self.eps = norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
+        keep = self.keep.to(x.dtype)
+        dims = tuple(range(-keep.dim(), 0))
+        if self.centred:
+            x = x - (x * keep).sum(dims, keepdim=True) / keep.sum()
+        x = x / ((x.square() * keep).sum(dims, keepdim=True) / keep.sum() + eps).sqrt() * keep
+        x = x if self.weight is None else x * self.weight
+        return x if self.bias is None else x + self.bias
+
+
+class KeptGroupNorm(nn.Module):
+    """Group norm whose statistics see the kept entries of each of the dense network's groups only."""
+
+    def __init__(self, norm: nn.GroupNorm, keep: Tensor):
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.keep = keep
+        self.groups, self.eps = norm.num_groups, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[1] // self.groups
+        channels = []
+        for start in range(0, x.shape[1], size):
+            members = [channel for channel in range(start, start + size) if self.keep[channel]]
+            seen = x[:, members].flatten(1)
+            for channel in range(start, start + size):
+                if channel not in members:
+                    channels.append(torch.zeros_like(x[:, channel]))
+                    continue
+                shape = [-1] + [1] * (x.dim() - 2)
+                mean = seen.mean(1).reshape(shape)
+                variance = seen.var(1, correction=0).reshape(shape)
+                y = (x[:, channel] - mean) / (variance + self.eps).sqrt()
+                channels.append(y if self.weight is None else y * self.weight[channel] + self.bias[channel])
+        return torch.stack(channels, 1)
+
+
+def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | None = None) -> nn.Module:
+    """A copy of the dense network in which all that has left is zero.
+
+    Args:
+        norms: for a norm without a weight, the tensor and the dimension whose survivors its own channels are.
+    """
+    kept = all_survivors(dense, cut)
+    model = copy.deepcopy(dense)
+    with torch.no_grad():
+        for name, tensor in tensors(model).items():
+            if tensor.is_floating_point():
+                tensor.mul_(mask(tensor, kept[name]))
+    for name, module in list(model.named_modules()):
+        if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
+            continue
+        if module.weight is not None:
+            keep = mask(module.weight, kept[f"{name}.weight".lstrip(".")])
+        elif norms and name in norms:
+            tensor, dim = norms[name]
+            keep = mask(torch.empty(tensors(dense)[tensor].shape[dim]), (kept[tensor][dim],))
+        else:
+            raise NotImplementedError(f"the survivors that `{name}` sees are not known: add it to `norms`")
+        replacement = KeptGroupNorm(module, keep) if isinstance(module, nn.GroupNorm) else KeptLayerNorm(module, keep)
+        model.set_submodule(name, replacement)
+    return model
+
+
+def run(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Outputs and, by name, all gradients of a fixed weighted sum of the outputs, on a copy of the network."""
+    model = copy.deepcopy(model).train(training)
+    model.zero_grad(set_to_none=True)
+    inputs = tuple(x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs)
+    leaves, layout = tree_flatten(model(*inputs))
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    outputs = {f"output {number} of {layout}": output for number, output in enumerate(found)}
+    generator = torch.Generator().manual_seed(1)
+    loss = sum((y * torch.randn(y.shape, generator=generator, dtype=y.dtype)).sum() for y in found)
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
+    gradients |= {f"input {number}": x.grad for number, x in enumerate(inputs) if x.grad is not None}
+    # Running statistics belong to what a forward pass computes.
+    outputs |= {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
+    return {name: y.detach() for name, y in outputs.items()}, gradients
+
+
+def disagreement(
+    dense: nn.Module,
+    cut: nn.Module,
+    inputs: tuple[Tensor, ...],
+    training: bool,
+    norms: dict[str, tuple[str, int]] | None = None,
+) -> float:
+    """The largest difference between the cut and the gated dense network, over outputs and kept entries' gradients.
+
+    It is relative to the largest value of the tensor in question, and for a gradient that is all but zero (a bias in
+    front of a batch norm) to a thousandth of the largest gradient.
+
+    Raises:
+        NotASubnetwork: there is nothing to compare with.
+    """
+    kept = all_survivors(dense, cut)
+    expected = run(gated(dense, cut, norms), inputs, training)
+    try:
+        actual = run(cut, inputs, training)
+    except RuntimeError as error:
+        raise NotASubnetwork(f"the cut network does not run: {error}") from error
+    worst = 0.0
+    for ours, theirs in zip(actual, expected, strict=True):
+        if list(ours) != list(theirs):
+            raise NotASubnetwork(f"outputs or gradients came and went: {set(ours) ^ set(theirs)}")
+        wanted = {name: entries(value, kept[name]) if name in kept else value for name, value in theirs.items()}
+        largest = max((value.abs().max().item() for value in wanted.values()), default=0.0)
+        assert math.isfinite(largest)
+        for name, value in wanted.items():
+            if ours[name].shape != value.shape:
+                raise NotASubnetwork(f"{name}: {tuple(value.shape)} became {tuple(ours[name].shape)}")
+            scale = max(value.abs().max().item(), 1e-3 * largest)
+            if scale > 0:
+                error = ((ours[name] - value).abs().max() / scale).item()
+                worst = math.inf if math.isnan(error) else max(worst, error)
+            elif ours[name].any():
+                worst = math.inf
+    return worst
+
+
+def choose(sizes: dict[tuple[str, int], int], classes: list[list[tuple[str, int, Tensor]]], part: float, seed: int):
+    """A random choice of classes to keep, without about `part` of them, that leaves every dimension one entry at least.
+
+    The engine's classes are used to choose, never to judge.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    left = dict(sizes)
+    keep = torch.ones(len(classes), dtype=torch.bool)
+    quota = round(part * len(classes))
+    for number in torch.randperm(len(classes), generator=generator).tolist():
+        loss: dict[tuple[str, int], int] = {}
+        for tensor, dim, index in classes[number]:
+            loss[tensor, dim] = loss.get((tensor, dim), 0) + len(index)
+        if quota and all(left[place] - lost >= 1 for place, lost in loss.items()):
+            keep[number] = False
+            quota -= 1
+            for place, lost in loss.items():
+                left[place] -= lost
+    return keep
+
+
+def attribute_faults(model: nn.Module) -> list[str]:
+    """Every module whose attributes do not say what its tensors are."""
+    faults = []
+
+    def check(name: str, module: nn.Module, **attributes):
+        faults.extend(
+            f"{name}.{attribute} is {getattr(module, attribute)}, its tensors say {value}"
+            for attribute, value in attributes.items()
+            if getattr(module, attribute) != value
+        )
+
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(module, nn.Linear):
+            check(name, module, out_features=weight.shape[0], in_features=weight.shape[1])
+        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
+            check(name, module, in_channels=weight.shape[0], out_channels=weight.shape[1] * module.groups)
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            check(name, module, out_channels=weight.shape[0], in_channels=weight.shape[1] * module.groups)
+        elif isinstance(module, nn.modules.batchnorm._NormBase):
+            known = [tensor for tensor in (weight, module.running_mean) if tensor is not None]
+            check(name, module, **({"num_features": len(known[0])} if known else {}))
+        elif isinstance(module, nn.GroupNorm) and weight is not None:
+            check(name, module, num_channels=len(weight))
+            if len(weight) % module.num_groups:
+                faults.append(f"{name}: {len(weight)} channels do not divide into {module.num_groups} groups")
+        elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and weight is not None:
+            check(name, module, normalized_shape=tuple(weight.shape))
+        elif isinstance(module, nn.PReLU):
+            check(name, module, num_parameters=len(weight))
+        elif isinstance(module, nn.Embedding):
+            check(name, module, num_embeddings=weight.shape[0], embedding_dim=weight.shape[1])
+        bias = getattr(module, "bias", None)
+        for attribute in ("out_features", "out_channels", "num_features"):
+            if isinstance(bias, Tensor) and hasattr(module, attribute):
+                check(name, module, **{attribute: len(bias)})
+    return faults
+
+
+def step_of_gated(dense: nn.Module, cut: nn.Module, optimizer: torch.optim.Optimizer, loss) -> dict[str, Tensor]:
+    """Every parameter of the gated dense network after one step of a copy of `optimizer`, at the kept entries.
+
+    Args:
+        dense: the network before the cut, to which `optimizer` belongs.
+        loss: of a network, without further arguments.
+    """
+    kept = all_survivors(dense, cut)
+    twin = gated(dense, cut)
+    names = {id(parameter): name for name, parameter in dense.named_parameters()}
+    parameters = dict(twin.named_parameters())
+    groups = [
+        {**group, "params": [parameters[names[id(parameter)]] for parameter in group["params"]]}
+        for group in optimizer.param_groups
+    ]
+    copied = type(optimizer)(groups)
+    copied.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    copied.zero_grad()
+    loss(twin).backward()
+    copied.step()
+    return {name: entries(parameter.detach(), kept[name]) for name, parameter in parameters.items()}
+
+
+def narrow_linear(dense: nn.Linear, rows: list[int], columns: list[int]) -> nn.Linear:
+    """A cut by hand, for the tests of the oracle itself."""
+    result = nn.Linear(len(columns), len(rows), dense.bias is not None, dtype=dense.weight.dtype)
+    with torch.no_grad():
+        result.weight.copy_(dense.weight[rows][:, columns])
+        if dense.bias is not None:
+            result.bias.copy_(dense.bias[rows])
+    return result
