@@ -1,0 +1,103 @@
+"""The data sets of the tasks, by name.
+
+`load` gives a `Dataset`, which makes batches for training, testing and scoring:
+
+>>> from earlycrop_lab.data import load
+>>> digits = load("digits")
+>>> print(digits)
+digits: 1,437 training and 360 test images of 8x8 pixels, 10 classes
+>>> batches = digits.subset(1000).batches(batch_size=64, seed=0)
+>>> images, labels = next(batches.epoch(0))
+>>> images.shape, len(batches)
+(torch.Size([64, 1, 8, 8]), 15)
+
+The files: `dataset` (images in memory and the batches made from them), `augmentation`, `balance` (fixed parts);
+`digits`, `cifar`, `tiny_imagenet` and `folder` read one kind of data each, by way of `archive` (find, download,
+unpack), `pickled` (CIFAR's files) and `pictures` (decode).
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+from earlycrop_lab.data.archive import Archive, Store
+from earlycrop_lab.data.augmentation import Augmentation
+from earlycrop_lab.data.cifar import CIFAR10, CIFAR100
+from earlycrop_lab.data.dataset import Batch, Batches, DataError, Dataset
+from earlycrop_lab.data.digits import digits
+from earlycrop_lab.data.folder import folder
+from earlycrop_lab.data.tiny_imagenet import tiny_imagenet
+
+__all__ = ["DATASETS", "Archive", "Augmentation", "Batch", "Batches", "DataError", "Dataset", "Source", "Store", "load"]
+
+FOLDER = "folder:"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set of the table.
+
+    Args:
+        read: Reads it from where data sets lie.
+        paper: What the authors' code does otherwise, as fields of `Dataset` (methods.md, 5.3); empty if it is not
+            offered.
+    """
+
+    read: Callable[[Store], Dataset]
+    paper: Mapping[str, object] = field(default_factory=dict)
+
+
+DATASETS = {
+    "digits": Source(lambda store: digits()),
+    "cifar10": Source(CIFAR10.read, paper={"resize": 64}),
+    "cifar100": Source(CIFAR100.read, paper={"augmentation": Augmentation(pad=4, flip=True, degrees=15)}),
+    "tiny-imagenet": Source(tiny_imagenet),
+}
+
+
+def load(
+    name: str,
+    root: Path | str | None = None,
+    *,
+    size: int | None = None,
+    recipe: Literal["usual", "paper"] = "usual",
+    download: bool = True,
+    mirror: str | None = None,
+) -> Dataset:
+    """The data set of that name, on the CPU.
+
+    Args:
+        name: A name of `DATASETS`, or `folder:PATH` for any folder of class folders.
+        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, if not said.
+        size: Pixels a side of the images in a batch; their own if not said, and 64 for a folder.
+        recipe: "paper" for the authors' sizes and augmentation where they differ from the usual ones.
+        download: Whether an absent archive is downloaded.
+        mirror: An address to download from instead of the official one.
+
+    Raises:
+        DataError: If the name is unknown (it names the nearest), or the files are absent, damaged or not the official
+            ones. They are left as they were.
+    """
+    if recipe not in ("usual", "paper"):
+        raise DataError(f"There is no recipe {recipe!r}; use 'usual' or 'paper'.")
+    if size is not None and size < 1:
+        raise DataError(f"Images cannot have {size} pixels a side; the least is 1.")
+    source = DATASETS.get(name)
+    if recipe == "paper" and not (source and source.paper):
+        offered = " and ".join(key for key, row in DATASETS.items() if row.paper)
+        raise DataError(f"The authors' recipe is not offered for {name}, only for {offered}. Use the recipe 'usual'.")
+    if name.startswith(FOLDER):
+        return folder(Path(name.removeprefix(FOLDER)).expanduser(), **({"size": size} if size else {}))
+    if source is None:
+        nearest = get_close_matches(name, [*DATASETS, FOLDER + "PATH"], n=1, cutoff=0)[0]
+        raise DataError(
+            f"No data set is called {name!r}. Did you mean {nearest!r}? There are {', '.join(DATASETS)} and "
+            f"{FOLDER}PATH for a folder of class folders."
+        )
+    dataset = source.read(Store(Path(root or os.environ.get("EARLYCROP_DATA") or "data"), download, mirror))
+    if recipe == "paper":
+        dataset = replace(dataset, **source.paper)
+    return dataset.at(size) if size else dataset

@@ -1,0 +1,221 @@
+"""A data set in memory and the batches made from it.
+
+All images of a split are one uint8 tensor on the device. A batch is a gather, an augmentation and a normalisation of
+the whole batch: there is no worker, no queue and no loop over samples.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from earlycrop_lab.data.augmentation import Augmentation
+from earlycrop_lab.data.balance import balanced
+
+Batch = tuple[Float[Tensor, "n c h w"], Int64[Tensor, "n"]]
+
+
+class DataError(ValueError):
+    """A data set is absent, damaged or not what it is said to be; its files are as they were."""
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels of a training and a test split, and how they become batches.
+
+    Args:
+        name: What it is called on the command line.
+        train_images: Pixels, square, 0 to 255.
+        train_labels: Numbers of the classes, from 0.
+        test_images: As `train_images`.
+        test_labels: As `train_labels`.
+        classes: Names of the classes.
+        mean: Of each channel, of pixels in [0, 1]; taken off in every batch.
+        std: Of each channel; divided by in every batch.
+        augmentation: What happens to images in training.
+        resize: Pixels a side of the images in a batch, if not their own.
+        enlargeable: Whether images may be enlarged for a network that cannot take their size.
+        note: What a reader of results must know about this data set.
+    """
+
+    name: str
+    train_images: UInt8[Tensor, "n c h w"]
+    train_labels: Int64[Tensor, "n"]
+    test_images: UInt8[Tensor, "m c h w"]
+    test_labels: Int64[Tensor, "m"]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    resize: int | None = None
+    enlargeable: bool = False
+    note: str = ""
+
+    def __post_init__(self):
+        for split, images, labels in (
+            ("training", self.train_images, self.train_labels),
+            ("test", self.test_images, self.test_labels),
+        ):
+            if not len(images) or len(images) != len(labels):
+                raise DataError(f"The {split} split of {self.name} has {len(images)} images and {len(labels)} labels.")
+            if labels.min() < 0 or labels.max() >= len(self.classes):
+                raise DataError(
+                    f"The {split} labels of {self.name} run from {labels.min()} to {labels.max()}, "
+                    f"but there are {len(self.classes)} classes, numbered from 0."
+                )
+
+    def __str__(self) -> str:
+        sizes = f"{len(self.train_images):,} training and {len(self.test_images):,} test images"
+        text = f"{self.name}: {sizes} of {self.size}x{self.size} pixels, {len(self.classes)} classes"
+        return f"{text} ({self.note})" if self.note else text
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image."""
+        return self.train_images.shape[1]
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the images in a batch."""
+        return self.resize or self.train_images.shape[-1]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the images lie and the batches appear."""
+        return self.train_images.device
+
+    def to(self, device: torch.device | str) -> "Dataset":
+        """The same data set on that device."""
+        names = ("train_images", "train_labels", "test_images", "test_labels")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
+    def at(self, size: int) -> "Dataset":
+        """The same data set with batches of images of that size, in pixels a side."""
+        if size < 1:
+            raise DataError(f"Images of {self.name} cannot have {size} pixels a side; the least is 1.")
+        return replace(self, resize=size)
+
+    def enlarged(self, least: int) -> "Dataset":
+        """For a network that takes images of `least` pixels and more: enlarged to that, if need be and if allowed.
+
+        Only the digits, of eight pixels, allow it. A network refuses what is too small for it and says so.
+        """
+        return self.at(least) if self.enlargeable and self.size < least else self
+
+    def subset(self, train_size: int, seed: int = 0) -> "Dataset":
+        """With a fixed part of the training split, as many of each class as there can be; the test split is whole.
+
+        With the same seed a smaller part lies within a larger one.
+
+        Raises:
+            DataError: If there are fewer training images, or it would leave a class without any.
+        """
+        n, classes = len(self.train_labels), len(self.classes)
+        if not classes <= train_size <= n:
+            raise DataError(
+                f"Cannot train on {train_size:,} images of {self.name}: it has {n:,}, of {classes} classes. "
+                f"Use a train size from {classes:,} to {n:,}."
+            )
+        part = balanced(self.train_labels.cpu(), train_size, seed).to(self.device)
+        return replace(self, train_images=self.train_images[part], train_labels=self.train_labels[part])
+
+    def batches(self, batch_size: int, seed: int = 0) -> "Batches":
+        """Shuffled and augmented batches of the training split."""
+        return Batches(self, batch_size, seed)
+
+    def test_batches(self, batch_size: int = 1000) -> Iterator[Batch]:
+        """The whole test split in its own order, with the plain transform."""
+        for images, labels in zip(self.test_images.split(batch_size), self.test_labels.split(batch_size), strict=True):
+            yield self.plain(images), labels
+
+    def scoring_batches(self, samples: int | None = None, seed: int = 0, batch_size: int = 256) -> list[Batch]:
+        """A fixed, class-balanced part of the TRAINING split with the plain transform (methods.md, 2.3).
+
+        Args:
+            samples: How many, at most the training split; ten of each class and at least 512 if not said.
+            seed: Which.
+            batch_size: The most samples in a batch.
+        """
+        if samples is None:
+            samples = max(10 * len(self.classes), 512)
+        if samples < 1:
+            raise DataError(f"Cannot score on {samples} samples of {self.name}; use 1 or more.")
+        part = balanced(self.train_labels.cpu(), samples, seed)
+        part = part[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))]  # each batch a fair mix
+        return [
+            (self.plain(self.train_images[some]), self.train_labels[some])
+            for some in part.to(self.device).split(batch_size)
+        ]
+
+    def plain(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c s s"]:
+        """The test-time transform: resized, if batches are, and normalised."""
+        pixels = images.float()
+        if self.size != images.shape[-1]:
+            shrinks = self.size < images.shape[-1]
+            pixels = F.interpolate(pixels, (self.size, self.size), mode="bilinear", antialias=shrinks)
+        scale, shift = self._normalisation
+        return pixels * scale + shift
+
+    @cached_property
+    def _normalisation(self) -> tuple[Tensor, Tensor]:
+        """(x / 255 - mean) / std as one product and one sum."""
+        mean, std = (torch.tensor(values, device=self.device).view(-1, 1, 1) for values in (self.mean, self.std))
+        return 1 / (255 * std), -mean / std
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """The training split, epoch by epoch: shuffled, augmented, normalised; the last, smaller batch is left out.
+
+    An epoch depends on the seed and its own number and on nothing before it, so a run that was cut off goes on with
+    the epoch where it was. It is the same on every device.
+
+    Args:
+        dataset: Where the images come from.
+        batch_size: Images in each batch; the whole split if that is smaller.
+        seed: Decides order and augmentation, with the epoch's number.
+    """
+
+    dataset: Dataset
+    batch_size: int
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise DataError(f"A batch cannot have {self.batch_size} images; use 1 or more.")
+        object.__setattr__(self, "batch_size", min(self.batch_size, len(self.dataset.train_labels)))
+
+    def __len__(self) -> int:
+        return len(self.dataset.train_labels) // self.batch_size
+
+    def epoch(self, number: int) -> Iterator[Batch]:
+        """The batches of that epoch, counted from 0."""
+        data, n = self.dataset, len(self.dataset.train_labels)
+        mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64).item()
+        generator = torch.Generator().manual_seed(mixed)
+        order = torch.randperm(n, generator=generator).to(data.device)
+        chances = data.augmentation.draw(n, generator).to(data.device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            now = slice(start, start + self.batch_size)
+            images = data.augmentation(data.train_images[order[now]], chances[now])
+            yield data.plain(images), data.train_labels[order[now]]
+
+
+def statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, of pixels in [0, 1]; exact, from counts of the 256 values.
+
+    >>> statistics(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
+    ((0.5,), (0.5,))
+    """
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean, std = [], []
+    for channel in images.unbind(1):
+        part = channel.flatten().bincount(minlength=256) / channel.numel()
+        mean.append((part * values).sum().item())
+        std.append((part * (values - mean[-1]) ** 2).sum().sqrt().item())
+    return tuple(mean), tuple(std)

@@ -1,0 +1,95 @@
+"""Picture files to one uint8 tensor, decoded once and kept in a cache."""
+
+import contextlib
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from earlycrop_lab.data.dataset import DataError
+
+SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+def pictures(folder: Path) -> list[Path]:
+    """The picture files in a folder and below it, in the order of their names; hidden ones are left out."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    return sorted(path for path in found if path.is_file())
+
+
+def decode(files: Sequence[Path], size: int, cached: bool = True) -> UInt8[Tensor, "n 3 s s"]:
+    """Each file's picture in RGB: its shorter side made `size` pixels long, then the middle square.
+
+    The result is kept under $XDG_CACHE_HOME/earlycrop (~/.cache/earlycrop), under a name made from the files' paths,
+    sizes and times of change, and read from there the next time. Where that cannot be written it is not kept.
+
+    Raises:
+        DataError: If a file is no whole picture, or there are more than fit into half of the memory.
+    """
+    shape = (len(files), 3, size, size)
+    needed, memory = len(files) * 3 * size**2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > memory / 2:
+        raise DataError(
+            f"{len(files):,} pictures of {size}x{size} pixels take {needed / 2**30:.1f} GiB, more than half of this "
+            f"machine's memory ({memory / 2**30:.1f} GiB). Use a smaller size or fewer pictures."
+        )
+    cache = cache_file(files, size)
+    if cached:
+        with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged: decoded again
+            kept = np.load(cache, allow_pickle=False)
+            if kept.shape == shape and kept.dtype == np.uint8:
+                return torch.from_numpy(kept)
+    images = np.empty(shape, np.uint8)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside of the interpreter's lock
+        for i, image in enumerate(pool.map(lambda file: read(file, size), files)):
+            images[i] = image.transpose(2, 0, 1)
+    if cached:
+        with contextlib.suppress(OSError):
+            keep(images, cache)
+    return torch.from_numpy(images)
+
+
+def read(file: Path, size: int) -> np.ndarray:
+    """One picture, size x size x 3."""
+    try:
+        with Image.open(file) as picture:
+            upright = ImageOps.exif_transpose(picture).convert("RGB")
+            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"{file} is not a whole picture ({error}; {file.stat().st_size:,} bytes found). It was left as it is. "
+            f"Get it again or take it out of its folder."
+        ) from error
+
+
+def cache_file(files: Sequence[Path], size: int) -> Path:
+    """Where the decoded pictures of exactly these files, as they are now, are kept."""
+    signature = hashlib.sha256(f"1 {size}".encode())  # 1: count up when decoding changes
+    for file in files:
+        status = file.stat()
+        signature.update(
+            f"\n{file.absolute()}\t{status.st_size}\t{status.st_mtime_ns}".encode(errors="surrogateescape")
+        )
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "earlycrop" / f"pictures-{signature.hexdigest()[:32]}.npy"
+
+
+def keep(images: np.ndarray, cache: Path) -> None:
+    """Write the cache, whole or not at all."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as part:
+        try:
+            np.save(part, images)
+            part.flush()
+            os.replace(part.name, cache)
+        except BaseException:
+            os.unlink(part.name)
+            raise
