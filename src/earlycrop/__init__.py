@@ -1,0 +1,50 @@
+"""EarlyCroP: make a network small before you pay for training it.
+
+Beside your loop
+    Pruner          runs a method and returns a Report at the cut
+    METHODS         the methods by name; get_method finds one
+    Method          one answer to each of five questions: units, score, timing, steps, allocation
+
+The answers
+    earlycrop.units       Weights, Channels: what may leave
+    earlycrop.scores      Random, Magnitude, Snip, Grasp, Crop, SynFlow: what each is worth
+    earlycrop.timing      AtInit, AtEpoch, LazyRegime and other detectors: when
+    earlycrop.steps       OneShot, Halving, Exponential: in how many steps
+    earlycrop.allocation  Global, Uniform: how layers share
+
+Below them
+    earlycrop.structure   trace, cut, verify: how channels leave any network
+    save, load            a model that is smaller than its class says
+"""
+
+from earlycrop.checkpoint import load, save
+from earlycrop.errors import (
+    BudgetError,
+    CheckpointError,
+    EarlyCropError,
+    OptimizerError,
+    ScoreError,
+    TraceError,
+    VerificationError,
+)
+from earlycrop.methods import METHODS, Method, get_method
+from earlycrop.pruner import Pruner
+from earlycrop.report import Check, Report
+
+__all__ = [
+    "METHODS",
+    "BudgetError",
+    "Check",
+    "CheckpointError",
+    "EarlyCropError",
+    "Method",
+    "OptimizerError",
+    "Pruner",
+    "Report",
+    "ScoreError",
+    "TraceError",
+    "VerificationError",
+    "get_method",
+    "load",
+    "save",
+]

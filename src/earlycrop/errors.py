@@ -1,5 +1,8 @@
 """What can go wrong, as types: every error says what was asked, what was found and what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+
 
 class EarlyCropError(ValueError):
     """Base of the errors of this library; the model is untouched whenever one is raised."""
@@ -27,3 +30,12 @@ class VerificationError(EarlyCropError):
 
 class CheckpointError(EarlyCropError):
     """The file is not a saved model of this kind, or it is damaged."""
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """The valid name that comes nearest to a wrong one.
+
+    >>> nearest("earlycrop-z", ["snip", "earlycrop-s"])
+    'earlycrop-s'
+    """
+    return get_close_matches(str(name), list(names), n=1, cutoff=0)[0]

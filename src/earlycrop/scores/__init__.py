@@ -1,0 +1,33 @@
+"""What is each unit worth? A higher score stays.
+
+random.py     nothing: the baseline
+magnitude.py  |θ|
+snip.py       |θ ∘ g|
+grasp.py      θ ∘ Hg, signed
+crop.py       |θ ∘ Hg|, and its three readings for channels
+synflow.py    |θ ∘ ∂R/∂θ|, without data
+"""
+
+from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, Network
+from earlycrop.scores.crop import READINGS, Crop, CropGroupSum, CropMixed, Reading
+from earlycrop.scores.grasp import Grasp
+from earlycrop.scores.magnitude import Magnitude
+from earlycrop.scores.random import Random
+from earlycrop.scores.snip import Snip
+from earlycrop.scores.synflow import SynFlow
+
+__all__ = [
+    "READINGS",
+    "AbstractLossScore",
+    "AbstractNetworkScore",
+    "Crop",
+    "CropGroupSum",
+    "CropMixed",
+    "Grasp",
+    "Magnitude",
+    "Network",
+    "Random",
+    "Reading",
+    "Snip",
+    "SynFlow",
+]

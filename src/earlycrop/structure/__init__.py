@@ -11,20 +11,21 @@ verify.py     cut network against gated dense network
 """
 
 from earlycrop.structure.rehearsal import trace
-from earlycrop.structure.structure import ChannelClass, Frozen, Layout, Member, Structure, prunable_weights
+from earlycrop.structure.structure import ChannelClass, Frozen, Layer, Layout, Member, Structure, layers_of
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.verify import Verification, Verifier, verify
 
 __all__ = [
     "ChannelClass",
     "Frozen",
+    "Layer",
     "Layout",
     "Member",
     "Structure",
     "Verification",
     "Verifier",
     "cut",
-    "prunable_weights",
+    "layers_of",
     "trace",
     "verify",
 ]

@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from earlycrop.errors import TraceError
-from earlycrop.structure.structure import Structure, build, prunable_weights
+from earlycrop.structure.structure import Structure, build
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trace import as_inputs, duplicate, export
 from earlycrop.structure.walk import Walk, shape_of
@@ -40,7 +40,6 @@ def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) 
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
     structure = build(
         walk,
-        weights=prunable_weights(model),
         ignored=lambda name: any(name == kept or name.startswith(kept + ".") for kept in ignore),
         examples=max(batch[:1], default=1),
     )

@@ -1,6 +1,6 @@
 """Classes of coupled channels: what a model's channels are, which of them may leave, and where they live."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -43,6 +43,21 @@ class Frozen:
 
 
 @dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer: what node and weight sparsity count.
+
+    Attributes:
+        name: The module's path.
+        weight: Its weight's name (the first name where it is tied).
+        channels: Its output channels.
+    """
+
+    name: str
+    weight: str
+    channels: int
+
+
+@dataclass(frozen=True)
 class Layout:
     """How many classes each dimension holds: what is needed to count what a cut leaves.
 
@@ -66,6 +81,7 @@ class Structure:
         gates: Parameter dimensions whose scaling is a gate behind the norm that directly follows a creator.
         attributes: Module integers that count channels: (module, attribute, position or None) to classes.
         frozen: What cannot leave, and why.
+        layers: Every convolution and linear layer.
         outputs: Weights whose output channels are outputs of the network: no nodes in node sparsity.
         products: Multiply-adds: (weight, uses of each of its entries for one example).
         names: From every name of a tensor to its name in `tensors` (they differ where weights are tied).
@@ -78,6 +94,7 @@ class Structure:
     gates: tuple[Site, ...]
     attributes: dict[tuple[str, str, int | None], Classes]
     frozen: tuple[Frozen, ...]
+    layers: tuple[Layer, ...]
     outputs: frozenset[str]
     products: tuple[tuple[str, float], ...]
     names: dict[str, str]
@@ -126,11 +143,14 @@ class Structure:
                 size if classes is None else classes.numel() for size, classes in zip(layout.shape, left, strict=True)
             )
             tensors[name] = Layout(shape, left)
+        attributes = {key: shrink(classes) for key, classes in self.attributes.items()}
+        widths = {path: len(classes) for (path, name, _), classes in attributes.items() if name in CHANNELS}
         return replace(
             self,
             count=int(keep.sum()),
             tensors=tensors,
-            attributes={key: shrink(classes) for key, classes in self.attributes.items()},
+            attributes=attributes,
+            layers=tuple(replace(layer, channels=widths.get(layer.name, layer.channels)) for layer in self.layers),
             program=None,
             nodes={},
             arguments={},
@@ -184,15 +204,16 @@ class Structure:
         return torch.unique(key[:-1], return_inverse=True)[1]
 
 
-def build(walk: Walk, weights: Sequence[str], ignored: Callable[[str], bool], examples: int) -> Structure:
+def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structure:
     """Read the classes off a finished walk.
 
     Args:
         walk: The walk through the whole graph.
-        weights: Names of the weights of convolution and linear layers.
         ignored: Whether the user keeps this tensor whole.
         examples: How many examples the traced batch has.
     """
+    layers = layers_of(walk.model)
+    weights = {layer.weight for layer in layers}
     for name, dims in walk.tensors.items():
         if ignored(name):
             for labels in dims:
@@ -256,6 +277,7 @@ def build(walk: Walk, weights: Sequence[str], ignored: Callable[[str], bool], ex
         gates=_gates(walk),
         attributes={key: found for key, labels in walk.attributes.items() if (found := classes(labels)) is not None},
         frozen=tuple(frozen),
+        layers=layers,
         outputs=frozenset(outputs),
         products=tuple((name, uses / examples) for name, uses in walk.products),
         names=walk.names,
@@ -291,8 +313,15 @@ def _gates(walk: Walk) -> tuple[Site, ...]:
     return tuple(sites)
 
 
-def prunable_weights(model: nn.Module) -> list[str]:
-    """Names of the weights of every convolution and linear layer, each object once, in module order."""
-    kinds = (nn.modules.conv._ConvNd, nn.Linear)
-    own = {id(module.weight) for module in model.modules() if isinstance(module, kinds)}
-    return [name for name, parameter in model.named_parameters() if id(parameter) in own]
+CHANNELS = ("out_channels", "out_features")
+
+
+def layers_of(model: nn.Module) -> tuple[Layer, ...]:
+    """Every convolution and linear layer, in module order; a layer in two places is one."""
+    first = {id(parameter): name for name, parameter in model.named_parameters()}
+    layers = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and id(module.weight) in first:
+            channels = module.out_features if isinstance(module, nn.Linear) else module.out_channels
+            layers.append(Layer(name, first[id(module.weight)], channels))
+    return tuple(layers)

@@ -13,7 +13,6 @@ from torch.fx import Node
 from earlycrop.structure.labels import Dims, Labels
 from earlycrop.structure.trace import module_of
 
-
 Site = tuple[str, int]
 """A dimension of a parameter: its name and the number of the dimension."""
 

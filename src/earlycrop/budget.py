@@ -1,0 +1,200 @@
+"""How much leaves: an exact number of weights, or the classes of channels that come nearest to a target."""
+
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from earlycrop.counting import Counter, Target
+from earlycrop.errors import BudgetError, ScoreError
+from earlycrop.structure import Structure
+
+Vector = Float[Tensor, "units"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What is to leave, and what must stay.
+
+    Args:
+        sparsity: The part of the dense network's count that is removed, in [0, 1).
+        target: Which count: `weight` (prunable weights), `node` (output channels), `params` or `flops`.
+        min_channels: What each layer keeps at least: channels if an integer, a fraction of them if a float.
+        round_to: Widths are multiples of this (8 suits CPUs and tensor cores); layers keep more, never less.
+        protect_layers: For weights: each layer keeps at least its best weight.
+    """
+
+    sparsity: float
+    target: Target = "weight"
+    min_channels: int | float = 1
+    round_to: int = 1
+    protect_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.sparsity < 1:
+            raise BudgetError(f"`sparsity` is the part removed, at least 0 and below 1; found {self.sparsity}.")
+        if self.target not in get_args(Target):
+            nearest = get_close_matches(str(self.target), get_args(Target), n=1, cutoff=0)[0]
+            raise BudgetError(
+                f"`target` is one of {get_args(Target)}; found {self.target!r}. Did you mean {nearest!r}?"
+            )
+        fraction = isinstance(self.min_channels, float)
+        if not (0 < self.min_channels <= 1 if fraction else self.min_channels >= 1):
+            raise BudgetError(
+                f"`min_channels` is a number of channels (an integer, at least 1) or a fraction of each layer (a float "
+                f"above 0, at most 1); found {self.min_channels!r}."
+            )
+        if self.round_to < 1:
+            raise BudgetError(f"`round_to` is a positive number of channels; found {self.round_to}.")
+
+    def at(self, sparsity: float) -> "Budget":
+        """The same rules at another sparsity: a step on the way."""
+        return replace(self, sparsity=sparsity)
+
+
+def check_scores(scores: Vector) -> None:
+    """Refuse scores that cannot be ranked; minus infinity marks what has left already.
+
+    Raises:
+        ScoreError: some score is nan or infinite.
+    """
+    bad = torch.isnan(scores) | (scores == torch.inf)
+    if bool(bad.any()):
+        raise ScoreError(
+            f"{int(bad.sum())} of {scores.numel()} scores are not finite: ranking them would be meaningless. Look for "
+            f"a loss or activations that overflow, weights that are nan, or a learning rate that is too high."
+        )
+
+
+def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
+    """True for exactly `count` units, the highest scores; of equal ones the earlier.
+
+    >>> largest(torch.tensor([1.0, 2.0, 1.0, 1.0]), 2)
+    tensor([ True,  True, False, False])
+    """
+    if count <= 0:
+        return torch.zeros_like(scores, dtype=torch.bool)
+    threshold = torch.kthvalue(scores, scores.numel() - count + 1).values
+    keep = scores > threshold
+    ties = (scores == threshold).nonzero().flatten()
+    keep[ties[: count - int(keep.sum())]] = True
+    return keep
+
+
+def choose_weights(
+    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], layer: Int[Tensor, "weights"], params: int
+) -> Bool[Tensor, "weights"]:
+    """Exactly N − round(ρ N) weights stay, N counting the dense network's.
+
+    Args:
+        budget: Of which `target` must be `weight`, or `params` (ρ then is the part of all parameters).
+        scores: The higher stays.
+        alive: What has not left before; only these may stay.
+        layer: The number of each weight's layer.
+        params: The number of all parameters, for `target="params"`.
+    """
+    if budget.target not in ("weight", "params"):
+        raise BudgetError(
+            f"Single weights leave no smaller layers, so `target={budget.target!r}` cannot be met by them: use "
+            f'`target="weight"` or `"params"`, or a method for channels (those whose name ends in -s).'
+        )
+    check_scores(scores)
+    total = scores.numel()
+    leaves = round(budget.sparsity * (total if budget.target == "weight" else params))
+    scores = torch.where(alive, scores, -torch.inf)
+    count = min(total - leaves, int(alive.sum()))
+    first = torch.zeros_like(alive)
+    if budget.protect_layers:
+        for number in range(int(layer.max()) + 1):
+            inside = (layer == number).nonzero().flatten()
+            first[inside[scores[inside].argmax()]] = True
+        first &= alive
+    if count < max(int(first.sum()), 1):
+        reachable = (total - max(int(first.sum()), 1)) / (total if budget.target == "weight" else params)
+        raise BudgetError(
+            f"Cannot remove {budget.sparsity:.6g} of {'all parameters' if budget.target == 'params' else 'the weights'}: "
+            f"at least {max(int(first.sum()), 1)} prunable weights must stay. The most that can be removed is {reachable:.6g}."
+        )
+    return largest(torch.where(first, torch.inf, scores), count)
+
+
+def choose_channels(
+    budget: Budget, scores: Vector, structure: Structure, counter: Counter, dense: float
+) -> Bool[Tensor, "classes"]:
+    """The classes that stay so that the count comes nearest to (1 − ρ) of the dense network's.
+
+    Classes leave from the lowest score up, except each space's best (`min_channels`), and a space keeps
+    more where `round_to` says so. What is left can only fall with each class that leaves, so the place
+    to stop is found by bisection; of the two stops around the target the nearer is taken.
+
+    Args:
+        budget: The rules.
+        scores: The higher stays.
+        structure: The classes.
+        counter: Counts what a choice leaves.
+        dense: The target's count in the dense network.
+
+    Raises:
+        BudgetError: the target is out of reach; says the most that can be removed.
+    """
+    check_scores(scores)
+    scores = scores.detach().double().cpu()
+    goal = (1 - budget.sparsity) * dense
+    space = structure.spaces()
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(space[order], stable=True)]
+    sizes = torch.bincount(space)
+    rank = torch.empty_like(order)
+    rank[order] = torch.arange(order.numel()) - (sizes.cumsum(0) - sizes)[space[order]]
+    per_class = channels_per_class(structure)
+    width = torch.zeros_like(sizes).scatter_reduce(0, space, per_class, "amax", include_self=False)
+    if isinstance(budget.min_channels, float):
+        least = (sizes * budget.min_channels).ceil().long()
+    else:
+        least = (budget.min_channels / width).ceil().long()
+    least = torch.minimum(least.clamp_min(1), sizes)
+    unit = budget.round_to // torch.gcd(width, torch.full_like(width, budget.round_to))
+    candidates = torch.argsort(torch.where(rank < least[space], torch.inf, scores), stable=True)
+    candidates = candidates[: int((rank >= least[space]).sum())]
+
+    def keep(removed: int) -> Tensor:
+        kept = sizes - torch.bincount(space[candidates[:removed]], minlength=sizes.numel())
+        kept = torch.minimum((kept + unit - 1) // unit * unit, sizes)
+        return rank < kept[space]
+
+    def count(removed: int) -> float:
+        return counter(keep(removed), budget.target).of(budget.target)
+
+    low, high = 0, candidates.numel()
+    if count(high) > goal + 1e-9 * dense:
+        reachable = 1 - count(high) / dense
+        rules = f"min_channels={budget.min_channels}, round_to={budget.round_to}"
+        raise BudgetError(
+            f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, the most "
+            f"that channels can reach is {reachable:.6g}. Ask for less, lower min_channels, or see what is frozen and why "
+            f"in the report or in `structure.frozen`."
+        )
+    while low < high:
+        middle = (low + high) // 2
+        if count(middle) <= goal + 1e-9 * dense:
+            high = middle
+        else:
+            low = middle + 1
+    before = low - 1  # still above the goal, since `low` is the first stop that is not
+    if low > 0 and abs(count(before) - goal) < abs(count(low) - goal):
+        low = before
+    return keep(low)
+
+
+def channels_per_class(structure: Structure) -> Int[Tensor, "classes"]:
+    """How many output channels of one layer a class holds."""
+    most = torch.ones(len(structure) + 1, dtype=torch.int64)
+    for name, dim in structure.creators:
+        classes = structure.tensors[name].classes[dim]
+        if classes is not None:
+            found = torch.bincount(torch.where(classes < 0, len(structure), classes), minlength=len(structure) + 1)
+            most = torch.maximum(most, found)
+    return most[:-1]

@@ -1,0 +1,50 @@
+"""The empirical neural tangent kernel K = J Jᵀ, J = ∂(all outputs of all samples) / ∂θ."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from earlycrop.errors import ScoreError
+from earlycrop.evaluation import MeanLoss
+
+
+def empirical_ntk(loss: MeanLoss, parameters: list[Tensor], samples: int) -> Float[Tensor, "outputs outputs"]:
+    """K = J Jᵀ over the first samples of the scoring set, a column at a time, without ever holding J.
+
+    The outputs are what the model returns while the loss is computed (all float tensors, flat). Column i is
+    J (Jᵀ eᵢ): a backward pass for Jᵀ eᵢ, and one through the backward pass for J times that.
+    """
+    batch, _ = next(iter(loss.set.chunks(samples)))
+    batch = pytree.tree_map_only(Tensor, lambda t: t[:samples] if t.ndim else t, batch)
+    with loss.scoring(parameters):
+        outputs = _outputs(loss.model, loss, batch)
+        cotangent = torch.zeros_like(outputs, requires_grad=True)
+        transposed = torch.autograd.grad(
+            outputs, parameters, cotangent, create_graph=True, allow_unused=True, materialize_grads=True
+        )  # Jᵀ u, linear in u
+        columns = []
+        for index in range(outputs.numel()):
+            unit = torch.zeros_like(outputs)
+            unit[index] = 1
+            along = torch.autograd.grad(
+                outputs, parameters, unit, retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            (column,) = torch.autograd.grad(transposed, cotangent, along, retain_graph=True)
+            columns.append(column)
+    return torch.stack(columns, dim=1)
+
+
+def _outputs(model: nn.Module, loss: MeanLoss, batch: Any) -> Tensor:
+    caught: list[Any] = []
+    handle = model.register_forward_hook(lambda _module, _args, output: caught.append(output))
+    try:
+        loss.loss(model, batch)
+    finally:
+        handle.remove()
+    leaves = [leaf for leaf in pytree.tree_leaves(caught) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not leaves:
+        raise ScoreError("The kernel needs the model's outputs, but `loss(model, batch)` never called the model.")
+    return torch.cat([leaf.reshape(-1) for leaf in leaves])

@@ -1,0 +1,151 @@
+"""What left, what was frozen, and why: the record of a cut."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from earlycrop.counting import Counts
+from earlycrop.structure import Frozen, Verification
+from earlycrop.timing import Reason
+
+
+@dataclass(frozen=True)
+class Check:
+    """One look of the detector.
+
+    Attributes:
+        epoch: Epochs finished.
+        value: What the instrument saw.
+        signal: The quantity that the rule compares with its threshold; nan while it is not defined.
+        threshold: The rule's threshold.
+        learning_rate: Of the optimizer's first group.
+    """
+
+    epoch: float
+    value: float
+    signal: float
+    threshold: float
+    learning_rate: float | None
+
+
+@dataclass(frozen=True)
+class Width:
+    """A layer before and after: output channels where channels leave, weights where weights do."""
+
+    layer: str
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The record of a cut.
+
+    Attributes:
+        method: The method's name.
+        unit: `weights` or `channels`.
+        target: What the requested sparsity counts.
+        requested_sparsity: What was asked for.
+        epoch: Epochs finished at the cut.
+        reason: `init`, `epoch`, `trigger`, `cap`, or `static` (the weights did not move).
+        seconds: Scoring, cutting and verifying.
+        samples: Size of the scoring set.
+        before: The dense network.
+        after: What is left.
+        widths: Per layer.
+        frozen: Channels that could not leave, and why.
+        collapsed: What no longer carries a signal; empty if all is well.
+        verification: The proof that the cut network computes what the gated one did; None if not asked for.
+        curve: Every look of the detector.
+    """
+
+    method: str
+    unit: str
+    target: str
+    requested_sparsity: float
+    epoch: float
+    reason: Reason
+    seconds: float
+    samples: int
+    before: Counts
+    after: Counts
+    widths: tuple[Width, ...]
+    frozen: tuple[Frozen, ...]
+    collapsed: tuple[str, ...]
+    verification: Verification | None
+    curve: tuple[Check, ...]
+
+    @property
+    def weight_sparsity(self) -> float:
+        """The part of the prunable weights that left."""
+        return 1 - self.after.prunable / self.before.prunable
+
+    @property
+    def all_sparsity(self) -> float:
+        """The part of all parameters that left."""
+        return 1 - self.after.params / self.before.params
+
+    @property
+    def node_sparsity(self) -> float | None:
+        """The part of the output channels that left, the network's outputs apart; None where weights leave."""
+        return 1 - self.after.nodes / self.before.nodes if self.unit == "channels" and self.before.nodes else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
+        record = asdict(self)
+        record |= {
+            "weight_sparsity": self.weight_sparsity,
+            "all_sparsity": self.all_sparsity,
+            "node_sparsity": self.node_sparsity,
+        }
+        return _plain(record)
+
+    @classmethod
+    def from_dict(cls, record: dict[str, Any]) -> "Report":
+        """The report that `as_dict` wrote."""
+        verification = record["verification"]
+        special = {
+            "before": _counts(record["before"]),
+            "after": _counts(record["after"]),
+            "widths": tuple(Width(**width) for width in record["widths"]),
+            "frozen": tuple(Frozen(**frozen) for frozen in record["frozen"]),
+            "collapsed": tuple(record["collapsed"]),
+            "verification": None if verification is None else Verification(**verification),
+            "curve": tuple(Check(**(check | {"signal": _number(check["signal"])})) for check in record["curve"]),
+        }
+        return cls(**{field.name: special.get(field.name, record[field.name]) for field in fields(cls)})
+
+    def __str__(self) -> str:
+        before, after = self.before, self.after
+        rows = [
+            f"{self.method} cut at epoch {self.epoch:g} ({self.reason}), {self.seconds:.1f} s, {self.samples} samples",
+            f"  weights     {before.prunable:>13,} -> {after.prunable:>13,}   sparsity {self.weight_sparsity:.4f}",
+            f"  parameters  {before.params:>13,} -> {after.params:>13,}   sparsity {self.all_sparsity:.4f}",
+        ]
+        if self.node_sparsity is not None:
+            rows.append(f"  channels    {before.nodes:>13,} -> {after.nodes:>13,}   sparsity {self.node_sparsity:.4f}")
+        if math.isfinite(before.flops):
+            rows.append(f"  FLOPs       {before.flops:>13,.0f} -> {after.flops:>13,.0f}   per example")
+        if self.verification is not None:
+            rows.append(
+                f"  verified    cut = gated, to {self.verification.max_error:.1e} of the largest output (float64)"
+            )
+        rows += [f"  frozen      {frozen}" for frozen in self.frozen]
+        rows += [f"  COLLAPSED   {what}" for what in self.collapsed]
+        return "\n".join(rows)
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _counts(record: dict[str, Any]) -> Counts:
+    return Counts(**(record | {"flops": _number(record["flops"])}))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,69 @@
+"""What a score may ask for: the loss as a function of its units, or the network that they belong to."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from earlycrop.evaluation import Chart, Evaluation, MeanLoss
+
+Vector = Float[Tensor, "units"]
+
+
+class AbstractLossScore(ABC):
+    """A score of the loss: it sees an `Evaluation` and never asks what its units are."""
+
+    needs_data: ClassVar[bool] = True
+
+    @abstractmethod
+    def __call__(self, at: Evaluation) -> Vector:
+        """One number per unit; the highest stay."""
+
+
+class AbstractNetworkScore(ABC):
+    """A score of the network: it needs to know which parameters a unit is made of, or the model itself."""
+
+    needs_data: ClassVar[bool] = False
+
+    @abstractmethod
+    def __call__(self, of: "Network") -> Vector:
+        """One number per unit; the highest stay."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A network and its units, for scores that look at it.
+
+    Attributes:
+        model: The network.
+        example_inputs: What it takes.
+        loss: Gives the mean loss over the scoring set.
+        weights: All prunable weights as one vector.
+        units: The vector of the units: weights, or gates where they sit.
+        made_of: Which entries of which parameters each unit is made of.
+        seed: Where random numbers start.
+    """
+
+    model: nn.Module
+    example_inputs: tuple[object, ...]
+    loss: Callable[[], MeanLoss]
+    weights: "UnitChart"
+    units: "UnitChart"
+    made_of: "UnitChart"
+    seed: int = 0
+
+
+class UnitChart(Chart, Protocol):
+    """A chart that can also sum over the entries of each unit."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters' names."""
+        ...
+
+    def total(self, tensors: Sequence[Tensor]) -> Vector:
+        """Per unit the sum over its entries of tensors shaped like the parameters."""
+        ...

@@ -1,0 +1,81 @@
+"""Gradient flow preservation: remove what least changes the gradient flow, hence the neural tangent kernel.
+
+The flow GF = gᵀg changes by −2 θᵢ (Hg)ᵢ, to first order, when θᵢ goes to zero. GraSP wants GF as large as
+possible; CroP wants it unchanged, hence the absolute value.
+
+For channels three quantities go by that name, and they are neither equal nor proportional:
+
+    Crop          |H_c g_c|                    on gates alone: the published formula
+    CropMixed     ½ |∂‖g_W(c)‖² / ∂c|          what the authors' code computes
+    CropGroupSum  |Σ θ ∘ Hg| over the channel  the single-weight terms, summed with their signs
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from earlycrop.evaluation import Evaluation
+from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, Network, UnitChart, Vector
+
+Reading = Literal["gate_hessian", "mixed", "group_sum"]
+
+
+@dataclass(frozen=True)
+class Crop(AbstractLossScore):
+    """|θ ∘ Hg|: GraSP without its sign, so flow is preserved (Rachwan et al., 2022).
+
+    On gates c = 1 this is |H_c g_c|.
+    """
+
+    def __call__(self, at: Evaluation) -> Vector:
+        """|θ ∘ (∇²L ∇L)|."""
+        return (at.values * at.hessian_gradient()).abs()
+
+
+@dataclass(frozen=True)
+class CropMixed(AbstractNetworkScore):
+    """|∂/∂c ½‖g_W(c)‖²|: how the gradient flow of the *weights* changes as a gate closes (the authors' code).
+
+    With gates on the affine output this is ‖g_Wk‖² + θₖᵀ(Hg)ₖ for channel k.
+    """
+
+    needs_data: ClassVar[bool] = True
+
+    def __call__(self, of: Network) -> Vector:
+        """|⟨∂²L/∂c∂W, g_W⟩|, g_W over the prunable weights."""
+        slope, product = _flow(of, of.units)
+        gated = dict(zip(of.weights.names, slope, strict=True))
+        squares = [
+            gated[name].square() if name in gated else torch.zeros_like(parameter)
+            for name, parameter in zip(of.units.names, of.units.parameters(of.model), strict=True)
+        ]
+        return (of.units.pull(of.model, product) + of.units.total(squares)).abs()
+
+
+@dataclass(frozen=True)
+class CropGroupSum(AbstractNetworkScore):
+    """|Σ θ ∘ Hg| over the filters and biases that create a channel."""
+
+    needs_data: ClassVar[bool] = True
+
+    def __call__(self, of: Network) -> Vector:
+        """The sum first, the absolute value last."""
+        _, product = _flow(of, of.made_of)
+        return of.made_of.pull(of.model, product).abs()
+
+
+def _flow(of: Network, rows: UnitChart) -> tuple[list[Tensor], list[Tensor]]:
+    """g over the prunable weights, and the rows of H g for the parameters of a chart."""
+    loss, weights = of.loss(), of.weights.parameters(of.model)
+    slope = loss.gradient(weights)
+    return slope, loss.hessian_product(weights, slope, rows.parameters(of.model))
+
+
+READINGS: dict[Reading, AbstractLossScore | AbstractNetworkScore] = {
+    "gate_hessian": Crop(),
+    "mixed": CropMixed(),
+    "group_sum": CropGroupSum(),
+}
+"""The three readings of CroP for channels."""

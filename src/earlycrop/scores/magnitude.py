@@ -1,0 +1,22 @@
+"""Large weights stay."""
+
+from dataclasses import dataclass
+
+import torch
+
+from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
+
+
+@dataclass(frozen=True)
+class Magnitude(AbstractNetworkScore):
+    """√(mean of θ² over the entries that make a unit): |θ| for a weight.
+
+    For a class of channels the entries are filter and bias of each of its creators, so classes with
+    many creators are not favoured.
+    """
+
+    def __call__(self, of: Network) -> Vector:
+        """Root mean square of the unit's own entries."""
+        entries = [parameter.detach() for parameter in of.made_of.parameters(of.model)]
+        count = of.made_of.total([torch.ones_like(entry) for entry in entries])
+        return (of.made_of.total([entry.square() for entry in entries]) / count.clamp_min(1)).sqrt()

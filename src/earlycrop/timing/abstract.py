@@ -1,0 +1,109 @@
+"""When: what a timing is asked, and what a detector adds to it."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
+
+Reason = Literal["init", "epoch", "trigger", "static", "cap"]
+
+
+class AbstractInstrument(ABC):
+    """Something that looks at the network at each check and remembers what it must."""
+
+    @abstractmethod
+    def read(self, epoch: float) -> float | None:
+        """What is seen now; None while there is nothing to compare with."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What it remembers."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember that."""
+
+
+class Scene(Protocol):
+    """What an instrument may look at."""
+
+    def parameters(self, which: Literal["prunable", "all"]) -> dict[str, Tensor]:
+        """The parameters as they are now, by name."""
+        ...
+
+    def choose(self) -> Tensor:
+        """Score now; true for each unit that would stay at the target."""
+        ...
+
+    def kernel(self, samples: int) -> Tensor:
+        """The empirical neural tangent kernel now, on the first samples of the scoring set."""
+        ...
+
+
+class AbstractTiming(ABC):
+    """When to prune."""
+
+    @abstractmethod
+    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+        """Why now, or None if not yet.
+
+        Args:
+            epoch: Epochs finished.
+            epochs: The whole budget, if known.
+            curve: What the instrument has seen so far.
+            sparsity: The requested sparsity.
+        """
+
+
+@dataclass(frozen=True)
+class AbstractDetector(AbstractTiming):
+    """A timing that watches: it looks every `interval` epochs and prunes by its own rule, or at the cap.
+
+    Args:
+        interval: Epochs between two looks; may be a fraction.
+        min_epochs: Not before.
+        max_epochs: Then in any case; a quarter of the budget if not said.
+    """
+
+    interval: float = 1.0
+    min_epochs: float = 1.0
+    max_epochs: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.interval <= 0:
+            raise ValueError(f"`interval` is the number of epochs between two looks; found {self.interval}.")
+
+    @abstractmethod
+    def instrument(self, scene: Scene) -> AbstractInstrument:
+        """What this rule looks through; made before training."""
+
+    @abstractmethod
+    def signal(self, curve: Sequence[float]) -> list[float]:
+        """The quantity that must become small, at each look; nan where it is not defined yet."""
+
+    @abstractmethod
+    def threshold(self, sparsity: float) -> float:
+        """Below this it is small."""
+
+    def ready(self, curve: Sequence[float], sparsity: float) -> bool:
+        """Whether the last look shows the moment."""
+        return bool(curve) and self.signal(curve)[-1] < self.threshold(sparsity)
+
+    def due(self, epoch: float, last: float | None) -> bool:
+        """Whether it is time for another look."""
+        return epoch > 0 and (last is None or epoch >= last + self.interval - 1e-9)
+
+    def cap(self, epochs: float | None) -> float:
+        """The epoch at which it prunes in any case."""
+        if self.max_epochs is not None:
+            return self.max_epochs
+        return math.inf if epochs is None else max(epochs / 4, self.min_epochs)
+
+    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+        """The rule's moment, or the cap."""
+        if epoch >= self.min_epochs and self.ready(curve, sparsity):
+            return "trigger"
+        return "cap" if epoch >= self.cap(epochs) - 1e-9 else None

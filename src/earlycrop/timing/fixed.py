@@ -1,0 +1,43 @@
+"""Moments that nobody has to look for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from earlycrop.timing.abstract import AbstractTiming, Reason
+
+
+@dataclass(frozen=True)
+class Never(AbstractTiming):
+    """The dense network."""
+
+    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+        """None."""
+        return None
+
+
+@dataclass(frozen=True)
+class AtInit(AbstractTiming):
+    """At the first check, before training."""
+
+    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+        """At once."""
+        return "init"
+
+
+@dataclass(frozen=True)
+class AtEpoch(AbstractTiming):
+    """After so many epochs.
+
+    Args:
+        epoch: Epochs of dense training; may be a fraction.
+    """
+
+    epoch: float
+
+    def __post_init__(self) -> None:
+        if self.epoch < 0:
+            raise ValueError(f"`epoch` counts epochs of dense training; found {self.epoch}.")
+
+    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+        """Once they are over."""
+        return "epoch" if epoch >= self.epoch - 1e-9 else None

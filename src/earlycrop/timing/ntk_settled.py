@@ -1,0 +1,64 @@
+"""The kernel settles: the empirical NTK hardly changes from one look to the next (ours)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Scene
+
+
+@dataclass(frozen=True)
+class NtkSettled(AbstractDetector):
+    """‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F < tolerance for the empirical NTK K = J Jᵀ on a few training samples.
+
+    Costs, at each look, about two backward passes over these samples for every one of their outputs.
+
+    Args:
+        tolerance: The relative change of the kernel that counts as none.
+        samples: From the beginning of the scoring set.
+    """
+
+    tolerance: float = 0.1
+    samples: int = 8
+
+    def instrument(self, scene: Scene) -> AbstractInstrument:
+        """The kernel's relative change."""
+        return KernelChange(lambda: scene.kernel(self.samples))
+
+    def signal(self, curve: Sequence[float]) -> list[float]:
+        """The relative change at each look."""
+        return list(curve)
+
+    def threshold(self, sparsity: float) -> float:
+        """The tolerance."""
+        return self.tolerance
+
+
+class KernelChange(AbstractInstrument):
+    """‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F.
+
+    Args:
+        kernel: Computes K now.
+    """
+
+    def __init__(self, kernel: Callable[[], Tensor]) -> None:
+        self._kernel = kernel
+        self._last: Tensor | None = None
+
+    def read(self, epoch: float) -> float | None:
+        """The relative change; None at the first look."""
+        before, self._last = self._last, self._kernel().double().cpu()
+        if before is None:
+            return None
+        return float(torch.linalg.norm(self._last - before) / torch.linalg.norm(before).clamp_min(1e-300))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The last kernel."""
+        return {"last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from that kernel."""
+        self._last = state["last"]

@@ -1,0 +1,41 @@
+"""The pace of the drift settles: weights still move, but no longer faster or slower (ours)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Scene
+from earlycrop.timing.lazy_regime import Drift
+
+
+@dataclass(frozen=True)
+class RateSettled(AbstractDetector):
+    """|rate(t) / rate(t−1) − 1| < tolerance, with rate(t) = r(t) − r(t−1), r(t) = ‖θ(t) − θ(0)‖ / ‖θ(0)‖.
+
+    Args:
+        tolerance: How nearly the rates of two consecutive looks agree.
+        agreements: How many such agreements in a row it takes.
+    """
+
+    tolerance: float = 0.1
+    agreements: int = 1
+
+    def instrument(self, scene: Scene) -> AbstractInstrument:
+        """The drift of the prunable weights."""
+        return Drift(lambda: scene.parameters("prunable"))
+
+    def signal(self, curve: Sequence[float]) -> list[float]:
+        """|rate(t) / rate(t−1) − 1| at each look, the largest of the last `agreements`; nan before.
+
+        >>> [round(value, 2) for value in RateSettled().signal([1.0, 1.5, 1.95])]
+        [nan, 0.5, 0.1]
+        """
+        rates = [after - before for before, after in pairwise([0.0, *curve])]
+        changes = [abs(now / before - 1) if before else math.inf for before, now in pairwise(rates)]
+        last = [changes[max(0, t - self.agreements + 1) : t + 1] for t in range(len(changes))]
+        return [math.nan, *(max(some) if len(some) == self.agreements else math.nan for some in last)][: len(rates)]
+
+    def threshold(self, sparsity: float) -> float:
+        """The tolerance."""
+        return self.tolerance

@@ -1,0 +1,133 @@
+"""Channels: classes of them that only leave together, and then really leave."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from earlycrop.allocation import Allocation
+from earlycrop.budget import Budget, choose_channels
+from earlycrop.counting import Counter, Counts
+from earlycrop.errors import EarlyCropError
+from earlycrop.structure import Frozen, cut, trace
+from earlycrop.structure.trace import as_inputs
+from earlycrop.units.charts import GateChart, Vector, WeightChart
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Classes of coupled channels of every convolution and linear layer.
+
+    Args:
+        gate: Where a class's gate sits: behind the norm that directly follows a creator (`post_norm`), or on
+            the creator's own output (`pre_norm`, as in the authors' code).
+    """
+
+    gate: Literal["post_norm", "pre_norm"] = "post_norm"
+
+    def __post_init__(self) -> None:
+        if self.gate not in ("post_norm", "pre_norm"):
+            raise ValueError(f"`gate` is 'post_norm' or 'pre_norm'; found {self.gate!r}.")
+
+    def of(
+        self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...]
+    ) -> "ChannelUnits":
+        """The classes of a model; traces it."""
+        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate)
+
+
+class ChannelUnits:
+    """The classes of channels of a model and which of them are left.
+
+    Attributes:
+        keep: For each class of the dense network whether it is left.
+        structure: The classes that are left, in the model as it is now.
+        optimizer: Whose state is cut with the model; None leaves optimizer state alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example_inputs: object,
+        optimizer: Optimizer | None,
+        ignore: tuple[str, ...] = (),
+        gate: str = "post_norm",
+    ) -> None:
+        self.model, self.optimizer, self.gate = model, optimizer, gate
+        self.example_inputs = as_inputs(example_inputs)
+        self.dense = self.structure = trace(model, self.example_inputs, ignore)
+        self.keep = torch.ones(len(self.structure), dtype=torch.bool)
+        self.layers = self.structure.layers
+        self.frozen: tuple[Frozen, ...] = self.structure.frozen
+        self._dense = self.counts()
+
+    @property
+    def units(self) -> GateChart:
+        """One gate of value 1 for each class that is left."""
+        return self._gates(self.structure.gates if self.gate == "post_norm" else self.structure.creators)
+
+    @property
+    def made_of(self) -> GateChart:
+        """The filters and biases that create each class."""
+        return self._gates(self.structure.creators)
+
+    @property
+    def weights(self) -> WeightChart:
+        """All prunable weights that are left, as one vector."""
+        return WeightChart(self.model, tuple(dict.fromkeys(layer.weight for layer in self.layers)))
+
+    def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "classes"]:
+        """The classes that stay, nearest to the target as counted in the dense network."""
+        shared = allocation(scores.cpu(), self.structure.spaces())
+        counter = Counter(self.structure, self.model)
+        return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target))
+
+    def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
+        """Remove all other classes from the model and the optimizer's state."""
+        self.structure = cut(self.structure, self.model, keep, self.optimizer)
+        left = self.keep.clone()
+        left[self.keep] = keep.cpu()
+        self.keep = left
+
+    def counts(self) -> Counts:
+        """What is left, from shapes."""
+        return Counter(self.structure, self.model)()
+
+    def widths(self) -> list[tuple[str, int]]:
+        """Per layer its output channels."""
+        return [(layer.name, layer.channels) for layer in self.structure.layers]
+
+    def collapsed(self) -> list[str]:
+        """None: each layer keeps a channel."""
+        return []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Which classes of the dense network are left."""
+        return {"keep": self.keep}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Cut a dense model as that state's had been cut; its weights are then for the caller to load."""
+        keep = state["keep"]
+        if keep.shape != self.keep.shape or not bool(self.keep.all()):
+            raise EarlyCropError(
+                f"This state keeps {int(keep.sum())} of {keep.numel()} classes of channels of a dense model; the model "
+                f"here has {int(self.keep.sum())} of {self.keep.numel()}. Build the dense network anew and load into that."
+            )
+        if not bool(keep.all()):
+            self.keep_only(keep)
+
+    def snapshot(self) -> Callable[[], None]:
+        """A function that goes back to what is left now (the model is put back by others)."""
+        structure, keep = self.structure, self.keep
+
+        def restore() -> None:
+            self.structure, self.keep = structure, keep
+
+        return restore
+
+    def _gates(self, sites: tuple[tuple[str, int], ...]) -> GateChart:
+        return GateChart(self.structure, sites, next(self.model.parameters()).detach())

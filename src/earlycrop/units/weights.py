@@ -1,0 +1,191 @@
+"""Single weights: they leave by being zero, and stay zero whatever the optimizer does."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils import _pytree as pytree
+
+from earlycrop.allocation import Allocation
+from earlycrop.budget import Budget, choose_weights
+from earlycrop.counting import Counts, flops, size_of
+from earlycrop.errors import EarlyCropError
+from earlycrop.structure import Frozen, Layer, layers_of
+from earlycrop.structure.surgery import rebind
+from earlycrop.structure.trace import as_inputs
+from earlycrop.units.charts import Vector, WeightChart
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The weights of every convolution and linear layer, one by one; biases and norms stay."""
+
+    def of(
+        self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...]
+    ) -> "WeightUnits":
+        """The weights of a model."""
+        return WeightUnits(model, example_inputs, optimizer, ignore)
+
+
+class WeightUnits:
+    """The prunable weights of a model and which of them are left.
+
+    Masked weights stay exactly zero: their gradient is set to zero as it arrives, so clipping, momentum and
+    Adam's moments never feel it, their optimizer state is zeroed when they leave, and they are set to zero
+    again after each optimizer step. The forward pass is the model's own.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...] = ()
+    ) -> None:
+        self.model, self.example_inputs, self.optimizer = model, as_inputs(example_inputs), optimizer
+        layers: dict[str, Layer] = {}
+        for layer in layers_of(model):
+            if not any(
+                layer.name == kept or layer.weight == kept or layer.name.startswith(kept + ".") for kept in ignore
+            ):
+                layers.setdefault(layer.weight, layer)
+        if not layers:
+            raise EarlyCropError(
+                f"{type(model).__name__} has no convolution or linear layer whose weights could leave"
+                f"{' outside `ignore`' if ignore else ''}."
+            )
+        self.layers = tuple(layers.values())
+        self.names = tuple(layers)
+        self.sizes = [parameter.numel() for parameter in self._parameters()]
+        self.keep = torch.ones(sum(self.sizes), dtype=torch.bool, device=self._parameters()[0].device)
+        self.frozen: tuple[Frozen, ...] = ()
+        self._flops = flops(model, self.example_inputs)
+        self._handles: list[Any] = []
+
+    @property
+    def chart(self) -> WeightChart:
+        """All prunable weights as one vector; the units, what they are made of, and the weights are one thing here."""
+        return WeightChart(self.model, self.names, self.keep)
+
+    units = made_of = weights = chart
+
+    def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "weights"]:
+        """The weights that stay, an exact number of them."""
+        layer = torch.repeat_interleave(
+            torch.arange(len(self.sizes), device=scores.device), torch.tensor(self.sizes, device=scores.device)
+        )
+        alive = self.keep.to(scores.device)
+        shared = allocation(torch.where(alive, scores, -torch.inf), layer)
+        return choose_weights(budget, torch.where(alive, shared, 0.0), alive, layer, size_of(self.model)[1])
+
+    def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
+        """Set all others to zero, with their optimizer state."""
+        self.keep = keep.to(self.keep.device) & self.keep
+        for parameter, gone in self._gone():
+            rebind(parameter, parameter.data.masked_fill(gone, 0))
+            state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}
+            for key, value in state.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    state[key] = value.masked_fill(gone, 0)
+        self.hold()
+
+    def hold(self) -> None:
+        """From now on masked weights stay zero through gradients and optimizer steps."""
+        self.release()
+        for parameter, gone in self._gone():
+            if parameter.requires_grad:
+                self._handles.append(parameter.register_post_accumulate_grad_hook(_without(gone)))
+        if self.optimizer is not None:
+            self._handles.append(self.optimizer.register_step_post_hook(lambda *_: self.zero()))
+
+    @torch.no_grad()
+    def zero(self) -> None:
+        """Set masked weights to zero, in place."""
+        for parameter, gone in self._gone():
+            parameter.masked_fill_(gone, 0)
+
+    def counts(self) -> Counts:
+        """What is left: masked weights count as gone, and save no FLOPs."""
+        prunable, params = size_of(self.model)
+        gone = int((~self.keep).sum())
+        return Counts(prunable - gone, params - gone, 0, self._flops)
+
+    def widths(self) -> list[tuple[str, int]]:
+        """Per layer the weights that are left."""
+        kept = [int(part.sum()) for part in self.keep.split(self.sizes)]
+        return [(layer.name, width) for layer, width in zip(self.layers, kept, strict=True)]
+
+    def collapsed(self) -> list[str]:
+        """Layers without a weight, and whether anything of the input still reaches the output."""
+        empty = [f"{name} keeps no weight" for name, width in self.widths() if width == 0]
+        if not self._reaches():
+            empty.append("the output no longer depends on the input")
+        return empty
+
+    def state_dict(self) -> dict[str, Any]:
+        """The masks."""
+        return {"keep": self.keep.cpu()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Close what that state had closed."""
+        keep = state["keep"]
+        if keep.shape != self.keep.shape:
+            raise EarlyCropError(
+                f"This state masks {keep.numel()} weights, the model has {self.keep.numel()}: build the same network."
+            )
+        self.keep_only(keep)
+
+    def release(self) -> None:
+        """Undo `hold`: what is zero may become something again."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [self.model.get_parameter(name) for name in self.names]
+
+    def snapshot(self) -> Callable[[], None]:
+        """A function that goes back to what is left now (the model is put back by others)."""
+        keep, held = self.keep, bool(self._handles)
+
+        def restore() -> None:
+            self.keep = keep
+            self.hold() if held else self.release()
+
+        return restore
+
+    def _gone(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        for parameter, keep in zip(self._parameters(), self.keep.split(self.sizes), strict=True):
+            yield parameter, ~keep.view_as(parameter).to(parameter.device)
+
+    def _reaches(self) -> bool:
+        """Whether the outputs differ for two inputs; without float inputs that cannot be asked."""
+        if not any(
+            isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(self.example_inputs)
+        ):
+            return True
+        modes = [(module, module.training) for module in self.model.modules()]
+        generator = torch.Generator().manual_seed(0)
+
+        def noise(tensor: Tensor) -> Tensor:
+            return torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
+
+        try:
+            self.model.eval()
+            with torch.no_grad():
+                a, b = (
+                    pytree.tree_leaves(self.model(*pytree.tree_map_only(Tensor, noise, self.example_inputs)))
+                    for _ in range(2)
+                )
+            return any(not torch.equal(x, y) for x, y in zip(a, b, strict=True) if isinstance(x, Tensor))
+        finally:
+            for module, training in modes:
+                module.training = training
+
+
+def _without(gone: Tensor) -> Callable[[Tensor], None]:
+    def hook(parameter: Tensor) -> None:
+        if parameter.grad is not None:
+            parameter.grad.masked_fill_(gone, 0)
+
+    return hook
