@@ -1,7 +1,6 @@
 """How much leaves: an exact number of weights, or the classes of channels that come nearest to a target."""
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import get_args
 
 import torch
@@ -9,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from earlycrop.counting import Counter, Target
-from earlycrop.errors import BudgetError, ScoreError
+from earlycrop.errors import BudgetError, ScoreError, nearest
 from earlycrop.structure import Structure
 
 Vector = Float[Tensor, "units"]
@@ -37,9 +36,9 @@ class Budget:
         if not 0 <= self.sparsity < 1:
             raise BudgetError(f"`sparsity` is the part removed, at least 0 and below 1; found {self.sparsity}.")
         if self.target not in get_args(Target):
-            nearest = get_close_matches(str(self.target), get_args(Target), n=1, cutoff=0)[0]
             raise BudgetError(
-                f"`target` is one of {get_args(Target)}; found {self.target!r}. Did you mean {nearest!r}?"
+                f"`target` is one of {', '.join(get_args(Target))}; found {self.target!r}. "
+                f"Did you mean {nearest(self.target, get_args(Target))!r}?"
             )
         fraction = isinstance(self.min_channels, float)
         if not (0 < self.min_channels <= 1 if fraction else self.min_channels >= 1):
@@ -113,10 +112,11 @@ def choose_weights(
             first[inside[scores[inside].argmax()]] = True
         first &= alive
     if count < max(int(first.sum()), 1):
-        reachable = (total - max(int(first.sum()), 1)) / (total if budget.target == "weight" else params)
+        stay = max(int(first.sum()), 1)
+        reachable = (total - stay) / (total if budget.target == "weight" else params)
         raise BudgetError(
-            f"Cannot remove {budget.sparsity:.6g} of {'all parameters' if budget.target == 'params' else 'the weights'}: "
-            f"at least {max(int(first.sum()), 1)} prunable weights must stay. The most that can be removed is {reachable:.6g}."
+            f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: at least {stay} of {total} prunable weights "
+            f"must stay, so the most that weights can reach is {reachable:.6g}. Ask for less."
         )
     return largest(torch.where(first, torch.inf, scores), count)
 
@@ -173,9 +173,9 @@ def choose_channels(
         reachable = 1 - count(high) / dense
         rules = f"min_channels={budget.min_channels}, round_to={budget.round_to}"
         raise BudgetError(
-            f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, the most "
-            f"that channels can reach is {reachable:.6g}. Ask for less, lower min_channels, or see what is frozen and why "
-            f"in the report or in `structure.frozen`."
+            f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
+            f"the most that channels can reach is {reachable:.6g}. Ask for less, lower min_channels, or see "
+            f"what is frozen and why in the report or in `structure.frozen`."
         )
     while low < high:
         middle = (low + high) // 2

@@ -50,11 +50,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
         path_: {name: getattr(module, name) for name in ATTRIBUTES if hasattr(module, name)}
         for path_, module in model.named_modules()
     }
-    header = {
-        "format": FORMAT,
-        "widths": json.dumps({k: v for k, v in widths.items() if v}),
-        "sparse": json.dumps(sparse),
-    }
+    widths = {name: found for name, found in widths.items() if found}
+    header = {"format": FORMAT, "widths": json.dumps(widths), "sparse": json.dumps(sparse)}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -75,12 +72,13 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"Cannot read {os.fspath(path)}: {error}. Save the model again.") from error
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{os.fspath(path)} was not written by earlycrop.save (its format is {header.get('format')!r}, not {FORMAT!r})."
+            f"{os.fspath(path)} was not written by earlycrop.save: its format is {header.get('format')!r}, "
+            f"not {FORMAT!r}."
         )
     for name, shape in json.loads(header["sparse"]).items():
         stored[name] = _unpack(stored.pop(name + BITS), stored.pop(name + VALUES), shape)
@@ -93,12 +91,11 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"`{differing[0]}` first. Build the network with the options that it was saved with."
         )
     for name, tensor in tensors.items():
-        if stored[name].ndim != tensor.ndim or any(
-            s > t for s, t in zip(stored[name].shape, tensor.shape, strict=True)
-        ):
+        found, mine = tuple(stored[name].shape), tuple(tensor.shape)
+        if len(found) != len(mine) or any(s > t for s, t in zip(found, mine, strict=True)):
             raise CheckpointError(
-                f"{os.fspath(path)}: `{name}` has shape {tuple(stored[name].shape)}, which is no part of this model's "
-                f"{tuple(tensor.shape)}. Build the network with the options that it was saved with."
+                f"{os.fspath(path)}: `{name}` has shape {found}, which is no part of this model's {mine}. "
+                f"Build the network with the options that it was saved with."
             )
     for name, tensor in tensors.items():
         rebind(tensor, stored[name].to(tensor))

@@ -10,6 +10,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from earlycrop.structure import Structure, layers_of
+from earlycrop.structure.structure import CHANNELS
 from earlycrop.structure.trace import as_inputs, weightless
 
 Target = Literal["weight", "node", "params", "flops"]
@@ -76,10 +77,8 @@ class Counter:
         for layer in self.structure.layers:
             if layer.weight in self.structure.outputs:
                 continue
-            classes = attributes.get(
-                (layer.name, "out_channels", None), attributes.get((layer.name, "out_features", None))
-            )
-            nodes += layer.channels if classes is None else int(stays[classes].sum())
+            found = [attributes[key] for name in CHANNELS if (key := (layer.name, name, None)) in attributes]
+            nodes += int(stays[found[0]].sum()) if found else layer.channels
         return nodes
 
 

@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, Protocol
 
 import torch
@@ -100,7 +101,8 @@ class MeanLoss:
         loss: Maps the model and a batch to the scalar mean loss of that batch.
         batches: The scoring set, from the training split; cut anew into `micro_batch` samples.
         bn_mode: `running`: statistics as they are; `calibrated`: estimated anew on the scoring set and put
-            back afterwards; `batch`: of each micro-batch; `auto`: calibrated where no batch was ever seen, else running.
+            back afterwards; `batch`: of each micro-batch; `auto`: calibrated where a norm never saw a batch,
+            else running.
         micro_batch: Samples worked through at once; None takes the largest of the given batches.
 
     Raises:
@@ -111,7 +113,7 @@ class MeanLoss:
         self,
         model: nn.Module,
         loss: Loss,
-        batches: Sequence[Any],
+        batches: "Sequence[Any] | ScoringSet",
         bn_mode: BatchNormMode = "auto",
         micro_batch: int | None = None,
     ) -> None:
@@ -121,7 +123,8 @@ class MeanLoss:
         if bn_mode == "auto":
             unseen = any(n.num_batches_tracked is not None and int(n.num_batches_tracked) == 0 for n in norms)
             bn_mode = "calibrated" if unseen else "running"
-        self.bn_mode, self._norms, self._temperature = bn_mode, norms, 1.0
+        self.bn_mode: BatchNormMode = bn_mode
+        self._norms, self._temperature = norms, 1.0
 
     @property
     def samples(self) -> int:
@@ -163,7 +166,7 @@ class MeanLoss:
         """Σ_b (n_b / N) work(L_b) over the set."""
         total = [torch.zeros_like(parameter) for parameter in (moved if of is None else of)]
         with self.scoring(moved):
-            subject = self.model if self._temperature == 1 else _Tempered(self.model, self._temperature)
+            subject: Any = self.model if self._temperature == 1 else _Tempered(self.model, self._temperature)
             for batch, samples in self.set:
                 loss = self.loss(subject, batch)
                 self._check(loss)
@@ -278,7 +281,7 @@ class ScoringSet:
             return
         pieces = math.ceil(self.samples / size)
         bounds = [self.samples * k // pieces for k in range(pieces + 1)]
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True):
+        for start, stop in pairwise(bounds):
             yield pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], self._joined), stop - start
 
 
@@ -301,10 +304,8 @@ def _join(batches: list[Any]) -> Any:
             return None
         if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in zip(leaves, flat[0][0], strict=True)):
             return None
-    columns = zip(*(leaves for leaves, _ in flat), strict=True)
-    return pytree.tree_unflatten(
-        [torch.cat(column) if len(column) > 1 else column[0] for column in columns], flat[0][1]
-    )
+    joined = [torch.cat(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
+    return pytree.tree_unflatten(joined, flat[0][1])
 
 
 class _Tempered:

@@ -5,9 +5,9 @@ What may leave (`units`), what is each worth (`score`), when is the moment (`tim
 """
 
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from earlycrop.allocation import Allocation, Global, Uniform
+from earlycrop.errors import nearest
 from earlycrop.scores import (
     READINGS,
     AbstractLossScore,
@@ -45,12 +45,13 @@ class Method:
     units: Weights | Channels
     timing: AbstractTiming
     steps: Steps
-    allocation: Allocation = Global()
+    allocation: Allocation = Global()  # noqa: RUF009 - frozen, without state
 
     def __post_init__(self) -> None:
         if isinstance(self.score, CropMixed | CropGroupSum) and not isinstance(self.units, Channels):
             raise ValueError(
-                f"{self.name}: {type(self.score).__name__} is a reading of CroP for channels; weights have one, `Crop()`."
+                f"{self.name}: {type(self.score).__name__} is a reading of CroP for channels; "
+                f"weights have only one, `Crop()`."
             )
 
     def reading(self, reading: Reading) -> "Method":
@@ -60,8 +61,10 @@ class Method:
         CropMixed()
         """
         if reading not in READINGS:
-            nearest = get_close_matches(str(reading), READINGS, n=1, cutoff=0)[0]
-            raise ValueError(f"No reading is called {reading!r}; there are {list(READINGS)}. Did you mean {nearest!r}?")
+            raise ValueError(
+                f"No reading is called {reading!r}. Did you mean {nearest(reading, READINGS)!r}? "
+                f"There are: {', '.join(READINGS)}."
+            )
         if not isinstance(self.score, Crop | CropMixed | CropGroupSum):
             raise ValueError(f"{self.name} does not score with CroP, so it has no readings to choose from.")
         return replace(self, score=READINGS[reading])
@@ -107,6 +110,7 @@ def get_method(name: str) -> Method:
         ValueError: there is none; names the nearest.
     """
     if name not in METHODS:
-        nearest = get_close_matches(name, METHODS, n=1, cutoff=0)[0]
-        raise ValueError(f"No method is called {name!r}. Did you mean {nearest!r}? There are: {', '.join(METHODS)}.")
+        raise ValueError(
+            f"No method is called {name!r}. Did you mean {nearest(name, METHODS)!r}? There are: {', '.join(METHODS)}."
+        )
     return METHODS[name]

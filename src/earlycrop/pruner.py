@@ -31,8 +31,8 @@ class Pruner:
     Make it before training, ask it at the start of each epoch (0 is before training), and start the
     learning-rate schedule where it says that it pruned::
 
-        pruner = Pruner(model, "earlycrop-s", sparsity=0.95, example_inputs=images[:2], optimizer=optimizer,
-                        loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]), batches=scoring, epochs=30)
+        pruner = Pruner(model, "earlycrop-s", sparsity=0.95, example_inputs=images[:2],
+                        optimizer=optimizer, loss=loss, batches=scoring, epochs=30)
         for epoch in range(30):
             if report := pruner.check(epoch):
                 print(report)
@@ -92,7 +92,8 @@ class Pruner:
         self.report: Report | None = None
         self.curve: list[Check] = []
         self._inputs, self._verify = as_inputs(example_inputs), verify
-        self._loss, self._bn_mode, self._optimizer_state = loss, bn_mode, optimizer_state
+        self._loss, self._optimizer_state = loss, optimizer_state
+        self._bn_mode: BatchNormMode = bn_mode
         self._instrument: AbstractInstrument | None = None
         self._last: float | None = None
         self._warned = False
@@ -212,7 +213,8 @@ class Pruner:
     # The cut ------------------------------------------------------------------------------------------
 
     def _mean_loss(self) -> MeanLoss:
-        assert self._set is not None and self._loss is not None
+        assert self._set is not None
+        assert self._loss is not None
         return MeanLoss(self.model, self._loss, self._set, self._bn_mode)
 
     def _look(self, timing: AbstractDetector, epoch: float) -> None:
@@ -280,9 +282,9 @@ class Pruner:
         if not verification.exact:
             raise VerificationError(
                 f"The cut network does not compute what the gated one does: outputs differ by "
-                f"{verification.max_error:.1e} of the largest (allowed {verification.tolerance:.0e}). The model is as it "
-                f"was. Please report the network; meanwhile keep the part that differs whole with `ignore=`, or pass "
-                f"`verify=False` if its outputs are random by design."
+                f"{verification.max_error:.1e} of the largest (allowed {verification.tolerance:.0e}). The model is as "
+                f"it was. Please report the network; meanwhile keep the part that differs whole with `ignore=`, or "
+                f"pass `verify=False` if its outputs are random by design."
             )
         return verification
 
@@ -298,7 +300,7 @@ class Pruner:
         ]
         if missing:
             raise OptimizerError(
-                f"The optimizer does not hold {len(missing)} of the model's prunable weights, `{missing[0]}` first. Make it "
-                f"from this model's parameters (after moving the model to its device), or freeze those weights with "
-                f"`requires_grad_(False)`."
+                f"The optimizer does not hold {len(missing)} of the model's prunable weights, `{missing[0]}` first. "
+                f"Make it from this model's parameters (after moving the model to its device), or freeze those "
+                f"weights with `requires_grad_(False)`."
             )

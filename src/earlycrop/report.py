@@ -140,7 +140,7 @@ def _number(value: float | None) -> float:
 
 
 def _counts(record: dict[str, Any]) -> Counts:
-    return Counts(**(record | {"flops": _number(record["flops"])}))
+    return Counts(record["prunable"], record["params"], record["nodes"], _number(record["flops"]))
 
 
 def _plain(value: Any) -> Any:

@@ -16,7 +16,7 @@ from torch.fx import Node
 from earlycrop.structure.labels import Dims
 from earlycrop.structure.walk import Walk, shape_of, tensor_nodes, unlabelled
 
-Rule = Callable[[Walk, Node], Any]
+Rule = Callable[[Walk, Any], Any]  # the node is untyped here: its arguments are whatever the operator takes
 RULES: dict[str, Rule] = {}
 
 
@@ -31,7 +31,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-def apply(walk: Walk, node: Node) -> Any:
+def apply(walk: Walk, node: Any) -> Any:
     """The labels of what this node returns."""
     target = node.target
     if target is operator.getitem:
@@ -50,7 +50,7 @@ def apply(walk: Walk, node: Node) -> Any:
     return unlabelled(node)
 
 
-def unknown(walk: Walk, node: Node) -> Any:
+def unknown(walk: Walk, node: Any) -> Any:
     """No rule: freeze all that goes in; what comes out cannot shrink."""
     name = str(getattr(node.target, "_name", node.target))
     for arg in tensor_nodes((node.args, node.kwargs)):
@@ -64,7 +64,7 @@ def _labelled(value: Any) -> bool:
     return isinstance(value, list) and any(labels is not None for labels in value)
 
 
-def _arg(node: Node, position: int, name: str, default: Any = None) -> Any:
+def _arg(node: Any, position: int, name: str, default: Any = None) -> Any:
     if len(node.args) > position:
         return node.args[position]
     return node.kwargs.get(name, default)
@@ -78,7 +78,7 @@ def _arg(node: Node, position: int, name: str, default: Any = None) -> Any:
 @rule("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "fill", "zero", "relu6")
 @rule("hardtanh", "leaky_relu", "rrelu", "hardswish", "hardsigmoid", "mish", "silu", "selu", "celu", "elu", "softplus")
 @rule("logsigmoid", "log_sigmoid", "expand_as", "requires_grad")
-def pointwise(walk: Walk, node: Node) -> Any:
+def pointwise(walk: Walk, node: Any) -> Any:
     """Each entry depends on the entries at its own place: operands share labels, ones broadcast."""
     if not isinstance(node.meta.get("val"), Tensor):
         return unknown(walk, node)
@@ -105,12 +105,12 @@ def pointwise(walk: Walk, node: Node) -> Any:
     return result
 
 
-def _name(node: Node) -> str:
+def _name(node: Any) -> str:
     return node.target.overloadpacket.__name__.rstrip("_") if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 @rule("prelu")
-def prelu(walk: Walk, node: Node) -> Any:
+def prelu(walk: Walk, node: Any) -> Any:
     """One slope for all, or one per channel (dimension 1)."""
     x, slope = node.args[:2]
     dims = walk.dims(x)
@@ -123,12 +123,12 @@ def prelu(walk: Walk, node: Node) -> Any:
 # Products: where channels are created and read ---------------------------------------------------------
 
 
-def _input_reason(walk: Walk, node: Node) -> str:
+def _input_reason(walk: Walk, node: Any) -> str:
     return f"reads or is read together with channels that cannot leave ({walk.where(node)})"
 
 
 @rule("linear")
-def linear(walk: Walk, node: Node) -> Any:
+def linear(walk: Walk, node: Any) -> Any:
     """y = x Wᵀ + b: W's rows create, its columns read the last dimension of x."""
     x, weight, bias = node.args[0], node.args[1], _arg(node, 2, "bias")
     dims, w = walk.dims(x), walk.dims(weight)
@@ -142,7 +142,7 @@ def linear(walk: Walk, node: Node) -> Any:
     return [*dims[:-1], w[0]]
 
 
-def _write(walk: Walk, node: Node, weight: Any, dim: int, labels: Tensor | None, bias: Any) -> None:
+def _write(walk: Walk, node: Any, weight: Any, dim: int, labels: Tensor | None, bias: Any) -> None:
     """Rows of `weight` (and the bias) create the channels of `node`."""
     sites = [(weight, dim)]
     if isinstance(bias, Node):
@@ -151,14 +151,14 @@ def _write(walk: Walk, node: Node, weight: Any, dim: int, labels: Tensor | None,
     walk.create(node, *sites)
 
 
-def _count(walk: Walk, node: Node, weight: Any, uses: int) -> None:
+def _count(walk: Walk, node: Any, weight: Any, uses: int) -> None:
     """Each entry of the weight takes part in `uses` multiply-adds."""
     if weight in walk.origin:
         walk.products.append((walk.origin[weight], uses))
 
 
 @rule("conv1d", "conv2d", "conv3d")
-def convolution(walk: Walk, node: Node) -> Any:
+def convolution(walk: Walk, node: Any) -> Any:
     """The weight is (out, in / groups, ...): its rows create, its columns read dimension 1 of x."""
     x, weight, bias = node.args[0], node.args[1], _arg(node, 2, "bias")
     groups = _arg(node, 6, "groups", 1)
@@ -175,7 +175,7 @@ def convolution(walk: Walk, node: Node) -> Any:
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-def transposed_convolution(walk: Walk, node: Node) -> Any:
+def transposed_convolution(walk: Walk, node: Any) -> Any:
     """The weight is (in, out / groups, ...): its columns create, its rows read dimension 1 of x."""
     x, weight, bias = node.args[0], node.args[1], _arg(node, 2, "bias")
     groups = _arg(node, 6, "groups", 1)
@@ -212,7 +212,7 @@ def _carries(x: tuple[int, ...], groups: int) -> bool:
 
 
 def _grouped(
-    walk: Walk, node: Node, x: Any, w_in: Tensor | None, w_out: Tensor | None, groups: int, out: int, position: int
+    walk: Walk, node: Any, x: Any, w_in: Tensor | None, w_out: Tensor | None, groups: int, out: int, position: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Tie a convolution's channel dimensions to its weight's; return what it reads and what it writes."""
     dims, channels = walk.dims(x), shape_of(x)[1]
@@ -236,7 +236,7 @@ def _same_in_each_group(walk: Walk, labels: Tensor | None, groups: int) -> None:
 
 
 def _whole_groups(
-    walk: Walk, node: Node, reads: Tensor | None, writes: Tensor | None, groups: int, position: int
+    walk: Walk, node: Any, reads: Tensor | None, writes: Tensor | None, groups: int, position: int
 ) -> None:
     """A group leaves with all that it reads and writes."""
     if reads is None or writes is None:
@@ -251,7 +251,7 @@ def _whole_groups(
     walk.arguments[node.name, position] = heads.reshape(-1)
 
 
-def _spatial(walk: Walk, node: Node, x: Any, channels: Tensor | None) -> Dims:
+def _spatial(walk: Walk, node: Any, x: Any, channels: Tensor | None) -> Dims:
     """Batch as it was, channels as given; along space a convolution mixes."""
     unbatched = len(shape_of(x)) < len(shape_of(node.args[1]))
     if unbatched:
@@ -263,7 +263,7 @@ def _spatial(walk: Walk, node: Node, x: Any, channels: Tensor | None) -> Dims:
 
 
 @rule("matmul", "mm", "bmm")
-def matmul(walk: Walk, node: Node) -> Any:
+def matmul(walk: Walk, node: Any) -> Any:
     """Contracts the last dimension of a with the second to last of b; batch dimensions broadcast."""
     a, b = node.args[:2]
     da, db = walk.dims(a), walk.dims(b)
@@ -275,7 +275,8 @@ def matmul(walk: Walk, node: Node) -> Any:
     for dim in range(-3, -len(result) - 1, -1):
         parts = [(d[dim], shape_of(arg)[dim]) for d, arg in ((da, a), (db, b)) if len(d) >= -dim]
         wide = [labels for labels, size in parts if size > 1]
-        result[dim] = walk.tie(*wide, _input_reason(walk, node)) if len(wide) == 2 else next(iter(wide), None)
+        both = len(wide) == 2
+        result[dim] = walk.tie(wide[0], wide[1], _input_reason(walk, node)) if both else next(iter(wide), None)
     if b in walk.origin and db[-1] is not None:
         walk.create(node, (b, len(db) - 1))
     if a in walk.origin and da[-2] is not None:
@@ -287,7 +288,7 @@ def matmul(walk: Walk, node: Node) -> Any:
 
 
 @rule("addmm")
-def addmm(walk: Walk, node: Node) -> Any:
+def addmm(walk: Walk, node: Any) -> Any:
     """b + x W, W being (in, out)."""
     bias, x, weight = node.args[:3]
     dx, dw = walk.dims(x), walk.dims(weight)
@@ -302,7 +303,7 @@ def addmm(walk: Walk, node: Node) -> Any:
 
 
 @rule("embedding")
-def embedding(walk: Walk, node: Node) -> Any:
+def embedding(walk: Walk, node: Any) -> Any:
     """Rows of the table are picked by number, so only its columns may leave."""
     table = node.args[0]
     walk.freeze(table, f"rows are picked by number ({walk.where(node)})", [0])
@@ -315,14 +316,14 @@ def embedding(walk: Walk, node: Node) -> Any:
 # Norms -------------------------------------------------------------------------------------------------
 
 
-def _affine(walk: Walk, node: Node, *params: tuple[Any, Tensor | None, int]) -> None:
+def _affine(walk: Walk, node: Any, *params: tuple[Any, Tensor | None, int]) -> None:
     """Tie per-channel parameters and buffers to the channels."""
     for param, labels, dim in params:
         if isinstance(param, Node):
             walk.tie(labels, walk.dims(param)[dim], f"normalised together with what cannot leave ({walk.where(node)})")
 
 
-def _note_norm(walk: Walk, node: Node, weight: Any, bias: Any, dim: int) -> None:
+def _note_norm(walk: Walk, node: Any, weight: Any, bias: Any, dim: int) -> None:
     """Where a gate behind this norm would sit: on its own scale and shift."""
     if isinstance(weight, Node) and weight in walk.origin:
         affine = [p for p in (weight, bias) if isinstance(p, Node) and p in walk.origin]
@@ -330,7 +331,7 @@ def _note_norm(walk: Walk, node: Node, weight: Any, bias: Any, dim: int) -> None
 
 
 @rule("batch_norm", "instance_norm")
-def batch_norm(walk: Walk, node: Node) -> Any:
+def batch_norm(walk: Walk, node: Any) -> Any:
     """Each channel (dimension 1) is normalised on its own."""
     x, weight, bias, mean, var = node.args[:5]
     dims = walk.dims(x)
@@ -342,7 +343,7 @@ def batch_norm(walk: Walk, node: Node) -> Any:
 
 
 @rule("layer_norm", "rms_norm")
-def layer_norm(walk: Walk, node: Node) -> Any:
+def layer_norm(walk: Walk, node: Any) -> Any:
     """The trailing dimensions are normalised together; what stays is normalised among itself after a cut."""
     x, normalized = node.args[:2]
     weight = _arg(node, 2, "weight")
@@ -357,7 +358,7 @@ def layer_norm(walk: Walk, node: Node) -> Any:
 
 
 @rule("group_norm")
-def group_norm(walk: Walk, node: Node) -> Any:
+def group_norm(walk: Walk, node: Any) -> Any:
     """Channels leave by whole groups, or the same number from every group: whichever cuts finer."""
     x, groups = node.args[:2]
     weight, bias = _arg(node, 2, "weight"), _arg(node, 3, "bias")
@@ -382,7 +383,7 @@ def group_norm(walk: Walk, node: Node) -> Any:
 
 
 @rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
-def view(walk: Walk, node: Node) -> Any:
+def view(walk: Walk, node: Any) -> Any:
     """The entries keep their order: run the reshape on the labels, run of dimensions by run."""
     x = node.args[0]
     dims, before, after = walk.dims(x), shape_of(x), shape_of(node)
@@ -427,7 +428,7 @@ def _runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[i
     return runs
 
 
-def _by_position(walk: Walk, node: Node) -> Any:
+def _by_position(walk: Walk, node: Any) -> Any:
     """Run the operator itself on the numbers of the dimensions."""
     x = node.args[0]
     ndim = len(shape_of(x))
@@ -442,7 +443,7 @@ for _movement in ("permute", "transpose", "t", "movedim", "swapaxes", "swapdims"
 
 
 @rule("expand", "broadcast_to")
-def expand(walk: Walk, node: Node) -> Any:
+def expand(walk: Walk, node: Any) -> Any:
     """Dimensions of size one grow; the others keep their labels."""
     x = node.args[0]
     result: Dims = [None] * len(shape_of(node))
@@ -452,7 +453,7 @@ def expand(walk: Walk, node: Node) -> Any:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(walk: Walk, node: Node) -> Any:
+def cat(walk: Walk, node: Any) -> Any:
     """Labels are concatenated as data are; along other dimensions the parts are one."""
     parts = list(node.args[0])
     dim = _arg(node, 1, "dim", 0) % len(shape_of(node))
@@ -476,7 +477,7 @@ def cat(walk: Walk, node: Node) -> Any:
     return result
 
 
-def _immovable(walk: Walk, node: Node, size: int) -> Tensor:
+def _immovable(walk: Walk, node: Any, size: int) -> Tensor:
     """New labels for entries that cannot leave."""
     labels = walk.labels.fresh(size)
     walk.labels.freeze(labels, f"entries that no parameter makes ({walk.where(node)})")
@@ -484,7 +485,7 @@ def _immovable(walk: Walk, node: Node, size: int) -> Tensor:
 
 
 @rule("stack")
-def stack(walk: Walk, node: Node) -> Any:
+def stack(walk: Walk, node: Any) -> Any:
     """A new dimension; along the others the parts are one."""
     parts = list(node.args[0])
     dim = _arg(node, 1, "dim", 0) % len(shape_of(node))
@@ -499,7 +500,7 @@ def stack(walk: Walk, node: Node) -> Any:
 
 
 @rule("chunk")
-def chunk(walk: Walk, node: Node) -> Any:
+def chunk(walk: Walk, node: Any) -> Any:
     """n equal parts: each loses the same offsets, so that the parts stay equal."""
     x, pieces = node.args[:2]
     dim = _arg(node, 2, "dim", 0) % len(shape_of(x))
@@ -515,7 +516,7 @@ def chunk(walk: Walk, node: Node) -> Any:
 
 
 @rule("glu")
-def glu(walk: Walk, node: Node) -> Any:
+def glu(walk: Walk, node: Any) -> Any:
     """One half gates the other: both lose the same offsets."""
     x = node.args[0]
     dim = _arg(node, 1, "dim", -1) % len(shape_of(x))
@@ -528,7 +529,7 @@ def glu(walk: Walk, node: Node) -> Any:
 
 
 @rule("split", "split_with_sizes", "unsafe_split", "tensor_split", "unbind")
-def split(walk: Walk, node: Node) -> Any:
+def split(walk: Walk, node: Any) -> Any:
     """Sizes are literal, so a dimension that is split cannot shrink; the others pass."""
     x = node.args[0]
     name = _name(node)
@@ -543,7 +544,7 @@ def split(walk: Walk, node: Node) -> Any:
 @rule(
     "slice", "narrow", "select", "index_select", "flip", "roll", "slice_scatter", "select_scatter", "repeat_interleave"
 )
-def pick(walk: Walk, node: Node) -> Any:
+def pick(walk: Walk, node: Any) -> Any:
     """Positions are literal, so a dimension that is picked from cannot shrink; the others pass."""
     x = node.args[0]
     before = walk.dims(x)
@@ -562,7 +563,7 @@ def pick(walk: Walk, node: Node) -> Any:
 
 
 @rule("constant_pad_nd", "pad")
-def pad(walk: Walk, node: Node) -> Any:
+def pad(walk: Walk, node: Any) -> Any:
     """Padding adds entries that cannot leave; other modes than a constant read their neighbours."""
     x, amounts = node.args[:2]
     constant = _name(node) == "constant_pad_nd" or _arg(node, 2, "mode", "constant") == "constant"
@@ -581,7 +582,7 @@ def pad(walk: Walk, node: Node) -> Any:
 
 
 @rule("pixel_shuffle")
-def pixel_shuffle(walk: Walk, node: Node) -> Any:
+def pixel_shuffle(walk: Walk, node: Any) -> Any:
     """r² channels become one; they leave together."""
     x, factor = node.args[:2]
     dims = walk.dims(x)
@@ -594,7 +595,7 @@ def pixel_shuffle(walk: Walk, node: Node) -> Any:
 
 
 @rule("pixel_unshuffle")
-def pixel_unshuffle(walk: Walk, node: Node) -> Any:
+def pixel_unshuffle(walk: Walk, node: Any) -> Any:
     """One channel becomes r²."""
     x, factor = node.args[:2]
     result: Dims = [None] * len(shape_of(node))
@@ -606,14 +607,14 @@ def pixel_unshuffle(walk: Walk, node: Node) -> Any:
 # Mixing over some dimensions ---------------------------------------------------------------------------
 
 
-def _over_space(walk: Walk, node: Node, x: Node, n: int) -> Dims:
+def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
     dims = walk.dims(x)
     walk.freeze(x, f"mixed over ({walk.where(node)})", range(len(dims) - n, len(dims)))
     return [*dims[: len(dims) - n], *[None] * n]
 
 
 def _pooling(n: int) -> Rule:
-    def pooled(walk: Walk, node: Node) -> Any:
+    def pooled(walk: Walk, node: Any) -> Any:
         """Entries of the last dimensions are mixed; batch and channels pass."""
         result = _over_space(walk, node, node.args[0], n)
         value = node.meta["val"]
@@ -633,7 +634,7 @@ RULES["grid_sampler"] = _pooling(2)
 
 
 @rule("max_unpool2d", "max_unpool3d")
-def max_unpool(walk: Walk, node: Node) -> Any:
+def max_unpool(walk: Walk, node: Any) -> Any:
     """Values go where their indices say, channel by channel."""
     x, indices = node.args[:2]
     n = 2 if _name(node) == "max_unpool2d" else 3
@@ -646,7 +647,7 @@ def max_unpool(walk: Walk, node: Node) -> Any:
 @rule("mean", "sum", "amax", "amin", "var", "std", "norm", "linalg_vector_norm", "logsumexp", "prod", "any", "all")
 @rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "max", "min", "argmax", "argmin", "median")
 @rule("topk", "sort", "argsort", "nansum", "nanmean", "softmin", "var_mean")
-def mixing(walk: Walk, node: Node) -> Any:
+def mixing(walk: Walk, node: Any) -> Any:
     """Entries along some dimensions are mixed, so those cannot shrink; the others pass."""
     x = node.args[0]
     dims, name = walk.dims(x), _name(node)
@@ -672,6 +673,6 @@ def mixing(walk: Walk, node: Node) -> Any:
 
 
 @rule("new_zeros", "new_ones", "new_full", "new_empty", "sym_size", "_assert_tensor_metadata", "size", "_guards_fn")
-def unrelated(walk: Walk, node: Node) -> Any:
+def unrelated(walk: Walk, node: Any) -> Any:
     """The result has a size of its own."""
     return unlabelled(node)

@@ -107,7 +107,7 @@ class _Gated(Interpreter):
             if (target := names.get(spec.arg.name)) is not None:
                 arguments.append(self.tensors[self.structure.names[target]])
             elif spec.target is not None:
-                arguments.append(_double(program.constants[spec.target]))
+                arguments.append(pytree.tree_map_only(Tensor, _double, program.constants[spec.target]))
             else:
                 arguments.append(next(flat))
         with torch.no_grad():

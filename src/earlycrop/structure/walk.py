@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
+from torch.fx.node import map_arg
 
 from earlycrop.structure.labels import Dims, Labels
 from earlycrop.structure.trace import module_of
@@ -57,7 +57,7 @@ class Walk:
             if node.op == "placeholder":
                 spec = specs[node.name]
                 if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-                    name = self.names[spec.target]
+                    name = self.names[str(spec.target)]
                     self.origin[node] = name
                     self.values[node] = list(self.tensors[name])
                     if node.users:
@@ -145,7 +145,7 @@ def unlabelled(node: Any) -> Any:
 def tensor_nodes(args: Any) -> list[Node]:
     """Every graph node among arguments, nested lists included."""
     found: list[Node] = []
-    torch.fx.node.map_arg(args, lambda node: found.append(node) or node)
+    map_arg(args, lambda node: found.append(node) or node)
     return found
 
 

@@ -114,8 +114,9 @@ class ChannelUnits:
         keep = state["keep"]
         if keep.shape != self.keep.shape or not bool(self.keep.all()):
             raise EarlyCropError(
-                f"This state keeps {int(keep.sum())} of {keep.numel()} classes of channels of a dense model; the model "
-                f"here has {int(self.keep.sum())} of {self.keep.numel()}. Build the dense network anew and load into that."
+                f"This state keeps {int(keep.sum())} of {keep.numel()} classes of channels of a dense model; the "
+                f"model here has {int(self.keep.sum())} of {self.keep.numel()}. Build the dense network anew, and "
+                f"load into that."
             )
         if not bool(keep.all()):
             self.keep_only(keep)
