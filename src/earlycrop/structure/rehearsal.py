@@ -13,10 +13,11 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from earlycrop.errors import TraceError
+from earlycrop.structure.labelling import label
 from earlycrop.structure.structure import Structure, build
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trace import as_inputs, duplicate, export
-from earlycrop.structure.walk import Walk, shape_of
+from earlycrop.structure.walk import shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
@@ -36,7 +37,7 @@ def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) 
     for kept in ignore:
         if kept not in names:
             raise TraceError(f"`ignore` names `{kept}`, but the model has no module or parameter of that name.")
-    walk = Walk(model, export(model, example_inputs)).run()
+    walk = label(model, export(model, example_inputs))
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
     structure = build(
         walk,

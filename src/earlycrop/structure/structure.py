@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.walk import Site, Walk, tensors_of
 
 Classes = Int[Tensor, "size"]
@@ -289,9 +290,6 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
         },
         arguments={key: found for key, labels in walk.arguments.items() if (found := classes(labels)) is not None},
     )
-
-
-OUTPUT = "an output of the network"
 
 
 def _gates(walk: Walk) -> tuple[Site, ...]:

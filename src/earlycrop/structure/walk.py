@@ -1,4 +1,4 @@
-"""One walk through the exported graph: every value gets its labels, every operator its rule."""
+"""What a walk through the exported graph knows, and the few words in which rules are written."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -6,7 +6,6 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.export.graph_signature import InputKind
 from torch.fx import Node
 from torch.fx.node import map_arg
 
@@ -44,38 +43,6 @@ class Walk:
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
         self.names = canonical_names(self.model)
-
-    def run(self) -> "Walk":
-        """Walk the graph once, from the inputs to the outputs."""
-        from earlycrop.structure.rules import apply
-
-        for name, tensor in tensors_of(self.model):
-            self.tensors[name] = [self.labels.fresh(size) if size > 1 else None for size in tensor.shape]
-        used = set()
-        specs = {spec.arg.name: spec for spec in self.program.graph_signature.input_specs}
-        for node in self.program.graph.nodes:
-            if node.op == "placeholder":
-                spec = specs[node.name]
-                if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER):
-                    name = self.names[str(spec.target)]
-                    self.origin[node] = name
-                    self.values[node] = list(self.tensors[name])
-                    if node.users:
-                        used.add(name)
-                else:
-                    self.values[node] = unlabelled(node)
-            elif node.op == "output":
-                for value in tensor_nodes(node.args):
-                    self.freeze(value, "an output of the network")
-            elif node.op == "call_function":
-                self.values[node] = apply(self, node)
-            else:
-                self.values[node] = unlabelled(node)
-        for name, dims in self.tensors.items():
-            if name not in used:
-                for labels in dims:
-                    self.labels.freeze(labels, "not used by the forward pass")
-        return self
 
     # What rules are made of -------------------------------------------------------------------------
 

@@ -1,0 +1,38 @@
+"""One walk through the exported graph: every value gets its labels, every operator its rule."""
+
+from torch import nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from earlycrop.structure.rules import apply
+from earlycrop.structure.walk import Walk, tensor_nodes, tensors_of, unlabelled
+
+OUTPUT = "an output of the network"
+
+
+def label(model: nn.Module, program: ExportedProgram) -> Walk:
+    """Walk the graph once, from the inputs to the outputs."""
+    walk = Walk(model, program)
+    for name, tensor in tensors_of(model):
+        walk.tensors[name] = [walk.labels.fresh(size) if size > 1 else None for size in tensor.shape]
+    used = set()
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    for node in program.graph.nodes:
+        if node.op == "output":
+            for value in tensor_nodes(node.args):
+                walk.freeze(value, OUTPUT)
+        elif node.op == "call_function":
+            walk.values[node] = apply(walk, node)
+        elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
+            name = walk.names[str(specs[node.name].target)]
+            walk.origin[node] = name
+            walk.values[node] = list(walk.tensors[name])
+            if node.users:
+                used.add(name)
+        else:
+            walk.values[node] = unlabelled(node)
+    for name, dims in walk.tensors.items():
+        if name not in used:
+            for labels in dims:
+                walk.labels.freeze(labels, "not used by the forward pass")
+    return walk
