@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -32,6 +32,7 @@ Vector = Float[Tensor, "units"]
 BatchNormMode = Literal["auto", "running", "calibrated", "batch"]
 
 
+@runtime_checkable
 class Chart(Protocol):
     """A linear map from one vector to the model's parameters, at the vector's present value."""
 

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -56,6 +56,7 @@ class Network:
     seed: int = 0
 
 
+@runtime_checkable
 class UnitChart(Chart, Protocol):
     """A chart that can also sum over the entries of each unit."""
 

@@ -2,8 +2,9 @@
 
 trace.py      the exported graph, without touching the model
 labels.py     a label for every index, and what was found equal or immovable
+walk.py       what a walk through the graph knows
 rules.py      what each operator does to labels
-walk.py       one pass over the graph
+labelling.py  the walk
 structure.py  the classes of coupled channels that came out
 rehearsal.py  a cut tried on a copy without data: what literal sizes forbid
 surgery.py    the removal, on the same parameters, all or nothing

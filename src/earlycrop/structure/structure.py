@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.walk import Site, Walk, tensors_of
 
-Classes = Int[Tensor, "size"]
+Classes = Int[Tensor, "_"]
 """For each index of a dimension the number of its class, or -1 where it cannot leave."""
 
 
@@ -21,7 +21,7 @@ class Member:
 
     tensor: str
     dim: int
-    index: Int[Tensor, "entries"]
+    index: Int[Tensor, "_"]
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Structure:
             frozen=(*self.frozen, *frozen),
         )
 
-    def index(self, name: str, keep: Bool[Tensor, "classes"]) -> list[Int[Tensor, "kept"] | None]:
+    def index(self, name: str, keep: Bool[Tensor, "classes"]) -> list[Int[Tensor, "_"] | None]:
         """Per dimension of a tensor the indices that stay, or None where all do."""
         stays = torch.cat([keep, torch.tensor([True])])
         found: list[Tensor | None] = []

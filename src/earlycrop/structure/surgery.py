@@ -12,7 +12,7 @@ from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.walk import tensors_of
 
-Index = list[Int[Tensor, "kept"] | None]
+Index = list[Int[Tensor, "_"] | None]
 
 
 def cut(

@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ class AbstractInstrument(ABC):
         """Remember that."""
 
 
+@runtime_checkable
 class Scene(Protocol):
     """What an instrument may look at."""
 
