@@ -46,7 +46,7 @@ def make_unique(model: nn.Module, seed: int = 0) -> nn.Module:
                 tensor.copy_(uniform)
             assert tensor.unique().numel() == tensor.numel()
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
     return model
 
