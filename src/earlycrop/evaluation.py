@@ -195,7 +195,12 @@ class MeanLoss:
         """The state in which scores are computed; everything is put back afterwards."""
         modes = [(module, module.training) for module in self.model.modules()]
         flags = [(parameter, parameter.requires_grad) for parameter in moved]
-        buffers = [(buffer, buffer.detach().clone()) for norm in self._norms for buffer in norm.buffers()]
+        buffers = [  # all of them, for a model may keep a count of its own in one
+            (module, name, buffer, buffer.detach().clone())
+            for module in self.model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
         devices = {t.device for t in (*self.model.parameters(), *self.model.buffers())}
         tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         with ExitStack() as stack:
@@ -221,8 +226,10 @@ class MeanLoss:
                 for parameter, flag in flags:
                     parameter.requires_grad_(flag)
                 with torch.no_grad():
-                    for buffer, value in buffers:
-                        buffer.copy_(value)
+                    for module, name, buffer, value in buffers:
+                        module._buffers[name] = buffer
+                        if not torch.equal(buffer, value):
+                            buffer.copy_(value)
                 torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
     def _calibrate(self) -> None:

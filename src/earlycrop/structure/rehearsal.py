@@ -94,11 +94,32 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
             return False
         if isinstance(old.meta.get("val"), Tensor) and shape_of(new) != _promised(structure, old, stays):
             return False
-        for position in (1, 6):
-            counted = structure.arguments.get((old.name, position))
-            if counted is not None and new.args[position] != int(stays[counted].sum()):
-                return False
+        counted = structure.arguments.get(old.name)
+        if counted is not None and _groups(new) != int(stays[counted].sum()):
+            return False
+        if counted is None and _operator(old) not in SIZED and _constants(old) != _constants(new):
+            return False
     return True
+
+
+SIZED = ("view", "reshape", "_unsafe_view", "expand", "layer_norm", "rms_norm", "new_zeros", "new_ones", "new_full")
+"""Operators whose integers are sizes: the shape of what they return is compared instead."""
+
+
+def _groups(node: Node) -> object:
+    """The number of groups of a convolution (its seventh argument, 1 if left out) or a group norm (its second)."""
+    position = 1 if _operator(node) == "group_norm" else 6
+    return node.args[position] if len(node.args) > position else 1
+
+
+def _constants(node: Node) -> list[object]:
+    """The numbers in a node's arguments: one that counts channels (`x / x.shape[1]`) changes with a cut."""
+    leaves = pytree.tree_leaves((node.args, node.kwargs))
+    return [leaf for leaf in leaves if not isinstance(leaf, Node | torch.device)]
+
+
+def _operator(node: Node) -> str:
+    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _operators(nodes: Iterable[Node]) -> list[Node]:

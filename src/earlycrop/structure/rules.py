@@ -163,7 +163,7 @@ def convolution(walk: Walk, node: Any) -> Any:
     x, weight, bias = node.args[0], node.args[1], _arg(node, 2, "bias")
     groups = _arg(node, 6, "groups", 1)
     w, positions = walk.dims(weight), math.prod(shape_of(node)) // shape_of(weight)[0]
-    reads, writes = _grouped(walk, node, x, w[1], w[0], groups, shape_of(weight)[0], 6)
+    reads, writes = _grouped(walk, node, x, w[1], w[0], groups, shape_of(weight)[0])
     if groups == 1 or not _carries(shape_of(x), groups):
         _write(walk, node, weight, 0, writes, bias)
     elif isinstance(bias, Node):
@@ -197,7 +197,7 @@ def transposed_convolution(walk: Walk, node: Any) -> Any:
             _write(walk, node, weight, 1, w[1], None)
         else:
             walk.labels.freeze(w[1], "a column that every group of a transposed convolution shares")
-            _whole_groups(walk, node, reads, writes, groups, 6)
+            _whole_groups(walk, node, reads, writes, groups)
         if isinstance(bias, Node):
             walk.tie(writes, walk.dims(bias)[0], _input_reason(walk, node))
     walk.attribute(node, "in_channels", reads)
@@ -212,7 +212,7 @@ def _carries(x: tuple[int, ...], groups: int) -> bool:
 
 
 def _grouped(
-    walk: Walk, node: Any, x: Any, w_in: Tensor | None, w_out: Tensor | None, groups: int, out: int, position: int
+    walk: Walk, node: Any, x: Any, w_in: Tensor | None, w_out: Tensor | None, groups: int, out: int
 ) -> tuple[Tensor | None, Tensor | None]:
     """Tie a convolution's channel dimensions to its weight's; return what it reads and what it writes."""
     dims, channels = walk.dims(x), shape_of(x)[1]
@@ -226,7 +226,7 @@ def _grouped(
         walk.tie(None if reads is None else reads.view(groups, -1)[0], w_in, _input_reason(walk, node))
     else:
         walk.labels.freeze(w_in, "a column that every group of a convolution shares")
-        _whole_groups(walk, node, reads, w_out, groups, position)
+        _whole_groups(walk, node, reads, w_out, groups)
     return reads, w_out
 
 
@@ -235,9 +235,7 @@ def _same_in_each_group(walk: Walk, labels: Tensor | None, groups: int) -> None:
         walk.labels.unite(labels.view(groups, -1), labels.view(groups, -1)[:1])
 
 
-def _whole_groups(
-    walk: Walk, node: Any, reads: Tensor | None, writes: Tensor | None, groups: int, position: int
-) -> None:
+def _whole_groups(walk: Walk, node: Any, reads: Tensor | None, writes: Tensor | None, groups: int) -> None:
     """A group leaves with all that it reads and writes."""
     if reads is None or writes is None:
         walk.tie(reads, writes, _input_reason(walk, node))
@@ -248,7 +246,7 @@ def _whole_groups(
     walk.labels.unite(writes.view(groups, -1), heads)
     walk.labels.unite(reads.view(groups, -1), heads)
     walk.attribute(node, "groups", heads.reshape(-1))
-    walk.arguments[node.name, position] = heads.reshape(-1)
+    walk.arguments[node.name] = heads.reshape(-1)
 
 
 def _spatial(walk: Walk, node: Any, x: Any, channels: Tensor | None) -> Dims:
@@ -373,7 +371,7 @@ def group_norm(walk: Walk, node: Any) -> Any:
         if groups >= grid.shape[1]:
             walk.labels.unite(grid, grid[:, :1])
             walk.attribute(node, "num_groups", grid[:, 0])
-            walk.arguments[node.name, 1] = grid[:, 0]
+            walk.arguments[node.name] = grid[:, 0]
         else:
             walk.labels.unite(grid, grid[:1])
     return [dims[0], channels, *[None] * (len(dims) - 2)]
@@ -444,11 +442,18 @@ for _movement in ("permute", "transpose", "t", "movedim", "swapaxes", "swapdims"
 
 @rule("expand", "broadcast_to")
 def expand(walk: Walk, node: Any) -> Any:
-    """Dimensions of size one grow; the others keep their labels."""
-    x = node.args[0]
-    result: Dims = [None] * len(shape_of(node))
-    for dim in range(-1, -len(shape_of(x)) - 1, -1):
-        result[dim] = walk.dims(x)[dim] if shape_of(x)[dim] == shape_of(node)[dim] else None
+    """Dimensions of size one grow; the others keep their labels.
+
+    What a parameter or buffer is spread over is alike everywhere, so any of it may leave if the code's
+    size follows; the rehearsal sees whether it does.
+    """
+    x, shape = node.args[0], shape_of(node)
+    result: Dims = [None] * len(shape)
+    for dim in range(-1, -len(shape) - 1, -1):
+        if len(shape_of(x)) >= -dim and shape_of(x)[dim] == shape[dim]:
+            result[dim] = walk.dims(x)[dim]
+        elif x in walk.origin and shape[dim] > 1:
+            result[dim] = walk.labels.fresh(shape[dim])
     return result
 
 

@@ -50,11 +50,13 @@ class Layer:
     Attributes:
         name: The module's path.
         weight: Its weight's name (the first name where it is tied).
+        dim: The weight's dimension that counts output channels.
         channels: Its output channels.
     """
 
     name: str
     weight: str
+    dim: int
     channels: int
 
 
@@ -101,7 +103,7 @@ class Structure:
     names: dict[str, str]
     program: ExportedProgram | None = field(default=None, repr=False, compare=False)
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
-    arguments: dict[tuple[str, int], Classes] = field(default_factory=dict, repr=False, compare=False)
+    arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count
@@ -214,7 +216,6 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
         examples: How many examples the traced batch has.
     """
     layers = layers_of(walk.model)
-    weights = {layer.weight for layer in layers}
     for name, dims in walk.tensors.items():
         if ignored(name):
             for labels in dims:
@@ -242,7 +243,7 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
                 roots = root[labels]
                 if bool((roots == roots[0]).all()):
                     freeze(roots[:1], f"all channels of {name} dim {dim} are coupled into one")
-                freeze(roots[~free[roots]], "no layer creates it")
+                freeze(roots[~free[roots]], "no parameter of a layer creates these channels")
 
     removable = torch.zeros_like(free)
     for dims in walk.tensors.values():
@@ -258,15 +259,15 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
 
     creators = tuple(dict.fromkeys(site for created in walk.created for site in created.sites))
     frozen, outputs = [], set()
-    for name, dim in creators:
+    for name, dim in dict.fromkeys([*((layer.weight, layer.dim) for layer in layers), *creators]):
         labels = walk.tensors[name][dim]
         if labels is None or not bool(stuck[root[labels]].any()):
             continue
         held = root[labels][stuck[root[labels]]]
         why = reasons[int(held[0])]
-        if why == OUTPUT and name in weights:
+        if why == OUTPUT:
             outputs.add(name)
-        elif name in weights or why != OUTPUT:
+        else:
             frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
     return Structure(
         count=int(removable.sum()),
@@ -319,7 +320,9 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     layers = []
     for name, module in model.named_modules():
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and id(module.weight) in first:
+        weight = module._parameters.get("weight")  # a parametrized weight is computed: not one of ours
+        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and id(weight) in first:
             channels = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            layers.append(Layer(name, first[id(module.weight)], channels))
+            dim = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
+            layers.append(Layer(name, first[id(weight)], dim, channels))
     return tuple(layers)

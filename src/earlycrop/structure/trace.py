@@ -1,6 +1,7 @@
 """The exported graph of a model, had without touching the model and without a copy of its weights."""
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -86,7 +87,8 @@ def module_of(node: Node) -> str:
 
 
 def _export(model: nn.Module, inputs: Inputs, running: list[str]) -> ExportedProgram:
-    with _noting(model, running), torch.no_grad():
+    with _noting(model, running), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of export, about a copy that is thrown away
         return torch.export.export(model, inputs, strict=False)
 
 

@@ -144,7 +144,7 @@ class _Gated(Interpreter):
                 for dim, one in kept.items():
                     args[position] = args[position].index_select(dim - channels[0], one)
         if _operator(node) == "group_norm":
-            grouped = self.structure.arguments.get((node.name, 1))
+            grouped = self.structure.arguments.get(node.name)
             args[1] = args[1] if grouped is None else int(stays[grouped].sum())
         else:
             args[1] = list(small.shape[channels[0] :])

@@ -37,7 +37,7 @@ class Walk:
     created: list[Created] = field(default_factory=list)
     norms: dict[Node, tuple[Site, ...]] = field(default_factory=dict)
     attributes: dict[tuple[str, str, int | None], Tensor] = field(default_factory=dict)
-    arguments: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    arguments: dict[str, Tensor] = field(default_factory=dict)
     products: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
