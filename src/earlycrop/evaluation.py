@@ -186,7 +186,7 @@ class MeanLoss:
             )
         if not bool(torch.isfinite(loss)):
             raise ScoreError(
-                f"The loss on the scoring set is {float(loss)}: scores would be meaningless. Check the scoring batches "
+                f"The loss on the scoring set is {loss.item()}: scores would be meaningless. Check the scoring batches "
                 f"and the state of training (a learning rate too high, inputs that are not finite)."
             )
 
