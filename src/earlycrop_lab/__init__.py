@@ -8,7 +8,7 @@
     tasks       classification: read it top to bottom
     models      the networks, by name
     data        the data sets, by name
-    measure     the columns: time, memory, disk, emissions
+    measure     the columns of the poster: time, memory, emissions, and on what it ran
 
 Imports point down this list and never up.
 """

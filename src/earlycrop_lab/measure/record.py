@@ -51,8 +51,7 @@ class Columns:
         dense_cuda_bytes: Peak that CUDA's allocator handed out in that step, the data set on the device included.
         sparse_cuda_bytes: The same after the cut.
         process_bytes: Peak of resident memory of the process, which ran nothing else if `earlycrop` started it.
-        disk_bytes: Of the saved model.
-        packed_bytes: The same with masked layers packed as values and a bitmap; None without masks.
+        disk_bytes: Of the file of the saved model; `earlycrop.save` packs masked layers as values and a bitmap.
         grams_co2: CO₂ equivalent of training and evaluation.
         kwh: Energy of the same.
         optimizer_steps: Updates in all.
@@ -79,7 +78,6 @@ class Columns:
     sparse_cuda_bytes: int | None
     process_bytes: int | None
     disk_bytes: int | None
-    packed_bytes: int | None
     grams_co2: float | None
     kwh: float | None
     optimizer_steps: int

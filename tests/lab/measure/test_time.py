@@ -1,12 +1,9 @@
-"""Phases, steps and bytes."""
+"""Phases and steps."""
 
 import time
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
-from earlycrop_lab.measure.disk import file_bytes, packed_bytes
 from earlycrop_lab.measure.time import WARM, Clock
 
 
@@ -41,16 +38,3 @@ def test_the_step_time_is_the_median_of_warm_steps(monkeypatch):
     assert noted is not None
     assert (noted.milliseconds, noted.lower, noted.upper, noted.steps) == (9000, 7000, 11000, 12 - WARM)
     assert clock.steps("sparse") is None
-
-
-def test_a_file_is_as_large_as_its_tensors_and_its_header(tmp_path):
-    path = tmp_path / "model.safetensors"
-    save_file({"w": torch.zeros(250)}, path)
-    header = int.from_bytes(path.read_bytes()[:8], "little")
-    assert file_bytes(path) == 8 + header + 1000
-
-
-def test_packing_never_makes_a_layer_larger():
-    assert packed_bytes([(80, 80)], whole=320) == 320  # nothing left: a bitmap would only add
-    assert packed_bytes([(80, 0)], whole=320) == 10
-    assert packed_bytes([(81, 1), (9, 9)], whole=400) == 400 - 324 + 4 + 11

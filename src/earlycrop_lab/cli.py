@@ -1,0 +1,259 @@
+"""The verbs of the command: `train`, `methods`, `show`, `demo`.
+
+Options of `train` are the fields of a description; what is wrong with them, the description says itself.
+"""
+
+import argparse
+import subprocess
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import torch
+from rich.console import Console
+
+from earlycrop_lab import report
+from earlycrop_lab.display import Display
+from earlycrop_lab.figures import draw
+from earlycrop_lab.measure.emissions import COUNTRY, check_country
+from earlycrop_lab.runs import MODEL, RESULT, Result, find, folder_name, read, run, twin
+from earlycrop_lab.tasks.classification import Classification
+
+OVERVIEW = """\
+earlycrop: make a network small before you pay for training it.
+
+  earlycrop demo                   EarlyCroP-S against dense on handwritten digits, in minutes
+  earlycrop train --method earlycrop-s --sparsity 0.95 --data cifar10 --with-dense
+                                   one run: trained, pruned, measured, drawn, kept in runs/
+  earlycrop methods                what can be asked for with --method
+  earlycrop show RUN               a finished run: its table, its curve, its pictures
+
+`earlycrop train --help` lists every option. Data sets: digits (nothing to download), cifar10, cifar100,
+tiny-imagenet, folder:PATH. The library itself is `import earlycrop`, for your own training loop."""
+
+
+class Misuse(ValueError):
+    """The command line cannot be understood."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but every error is one sentence and goes the way of all others."""
+
+    def error(self, message: str):
+        raise Misuse(f"{message}. `{self.prog} --help` lists the options.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console()
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(OVERVIEW)
+        return 0
+    verbose = "--traceback" in arguments
+    try:
+        options = _understood(arguments)
+        return options.act(options, console)
+    except (ValueError, OSError) as error:  # the library's errors are ValueErrors
+        if verbose:
+            traceback.print_exc()
+        print(f"earlycrop: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("earlycrop: interrupted; the run has no result and begins anew next time.", file=sys.stderr)
+        return 130
+
+
+def _understood(arguments: list[str]) -> argparse.Namespace:
+    parser = _Parser(prog="earlycrop", allow_abbrev=False)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    parsers = {
+        "train": verbs.add_parser("train", help="train one run", allow_abbrev=False),
+        "demo": verbs.add_parser("demo", help="EarlyCroP-S against dense on digits", allow_abbrev=False),
+        "methods": verbs.add_parser("methods", help="the table of methods", allow_abbrev=False),
+        "show": verbs.add_parser("show", help="a finished run", allow_abbrev=False),
+    }
+    if arguments[0] not in parsers:
+        nearest = get_close_matches(arguments[0], parsers, n=1, cutoff=0)[0]
+        raise Misuse(f"there is no command {arguments[0]!r}. Did you mean {nearest!r}? `earlycrop` alone lists them.")
+
+    _describe(parsers["train"])
+    for name in ("train", "demo"):
+        _surroundings(parsers[name])
+    parsers["train"].set_defaults(act=_train)
+    parsers["demo"].set_defaults(act=_demo, with_dense=True, method="earlycrop-s", data="digits")
+    parsers["methods"].set_defaults(act=_methods)
+    parsers["show"].add_argument("run", metavar="RUN", help="a run's folder, its name, or the beginning of it")
+    parsers["show"].add_argument("--out", type=Path, default=Path("runs"), help="where runs are (default: runs)")
+    parsers["show"].set_defaults(act=_show)
+    for each in parsers.values():
+        each.add_argument("--traceback", action="store_true", help="show where an error came from")
+
+    options, rest = parser.parse_known_args(arguments)
+    if rest:
+        known = [name for name in parsers[options.verb]._option_string_actions if name.startswith("--")]
+        if not rest[0].startswith("-"):
+            raise Misuse(f"{options.verb} does not know what to do with {rest[0]!r}.")
+        nearest = get_close_matches(rest[0].split("=")[0], known, n=1, cutoff=0)[0]
+        raise Misuse(f"{options.verb} has no option {rest[0]!r}. Did you mean {nearest!r}?")
+    return options
+
+
+def _describe(parser: argparse.ArgumentParser) -> None:
+    """An option for each field of a description; what is not given is left to the description."""
+    group = parser.add_argument_group("what to run; it names the folder")
+    hints = get_type_hints(Classification)
+    for each in fields(Classification):
+        kind = next(
+            (number for number in (int, float) if number in (hints[each.name], *get_args(hints[each.name]))), str
+        )
+        usual = "" if each.default is None else f" (default: {each.default})"
+        choices = each.metadata["choices"]
+        among = f": {', '.join(choices)}" if choices else ""
+        group.add_argument(
+            "--" + each.name.replace("_", "-"),
+            type=kind,
+            default=argparse.SUPPRESS,
+            metavar={int: "N", float: "X", str: "NAME"}[kind],
+            help=(each.metadata["help"] + among + usual).replace("%", "%%"),
+        )
+
+
+def _surroundings(parser: argparse.ArgumentParser) -> None:
+    """What does not change what a run is: where, on what, beside what."""
+    group = parser.add_argument_group("where and how; it changes no name")
+    if parser.prog.endswith("train"):
+        group.add_argument("--with-dense", action="store_true", help="train its dense twin afterwards, to compare with")
+        group.add_argument("--data-root", help="where data sets lie (default: $EARLYCROP_DATA, or data)")
+    else:
+        group.set_defaults(data_root=None)
+    group.add_argument("--out", type=Path, default=Path("runs"), help="where folders of runs are made (default: runs)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    group.add_argument("--country", default=COUNTRY, help=f"whose electricity, as an ISO code (default: {COUNTRY})")
+    group.add_argument("--pue", type=float, default=1.0, help="power usage effectiveness of the site (default: 1.0)")
+    group.add_argument("--again", action="store_true", help="run it even if its result exists")
+    group.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # a twin leaves the table to its caller
+
+
+def _train(options: argparse.Namespace, console: Console) -> int:
+    given = {each.name: getattr(options, each.name) for each in fields(Classification) if hasattr(options, each.name)}
+    return _run(Classification(**given), options, console)
+
+
+def _demo(options: argparse.Namespace, console: Console) -> int:
+    console.print(
+        "EarlyCroP-S on scikit-learn's handwritten digits: a small ResNet18 is trained densely until its kernel is "
+        "lazy, then 95 % of its weights leave, in whole channels, and training goes on with what is left. "
+        "Its dense twin is trained afterwards."
+    )
+    return _run(Classification(method="earlycrop-s", data="digits"), options, console)
+
+
+def _run(description: Classification, options: argparse.Namespace, console: Console) -> int:
+    check_country(options.country)
+    if not options.pue >= 1:
+        raise Misuse(f"a site's energy is at least its machines': --pue has to be 1 or more, not {options.pue:g}")
+    device = _device(options.device)
+    dense = description.dense_twin()
+    folder = options.out / folder_name(description)
+
+    result = _one(description, options, device, console)
+    beside = None
+    if options.with_dense and dense != description:
+        _apart(dense, options, device)
+        beside = twin(description, options.out)
+    if not options.bare:
+        _tell(result, folder, options.out, console)
+    else:
+        draw(result, folder)
+    return 0 if beside or not options.with_dense or dense == description else 1
+
+
+def _one(description: Classification, options: argparse.Namespace, device: str, console: Console) -> Result:
+    """Train in this process, watched."""
+    display = Display(console, title=folder_name(description))
+    with display.live():
+        return run(
+            description,
+            options.out,
+            root=options.data_root,
+            device=device,
+            country=options.country,
+            pue=options.pue,
+            again=options.again,
+            progress=display,
+            say=lambda text: _print(console, text),
+        )
+
+
+def _apart(description: Classification, options: argparse.Namespace, device: str) -> None:
+    """Train in a fresh process, so that its memory is its own and nothing is warm from the run before it."""
+    said = [
+        f"--{each.name.replace('_', '-')}={getattr(description, each.name)}"
+        for each in fields(description)
+        if getattr(description, each.name) is not None
+    ]
+    where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
+    where += [f"--data-root={options.data_root}"] * bool(options.data_root) + ["--again"] * options.again
+    sys.stdout.flush()
+    done = subprocess.run([sys.executable, "-m", "earlycrop_lab", "train", "--bare", *said, *where], check=False)
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise ValueError("the dense twin was not trained; see above.")
+
+
+def _device(name: str) -> str:
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise Misuse(f"there is no device {name!r}: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise Misuse(f"{name} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return name
+
+
+def _methods(options: argparse.Namespace, console: Console) -> int:
+    console.print(report.methods())
+    _print(console, "A row is a choice of each; `-u` masks weights, `-s` removes channels. A new method is a new row.")
+    return 0
+
+
+def _show(options: argparse.Namespace, console: Console) -> int:
+    folder = find(options.run, options.out)
+    _tell(read(folder), folder, folder.parent, console, full=True)
+    return 0
+
+
+def _tell(result: Result, folder: Path, out: Path, console: Console, full: bool = False) -> None:
+    """The table beside the dense twin's, what left, under what conditions, and where the pictures are."""
+    pruned = result.report is not None
+    dense = twin(result.description, out) if pruned else None
+    pictures = draw(result, folder, dense)
+    if full:
+        _print(console, repr(result.description))
+        if result.report is not None and result.report["curve"]:
+            console.print(report.curve(result.report))
+    _print(console, "\n" + report.title(result))
+    console.print(report.comparison([result, dense] if dense else [result]))
+    if result.report is not None:
+        _print(console, report.what_left(result.report))
+    _print(console, report.conditions(result))
+    if pruned and dense is None:
+        _print(console, "There is no dense twin to compare with; --with-dense trains it.")
+    _print(console, "")
+    for path in [*pictures, folder / RESULT, folder / MODEL]:
+        _print(console, str(path))
+
+
+def _print(console: Console, text: str) -> None:
+    """Text as it is: paths stay whole, so that they can be copied."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,187 @@
+"""The pictures of a run: accuracy over time, the lazy regime, channels per layer. Drawn from `result.json` alone."""
+
+import math
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+import earlycrop
+from earlycrop.timing import LazyRegime, NtkSettled, RateSettled, ScoreSettled
+from earlycrop_lab.runs import Result
+
+PRUNED, DENSE, MARK, FAINT = "#0b7a75", "#7d8597", "#d1495b", "#d5dae1"
+STYLE = {"linewidth": 2, "markersize": 4.5, "solid_capstyle": "round"}
+
+
+def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path]:
+    """Draw what the run has pictures of into its folder; where they are."""
+    figures = {"accuracy.png": accuracy(result, dense), "regime.png": regime(result), "channels.png": channels(result)}
+    paths = []
+    for name, figure in figures.items():
+        if figure is not None:
+            begun = folder / f".{name}"
+            figure.savefig(begun, dpi=150)
+            begun.replace(folder / name)
+            paths.append(folder / name)
+    return paths
+
+
+def accuracy(result: Result, dense: Result | None = None) -> Figure:
+    """Test accuracy over seconds of training, beside the dense run if there is one."""
+    figure, axes = _figure(4.2)
+    runs = [(result, PRUNED)] if dense is None else [(dense, DENSE), (result, PRUNED)]
+    for run, colour in runs:
+        seconds, values = [e.seconds for e in run.epochs], [e.test_accuracy for e in run.epochs]
+        name = run.description.method
+        if run.report is not None:
+            name += f", {run.columns.weight_sparsity:.1%} of weights removed"
+        axes.plot(seconds, values, color=colour, marker="o", label=f"{name}: {values[-1]:.1%}", **STYLE)
+        axes.plot(seconds[-1:], values[-1:], "o", color=colour, markersize=9, markeredgecolor="white", zorder=4)
+        axes.axvline(seconds[-1], color=colour, linewidth=0.8, linestyle=(0, (1, 3)))
+    cut = result.columns.dense_seconds + _scoring_until_cut(result)
+    if result.report is not None and result.report["epoch"] > 0:
+        axes.axvline(cut, color=MARK, linewidth=1.4)
+        _note(axes, cut, f"cut at epoch {result.report['epoch']:g}")
+    axes.set_xlabel("training time, seconds (without evaluation)")
+    axes.set_ylabel("test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_xlim(left=0)
+    lowest = min(e.test_accuracy for run, _ in runs for e in run.epochs)
+    axes.set_ylim(max(0.0, lowest - 0.05), min(1.0, axes.get_ylim()[1]) + 0.02)
+    figure.legend(loc="outside lower left", ncols=2, frameon=False)
+    d = result.description
+    axes.set_title(f"{d.network} on {d.data}: test accuracy after each epoch", loc="left")
+    return figure
+
+
+def _scoring_until_cut(result: Result) -> float:
+    """All of it: nothing is watched or scored after the cut."""
+    return result.columns.scoring_seconds
+
+
+def regime(result: Result) -> Figure | None:
+    """What must become small, with its threshold and the moment of the cut; what was seen; the learning rate.
+
+    None for a run that did not watch: dense, or pruned at a moment that was fixed.
+    """
+    timing = earlycrop.get_method(result.description.method).timing
+    if result.report is None or not result.report["curve"]:
+        return None
+    curve = result.report["curve"]
+    looks, seen, threshold = (
+        [look["epoch"] for look in curve],
+        [look["value"] for look in curve],
+        curve[-1]["threshold"],
+    )
+    signal = [math.nan if look["signal"] is None else look["signal"] for look in curve]
+    small, what = LABELS.get(type(timing), ("what must become small", "what was seen"))
+    moment = result.report["epoch"]
+
+    figure = Figure(figsize=(7.2, 5.4), layout="constrained")
+    above, middle, below = figure.subplots(3, sharex=True, height_ratios=(3, 1.5, 1.2))
+    for axes in (above, middle, below):
+        _plain(axes)
+        axes.axvline(moment, color=MARK, linewidth=1.4)
+    above.plot(looks, signal, color=PRUNED, marker="o", **STYLE)
+    above.axhline(threshold, color=MARK, linestyle=(0, (4, 3)), linewidth=1.4)
+    shown = [value for value in signal if value > 0]  # nan is not
+    above.set_yscale("log")
+    above.set_ylim(min([threshold, *shown]) / 2, max([threshold, 1.0, *shown]) * 2)
+    above.set_title(small, loc="left", fontsize=10)
+    middle.plot(looks, seen, color=PRUNED, marker="o", **STYLE)
+    middle.set_title(what, loc="left", fontsize=10)
+    middle.set_ylim(0, 1.15 * max([*seen, 1e-9]))
+    rates = [(0, curve[0]["learning_rate"]), *((look["epoch"], look["learning_rate"]) for look in curve)]
+    rates += [(e.epoch, e.learning_rate) for e in result.epochs if e.epoch > moment]
+    below.plot(*zip(*rates, strict=True), color=DENSE, marker="o", **STYLE)
+    below.set_title("learning rate", loc="left", fontsize=10)
+    below.set_ylim(0, 1.15 * max(rate for _, rate in rates))
+    below.set_xlabel("epoch")
+    below.set_xlim(0, result.description.epochs * 1.02)
+    below.xaxis.set_major_locator(MaxNLocator(integer=True))
+    above.annotate(
+        f"threshold {threshold:.3g}",
+        (1, threshold),
+        (-2, 3),
+        xycoords=("axes fraction", "data"),
+        textcoords="offset points",
+        ha="right",
+        color=MARK,
+        fontsize=9,
+    )
+    _note(above, moment, f"cut at epoch {moment:g}: {WHY[result.report['reason']]}")
+    figure.suptitle(f"{result.description.method}: when is the moment?", x=0.01, ha="left")
+    return figure
+
+
+DISTANCE = "distance from the start: ‖θ(t) − θ(0)‖ / ‖θ(0)‖"
+WHY = {"trigger": "below the threshold", "cap": "the cap", "static": "the weights do not move"}
+LABELS = {
+    LazyRegime: ("what must become small: |Δ(t) − Δ(t−1)| / |Δ(1)|", DISTANCE),
+    RateSettled: ("what must become small: the change of the rate", DISTANCE),
+    ScoreSettled: ("what must become small: 1 − overlap", "overlap of what two scorings keep"),
+    NtkSettled: ("what must become small: the change of the kernel", "‖K(t) − K(t−1)‖ / ‖K(t−1)‖"),
+}
+"""By detector: what must become small, and what its instrument sees."""
+
+
+def channels(result: Result) -> Figure | None:
+    """Each prunable layer before and after the cut: output channels, or kept weights where weights were masked."""
+    if result.report is None or not result.report["widths"]:
+        return None
+    masks = result.report["unit"] == "weights"
+    widths = result.report["widths"]
+    figure, axes = _figure(1.5 + 0.24 * len(widths))
+    rows = range(len(widths))
+    before, after = [w["before"] for w in widths], [w["after"] for w in widths]
+    axes.barh(rows, before, height=0.72, color=FAINT, label="dense")
+    axes.barh(rows, after, height=0.72, color=PRUNED, label="after the cut")
+    if masks:
+        axes.set_xscale("log")
+        axes.set_xlim(0.8, max(before) * 6)
+    else:
+        axes.set_xlim(0, max(before) * 1.16)
+    for row, b, a in zip(rows, before, after, strict=True):
+        axes.annotate(f"{a:,} / {b:,}", (b, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+    axes.set_yticks(rows, [w["layer"] for w in widths], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_ylim(len(widths) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.set_xlabel("weights of each layer, kept / all" if masks else "output channels of each layer, after / before")
+    figure.legend(loc="outside lower left", ncols=2, frameon=False)
+    axes.set_title(f"{result.description.method}: what each layer keeps", loc="left")
+    return figure
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(DENSE)
+    axes.tick_params(color=DENSE)
+    axes.grid(color="#eceff3", linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _note(axes: Axes, x: float, text: str) -> None:
+    """Text at the top of a vertical line, on the side where there is room."""
+    left, right = axes.get_xlim()
+    late = x > left + 0.7 * (right - left)
+    axes.annotate(
+        text,
+        (x, 1),
+        (-5 if late else 5, -2),
+        xycoords=("data", "axes fraction"),
+        textcoords="offset points",
+        ha="right" if late else "left",
+        va="top",
+        color=MARK,
+        fontsize=9,
+    )

@@ -1,0 +1,196 @@
+"""Results as tables and sentences for a terminal; every figure comes from a `result.json`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from rich import box
+from rich.table import Table
+
+import earlycrop
+from earlycrop_lab.measure.record import Columns
+from earlycrop_lab.runs import Result
+from earlycrop_lab.tasks.classification import prunes
+
+NONE = "–"
+
+
+def comparison(results: Sequence[Result]) -> Table:
+    """Every column of the poster that applies, a run a column; with two runs, the first over the second beside it.
+
+    Args:
+        results: One run, or a pruned one and its dense twin.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("")
+    for result in results:
+        table.add_column(result.description.method, justify="right")
+    if len(results) == 2:
+        table.add_column("ratio", justify="right", style="dim")
+    for label, show, compare in ROWS:
+        shown = [show(result.columns) for result in results]
+        if all(text == NONE for text in shown):
+            continue
+        ratio = [_ratio(*map(compare, (results[0].columns, results[1].columns)))] if len(results) == 2 else []
+        table.add_row(label, *shown, *ratio)
+    return table
+
+
+def title(result: Result) -> str:
+    """What was trained, for how long, and that it is one run."""
+    d = result.description
+    images = f", {d.train_size:,} training images" if d.train_size else ""
+    return f"{d.network} of width {d.width} on {d.data}{images}, {d.epochs} epochs, seed {d.seed} (n = 1)"
+
+
+def percent(part: float | None) -> str:
+    """>>> percent(0.9501), percent(None)
+    ('95.0 %', '–')
+    """
+    return NONE if part is None else f"{100 * part:.1f} %"
+
+
+def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
+    """Three digits that count, thousands apart.
+
+    >>> amount(11173962), amount(0.01234, "g"), amount(1536000, "MB", 1e-6), amount(64.128, "s"), amount(0)
+    ('11,173,962', '0.0123 g', '1.54 MB', '64.1 s', '0')
+    """
+    if value is None:
+        return NONE
+    value *= scale
+    if isinstance(value, int) or value >= 1000:
+        text = f"{value:,.0f}"
+    elif value == 0:
+        text = "0"
+    else:
+        text = f"{value:.3g}" if value >= 0.001 else f"{value:.2e}"
+    return f"{text} {unit}".rstrip()
+
+
+def large(value: float | None) -> str:
+    """With a letter for the thousands.
+
+    >>> large(1234567), large(62_000_000_000), large(12)
+    ('1.23 M', '62 G', '12')
+    """
+    if value is None:
+        return NONE
+    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def _step(milliseconds: float | None, steps: int) -> str:
+    return NONE if milliseconds is None else f"{amount(milliseconds, 'ms')} (n={steps})"
+
+
+def _ratio(pruned: float | None, dense: float | None) -> str:
+    return "" if not dense or pruned is None else f"×{pruned / dense:.3g}"
+
+
+def _nothing(_: Columns) -> None:
+    return None
+
+
+Read = Callable[[Columns], Any]
+ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
+    ("test accuracy, last epoch", lambda c: percent(c.test_accuracy), _nothing),
+    ("weight sparsity", lambda c: percent(c.weight_sparsity), _nothing),
+    ("node sparsity", lambda c: percent(c.node_sparsity), _nothing),
+    ("parameters", lambda c: large(c.parameters_after), lambda c: c.parameters_after),
+    ("FLOPs an example", lambda c: large(c.flops_after), lambda c: c.flops_after),
+    ("training time", lambda c: amount(c.seconds, "s"), lambda c: c.seconds),
+    ("  dense phase", lambda c: amount(c.dense_seconds or None, "s"), _nothing),
+    ("  tracing, scoring, cutting", lambda c: amount(c.weight_sparsity and c.scoring_seconds, "s"), _nothing),
+    ("  sparse phase", lambda c: amount(c.sparse_seconds or None, "s"), _nothing),
+    ("evaluation, beside it", lambda c: amount(c.evaluation_seconds, "s"), _nothing),
+    ("training step, dense phase", lambda c: _step(c.dense_step_milliseconds, c.dense_steps_timed), _nothing),
+    (
+        "training step, after the cut",
+        lambda c: _step(c.sparse_step_milliseconds, c.sparse_steps_timed),
+        lambda c: c.sparse_step_milliseconds or c.dense_step_milliseconds,
+    ),
+    ("memory of a step, dense phase", lambda c: amount(c.dense_memory_bytes, "MB", 1e-6), _nothing),
+    (
+        "memory of a step, after the cut",
+        lambda c: amount(c.sparse_memory_bytes, "MB", 1e-6),
+        lambda c: c.sparse_memory_bytes or c.dense_memory_bytes,
+    ),
+    ("CUDA memory, dense phase", lambda c: amount(c.dense_cuda_bytes, "MB", 1e-6), _nothing),
+    (
+        "CUDA memory, after the cut",
+        lambda c: amount(c.sparse_cuda_bytes, "MB", 1e-6),
+        lambda c: c.sparse_cuda_bytes or c.dense_cuda_bytes,
+    ),
+    ("memory of the whole process", lambda c: amount(c.process_bytes, "MB", 1e-6), lambda c: c.process_bytes),
+    ("model on disk", lambda c: amount(c.disk_bytes, "MB", 1e-6), lambda c: c.disk_bytes),
+    ("emissions, CO₂ equivalent", lambda c: amount(c.grams_co2, "g"), lambda c: c.grams_co2),
+    ("energy", lambda c: amount(c.kwh, "Wh", 1000), lambda c: c.kwh),
+    ("optimizer steps", lambda c: f"{c.optimizer_steps:,}", lambda c: c.optimizer_steps),
+)
+"""Label, how a run shows it, and what the ratio of a pruned run to its dense twin is of."""
+
+
+def conditions(result: Result) -> str:
+    """Under what the figures were had: hardware, threads, load, versions, electricity."""
+    e, m = result.environment, result.emissions
+    load = f"load {e['load']} → {e['load_after']}" if e.get("load") is not None else "load unknown"
+    device = e["cpu"] if e["device"] == "cpu" else f"{e['device']}, {e['cpu']}"
+    return (
+        f"{device}, {e['threads']} threads on {e['cpus']} CPUs, {load}; torch {e['packages']['torch']}.\n"
+        f"Emissions: mix of {m.country}, PUE {m.pue:g}, whole machine; {m.power}."
+    )
+
+
+def what_left(report: dict[str, Any]) -> str:
+    """The cut in two sentences: when and why, what left, what could not."""
+    why = {
+        "init": "before training",
+        "epoch": f"at epoch {report['epoch']:g}, as asked",
+        "trigger": f"at epoch {report['epoch']:g}: the detector fired",
+        "cap": f"at epoch {report['epoch']:g}: the cap came before the detector fired",
+        "static": f"at epoch {report['epoch']:g}: the weights do not move",
+    }[report["reason"]]
+    before, after = report["before"], report["after"]
+    nodes = f", {after['nodes']:,} of {before['nodes']:,} channels" if report["unit"] == "channels" else " (masked)"
+    text = (
+        f"Cut {why}. {after['prunable']:,} of {before['prunable']:,} weights stay{nodes}; "
+        f"scored on {report['samples']:,} training samples, {report['seconds']:.2g} s."
+    )
+    if report["collapsed"]:
+        text += f" COLLAPSED: {', '.join(report['collapsed'])} lost everything."
+    if report["frozen"]:
+        names = [frozen["where"] for frozen in report["frozen"]]
+        more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+        text += f" Could not leave: {', '.join(names[:4])}{more} (reasons in result.json)."
+    return text
+
+
+def curve(report: dict[str, Any]) -> Table:
+    """What the detector saw at each look, and what its rule made of it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="what was watched until the cut", title_justify="left")
+    for name in ("epoch", "seen", "signal", "threshold", "learning rate"):
+        table.add_column(name, justify="right")
+    for look in report["curve"]:
+        numbers = (look["value"], look["signal"], look["threshold"], look["learning_rate"])
+        table.add_row(f"{look['epoch']:g}", *(NONE if number is None else f"{number:.4g}" for number in numbers))
+    return table
+
+
+def methods() -> Table:
+    """The table of methods: every row a choice of worth, units, moment, steps and allocation."""
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    for column in ("method", "score", "units", "timing", "steps", "allocation"):
+        table.add_column(column, overflow="fold", no_wrap=column != "score")
+    for name, method in earlycrop.METHODS.items():
+        parts = (method.score, method.units, method.timing, method.steps, method.allocation)
+        table.add_row(name, *(_brief(part) if prunes(method) else NONE for part in parts))
+    return table
+
+
+def _brief(part: Any) -> str:
+    """As its own source, without what it has by default."""
+    said = [(each.name, getattr(part, each.name)) for each in fields(part) if getattr(part, each.name) != each.default]
+    return type(part).__name__ + (f"({', '.join(f'{name}={value!r}' for name, value in said)})" if said else "")

@@ -1,0 +1,220 @@
+"""Descriptions, folders, results."""
+
+import json
+from dataclasses import fields, replace
+
+import pytest
+from torch import nn
+
+from earlycrop_lab import runs
+from earlycrop_lab.measure.emissions import Emissions
+from earlycrop_lab.measure.record import Columns, Epoch
+from earlycrop_lab.runs import Result, find, folder_name, read, run, twin, write
+from earlycrop_lab.tasks.classification import Classification, Outcome
+
+NAMES = {
+    "digits-resnet18-earlycrop-s-0.95-seed0": Classification(),
+    "digits-resnet18-earlycrop-s-0.95-epochs12-seed0": Classification(epochs=12),
+    "digits-resnet18-dense-epochs12-seed3": Classification(method="dense", epochs=12, seed=3),
+    "digits-mlp-snip-0.5-width64-seed0": Classification(method="snip", sparsity=0.5, network="mlp", width=64),
+    "cifar10-resnet18-crop-s-0.95-node-mixed-round8-train10000-width16-seed1": Classification(
+        method="crop-s", target="node", reading="mixed", round_to=8, data="cifar10", train_size=10000, width=16, seed=1
+    ),
+    "folder_home_me_my_flowers-resnet18-snap-0.95-lr0.001-decay0.0-seed0": Classification(
+        method="snap", data="folder:/home/me/my flowers", learning_rate=1e-3, weight_decay=0.0
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_is_named_from_what_differs_from_the_usual(name):
+    assert folder_name(NAMES[name]) == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_description_is_its_own_source(name):
+    assert eval(repr(NAMES[name])) == NAMES[name]
+
+
+def test_what_is_usual_may_be_said_and_is_the_same_run():
+    said = Classification(network="resnet18", width=32, epochs=20, batch_size=64, learning_rate=0.002)
+    assert said == Classification()
+    assert Classification(network="mlp").width == 128  # the network's own, not the small ResNet18's
+
+
+def test_every_field_tells_runs_apart():
+    other = {
+        "method": "crop-s",
+        "sparsity": 0.9,
+        "target": "node",
+        "reading": "mixed",
+        "round_to": 8,
+        "min_channels": 2,
+        "data": "cifar10",
+        "train_size": 500,
+        "image_size": 16,
+        "recipe": "paper",
+        "network": "mlp",
+        "width": 8,
+        "epochs": 3,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "weight_decay": 0.0,
+        "clip_norm": 1.0,
+        "seed": 1,
+    }
+    assert set(other) == {each.name for each in fields(Classification)}
+    names = {folder_name(replace(Classification(), **{name: value})) for name, value in other.items()}
+    assert len(names | {folder_name(Classification())}) == len(other) + 1
+
+
+def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():
+    run = Classification(method="crop-s", sparsity=0.9, target="node", reading="mixed", epochs=7, seed=2)
+    assert run.dense_twin() == Classification(method="dense", epochs=7, seed=2)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"method": "earlycorp-s"}, "earlycrop-s"),
+        ({"network": "resnet81"}, "Did you mean 'resnet18'"),
+        ({"target": "wieght"}, "target cannot be 'wieght'. Did you mean 'weight'"),
+        ({"sparsity": 95.0}, "between 0 and 1; 95 is not"),
+        ({"sparsity": float("nan")}, "between 0 and 1; nan is not"),
+        ({"epochs": 0}, "epochs has to be 1 or more, not 0"),
+        ({"learning_rate": -1.0}, "learning_rate cannot be -1"),
+        ({"learning_rate": float("inf")}, "learning_rate cannot be inf"),
+        (
+            {"method": "dense", "sparsity": 0.5, "target": "node"},
+            "dense removes nothing: leave out sparsity and target",
+        ),
+        ({"method": "snap", "reading": "mixed"}, "snap does not score with CroP"),
+        ({"method": "earlycrop-u", "reading": "mixed"}, "a reading of CroP for channels"),
+        ({"epochs": 1}, "earlycrop-s may watch until epoch 1 .* more than 1, not 1"),
+    ],
+)
+def test_a_description_refuses_what_cannot_be(said, error):
+    with pytest.raises(ValueError, match=error):
+        Classification(**said)
+
+
+def columns(**said) -> Columns:
+    nothing = dict.fromkeys((each.name for each in fields(Columns)), None)
+    counts = {"test_accuracy": 0.5, "parameters_before": 10, "parameters_after": 10, "optimizer_steps": 4}
+    seconds = {"dense_seconds": 1.0, "scoring_seconds": 0.5, "sparse_seconds": 2.0, "evaluation_seconds": 0.1}
+    return Columns(**{**nothing, "dense_steps_timed": 0, "sparse_steps_timed": 0, **counts, **seconds, **said})
+
+
+def result(description: Classification) -> Result:
+    environment = {"cpu": "one", "threads": 1, "packages": {"torch": "2"}}
+    epochs = [Epoch(1, "dense", 2.0, 0.4, 0.5, 2e-3, 1.5)]
+    emissions = Emissions(None, None, "DEU", 1.0, "not had: no sensor")
+    return Result(description, environment, epochs, None, columns(), emissions)
+
+
+def test_a_result_comes_back_as_it_was(tmp_path):
+    whole = result(Classification(epochs=3))
+    write(whole, tmp_path)
+    assert read(tmp_path) == whole
+    assert eval(json.loads((tmp_path / "result.json").read_text())["repr"]) == whole.description
+    assert whole.columns.seconds == 3.5
+
+
+def test_a_result_is_written_whole_or_not_at_all(tmp_path):
+    write(result(Classification()), tmp_path)
+    before = (tmp_path / "result.json").read_text()
+    with pytest.raises(ValueError, match="JSON"):
+        write(replace(result(Classification()), columns=columns(kwh=float("nan"))), tmp_path)
+    assert (tmp_path / "result.json").read_text() == before
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"description": {"methd": 1}}'])
+def test_a_damaged_result_is_named(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(ValueError, match=r"result.json is no result of this laboratory"):
+        read(tmp_path)
+
+
+class Task:
+    """In the place of `train`: counts, and breaks when told to."""
+
+    def __init__(self, breaks: bool = False):
+        self.calls, self.breaks = 0, breaks
+
+    def __call__(self, description, **_):
+        self.calls += 1
+        if self.breaks:
+            raise KeyboardInterrupt
+        whole = result(description)
+        return Outcome(nn.Linear(2, 3), whole.epochs, None, whole.columns, whole.emissions)
+
+
+def test_a_run_whose_result_exists_is_not_run_again(tmp_path, monkeypatch):
+    task, said = Task(), []
+    monkeypatch.setattr(runs, "train", task)
+    first = run(Classification(), tmp_path, say=said.append)
+    folder = tmp_path / "digits-resnet18-earlycrop-s-0.95-seed0"
+    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "result.json"]
+    assert first.columns.disk_bytes == (folder / "model.safetensors").stat().st_size
+    assert said == []
+    assert run(Classification(), tmp_path, say=said.append) == first
+    assert task.calls == 1
+    assert "not run again" in said[0]
+    run(Classification(), tmp_path, again=True)
+    assert task.calls == 2
+
+
+def test_a_run_that_was_cut_off_begins_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", Task(breaks=True))
+    with pytest.raises(KeyboardInterrupt):
+        run(Classification(), tmp_path)
+    assert not list(tmp_path.glob("*/result.json"))
+    task = Task()
+    monkeypatch.setattr(runs, "train", task)
+    run(Classification(), tmp_path)
+    assert task.calls == 1
+
+
+def test_a_cut_off_repetition_leaves_the_old_result(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", Task())
+    first = run(Classification(), tmp_path)
+    monkeypatch.setattr(runs, "train", Task(breaks=True))
+    with pytest.raises(KeyboardInterrupt):
+        run(Classification(), tmp_path, again=True)
+    assert run(Classification(), tmp_path) == first
+
+
+def test_the_result_of_another_description_is_not_taken_for_this_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", Task())
+    folder = tmp_path / folder_name(Classification())
+    folder.mkdir()
+    write(result(Classification(epochs=5)), folder)
+    with pytest.raises(ValueError, match=r"the result of another description: .*epochs=5"):
+        run(Classification(), tmp_path)
+
+
+def test_a_run_is_found_by_path_name_or_beginning(tmp_path):
+    for each in (Classification(seed=0), Classification(seed=1), Classification(method="dense")):
+        folder = tmp_path / folder_name(each)
+        folder.mkdir()
+        write(result(each), folder)
+    (tmp_path / "digits-unfinished").mkdir()
+    dense = tmp_path / "digits-resnet18-dense-seed0"
+    assert find(str(dense), tmp_path / "elsewhere") == dense
+    assert find(dense.name, tmp_path) == dense
+    assert find("digits-resnet18-d", tmp_path) == dense
+    with pytest.raises(ValueError, match=r"could be any of .*seed0, .*seed1"):
+        find("digits-resnet18-e", tmp_path)
+    with pytest.raises(ValueError, match="Did you mean 'digits-resnet18-dense-seed0'"):
+        find("digits-resnet-dense", tmp_path)
+    with pytest.raises(ValueError, match="no finished run"):
+        find("digits", tmp_path / "elsewhere")
+
+
+def test_the_twin_is_found_where_it_is(tmp_path):
+    assert twin(Classification(), tmp_path) is None
+    dense = Classification(method="dense")
+    folder = tmp_path / folder_name(dense)
+    folder.mkdir()
+    write(result(dense), folder)
+    assert twin(Classification(), tmp_path) == result(dense)
