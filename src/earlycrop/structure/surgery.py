@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -15,9 +15,7 @@ from earlycrop.structure.walk import tensors_of
 Index = list[Int[Tensor, "_"] | None]
 
 
-def cut(
-    structure: Structure, model: nn.Module, keep: Bool[Tensor, "classes"], optimizer: Optimizer | None
-) -> Structure:
+def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimizer | None) -> Structure:
     """Remove the classes that are not in `keep` from the model and from the optimizer's state.
 
     Parameters and buffers stay the same objects, so names, ties and the optimizer's references survive;
@@ -90,10 +88,11 @@ def cut_state(optimizer: Optimizer, indices: dict[Tensor, Index]) -> None:
         OptimizerError: a state tensor has neither the parameter's shape nor a single entry.
     """
     plan = []
-    for parameter, index in indices.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
+    for parameter, entries in optimizer.state.items():  # all: L-BFGS keeps what belongs to all in the first
+        for key, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                plan.append((parameter, key, select(value, index)))
+                if parameter in indices:
+                    plan.append((parameter, key, select(value, indices[parameter])))
             elif not isinstance(value, int | float | bool | None) and not (
                 isinstance(value, Tensor) and value.numel() == 1
             ):
