@@ -12,7 +12,7 @@ verify.py     cut network against gated dense network
 """
 
 from earlycrop.structure.rehearsal import trace
-from earlycrop.structure.structure import ChannelClass, Frozen, Layer, Layout, Member, Structure, layers_of
+from earlycrop.structure.structure import ChannelClass, Frozen, Layer, Layout, Member, Structure, ignoring, layers_of
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.verify import Verification, Verifier, verify
 
@@ -26,6 +26,7 @@ __all__ = [
     "Verification",
     "Verifier",
     "cut",
+    "ignoring",
     "layers_of",
     "trace",
     "verify",

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from earlycrop.errors import TraceError
 from earlycrop.structure.labelling import label
-from earlycrop.structure.structure import Structure, build
+from earlycrop.structure.structure import Structure, build, ignoring
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trace import as_inputs, duplicate, export
 from earlycrop.structure.walk import shape_of
@@ -31,17 +31,15 @@ def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) 
         ignore: Modules or parameters (by name, or by the beginning of a dotted name) to keep whole.
 
     Raises:
+        EarlyCropError: `ignore` names something that the model does not have.
         TraceError: the model cannot be exported; names the module.
     """
-    names = [name for name, _ in [*model.named_modules(), *model.named_parameters()]]
-    for kept in ignore:
-        if kept not in names:
-            raise TraceError(f"`ignore` names `{kept}`, but the model has no module or parameter of that name.")
+    ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
     structure = build(
         walk,
-        ignored=lambda name: any(name == kept or name.startswith(kept + ".") for kept in ignore),
+        ignored=ignored,
         examples=max(batch[:1], default=1),
     )
     spaces = structure.spaces()

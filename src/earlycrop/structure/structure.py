@@ -1,6 +1,6 @@
 """Classes of coupled channels: what a model's channels are, which of them may leave, and where they live."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from earlycrop.errors import EarlyCropError, nearest
 from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.walk import Site, Walk, tensors_of
 
@@ -310,6 +311,23 @@ def _gates(walk: Walk) -> tuple[Site, ...]:
             for site in creator if norm is None or None in norms else norm:
                 sites[site] = None
     return tuple(sites)
+
+
+def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
+    """Whether a parameter or buffer belongs to what the user keeps whole.
+
+    Raises:
+        EarlyCropError: the model has no module or parameter of a name; names the nearest.
+    """
+    names = [name for name, _ in [*model.named_modules(), *model.named_parameters()] if name]
+    kept = tuple(ignore)
+    for name in kept:
+        if name not in names:
+            raise EarlyCropError(
+                f"`ignore` names {name!r}, but the model has no module or parameter of that name. "
+                f"Did you mean {nearest(name, names)!r}?"
+            )
+    return lambda tensor: any(tensor == name or tensor.startswith(name + ".") for name in kept)
 
 
 CHANNELS = ("out_channels", "out_features")

@@ -1,6 +1,7 @@
 """The exported graph of a model, had without touching the model and without a copy of its weights."""
 
 import copy
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,9 +88,25 @@ def module_of(node: Node) -> str:
 
 
 def _export(model: nn.Module, inputs: Inputs, running: list[str]) -> ExportedProgram:
-    with _noting(model, running), torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of export, about a copy that is thrown away
+    with _noting(model, running), torch.no_grad(), _quiet():
         return torch.export.export(model, inputs, strict=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without export's warnings about a copy that is thrown away, and its logs of an error that we tell ourselves."""
+    loggers = [logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx.experimental")]
+    loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
+    disabled = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, was in zip(loggers, disabled, strict=True):
+            logger.disabled = was
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from earlycrop.allocation import Allocation
 from earlycrop.budget import Budget, choose_weights
 from earlycrop.counting import Counts, flops, size_of
 from earlycrop.errors import EarlyCropError
-from earlycrop.structure import Frozen, Layer, layers_of
+from earlycrop.structure import Frozen, Layer, ignoring, layers_of
 from earlycrop.structure.surgery import rebind
 from earlycrop.structure.trace import as_inputs
 from earlycrop.units.charts import Vector, WeightChart
@@ -44,10 +44,9 @@ class WeightUnits:
     ) -> None:
         self.model, self.example_inputs, self.optimizer = model, as_inputs(example_inputs), optimizer
         layers: dict[str, Layer] = {}
+        ignored = ignoring(model, ignore)
         for layer in layers_of(model):
-            if not any(
-                layer.name == kept or layer.weight == kept or layer.name.startswith(kept + ".") for kept in ignore
-            ):
+            if not ignored(layer.weight):
                 layers.setdefault(layer.weight, layer)
         if not layers:
             raise EarlyCropError(
