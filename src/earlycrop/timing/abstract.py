@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
@@ -69,6 +69,7 @@ class AbstractDetector(AbstractTiming):
         max_epochs: Then in any case; a quarter of the budget if not said.
     """
 
+    _: KW_ONLY  # so that a rule's own options come first
     interval: float = 1.0
     min_epochs: float = 1.0
     max_epochs: float | None = None
@@ -94,8 +95,8 @@ class AbstractDetector(AbstractTiming):
         return bool(curve) and self.signal(curve)[-1] < self.threshold(sparsity)
 
     def due(self, epoch: float, last: float | None) -> bool:
-        """Whether it is time for another look."""
-        return epoch > 0 and (last is None or epoch >= last + self.interval - 1e-9)
+        """Whether an interval has ended since the last look; intervals are counted from epoch 0."""
+        return math.floor(epoch / self.interval + 1e-9) > math.floor((last or 0) / self.interval + 1e-9)
 
     def cap(self, epochs: float | None) -> float:
         """The epoch at which it prunes in any case."""
