@@ -48,7 +48,7 @@ class Overlap(AbstractInstrument):
     def read(self, epoch: float) -> float | None:
         """The overlap; None at the first look."""
         before, self._last = self._last, self._choose().cpu()
-        return None if before is None else float((before & self._last).sum() / before.sum().clamp_min(1))
+        return None if before is None else int((before & self._last).sum()) / max(int(before.sum()), 1)
 
     def state_dict(self) -> dict[str, Any]:
         """The last keep-set."""
