@@ -282,6 +282,11 @@ class ScoringSet:
     def __iter__(self) -> Iterator[tuple[Any, int]]:
         return self.chunks(self.micro_batch)
 
+    def first(self, size: int) -> Any:
+        """The first `size` samples as one batch, or all if there are fewer (of the first batch if they do not join)."""
+        batch = self._given[0][0] if self._joined is None else self._joined
+        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, batch)
+
     def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
         """Batches of about `size` samples, as even as can be, with their sizes."""
         if self._joined is None:

@@ -17,8 +17,7 @@ def empirical_ntk(loss: MeanLoss, parameters: list[Tensor], samples: int) -> Flo
     The outputs are what the model returns while the loss is computed (all float tensors, flat). Column i is
     J (Jᵀ eᵢ): a backward pass for Jᵀ eᵢ, and one through the backward pass for J times that.
     """
-    batch, _ = next(iter(loss.set.chunks(samples)))
-    batch = pytree.tree_map_only(Tensor, lambda t: t[:samples] if t.ndim else t, batch)
+    batch = loss.set.first(samples)
     with loss.scoring(parameters):
         outputs = _outputs(loss.model, loss, batch)
         cotangent = torch.zeros_like(outputs, requires_grad=True)
