@@ -55,12 +55,12 @@ class Budget:
 
 
 def check_scores(scores: Vector) -> None:
-    """Refuse scores that cannot be ranked; minus infinity marks what has left already.
+    """Refuse scores that cannot be ranked.
 
     Raises:
         ScoreError: some score is nan or infinite.
     """
-    bad = torch.isnan(scores) | (scores == torch.inf)
+    bad = ~torch.isfinite(scores)
     if bool(bad.any()):
         raise ScoreError(
             f"{int(bad.sum())} of {scores.numel()} scores are not finite: ranking them would be meaningless. Look for "
@@ -122,7 +122,12 @@ def choose_weights(
 
 
 def choose_channels(
-    budget: Budget, scores: Vector, structure: Structure, counter: Counter, dense: float
+    budget: Budget,
+    scores: Vector,
+    structure: Structure,
+    counter: Counter,
+    dense: float,
+    whole: Int[Tensor, "classes"],
 ) -> Bool[Tensor, "classes"]:
     """The classes that stay so that the count comes nearest to (1 − ρ) of the dense network's.
 
@@ -136,6 +141,7 @@ def choose_channels(
         structure: The classes.
         counter: Counts what a choice leaves.
         dense: The target's count in the dense network.
+        whole: For each class the size of its space in the dense network, of which a fraction must stay.
 
     Raises:
         BudgetError: the target is out of reach; says the most that can be removed.
@@ -152,7 +158,7 @@ def choose_channels(
     per_class = channels_per_class(structure)
     width = torch.zeros_like(sizes).scatter_reduce(0, space, per_class, "amax", include_self=False)
     if isinstance(budget.min_channels, float):
-        least = (sizes * budget.min_channels).ceil().long()
+        least = (torch.zeros_like(sizes).scatter(0, space, whole) * budget.min_channels).ceil().long()
     else:
         least = (budget.min_channels / width).ceil().long()
     least = torch.minimum(least.clamp_min(1), sizes)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.allocation import Allocation
-from earlycrop.budget import Budget, choose_channels
+from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
 from earlycrop.structure import Frozen, cut, trace
@@ -82,9 +82,12 @@ class ChannelUnits:
 
     def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "classes"]:
         """The classes that stay, nearest to the target as counted in the dense network."""
+        check_scores(scores)  # before an allocation turns them into ranks
         shared = allocation(scores.cpu(), self.structure.spaces())
         counter = Counter(self.structure, self.model)
-        return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target))
+        spaces = self.dense.spaces()
+        whole = spaces.bincount()[spaces][self.keep]
+        return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target), whole)
 
     def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
         """Remove all other classes from the model and the optimizer's state."""

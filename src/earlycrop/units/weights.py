@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
 from earlycrop.allocation import Allocation
-from earlycrop.budget import Budget, choose_weights
+from earlycrop.budget import Budget, check_scores, choose_weights
 from earlycrop.counting import Counts, flops, size_of
 from earlycrop.errors import EarlyCropError
 from earlycrop.structure import Frozen, Layer, ignoring, layers_of
@@ -74,6 +74,7 @@ class WeightUnits:
             torch.arange(len(self.sizes), device=scores.device), torch.tensor(self.sizes, device=scores.device)
         )
         alive = self.keep.to(scores.device)
+        check_scores(torch.where(alive, scores, 0.0))  # before an allocation turns them into ranks
         shared = allocation(torch.where(alive, scores, -torch.inf), layer)
         return choose_weights(budget, torch.where(alive, shared, 0.0), alive, layer, size_of(self.model)[1])
 
