@@ -1,0 +1,284 @@
+"""How much leaves: exactly, whatever the ties; for channels the nearest reachable, found again by brute force."""
+
+import copy
+import math
+import re
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from earlycrop.allocation import Global, Uniform
+from earlycrop.budget import Budget, check_scores, largest
+from earlycrop.errors import BudgetError, ScoreError
+from earlycrop.structure import cut
+from earlycrop.units import Channels, Weights
+from tests import dense
+from tests.cases import CASES
+
+SPARSITIES = [0.0, 0.1, 1 / 3, 0.5, 0.9, 0.98, 0.999]
+
+
+# Exact counts of weights ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparsity", SPARSITIES)
+@pytest.mark.parametrize("scores", ["distinct", "equal", "few", "zeros", "signed zeros"])
+@pytest.mark.parametrize("allocation", [Global(), Uniform()])
+def test_exactly_so_many_weights_stay(sparsity, scores, allocation):
+    net = dense.mlp(30, 40, 3)
+    units = Weights().of(net, torch.zeros(1, 30).double(), None, ())
+    n = 30 * 40 + 40 * 3
+    drawn = {
+        "distinct": torch.rand(n),
+        "equal": torch.full((n,), 3.0),
+        "few": torch.randint(3, (n,)).double(),
+        "zeros": torch.zeros(n),
+        "signed zeros": torch.where(torch.rand(n) < 0.5, -0.0, 0.0),
+    }[scores]
+    keep = units.choose(Budget(sparsity), drawn, allocation)
+    assert int(keep.sum()) == n - round(sparsity * n)
+    if allocation == Global():
+        assert drawn[keep].min() >= drawn[~keep].max() if 0 < keep.sum() < n else True
+        again = units.choose(Budget(sparsity), drawn, allocation)
+        assert torch.equal(keep, again)
+    else:
+        for part in keep.split([1200, 120]):
+            assert abs(int(part.sum()) - (1 - sparsity) * part.numel()) <= 1
+    units.keep_only(keep)
+    assert sum(int((net.get_parameter(name) != 0).sum()) for name in dense.prunable(net)) == int(keep.sum())
+
+
+@pytest.mark.parametrize("trial", range(20))
+def test_the_largest_by_a_slow_and_obvious_sort(trial):
+    torch.manual_seed(trial)
+    scores = torch.randint(6, (40,)).double() - 2
+    count = int(torch.randint(1, 41, ()))
+    order = sorted(range(40), key=lambda i: (-scores[i].item(), i))
+    expected = torch.zeros(40, dtype=torch.bool)
+    expected[order[:count]] = True
+    assert torch.equal(largest(scores, count), expected)
+
+
+def test_steps_never_bring_a_weight_back_and_count_from_the_dense_network():
+    net = dense.mlp(10, 10, 10)
+    units = Weights().of(net, torch.zeros(1, 10).double(), None, ())
+    last = units.keep
+    for sparsity in (0.3, 0.6, 0.9):
+        keep = units.choose(Budget(sparsity), torch.zeros(200), Global())
+        units.keep_only(keep)
+        assert int(units.keep.sum()) == 200 - round(sparsity * 200)
+        assert not bool((units.keep & ~last).any())
+        last = units.keep
+
+
+def test_the_target_may_count_all_parameters():
+    net = dense.mlp(10, 20, 3)  # 260 weights and 23 biases
+    units = Weights().of(net, torch.zeros(1, 10).double(), None, ())
+    keep = units.choose(Budget(0.5, "params"), torch.rand(260), Global())
+    assert int((~keep).sum()) == round(0.5 * 283)
+    with pytest.raises(BudgetError, match=r"reachable|reach") as caught:
+        units.choose(Budget(0.95, "params"), torch.rand(260), Global())
+    assert f"{259 / 283:.6g}" in str(caught.value)
+
+
+def test_at_least_one_weight_stays_and_the_error_says_how_far_one_can_go():
+    units = Weights().of(dense.mlp(10, 10), torch.zeros(1, 10).double(), None, ())
+    assert int(units.choose(Budget(0.99), torch.rand(100), Global()).sum()) == 1
+    with pytest.raises(BudgetError, match=r"0\.99\."):
+        units.choose(Budget(0.999), torch.rand(100), Global())
+
+
+def test_protected_layers_keep_their_best_weight():
+    net = dense.mlp(10, 10, 10, 10)
+    units = Weights().of(net, torch.zeros(1, 10).double(), None, ())
+    scores = torch.cat([torch.rand(100) + 10, torch.rand(100), torch.rand(100) + 5])
+    keep = units.choose(Budget(0.95), scores, Global())
+    assert [int(part.sum()) for part in keep.split(100)] == [15, 0, 0]
+    keep = units.choose(Budget(0.95, protect_layers=True), scores, Global())
+    assert [int(part.sum()) for part in keep.split(100)] == [13, 1, 1]
+    for part, kept in zip(scores.split(100), keep.split(100), strict=True):
+        assert bool(kept[part.argmax()])
+    with pytest.raises(BudgetError, match=r"0\.99\."):
+        units.choose(Budget(0.995, protect_layers=True), scores, Global())
+
+
+@pytest.mark.parametrize("target", ["node", "flops"])
+def test_weights_cannot_meet_a_target_of_channels(target):
+    units = Weights().of(dense.mlp(10, 10), torch.zeros(1, 10).double(), None, ())
+    with pytest.raises(BudgetError, match=target):
+        units.choose(Budget(0.5, target), torch.rand(100), Global())
+
+
+# Scores that cannot be ranked --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("allocation", [Global(), Uniform()])
+@pytest.mark.parametrize("units", [Weights(), Channels()])
+def test_scores_that_are_not_finite_are_refused(bad, allocation, units):
+    here = units.of(dense.mlp(4, 10, 3), torch.zeros(1, 4).double(), None, ())
+    scores = torch.rand(len(here.keep))
+    scores[3] = bad
+    with pytest.raises(ScoreError, match=f"1 of {len(here.keep)}"):
+        here.choose(Budget(0.5), scores, allocation)
+
+
+def test_the_check_counts_what_is_wrong():
+    check_scores(torch.tensor([0.0, -0.0, -3.0, 1e38]))
+    with pytest.raises(ScoreError, match="2 of 3"):
+        check_scores(torch.tensor([math.nan, 0.0, math.inf]))
+
+
+# A description that makes no sense ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sparsity": 1.0}, "sparsity"),
+        ({"sparsity": -0.1}, "sparsity"),
+        ({"sparsity": math.nan}, "sparsity"),
+        ({"sparsity": 95.0}, "95"),
+        ({"sparsity": 0.5, "min_channels": 0}, "min_channels"),
+        ({"sparsity": 0.5, "min_channels": 0.0}, "min_channels"),
+        ({"sparsity": 0.5, "min_channels": 1.5}, "min_channels"),
+        ({"sparsity": 0.5, "round_to": 0}, "round_to"),
+    ],
+)
+def test_a_budget_that_makes_no_sense_is_refused(options, message):
+    with pytest.raises(BudgetError, match=message):
+        Budget(**options)
+
+
+# Channels: the nearest stop, by brute force ---------------------------------------------------------------------------
+
+
+def real_count(net: nn.Module, target: str, inputs, outputs: set[str]) -> float:
+    """Counted on the network itself, without the library."""
+    layers = {n: m for n, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    if target == "weight":
+        return sum(m.weight.numel() for m in layers.values())
+    if target == "params":
+        return sum(p.numel() for p in net.parameters())
+    if target == "node":
+        return sum(m.weight.shape[0] for n, m in layers.items() if n not in outputs)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(inputs)
+    return counter.get_total_flops() / len(inputs)
+
+
+def stops(units, scores):
+    """Every keep-set on the way, from all to the least: the lowest leave first, each layer keeps its best."""
+    spaces, keep = {}, torch.ones(len(scores), dtype=torch.bool)
+    for number, one in enumerate(units.structure.classes):
+        spaces.setdefault(frozenset((m.tensor, m.dim) for m in one.members), []).append(number)
+    best = {max(members, key=lambda i: (scores[i].item(), -i)) for members in spaces.values()}
+    yield keep.clone()
+    for number in sorted(range(len(scores)), key=lambda i: (scores[i].item(), i)):
+        if number not in best:
+            keep[number] = False
+            yield keep.clone()
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.7, 0.85])
+@pytest.mark.parametrize("target", ["weight", "node", "params", "flops"])
+@pytest.mark.parametrize("make", [dense.residual_net, dense.depthwise_net])
+def test_the_nearest_stop_by_brute_force(make, target, sparsity):
+    net, x = make(), dense.images(2)[0]
+    units = Channels().of(net, x, None, ())
+    scores = torch.rand(len(units.keep))
+    choices = list(stops(units, scores))
+    counts = []
+    for keep in choices:
+        smaller = copy.deepcopy(net)
+        cut(units.structure, smaller, keep, None)
+        counts.append(real_count(smaller, target, x, {"head"}))
+    goal = (1 - sparsity) * counts[0]
+    assert counts == sorted(counts, reverse=True)
+    if counts[-1] > goal:
+        with pytest.raises(BudgetError) as caught:
+            units.choose(Budget(sparsity, target), scores, Global())
+        assert f"{1 - counts[-1] / counts[0]:.6g}" in str(caught.value)
+        return
+    first = next(i for i, count in enumerate(counts) if count <= goal + 1e-9)
+    expected = first - 1 if first and abs(counts[first - 1] - goal) < abs(counts[first] - goal) else first
+    keep = units.choose(Budget(sparsity, target), scores, Global())
+    assert torch.equal(keep, choices[expected])
+    assert counts[expected] - goal <= counts[first - 1] - counts[first] if first else True
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "unet", "grouped", "densenet", "chain_with_bias"])
+@pytest.mark.parametrize("target", ["weight", "node", "params", "flops"])
+def test_the_most_that_an_error_names_can_be_reached(name, target):
+    net, inputs = CASES[name].build(), CASES[name].inputs()
+    units = Channels().of(net.double(), inputs, None, ())
+    scores = torch.rand(len(units.keep))
+    with pytest.raises(BudgetError) as caught:
+        units.choose(Budget(1 - 1e-9, target), scores, Global())
+    most = float(re.search(r"reach is ([0-9.]+)\.", str(caught.value)).group(1))
+    keep = units.choose(Budget(most - 1e-6, target), scores, Global())
+    units.keep_only(keep)
+    dense_count = units._dense.of(target)
+    assert units.counts().of(target) == pytest.approx((1 - most) * dense_count, abs=2e-6 * dense_count)
+    net.eval()(*inputs)
+
+
+# Least widths ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("least", "expected", "sparsity"), [(1, 1, 0.85), (3, 3, 0.85), (10, 10, 0.85), (0.5, 5, 0.65), (0.25, 3, 0.8)]
+)
+def test_a_layer_whose_scores_are_all_tiny_keeps_its_least(least, expected, sparsity):
+    net, x = dense.mlp(4, 10, 200, 3), dense.vectors()[0]
+    units = Channels().of(net, x, None, ())
+    scores = torch.rand(210) + 1
+    small = units.structure.tensors["0.weight"].classes[0]
+    scores[small] = torch.rand(10) * 1e-9
+    keep = units.choose(Budget(sparsity, min_channels=least), scores, Global())
+    units.keep_only(keep)
+    assert net[0].out_features == expected
+    assert net[2].out_features < 200
+    net(x)
+    best = torch.topk(scores[small], expected).indices
+    assert bool(keep[small[best]].all())
+
+
+@pytest.mark.parametrize("round_to", [2, 4, 8])
+@pytest.mark.parametrize("sparsity", [0.3, 0.6, 0.8])
+def test_widths_are_multiples(round_to, sparsity):
+    net, x = dense.mlp(4, 24, 40, 3), dense.vectors()[0]
+    units = Channels().of(net, x, None, ())
+    units.keep_only(units.choose(Budget(sparsity, round_to=round_to), torch.rand(64), Global()))
+    assert net[0].out_features % round_to == net[2].out_features % round_to == 0
+    left = sum(net.get_parameter(name).numel() for name in dense.prunable(net))
+    whole = 4 * 24 + 24 * 40 + 40 * 3
+    assert abs(left - (1 - sparsity) * whole) <= round_to * (24 + 40 + 4)
+    net(x)
+
+
+def test_a_width_that_no_multiple_fits_stays_whole():
+    net, x = dense.mlp(4, 10, 3), dense.vectors()[0]
+    units = Channels().of(net, x, None, ())
+    units.keep_only(units.choose(Budget(0.1, round_to=8), torch.rand(10), Global()))
+    assert net[0].out_features in (8, 10)
+
+
+def test_grouped_channels_count_as_many_as_they_are():
+    net, inputs = CASES["grouped"].build().double(), CASES["grouped"].inputs()
+    units = Channels().of(net, inputs, None, ())
+    units.keep_only(units.choose(Budget(0.6, min_channels=2), torch.rand(len(units.keep)), Global()))
+    assert all(m.out_channels >= 2 for m in net.modules() if isinstance(m, nn.Conv2d))
+    net.eval()(*inputs)
+
+
+def test_a_fraction_that_must_stay_is_of_the_dense_layer_at_every_step():
+    net, x = dense.mlp(4, 16, 50, 3), dense.vectors()[0]
+    units = Channels().of(net, x, None, ())
+    for sparsity in (0.2, 0.4, 0.6):
+        scores = torch.rand(len(units.structure)) + 1
+        scores[units.structure.tensors["0.weight"].classes[0]] = 0.0
+        units.keep_only(units.choose(Budget(sparsity, min_channels=0.5), scores, Global()))
+    assert net[0].out_features == 8
