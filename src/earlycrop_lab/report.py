@@ -40,11 +40,14 @@ def title(result: Result) -> str:
     """What was trained, for how long, and that it is one run."""
     d = result.description
     images = f", {d.train_size:,} training images" if d.train_size else ""
-    return f"{d.network} of width {d.width} on {d.data}{images}, {d.epochs} epochs, seed {d.seed} (n = 1)"
+    epochs = f"{d.epochs} epoch{'s' * (d.epochs > 1)}"
+    return f"{d.network} of width {d.width} on {d.data}{images}, {epochs}, seed {d.seed} (n = 1)"
 
 
 def percent(part: float | None) -> str:
-    """>>> percent(0.9501), percent(None)
+    """A part, in percent.
+
+    >>> percent(0.9501), percent(None)
     ('95.0 %', '–')
     """
     return NONE if part is None else f"{100 * part:.1f} %"
@@ -107,10 +110,16 @@ ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
     ("  sparse phase", lambda c: amount(c.sparse_seconds or None, "s"), _nothing),
     ("evaluation, beside it", lambda c: amount(c.evaluation_seconds, "s"), _nothing),
     ("training step, dense phase", lambda c: _step(c.dense_step_milliseconds, c.dense_steps_timed), _nothing),
+    ("  its CPU time", lambda c: amount(c.dense_step_cpu_milliseconds, "ms"), _nothing),
     (
         "training step, after the cut",
         lambda c: _step(c.sparse_step_milliseconds, c.sparse_steps_timed),
         lambda c: c.sparse_step_milliseconds or c.dense_step_milliseconds,
+    ),
+    (
+        "  its CPU time",
+        lambda c: amount(c.sparse_step_cpu_milliseconds, "ms"),
+        lambda c: c.sparse_step_cpu_milliseconds or c.dense_step_cpu_milliseconds,
     ),
     ("memory of a step, dense phase", lambda c: amount(c.dense_memory_bytes, "MB", 1e-6), _nothing),
     (
@@ -155,9 +164,10 @@ def what_left(report: dict[str, Any]) -> str:
     }[report["reason"]]
     before, after = report["before"], report["after"]
     nodes = f", {after['nodes']:,} of {before['nodes']:,} channels" if report["unit"] == "channels" else " (masked)"
+    on = f"on {report['samples']:,} training samples" if report["samples"] else "without data"
     text = (
         f"Cut {why}. {after['prunable']:,} of {before['prunable']:,} weights stay{nodes}; "
-        f"scored on {report['samples']:,} training samples, {report['seconds']:.2g} s."
+        f"scored {on}, {report['seconds']:.2g} s."
     )
     if report["collapsed"]:
         text += f" COLLAPSED: {', '.join(report['collapsed'])} lost everything."

@@ -7,10 +7,9 @@ import pytest
 from torch import nn
 
 from earlycrop_lab import runs
-from earlycrop_lab.measure.emissions import Emissions
-from earlycrop_lab.measure.record import Columns, Epoch
-from earlycrop_lab.runs import Result, find, folder_name, read, run, twin, write
+from earlycrop_lab.runs import find, folder_name, read, run, twin, write
 from earlycrop_lab.tasks.classification import Classification, Outcome
+from tests.lab.results import columns, result
 
 NAMES = {
     "digits-resnet18-earlycrop-s-0.95-seed0": Classification(),
@@ -96,20 +95,6 @@ def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():
 def test_a_description_refuses_what_cannot_be(said, error):
     with pytest.raises(ValueError, match=error):
         Classification(**said)
-
-
-def columns(**said) -> Columns:
-    nothing = dict.fromkeys((each.name for each in fields(Columns)), None)
-    counts = {"test_accuracy": 0.5, "parameters_before": 10, "parameters_after": 10, "optimizer_steps": 4}
-    seconds = {"dense_seconds": 1.0, "scoring_seconds": 0.5, "sparse_seconds": 2.0, "evaluation_seconds": 0.1}
-    return Columns(**{**nothing, "dense_steps_timed": 0, "sparse_steps_timed": 0, **counts, **seconds, **said})
-
-
-def result(description: Classification) -> Result:
-    environment = {"cpu": "one", "threads": 1, "packages": {"torch": "2"}}
-    epochs = [Epoch(1, "dense", 2.0, 0.4, 0.5, 2e-3, 1.5)]
-    emissions = Emissions(None, None, "DEU", 1.0, "not had: no sensor")
-    return Result(description, environment, epochs, None, columns(), emissions)
 
 
 def test_a_result_comes_back_as_it_was(tmp_path):

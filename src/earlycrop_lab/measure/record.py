@@ -43,8 +43,10 @@ class Columns:
         sparse_seconds: Training after the cut.
         evaluation_seconds: All evaluations; in no other figure.
         dense_step_milliseconds: Median training step before the cut.
+        dense_step_cpu_milliseconds: The same in CPU time of the process, which other programs do not touch.
         dense_steps_timed: How many warm steps that median is of.
         sparse_step_milliseconds: Median training step after the cut.
+        sparse_step_cpu_milliseconds: The same in CPU time of the process.
         sparse_steps_timed: How many warm steps that median is of.
         dense_memory_bytes: Peak of live tensor bytes of one training step before the cut.
         sparse_memory_bytes: The same after the cut.
@@ -69,8 +71,10 @@ class Columns:
     sparse_seconds: float
     evaluation_seconds: float
     dense_step_milliseconds: float | None
+    dense_step_cpu_milliseconds: float | None
     dense_steps_timed: int
     sparse_step_milliseconds: float | None
+    sparse_step_cpu_milliseconds: float | None
     sparse_steps_timed: int
     dense_memory_bytes: int | None
     sparse_memory_bytes: int | None

@@ -15,11 +15,16 @@ WARM = 5
 
 @dataclass(frozen=True)
 class StepTime:
-    """Milliseconds of a training step: the median over `steps` warm ones, and the quarter points around it."""
+    """A training step: medians over the warm ones.
+
+    Args:
+        milliseconds: On the wall's clock (CUDA: the device's).
+        cpu_milliseconds: Of all threads of this process: on a shared machine, what others do is not in it.
+        steps: How many warm steps the medians are of.
+    """
 
     milliseconds: float
-    lower: float
-    upper: float
+    cpu_milliseconds: float
     steps: int
 
 
@@ -59,25 +64,26 @@ class Clock:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Note the time within as one training step of a phase."""
+        worked = time.process_time()
         if self.cuda:
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
             start.record()
             yield
             end.record()
-            self._steps[name].append((start, end))
+            took = (start, end)
         else:
             began = time.perf_counter()
             yield
-            self._steps[name].append(1000 * (time.perf_counter() - began))
+            took = 1000 * (time.perf_counter() - began)
+        self._steps[name].append((took, 1000 * (time.process_time() - worked)))
 
     def steps(self, name: str) -> StepTime | None:
         """The time of a step of that phase; None where it had no warm one."""
         noted = self._steps[name][WARM:]
         if not noted:
             return None
+        took, worked = zip(*noted, strict=True)
         if self.cuda:
             torch.cuda.synchronize()
-            noted = [start.elapsed_time(end) for start, end in noted]
-        noted = sorted(noted)
-        n = len(noted)
-        return StepTime(median(noted), noted[n // 4], noted[(3 * n) // 4], n)
+            took = [start.elapsed_time(end) for start, end in took]
+        return StepTime(median(took), median(worked), len(noted))

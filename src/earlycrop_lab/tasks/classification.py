@@ -197,7 +197,9 @@ def train(
     torch.manual_seed(d.seed)  # dropout; the model and the data have their own seeds
 
     # Data: images lie in one tensor on the device and are augmented there, batch by batch.
-    data = load(d.data, root, size=d.image_size, recipe=d.recipe).to(device).enlarged(get_network(d.network).least)
+    data = load(d.data, root, size=d.image_size, recipe=d.recipe).to(device)
+    if d.image_size is None:
+        data = data.enlarged(get_network(d.network).least)
     if d.train_size is not None:
         data = data.subset(d.train_size)
     batches = data.batches(d.batch_size, seed=d.seed)
@@ -212,26 +214,26 @@ def train(
     scheduler = None
     meters = Meters(model, optimizer, device)
     clock = meters.clock
-
-    with clock.phase("scoring"):
-        pruner = earlycrop.Pruner(
-            model,
-            pruning_method(d),
-            sparsity=d.sparsity,
-            target=d.target,
-            example_inputs=(example,),
-            optimizer=optimizer,
-            loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
-            batches=scoring,
-            epochs=d.epochs,
-            min_channels=d.min_channels,
-            round_to=d.round_to,
-            seed=d.seed,
-        )
-
     epochs: list[Epoch] = []
-    progress.begin(d.epochs, len(batches))
+
     with Tracker(country, pue) as tracker:
+        with clock.phase("scoring"):
+            pruner = earlycrop.Pruner(
+                model,
+                pruning_method(d),
+                sparsity=d.sparsity,
+                target=d.target,
+                example_inputs=(example,),
+                optimizer=optimizer,
+                loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+                batches=scoring,
+                epochs=d.epochs,
+                min_channels=d.min_channels,
+                round_to=d.round_to,
+                seed=d.seed,
+            )
+
+        progress.begin(d.epochs, len(batches))
         for epoch in range(d.epochs):
             with clock.phase("scoring"):
                 report = pruner.check(epoch)
@@ -313,8 +315,10 @@ def measure(
         sparse_seconds=seconds["sparse"],
         evaluation_seconds=seconds["evaluation"],
         dense_step_milliseconds=dense.milliseconds if dense else None,
+        dense_step_cpu_milliseconds=dense.cpu_milliseconds if dense else None,
         dense_steps_timed=dense.steps if dense else 0,
         sparse_step_milliseconds=sparse.milliseconds if sparse else None,
+        sparse_step_cpu_milliseconds=sparse.cpu_milliseconds if sparse else None,
         sparse_steps_timed=sparse.steps if sparse else 0,
         dense_memory_bytes=meters.peak_bytes.get("dense"),
         sparse_memory_bytes=meters.peak_bytes.get("sparse"),

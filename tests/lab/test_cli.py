@@ -1,0 +1,183 @@
+"""The command: what it prints, what it keeps, what it says when something is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import earlycrop
+from earlycrop_lab import __main__ as entry
+from earlycrop_lab.cli import main
+from earlycrop_lab.models import build
+from earlycrop_lab.runs import read
+
+QUICK = ["--network=mlp", "--width=64", "--epochs=8", "--learning-rate=0.01", "--train-size=640", "--sparsity=0.6"]
+NAME = "digits-mlp-{}-train640-width64-epochs8-lr0.01-seed0"
+PRUNED, DENSE = NAME.format("earlycrop-s-0.6"), NAME.format("dense")
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory) -> tuple[Path, str, int]:
+    """`earlycrop train … --with-dense`, as a user runs it; its folder, what it printed, its exit code."""
+    out = tmp_path_factory.mktemp("runs")
+    command = [sys.executable, "-m", "earlycrop_lab", "train", *QUICK, "--with-dense", f"--out={out}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=out, check=False)
+    return out, done.stdout + done.stderr, done.returncode
+
+
+def test_a_run_and_its_dense_twin_end_in_a_table_and_pictures(session):
+    out, printed, code = session
+    assert code == 0, printed
+    assert sorted(path.name for path in out.iterdir()) == sorted([DENSE, PRUNED])  # and no litter of a tracker
+    assert printed.index(f"\n{PRUNED}\n") < printed.index(f"\n{DENSE}\n")  # afterwards, never at the same time
+    lines = [line.split()[0] for line in printed.splitlines() if "/8 " in line[:10]]
+    assert lines == [f"{epoch}/8" for epoch in range(1, 9)] * 2
+    for column in (
+        *("test accuracy, last epoch", "weight sparsity", "node sparsity", "parameters", "FLOPs an example"),
+        *("training time", "dense phase", "tracing, scoring, cutting", "sparse phase", "training step, dense phase"),
+        *("training step, after the cut", "memory of a step, after the cut", "memory of the whole process"),
+        *(
+            "model on disk",
+            "emissions",
+            "energy",
+            "optimizer steps",
+            " threads on ",
+            "load",
+            "Emissions: mix of DEU, PUE 1",
+        ),
+    ):
+        assert column in printed
+    pictures = [line for line in printed.splitlines() if line.endswith(".png")]
+    assert [Path(path).name for path in pictures] == ["accuracy.png", "regime.png", "channels.png"]
+    for path in pictures:
+        assert Path(path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert max(map(len, printed.splitlines())) < 250
+
+
+def test_the_results_hold_what_a_reader_needs(session):
+    out, _, _ = session
+    stored = json.loads((out / PRUNED / "result.json").read_text())
+    assert eval(stored["repr"], {"Classification": dict}) == stored["description"]
+    assert stored["environment"]["packages"]["torch"] == torch.__version__
+    assert {"cpu", "cpus", "threads", "load", "load_after", "started", "commit", "python"} <= set(stored["environment"])
+    assert [e["epoch"] for e in stored["epochs"]] == list(range(1, 9))
+    assert stored["report"]["reason"] in ("trigger", "cap")
+    assert stored["report"]["curve"]
+    pruned, dense = read(out / PRUNED), read(out / DENSE)
+    for run, folder in ((pruned, PRUNED), (dense, DENSE)):
+        assert run.columns.disk_bytes == (out / folder / "model.safetensors").stat().st_size
+        assert run.columns.process_bytes > 100e6  # torch alone
+        assert run.columns.kwh > 0
+        assert run.columns.test_accuracy > 0.5  # chance is 0.1
+    assert pruned.columns.disk_bytes < dense.columns.disk_bytes
+    assert pruned.columns.sparse_memory_bytes < dense.columns.dense_memory_bytes
+
+
+def test_the_kept_model_is_the_one_that_was_measured(session):
+    out, _, _ = session
+    model = build("mlp", classes=10, channels=1, size=8, width=64, seed=5)
+    earlycrop.load(model, out / PRUNED / "model.safetensors")
+    assert sum(p.numel() for p in model.parameters()) == read(out / PRUNED).columns.parameters_after
+
+
+def test_a_finished_run_is_shown_and_not_trained_again(session, capsys):
+    out, _, _ = session
+    assert main(["train", *QUICK, f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert "has its result already; it is not run again" in printed
+    assert "  1/8 " not in printed
+    assert "dense" in printed  # the twin beside it
+    assert main(["show", PRUNED[:20], f"--out={out}"]) == 0
+    printed = capsys.readouterr().out
+    assert "Classification(method='earlycrop-s', sparsity=0.6" in printed
+    assert "what was watched until the cut" in printed
+    assert str(out / PRUNED / "regime.png") in printed
+
+
+def test_a_run_that_is_not_there_is_named_nearly(session, capsys):
+    out, _, _ = session
+    assert main(["show", "digits-mlp-dance", f"--out={out}"]) == 2
+    assert f"Did you mean '{DENSE}'" in capsys.readouterr().err
+
+
+def test_the_table_of_methods(capsys):
+    assert main(["methods"]) == 0
+    printed = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
+    assert set(earlycrop.METHODS) <= set(rows)
+    assert rows["earlycrop-s"] == ["earlycrop-s", "Crop", "Channels", "LazyRegime", "OneShot", "Global"]
+    assert rows["random-s"][-1] == "Uniform"
+
+
+@pytest.mark.parametrize(
+    ("line", "error"),
+    [
+        ("trian", "no command 'trian'. Did you mean 'train'"),
+        ("train --sparsty 0.9", "no option '--sparsty'. Did you mean '--sparsity'"),
+        ("train --sparsity much", "--sparsity: invalid float value: 'much'"),
+        ("train --method earlycorp-s", "Did you mean 'earlycrop-s'"),
+        ("train --network vgg61", "Did you mean 'vgg16'"),
+        ("train --data cifar01", "Did you mean 'cifar10'"),
+        ("train --data folder:nowhere", "There is no folder"),
+        ("train --target wight", "target cannot be 'wight'. Did you mean 'weight'"),
+        ("train --sparsity 95", "between 0 and 1; 95 is not"),
+        ("train --method dense --sparsity 0.5", "dense removes nothing: leave out sparsity"),
+        ("train --train-size 5", "Use a train size from 10 to 1,437"),
+        ("train --method snap --network mlp --min-channels 100 --sparsity 0.99 --epochs 1", "reach"),
+        ("train --device tpu", "no device 'tpu'"),
+        ("train --country Mars", "No electricity mix is known for the country 'Mars'"),
+        ("train --pue 0.2", "--pue has to be 1 or more"),
+        ("show", "RUN"),
+        ("show anything", "There is no finished run"),
+        ("methods all", "does not know what to do with 'all'"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line_and_no_traceback(line, error, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("earlycrop: ")
+    assert printed.err.count("\n") == 1
+    assert error in printed.err
+    assert not list(tmp_path.glob("runs/*"))  # nothing is left behind
+
+
+def test_a_traceback_is_shown_when_asked_for(capsys):
+    assert main(["train", "--sparsity", "2", "--traceback"]) == 2
+    assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"]])
+def test_without_a_verb_it_says_what_there_is(arguments, capsys):
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    for verb in ("demo", "train", "methods", "show"):
+        assert f"earlycrop {verb}" in printed
+
+
+def test_every_field_of_a_description_is_an_option(capsys):
+    with pytest.raises(SystemExit) as left:
+        main(["train", "--help"])
+    assert left.value.code == 0
+    printed = capsys.readouterr().out
+    for option in ("--method", "--sparsity", "--target", "--reading", "--network", "--data", "--train-size", "--seed"):
+        assert option in printed
+
+
+def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setattr(entry, "find_spec", lambda name: None if name in ("rich", "sklearn") else object())
+    assert entry.main() == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert 'The laboratory needs `pip install "earlycrop[lab]"`: rich, sklearn not found.' in printed.err
+
+
+def test_the_entry_point_itself_needs_nothing_but_python():
+    code = (
+        "import sys, earlycrop_lab.__main__ as entry; "
+        "assert not {'torch', 'numpy', 'earlycrop', 'matplotlib', *entry.NEEDED} & set(sys.modules), sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
