@@ -22,7 +22,7 @@ from earlycrop.structure import Verification, Verifier
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import as_inputs
 from earlycrop.timing import AbstractDetector, AbstractInstrument, Never, NtkSettled, Reason
-from earlycrop.units import Channels, ChannelUnits
+from earlycrop.units import Channels, ChannelUnits, Weights
 
 
 class Pruner:
@@ -116,7 +116,8 @@ class Pruner:
             if loss is None:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
             self._set = ScoringSet(batches if batches is not None else [], micro_batch)
-        state = optimizer if optimizer_state == "slice" else None
+        # masks are applied after its steps in any case; only a cut may do without its state
+        state = optimizer if optimizer_state == "slice" or self.method.units == Weights() else None
         self.units = self.method.units.of(model, self._inputs, state, tuple(ignore))
         self._check_optimizer()
         self.units.choose(self.budget, torch.zeros_like(self.units.units.values), self.method.allocation)
