@@ -220,6 +220,7 @@ def test_attributes_that_lie_are_found():
     assert "4: 4 channels do not divide into 3 groups" in faults
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.slow])
 def test_every_model_of_the_zoo_runs_and_is_its_own_subnetwork(name):
     case = CASES[name]
