@@ -4,6 +4,7 @@ Options of `train` are the fields of a description; what is wrong with them, the
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import traceback
@@ -51,13 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(OVERVIEW)
-        return 0
     verbose = "--traceback" in arguments
     try:
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(OVERVIEW, flush=True)
+            return 0
         options = _understood(arguments)
         return options.act(options, console)
+    except BrokenPipeError:  # `earlycrop methods | head`: nobody reads on, which is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:  # the library's errors are ValueErrors
         if verbose:
             traceback.print_exc()
