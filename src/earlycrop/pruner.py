@@ -220,16 +220,17 @@ class Pruner:
 
     def _look(self, timing: AbstractDetector, epoch: float) -> None:
         assert self._instrument is not None
-        self._last = epoch
         value = self._instrument.read(epoch)
+        self._last = epoch  # not before: a look that fails can be had again
         if value is None:
             return
         rate = None if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
-        if self.curve and rate != self.curve[-1].learning_rate and not self._warned:
+        last = self.curve[-1].learning_rate if self.curve else None
+        if rate is not None and last is not None and rate != last and not self._warned:
             self._warned = True
             warnings.warn(
-                f"The learning rate moved from {self.curve[-1].learning_rate:g} to {rate:g} before {self.method.name} "
-                f"pruned: its rule then sees the schedule, not the network. Hold it constant until the report.",
+                f"The learning rate moved from {last:g} to {rate:g} before {self.method.name} pruned: its rule then "
+                f"sees the schedule, not the network. Hold it constant until the report.",
                 stacklevel=3,
             )
         signal = timing.signal([*(check.value for check in self.curve), value])[-1]
