@@ -1,0 +1,544 @@
+"""The pruner beside a training loop: every method of the table, failures, and going on after a stop."""
+
+import io
+import itertools
+import warnings
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from earlycrop import METHODS, Pruner, get_method
+from earlycrop import pruner as pruner_module
+from earlycrop.counting import Counter
+from earlycrop.errors import OptimizerError, ScoreError, VerificationError
+from earlycrop.evaluation import ScoringSet
+from earlycrop.steps import Exponential
+from earlycrop.structure import Verification
+from earlycrop.timing import AbstractDetector, AtEpoch, LazyRegime, Never
+from earlycrop.units import Weights
+from tests import dense
+
+PRUNING = [name for name, method in METHODS.items() if not isinstance(method.timing, Never)]
+
+
+class Small(nn.Module):
+    """A stream with a block, a norm, dropout: everything that scoring has to handle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1, bias=False)
+        self.norm0 = nn.BatchNorm2d(8)
+        self.conv1 = nn.Conv2d(8, 6, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(6)
+        self.conv2 = nn.Conv2d(6, 8, 3, padding=1)
+        self.drop = nn.Dropout(0.1)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm0(self.stem(x)))
+        x = x + self.conv2(torch.relu(self.norm1(self.conv1(x))))
+        return self.head(self.drop(torch.relu(x).mean((2, 3))))
+
+
+BATCH = dense.images(24)
+
+
+def small(seed: int = 1) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Small().double()
+
+
+def adam(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(net.parameters(), lr=0.01)
+
+
+def momentum(net: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def make(net: nn.Module, optimizer, method="earlycrop-s", sparsity=0.6, **options) -> Pruner:
+    options = {"loss": dense.cross_entropy, "batches": [BATCH], "example_inputs": BATCH[0][:2], "epochs": 8} | options
+    return Pruner(net, method, sparsity, optimizer=optimizer, **options)
+
+
+def train(net: nn.Module, optimizer, steps: int = 2) -> None:
+    net.train()
+    torch.manual_seed(steps)  # dropout
+    for _ in range(steps):
+        optimizer.zero_grad()
+        dense.cross_entropy(net, BATCH).backward()
+        optimizer.step()
+
+
+def until_cut(net: nn.Module, optimizer, pruner: Pruner, epochs: int = 8):
+    for epoch in range(epochs):
+        if report := pruner.check(epoch):
+            return report
+        train(net, optimizer)
+    return None
+
+
+# The table --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_beside_a_loop(name):
+    net = small()
+    optimizer = adam(net)
+    objects, whole = [id(p) for p in net.parameters()], sum(net.get_parameter(n).numel() for n in dense.prunable(net))
+    pruner = make(net, optimizer, name)
+    report = until_cut(net, optimizer, pruner)
+    method = METHODS[name]
+    if isinstance(method.timing, Never):
+        assert report is None
+        assert pruner.done
+        assert not pruner.pruned
+        return
+    assert pruner.pruned
+    assert report is pruner.report
+    assert report.method == name
+    assert (report.reason in ("trigger", "cap")) == isinstance(method.timing, AbstractDetector) == (report.epoch >= 1)
+    assert (report.reason == "init") == (report.epoch == 0)
+    assert report.samples == (24 if pruner._set is not None else 0)
+    assert [id(p) for p in net.parameters()] == objects
+    assert pruner.check(100) is None
+    if isinstance(method.units, Weights):
+        kept = whole - round(0.6 * whole)
+        assert report.after.prunable == kept
+        zeros = {n: net.get_parameter(n) == 0 for n in dense.prunable(net)}
+        assert sum(int(zero.sum()) for zero in zeros.values()) == whole - kept
+    else:
+        left = sum(net.get_parameter(n).numel() for n in dense.prunable(net))
+        assert report.after.prunable == left
+        one_class = 8 * 2 * 9 + 2 * 8 * 6 * 9  # no class holds more
+        assert abs(left - 0.4 * whole) <= one_class / 8
+        assert report.verification.exact
+        zeros = {}
+    train(net, optimizer, 3)
+    assert all(not net.get_parameter(n)[zero].any() for n, zero in zeros.items())
+    assert all(torch.isfinite(p).all() for p in net.parameters())
+
+
+@pytest.mark.parametrize("name", PRUNING)
+def test_scoring_and_looking_leave_everything_bit_for_bit(name):
+    net = small()
+    optimizer = adam(net)
+    pruner = make(net, optimizer, name, micro_batch=7)
+    train(net, optimizer)
+    net.head.weight.requires_grad_(False)
+    net.norm1.eval()
+    net.stem.weight.grad = None
+    before = dense.everything(net, optimizer)
+    for bn_mode in ("auto", "running", "calibrated", "batch"):
+        pruner._bn_mode = bn_mode
+        first = pruner.scores()
+        assert torch.isfinite(first).all()
+        assert dense.everything(net, optimizer) == before
+        assert torch.equal(pruner.scores(), first)  # no dropout, no other chance
+    pruner.choose()
+    if isinstance(METHODS[name].timing, AbstractDetector):
+        assert pruner.check(0) is None
+        pruner.check(0.999)
+    assert dense.everything(net, optimizer) == before
+
+
+@pytest.mark.parametrize("name", [name for name in PRUNING if METHODS[name].score.needs_data])
+def test_the_micro_batch_changes_nothing(name):
+    pruner, scores = make(small(), None, name), []
+    for size in (24, 10, 1):
+        pruner._set = ScoringSet([BATCH], size)
+        scores.append(pruner.scores())
+    for other in scores[1:]:
+        assert (other - scores[0]).norm() <= 1e-12 * scores[0].norm()
+
+
+@pytest.mark.parametrize("name", ["random-s", "earlycrop-u", "earlycrop-s-score"])
+def test_the_same_twice(name):
+    reports = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        net = small()
+        optimizer = adam(net)
+        pruner = make(net, optimizer, name)
+        report = until_cut(net, optimizer, pruner)
+        reports.append((replace(report, seconds=0.0).as_dict(), pruner.units.keep.tolist()))
+    assert reports[0] == reports[1]
+
+
+@pytest.mark.parametrize("reading", ["gate_hessian", "mixed", "group_sum"])
+def test_each_reading_of_crop_prunes(reading):
+    net = small()
+    report = make(net, None, get_method("crop-s").reading(reading)).check(0)
+    assert report.verification.exact
+    assert report.weight_sparsity == pytest.approx(0.6, abs=0.1)
+
+
+# Targets ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ["weight", "node", "params", "flops"])
+@pytest.mark.parametrize(("name", "sparsity"), [("crop-s", 0.0), ("crop-s", 0.3), ("cropit-s", 0.6)])
+def test_channels_come_within_one_class_of_any_target(name, target, sparsity):
+    net = small()
+    pruner = make(net, None, name, sparsity, target=target)
+    whole = pruner.units.counts().of(target)
+    per_class = []
+    for number in range(len(pruner.units.keep)):
+        keep = torch.ones(len(pruner.units.keep), dtype=torch.bool)
+        keep[number] = False
+        per_class.append(whole - Counter(pruner.units.structure, net)(keep).of(target))
+    report = pruner.check(0)
+    assert abs(1 - report.after.of(target) / whole - sparsity) <= max(per_class) / whole
+    if sparsity == 0:
+        assert bool(pruner.units.keep.all())
+
+
+def test_no_sparsity_masks_nothing():
+    net = small()
+    before = [p.clone() for p in net.parameters()]
+    report = make(net, None, "crop-u", 0.0).check(0)
+    assert report.weight_sparsity == 0
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
+
+
+def test_the_most_that_weights_can_lose_leaves_one():
+    net = small()
+    whole = sum(net.get_parameter(n).numel() for n in dense.prunable(net))
+    report = make(net, None, "snip", 1 - 1 / whole).check(0)
+    assert report.after.prunable == 1
+    assert report.collapsed
+
+
+@pytest.mark.parametrize("name", ["random-u", "random-s"])
+def test_the_seed_is_what_decides_at_random(name):
+    def kept(seed: int) -> list[bool]:
+        pruner = make(small(), None, name, seed=seed)
+        pruner.check(0)
+        return pruner.units.keep.tolist()
+
+    assert kept(1) == kept(1)
+    assert kept(1) != kept(2)
+
+
+# Failures ---------------------------------------------------------------------------------------------------
+
+
+class Failing:
+    """A loss that is well for some calls and then is not."""
+
+    def __init__(self, after: int, how) -> None:
+        self.calls, self.after, self.how = 0, after, how
+
+    def __call__(self, model, batch):
+        self.calls += 1
+        loss = dense.cross_entropy(model, batch)
+        return self.how(loss) if self.calls > self.after else loss
+
+
+def nan(loss):
+    return loss * torch.nan
+
+
+def interrupted(loss):
+    raise KeyboardInterrupt
+
+
+def bad_scores(loss):
+    """A finite loss whose slope is not."""
+    return loss + (loss - loss.detach()).abs().sqrt()
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "scorings", "optimizer_state"),
+    [
+        (nan, ScoreError, 0, "slice"),
+        (nan, ScoreError, 2, "slice"),
+        (interrupted, KeyboardInterrupt, 2, "reset"),
+        (bad_scores, ScoreError, 2, "slice"),
+    ],
+)
+@pytest.mark.parametrize("name", ["cropit-s", "cropit-u"])
+def test_a_failure_at_any_step_leaves_model_and_optimizer_bit_for_bit(name, optimizer_state, scorings, how, error):
+    """Two passes a scoring; after two scorings two cuts were made, and all is undone."""
+    net = small()
+    optimizer = adam(net)
+    loss = Failing(2 * scorings, how)
+    options = {"bn_mode": "running", "optimizer_state": optimizer_state}
+    pruner = make(net, optimizer, name, loss=loss, **options)
+    train(net, optimizer)
+    before, keep = dense.everything(net, optimizer), pruner.units.keep.clone()
+    scores_before = make(net, optimizer, name, **options).scores()
+    with pytest.raises(error):
+        pruner.check(0)
+    assert loss.calls >= 2 * scorings + 1
+    assert dense.everything(net, optimizer) == before
+    assert torch.equal(pruner.units.keep, keep)
+    assert not pruner.pruned
+    loss.after = 10**9  # mended: it goes on as if nothing had been
+    assert torch.equal(pruner.scores(), scores_before)
+    report = pruner.check(0)
+    twin = small()
+    other = adam(twin)
+    train(twin, other)
+    expected = make(twin, other, name, **options).check(0)
+    assert report.after == expected.after
+    train(net, optimizer)
+    train(twin, other)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("optimizer_state", ["slice", "reset"])
+def test_a_cut_that_is_not_exact_is_undone(monkeypatch, optimizer_state):
+    net = small()
+    optimizer = adam(net)
+    pruner = make(net, optimizer, "cropit-s", optimizer_state=optimizer_state)
+    train(net, optimizer)
+    before = dense.everything(net, optimizer)
+    monkeypatch.setattr(pruner_module.Verifier, "compare", lambda *_: Verification(0.5, 0.5))
+    with pytest.raises(VerificationError, match=r"5\.0e-01"):
+        pruner.check(0)
+    assert dense.everything(net, optimizer) == before
+    assert bool(pruner.units.keep.all())
+    assert not pruner.pruned
+
+
+def test_without_verification_nothing_is_compared(monkeypatch):
+    monkeypatch.setattr(pruner_module.Verifier, "compare", lambda *_: pytest.fail("compared"))
+    assert make(small(), None, "crop-s", verify=False).check(0).verification is None
+
+
+def test_state_that_cannot_be_cut_is_refused_and_reset_is_the_way_out():
+    for optimizer_state in ("slice", "reset"):
+        net = small().float()
+        optimizer = torch.optim.Adafactor(net.parameters(), lr=0.01)
+        batch = BATCH[0].float(), BATCH[1]
+        pruner = make(
+            net, optimizer, "crop-s", batches=[batch], example_inputs=batch[0], optimizer_state=optimizer_state
+        )
+        dense.cross_entropy(net, batch).backward()
+        optimizer.step()
+        before = dense.everything(net, optimizer)
+        if optimizer_state == "slice":
+            with pytest.raises(OptimizerError, match=r"Adafactor(.|\n)*reset"):
+                pruner.check(0)
+            assert dense.everything(net, optimizer) == before
+        else:
+            pruner.check(0)
+            dense.cross_entropy(net, batch).backward()
+            optimizer.step()
+
+
+# The optimizer ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make_optimizer", [adam, momentum])
+@pytest.mark.parametrize("name", ["crop-s", "crop-u"])
+def test_momentum_is_carried_through_or_forgotten(name, make_optimizer):
+    for optimizer_state in ("slice", "reset"):
+        net = small()
+        optimizer = make_optimizer(net)
+        pruner = make(net, optimizer, name, optimizer_state=optimizer_state)
+        train(net, optimizer)
+        before = {n: dict(optimizer.state[p]) for n, p in net.named_parameters()}
+        pruner.check(0)
+        if optimizer_state == "reset":
+            assert not optimizer.state
+        else:
+            for n, parameter in net.named_parameters():
+                for key, value in optimizer.state[parameter].items():
+                    if isinstance(value, Tensor) and value.ndim:
+                        assert value.shape == parameter.shape
+                        assert set(value.reshape(-1).tolist()) <= {0.0, *before[n][key].reshape(-1).tolist()}
+                    else:
+                        assert value == before[n][key]
+        values = [p.detach().clone() for p in net.parameters()]
+        train(net, optimizer, 1)
+        assert any(not torch.equal(a, b) for a, b in zip(values, net.parameters(), strict=True))
+
+
+def test_the_optimizer_must_hold_what_will_be_cut():
+    net = small()
+    for optimizer in (adam(small()), torch.optim.SGD(net.head.parameters(), lr=0.1)):
+        before = dense.everything(net, optimizer)
+        with pytest.raises(OptimizerError, match=r"stem\.weight"):
+            make(net, optimizer)
+        assert dense.everything(net, optimizer) == before
+    for name in ("stem", "conv1", "conv2"):
+        net.get_submodule(name).requires_grad_(False)
+    make(net, torch.optim.SGD(net.head.parameters(), lr=0.1))  # frozen weights need no optimizer
+
+
+# The moment -------------------------------------------------------------------------------------------------
+
+
+def test_it_may_be_asked_at_every_step():
+    net = small()
+    optimizer = adam(net)
+    method = replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, interval=0.5, max_epochs=2.5))
+    pruner, steps = make(net, optimizer, method), 7
+    for step in range(8 * steps):
+        if report := pruner.check(step / steps):
+            break
+        train(net, optimizer, 1)
+    assert [check.epoch for check in report.curve] == [4 / 7, 1, 11 / 7, 2, 18 / 7]
+    assert (report.epoch, report.reason) == (18 / 7, "cap")
+    assert all(a.value != b.value for a, b in itertools.pairwise(report.curve))
+
+
+def test_at_an_epoch():
+    net = small()
+    optimizer = adam(net)
+    report = until_cut(net, optimizer, make(net, optimizer, replace(get_method("crop-s"), timing=AtEpoch(3))))
+    assert (report.epoch, report.reason) == (3, "epoch")
+
+
+def test_a_learning_rate_that_moves_is_told_once_and_recorded():
+    net = small()
+    optimizer = momentum(net)
+    method = replace(get_method("earlycrop-s"), timing=LazyRegime(tau=1e-9, max_epochs=6))
+    pruner, rates, told = make(net, optimizer, method), [], []
+    for epoch in range(8):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = pruner.check(epoch)
+        told += [(epoch, str(one.message)) for one in caught]
+        if report:
+            break
+        train(net, optimizer)
+        optimizer.param_groups[0]["lr"] *= 1.0 if epoch < 2 else 0.5
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert [check.learning_rate for check in report.curve] == rates
+    assert len(told) == 1
+    assert told[0][0] == 3
+    assert "0.05 to 0.025" in told[0][1]
+
+
+def test_a_constant_learning_rate_is_no_news():
+    net = small()
+    optimizer = adam(net)
+    report = until_cut(net, optimizer, make(net, optimizer))  # warnings are errors
+    assert {check.learning_rate for check in report.curve} == {0.01}
+
+
+@pytest.mark.parametrize("name", ["earlycrop-u-score", "earlycrop-u-ntk"])
+def test_a_look_that_failed_can_be_had_again(name):
+    net = small()
+    optimizer, loss = adam(net), Failing(10**9, interrupted)
+    pruner = make(net, optimizer, name, loss=loss)
+    pruner.check(1)
+    train(net, optimizer)
+    loss.after = 0
+    before = dense.everything(net, optimizer)
+    with pytest.raises(KeyboardInterrupt):
+        pruner.check(2)
+    assert dense.everything(net, optimizer) == before
+    loss.after = 10**9
+    pruner.check(2)
+    assert [check.epoch for check in pruner.curve] == [2]
+
+
+def test_an_optimizer_that_comes_later_has_no_rate_to_compare_with():
+    net = small()
+    pruner = make(net, None, replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, max_epochs=9)))
+    optimizer = adam(net)
+    train(net, optimizer)
+    pruner.check(1)
+    pruner.optimizer = optimizer
+    train(net, optimizer)
+    pruner.check(2)
+    assert [check.learning_rate for check in pruner.curve] == [None, 0.01]
+
+
+# Going on ---------------------------------------------------------------------------------------------------
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)
+
+
+GOING_ON = {
+    "crop-s": get_method("crop-s"),
+    "crop-u": get_method("crop-u"),
+    "cropit-s": get_method("cropit-s"),
+    "synflow": replace(get_method("synflow"), steps=Exponential(4)),
+    "lazy-u": replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, max_epochs=3)),
+    "lazy-s": replace(get_method("earlycrop-s"), timing=LazyRegime(tau=1e-9, max_epochs=3)),
+    "lazy-epoch1": replace(
+        get_method("earlycrop-s"), timing=LazyRegime(reference="epoch1", params="all", max_epochs=3)
+    ),
+} | {name: METHODS[name] for name in PRUNING if name.count("-") == 2 and name.startswith("earlycrop-s")}
+
+
+@pytest.mark.parametrize(
+    ("name", "make_optimizer"), [*((name, adam) for name in GOING_ON), ("lazy-s", momentum), ("lazy-u", momentum)]
+)
+def test_going_on_is_not_stopping(name, make_optimizer):
+    """Stopped before the cut (or after it, where that is at once) and after it, and gone on with on networks anew."""
+
+    def epoch_of(net, optimizer, pruner, epoch):
+        torch.manual_seed(100 + epoch)
+        pruner.check(epoch)
+        train(net, optimizer)
+
+    net = small()
+    optimizer = make_optimizer(net)
+    pruner = make(net, optimizer, GOING_ON[name])
+    for epoch in range(5):
+        epoch_of(net, optimizer, pruner, epoch)
+    assert pruner.pruned
+
+    other = small()
+    other_optimizer = make_optimizer(other)
+    going_on = make(other, other_optimizer, GOING_ON[name])
+    for epoch in range(5):
+        epoch_of(other, other_optimizer, going_on, epoch)
+        if epoch not in (1, 3):
+            continue
+        state = through_a_file(
+            {"pruner": going_on.state_dict(), "model": other.state_dict(), "optimizer": other_optimizer.state_dict()}
+        )
+        other = small(seed=50 + epoch)
+        other_optimizer = make_optimizer(other)
+        going_on = make(other, other_optimizer, GOING_ON[name])
+        going_on.load_state_dict(state["pruner"])
+        other.load_state_dict(state["model"])
+        other_optimizer.load_state_dict(state["optimizer"])
+
+    assert {n: dense.bits(t) for n, t in net.state_dict().items()} == {
+        n: dense.bits(t) for n, t in other.state_dict().items()
+    }
+    assert replace(pruner.report, seconds=0.0).as_dict() == replace(going_on.report, seconds=0.0).as_dict()
+    assert torch.equal(pruner.units.keep, going_on.units.keep)
+    train(other, other_optimizer)
+    train(net, optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [({"method": "snap"}, "method"), ({"sparsity": 0.5}, "budget"), ({"target": "node"}, "budget")],
+)
+def test_a_state_of_another_run_is_refused(options, what):
+    state = make(small(), None, "crop-s").state_dict()
+    net = small()
+    pruner = make(net, None, **({"method": "crop-s"} | options))
+    before = dense.everything(net)
+    with pytest.raises(ValueError, match=what):
+        pruner.load_state_dict(state)
+    assert dense.everything(net) == before
+
+
+def test_the_dense_method_has_a_state_too():
+    net = small()
+    pruner = make(net, adam(net), "dense")
+    state = through_a_file(pruner.state_dict())
+    twin = make(small(), None, "dense")
+    twin.load_state_dict(state)
+    assert twin.report is None
+    assert twin.done
