@@ -38,4 +38,5 @@ def nearest(name: object, names: Iterable[str]) -> str:
     >>> nearest("earlycrop-z", ["snip", "earlycrop-s"])
     'earlycrop-s'
     """
-    return get_close_matches(str(name), list(names), n=1, cutoff=0)[0]
+    by_lower = {one.lower(): one for one in names}
+    return by_lower[get_close_matches(str(name).lower(), list(by_lower), n=1, cutoff=0)[0]]

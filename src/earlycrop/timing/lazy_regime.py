@@ -37,6 +37,10 @@ class LazyRegime(AbstractDetector):
             raise ValueError(f"`tau` must be positive, or the rule can never fire; found {self.tau}.")
         if self.power not in (1, 2):
             raise ValueError(f"`power` is 1 (the distance) or 2 (its square); found {self.power}.")
+        if self.reference not in ("init", "epoch1"):
+            raise ValueError(f"`reference` is 'init' or 'epoch1'; found {self.reference!r}.")
+        if self.params not in ("prunable", "all"):
+            raise ValueError(f"`params` is 'prunable' or 'all'; found {self.params!r}.")
 
     def instrument(self, scene: Scene) -> AbstractInstrument:
         """The drift of the parameters that were asked for."""

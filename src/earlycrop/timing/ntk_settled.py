@@ -24,6 +24,11 @@ class NtkSettled(AbstractDetector):
     tolerance: float = 0.1
     samples: int = 8
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.samples < 1:
+            raise ValueError(f"`samples` counts training samples, at least 1; found {self.samples}.")
+
     def instrument(self, scene: Scene) -> AbstractInstrument:
         """The kernel's relative change."""
         return KernelChange(lambda: scene.kernel(self.samples))

@@ -21,6 +21,11 @@ class RateSettled(AbstractDetector):
     tolerance: float = 0.1
     agreements: int = 1
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.agreements < 1:
+            raise ValueError(f"`agreements` counts agreements in a row, at least 1; found {self.agreements}.")
+
     def instrument(self, scene: Scene) -> AbstractInstrument:
         """The drift of the prunable weights."""
         return Drift(lambda: scene.parameters("prunable"))
