@@ -66,6 +66,11 @@ def test_a_tenth_is_the_limit(change, fires):
     assert NtkSettled().samples == 8
 
 
+def test_no_samples_are_refused():
+    with pytest.raises(ValueError, match="samples"):
+        NtkSettled(samples=0)
+
+
 @pytest.mark.parametrize("name", ["earlycrop-u-ntk", "earlycrop-s-ntk"])
 def test_in_training(name):
     net, batch = dense.mlp(4, 12, 3), dense.vectors(12)

@@ -48,6 +48,11 @@ def test_weights_that_stand_still_divide_nothing_by_zero():
     assert len(signal) == 3
 
 
+def test_no_agreement_at_all_is_refused():
+    with pytest.raises(ValueError, match="agreements"):
+        RateSettled(agreements=0)
+
+
 def test_its_signal_has_one_entry_a_look():
     for n in range(1, 5):
         signal = RateSettled().signal([float(t) for t in range(1, n + 1)])
