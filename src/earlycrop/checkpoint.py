@@ -1,9 +1,12 @@
 """Save a pruned model, and load it into the ordinary constructor's: without pickle, and small where it is zero.
 
 The file is in the safetensors format. A tensor that is mostly zero is stored as a bitmap and the values that
-are not, bit for bit; module integers (`out_channels`, …) are stored in the header.
+are not, bit for bit; module integers (`out_channels`, …) are stored in the header, and so is a digest of
+everything, so that a damaged file is never loaded.
 """
 
+import ctypes
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -52,6 +55,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     }
     widths = {name: found for name, found in widths.items() if found}
     header = {"format": FORMAT, "widths": json.dumps(widths), "sparse": json.dumps(sparse)}
+    header["digest"] = _digest(header, tensors)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -80,6 +84,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
             f"{os.fspath(path)} was not written by earlycrop.save: its format is {header.get('format')!r}, "
             f"not {FORMAT!r}."
         )
+    if header.get("digest") != _digest(header, stored):
+        raise CheckpointError(f"{os.fspath(path)} is damaged: it is not what was written. Save the model again.")
     for name, shape in json.loads(header["sparse"]).items():
         stored[name] = _unpack(stored.pop(name + BITS), stored.pop(name + VALUES), shape)
     kept = {canonical_names(model)[name] for name in model.state_dict()}
@@ -104,6 +110,19 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         for name, value in widths.items():
             if module in modules and hasattr(modules[module], name):
                 setattr(modules[module], name, _like(getattr(modules[module], name), value))
+
+
+def _digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
+    """Of all that the file holds, whatever the order in which it holds it."""
+    digest = hashlib.sha256()
+    for key in ("format", "widths", "sparse"):
+        digest.update(f"{key} {header.get(key)}\n".encode())
+    for name in sorted(tensors):
+        value = tensors[name].contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        if value.numel():
+            digest.update((ctypes.c_char * value.nbytes).from_address(value.data_ptr()))  # numpy is not at hand here
+    return digest.hexdigest()
 
 
 def _like(old: Any, value: Any) -> Any:
