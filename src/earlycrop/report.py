@@ -111,7 +111,10 @@ class Report:
             "frozen": tuple(Frozen(**frozen) for frozen in record["frozen"]),
             "collapsed": tuple(record["collapsed"]),
             "verification": None if verification is None else Verification(**verification),
-            "curve": tuple(Check(**(check | {"signal": _number(check["signal"])})) for check in record["curve"]),
+            "curve": tuple(
+                Check(**(check | {key: _number(check[key]) for key in ("value", "signal")}))
+                for check in record["curve"]
+            ),
         }
         return cls(**{field.name: special.get(field.name, record[field.name]) for field in fields(cls)})
 
