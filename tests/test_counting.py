@@ -1,0 +1,118 @@
+"""Counts before a cut and after it, against the networks themselves and PyTorch's own counter of operations."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from earlycrop.counting import Counter, Counts, flops, size_of
+from earlycrop.structure import cut, trace
+from earlycrop_lab.models import build
+from tests import dense
+from tests.cases import CASES
+
+CUT = [
+    *("mlp", "mlp_residual", "mlp_of_tokens", "chain_with_bias", "conv1d", "conv3d", "lenet_flatten", "resnet"),
+    *("resnext", "densenet", "mobilenet", "depthwise_multiplier", "unet", "transposed", "transposed_groups"),
+    *(
+        "squeeze_conv",
+        "squeeze_linear",
+        "inception",
+        "shared_block",
+        "shared_convolution",
+        "grouped",
+        "decoder_bilinear",
+    ),
+]
+
+
+def operations(net: nn.Module, inputs) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.eval()(*inputs)
+    return counter.get_total_flops() / len(inputs[0])
+
+
+def weights(net: nn.Module) -> int:
+    kinds = (nn.modules.conv._ConvNd, nn.Linear)
+    return sum(w.numel() for w in {m.weight for m in net.modules() if isinstance(m, kinds)})
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_what_a_cut_will_leave_is_what_it_leaves(name):
+    net, inputs = CASES[name].build().double(), CASES[name].inputs()
+    structure = trace(net, inputs)
+    generator = torch.Generator().manual_seed(3)
+    keep = torch.rand(len(structure), generator=generator) < 0.5
+    for space in structure.spaces().unique():
+        keep[(structure.spaces() == space).nonzero()[0]] = True
+    counter = Counter(structure, net)
+    whole, promised = counter(), counter(keep)
+    assert whole == counter(torch.ones(len(structure), dtype=torch.bool))
+    assert (whole.prunable, whole.params) == (weights(net), sum(p.numel() for p in net.parameters())) == size_of(net)
+    assert whole.flops == pytest.approx(operations(net, inputs), abs=1e-6)
+    for target in ("weight", "params", "node", "flops"):
+        assert counter(keep, target).of(target) == promised.of(target)
+
+    smaller = copy.deepcopy(net)
+    after = cut(structure, smaller, keep, None)
+    assert promised.prunable == weights(smaller)
+    assert promised.params == sum(p.numel() for p in smaller.parameters())
+    assert promised.flops == pytest.approx(operations(smaller, inputs), abs=1e-6)
+    assert Counter(after, smaller)() == promised
+    assert promised.flops < whole.flops
+
+
+@pytest.mark.parametrize(
+    ("network", "size", "classes", "nodes"),
+    [
+        ("vgg16-paper", 32, 200, 12_928),
+        ("resnet18-paper", 32, 10, 5_056),
+        ("resnet18", 32, 10, 4_800),
+    ],
+)
+def test_nodes_of_the_papers_networks(network, size, classes, nodes):
+    with torch.device("meta"):
+        net = build(network, classes=classes, size=size)
+    structure = trace(net, torch.zeros(2, 3, size, size, device="meta"))
+    assert Counter(structure, net)().nodes == nodes
+
+
+def test_parameters_of_the_papers_networks():
+    with torch.device("meta"):
+        vgg, resnet = build("vgg16-paper", classes=200, size=32), build("resnet18-paper", classes=10, size=32)
+    assert size_of(vgg) == (17_069_760 + 34_373_632, 51_482_376)
+    assert size_of(resnet) == (11_693_760, 11_707_978)
+
+
+def test_outputs_are_no_nodes_and_side_branches_are():
+    net = dense.residual_net()
+    structure = trace(net, dense.images()[0])
+    assert Counter(structure, net)().nodes == 4 + 3 + 4
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7])
+def test_operations_are_of_one_example(batch):
+    net = dense.residual_net()
+    x = dense.images(batch)[0]
+    one = operations(net, (x,))
+    assert flops(net, x) == one
+    assert Counter(trace(net, x), net)().flops == one
+
+
+def test_operations_of_a_linear_layer_by_hand():
+    assert flops(nn.Linear(5, 7), torch.zeros(3, 5)) == 2 * 5 * 7
+
+
+def test_counting_operations_touches_nothing_and_never_fails():
+    net = dense.residual_net().train()
+    before = dense.everything(net)
+    flops(net, dense.images()[0])
+    assert dense.everything(net) == before
+    assert flops(net, torch.zeros(1)) != flops(net, torch.zeros(1))  # nan
+
+
+def test_each_target_names_its_count():
+    counts = Counts(1, 2, 3, 4.0)
+    assert [counts.of(target) for target in ("weight", "params", "node", "flops")] == [1, 2, 3, 4]
