@@ -93,9 +93,8 @@ def regime(result: Result) -> Figure | None:
     middle.plot(looks, seen, color=PRUNED, marker="o", **STYLE)
     middle.set_title(what, loc="left", fontsize=10)
     middle.set_ylim(0, 1.15 * max([*seen, 1e-9]))
-    rates = [(0, curve[0]["learning_rate"]), *((look["epoch"], look["learning_rate"]) for look in curve)]
-    rates += [(e.epoch, e.learning_rate) for e in result.epochs if e.epoch > moment]
-    below.plot(*zip(*rates, strict=True), color=DENSE, marker="o", **STYLE)
+    rates = [end for e in result.epochs for end in ((e.epoch - 1, e.first_learning_rate), (e.epoch, e.learning_rate))]
+    below.plot(*zip(*rates, strict=True), color=DENSE, linewidth=2)
     below.set_title("learning rate", loc="left", fontsize=10)
     below.set_ylim(0, 1.15 * max(rate for _, rate in rates))
     below.set_xlabel("epoch")
@@ -135,21 +134,25 @@ def channels(result: Result) -> Figure | None:
     widths = result.report["widths"]
     figure, axes = _figure(1.5 + 0.24 * len(widths))
     rows = range(len(widths))
-    before, after = [w["before"] for w in widths], [w["after"] for w in widths]
+    # channels as they are; weights, of which one layer has a thousand times another's, as parts of their layer
+    before = [1.0 if masks else w["before"] for w in widths]
+    after = [w["after"] / w["before"] if masks else w["after"] for w in widths]
     axes.barh(rows, before, height=0.72, color=FAINT, label="dense")
     axes.barh(rows, after, height=0.72, color=PRUNED, label="after the cut")
+    axes.set_xlim(0, max(before) * (1.24 if masks else 1.16))
     if masks:
-        axes.set_xscale("log")
-        axes.set_xlim(0.8, max(before) * 6)
-    else:
-        axes.set_xlim(0, max(before) * 1.16)
-    for row, b, a in zip(rows, before, after, strict=True):
-        axes.annotate(f"{a:,} / {b:,}", (b, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
+    for row, end, w in zip(rows, before, widths, strict=True):
+        text = f"{w['after']:,} / {w['before']:,}"
+        axes.annotate(text, (end, row), (4, 0), textcoords="offset points", va="center", fontsize=8)
     axes.set_yticks(rows, [w["layer"] for w in widths], fontsize=8)
     axes.invert_yaxis()
     axes.set_ylim(len(widths) - 0.4, -0.6)
     axes.grid(False, axis="y")
-    axes.set_xlabel("weights of each layer, kept / all" if masks else "output channels of each layer, after / before")
+    axes.set_xlabel(
+        "part of each layer's weights that stays" if masks else "output channels of each layer, after / before"
+    )
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
     axes.set_title(f"{result.description.method}: what each layer keeps", loc="left")
     return figure

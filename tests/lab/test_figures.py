@@ -49,7 +49,8 @@ def test_the_regime_shows_threshold_moment_and_rate():
     assert all(at(axes) == [2.0] for axes in (signal, seen, rate))
     assert [tuple(line.get_ydata()) for line in signal.lines if line.get_linestyle() == "--"] == [(0.05, 0.05)]
     assert [tuple(line.get_ydata()) for line in seen.lines][-1] == (0.5, 0.51)
-    assert tuple(rate.lines[-1].get_xdata()) == (0, 1.0, 2.0, 3, 4)
+    assert tuple(rate.lines[-1].get_xdata()) == (0, 1, 1, 2, 2, 3, 3, 4)
+    assert tuple(rate.lines[-1].get_ydata()) == (1e-3, 2e-3) * 4
     assert "cut at epoch 2: below the threshold" in drawn(figure)
     assert "|Δ(t) − Δ(t−1)| / |Δ(1)|" in drawn(figure)
     capped = regime(result(PRUNED, report("cap")))
@@ -62,11 +63,14 @@ def test_there_is_no_regime_where_nothing_was_watched():
     assert regime(result(Classification(method="snap"), report("init", curve=[], epoch=0.0))) is None
 
 
-@pytest.mark.parametrize(("unit", "label"), [("channels", "output channels"), ("weights", "weights of each layer")])
-def test_channels_or_weights_of_each_layer(unit, label):
+@pytest.mark.parametrize(
+    ("unit", "label", "bars"),
+    [("channels", "output channels", [40, 10, 10, 10]), ("weights", "part of each layer's weights", [1, 1, 0.25, 1])],
+)
+def test_channels_or_the_part_of_the_weights_of_each_layer(unit, label, bars):
     figure = channels(result(PRUNED, report(unit=unit)))
     assert figure is not None
     (axes,) = figure.axes
-    assert [bar.get_width() for bar in axes.patches] == [40, 10, 10, 10]  # before, after
+    assert [bar.get_width() for bar in axes.patches] == bars  # of both layers before, then after
     assert label in axes.get_xlabel()
     assert "10 / 40" in drawn(figure)

@@ -13,7 +13,8 @@ class Epoch:
         loss: Mean over the epoch's batches, as they were trained on.
         train_accuracy: Of the same batches, from 0 to 1, so on augmented images and while the weights move.
         test_accuracy: Of the whole test split, from 0 to 1.
-        learning_rate: Of the epoch's last step.
+        first_learning_rate: Of the epoch's first step.
+        learning_rate: Of its last step.
         seconds: Training time since the start: the phases "dense", "scoring" and "sparse", without evaluation.
     """
 
@@ -22,6 +23,7 @@ class Epoch:
     loss: float
     train_accuracy: float
     test_accuracy: float
+    first_learning_rate: float
     learning_rate: float
     seconds: float
 

@@ -243,6 +243,7 @@ def train(
                 scheduler = OneCycleLR(optimizer, max_lr=d.learning_rate, total_steps=(d.epochs - epoch) * len(batches))
 
             phase = "sparse" if pruner.pruned else "dense"
+            first_rate = rate = optimizer.param_groups[0]["lr"]
             losses, hits, seen = [], [], 0
             model.train()
             with clock.phase(phase):
@@ -268,9 +269,8 @@ def train(
             with clock.phase("evaluation"):
                 accuracy = evaluate(model, data.test_batches())
             trained = clock.seconds["dense"] + clock.seconds["scoring"] + clock.seconds["sparse"]
-            epochs.append(
-                Epoch(epoch + 1, phase, mean_loss, int(torch.stack(hits).sum()) / seen, accuracy, rate, trained)
-            )
+            trained_accuracy = int(torch.stack(hits).sum()) / seen
+            epochs.append(Epoch(epoch + 1, phase, mean_loss, trained_accuracy, accuracy, first_rate, rate, trained))
             progress.epoch(epochs[-1])
 
     emissions = tracker.emissions

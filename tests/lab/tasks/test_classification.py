@@ -95,6 +95,7 @@ def test_without_a_dense_phase_one_cycle_runs_from_the_first_step(monkeypatch, m
     assert watcher.steps == outcome.columns.optimizer_steps == 16
     assert watcher.epochs == outcome.epochs
     assert [e.epoch for e in outcome.epochs] == [1, 2, 3, 4]
+    assert [e.first_learning_rate for e in outcome.epochs] == watcher.rates[::4]
     assert [e.learning_rate for e in outcome.epochs] == watcher.rates[3::4]
     assert {e.phase for e in outcome.epochs} == {"dense" if method == "dense" else "sparse"}
 
