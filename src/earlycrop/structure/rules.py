@@ -52,9 +52,10 @@ def apply(walk: Walk, node: Any) -> Any:
 
 def unknown(walk: Walk, node: Any) -> Any:
     """No rule: freeze all that goes in; what comes out cannot shrink."""
-    name = str(getattr(node.target, "_name", node.target))
+    reason = f"the operator {getattr(node.target, '_name', node.target)} has no rule"
+    walk.unruled.setdefault(walk.where(node), reason)
     for arg in tensor_nodes((node.args, node.kwargs)):
-        walk.freeze(arg, f"the operator {name} has no rule ({walk.where(node)})")
+        walk.freeze(arg, f"{reason} ({walk.where(node)})")
     return unlabelled(node)
 
 

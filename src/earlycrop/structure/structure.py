@@ -41,7 +41,8 @@ class Frozen:
     channels: int
 
     def __str__(self) -> str:
-        return f"{self.where} ({self.channels} channels): {self.reason}"
+        channels = f" ({self.channels} channels)" if self.channels else ""
+        return f"{self.where}{channels}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -270,6 +271,9 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
             outputs.add(name)
         else:
             frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
+    told = " ".join(one.reason for one in frozen)
+    frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
+    attributes = {**_own_attributes(walk, layers), **walk.attributes}
     return Structure(
         count=int(removable.sum()),
         tensors={
@@ -278,7 +282,7 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
         },
         creators=creators,
         gates=_gates(walk),
-        attributes={key: found for key, labels in walk.attributes.items() if (found := classes(labels)) is not None},
+        attributes={key: found for key, labels in attributes.items() if (found := classes(labels)) is not None},
         frozen=tuple(frozen),
         layers=layers,
         outputs=frozenset(outputs),
@@ -292,6 +296,18 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
         },
         arguments={key: found for key, labels in walk.arguments.items() if (found := classes(labels)) is not None},
     )
+
+
+def _own_attributes(walk: Walk, layers: tuple[Layer, ...]) -> dict[tuple[str, str, int | None], Tensor]:
+    """What a layer says of its weight's sizes, also where the weight is not used by the layer itself."""
+    found = {}
+    for layer in layers:
+        module, dims = walk.modules[layer.name], walk.tensors[layer.weight]
+        out, in_ = ("out_features", "in_features") if isinstance(module, nn.Linear) else ("out_channels", "in_channels")
+        for name, labels in ((out, dims[layer.dim]), (in_, dims[1 - layer.dim])):
+            if labels is not None and getattr(module, name) == labels.numel():
+                found[layer.name, name, None] = labels
+    return found
 
 
 def _gates(walk: Walk) -> tuple[Site, ...]:

@@ -56,7 +56,7 @@ def export(model: nn.Module, example_inputs: object) -> ExportedProgram:
     """The graph of `model(*example_inputs)` in eval mode, one node an operator.
 
     The trace runs on a copy without data, so it costs neither memory nor arithmetic; a model that
-    insists on data (a branch on a value, a tensor that is no buffer) is traced on a full copy.
+    insists on data (a branch on a value, constants in its code) is traced on a full copy.
 
     Raises:
         TraceError: names the module that was running, the cause and the ways out.
@@ -64,7 +64,9 @@ def export(model: nn.Module, example_inputs: object) -> ExportedProgram:
     inputs = as_inputs(example_inputs)
     try:
         shadow = weightless(model)
-        return _export(shadow, pytree.tree_map_only(Tensor, lambda t: t.detach().to("meta"), inputs), [])
+        program = _export(shadow, pytree.tree_map_only(Tensor, lambda t: t.detach().to("meta"), inputs), [])
+        if not any(isinstance(constant, Tensor) and constant.is_meta for constant in program.constants.values()):
+            return program
     except Exception:  # the full copy decides; its error is the one to tell
         pass
     running: list[str] = []

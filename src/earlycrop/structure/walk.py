@@ -39,6 +39,7 @@ class Walk:
     attributes: dict[tuple[str, str, int | None], Tensor] = field(default_factory=dict)
     arguments: dict[str, Tensor] = field(default_factory=dict)
     products: list[tuple[str, int]] = field(default_factory=list)
+    unruled: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
