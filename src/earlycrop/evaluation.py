@@ -202,15 +202,14 @@ class MeanLoss:
             if buffer is not None
         ]
         devices = {t.device for t in (*self.model.parameters(), *self.model.buffers())}
-        tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
         with ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng([d for d in devices if d.type == "cuda"]))
             stack.enter_context(torch.enable_grad())
             for kind in {d.type for d in devices} or {"cpu"}:
                 stack.enter_context(torch.autocast(kind, enabled=False))
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the fused kernels have no second derivative
+            stack.enter_context(_without_tf32())
             try:
-                torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
                 self.model.eval()
                 for parameter, _ in flags:
                     parameter.requires_grad_(True)
@@ -230,7 +229,6 @@ class MeanLoss:
                         module._buffers[name] = buffer
                         if not torch.equal(buffer, value):
                             buffer.copy_(value)
-                torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
     def _calibrate(self) -> None:
         """Estimate batch norm's statistics anew: their mean over the set, each micro-batch by its size."""
@@ -249,6 +247,25 @@ class MeanLoss:
             for norm, momentum in momenta:
                 norm.momentum = momentum
                 norm.eval()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Products and convolutions in full single precision, by whichever of PyTorch's two switches is in use."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches: list[tuple[Any, str, Any]] = [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    try:
+        before = [getattr(where, name) for where, name, _ in switches]
+    except RuntimeError:  # the newer switch was touched, and then the older cannot even be read
+        switches = [(where, "fp32_precision", "ieee") for where in (matmul, cudnn.conv, cudnn.rnn)]
+        before = [getattr(where, name) for where, name, _ in switches]
+    try:
+        for where, name, value in switches:
+            setattr(where, name, value)
+        yield
+    finally:
+        for (where, name, _), value in zip(switches, before, strict=True):
+            setattr(where, name, value)
 
 
 CALIBRATION = 256
