@@ -1,5 +1,8 @@
 """Gradient and Hessian products of the mean loss, against dense Hessians and numbers worked out by hand."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -416,6 +419,49 @@ def test_scoring_works_where_gradients_are_off_and_autocast_is_on():
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = at_weights(net, dense.cross_entropy, [batch]).hessian_gradient()
     assert torch.equal(found, expected)
+
+
+TF32 = """
+import torch
+from torch import nn
+from earlycrop import Pruner
+
+matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+read = {{
+    "older": lambda: (matmul.allow_tf32, cudnn.allow_tf32),
+    "newer": lambda: (matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision),
+}}["{which}"]
+{setting}
+before, inside = read(), []
+
+
+def loss(model, batch):
+    inside.append(read())
+    return model(batch).square().mean()
+
+
+x = torch.randn(4, 3)
+Pruner(nn.Linear(3, 2), "crop-u", 0.5, example_inputs=x, loss=loss, batches=[x]).check(0)
+assert read() == before, (read(), before)
+assert set(inside) == {{("ieee",) * 3 if "{which}" == "newer" else (False, False)}}, inside
+"""
+
+
+@pytest.mark.parametrize(
+    ("which", "setting"),
+    [
+        ("older", "matmul.allow_tf32 = cudnn.allow_tf32 = True"),
+        ("newer", "matmul.fp32_precision = cudnn.conv.fp32_precision = cudnn.rnn.fp32_precision = 'tf32'"),
+        pytest.param("older", "", marks=pytest.mark.slow),
+        pytest.param("older", "torch.set_float32_matmul_precision('high')", marks=pytest.mark.slow),
+        pytest.param("newer", "torch.backends.fp32_precision = 'tf32'", marks=pytest.mark.slow),
+    ],
+)
+def test_tf32_is_off_while_scoring_and_as_it_was_afterwards(which, setting):
+    """In another process, for PyTorch never forgets which of its two switches was used."""
+    code = TF32.format(which=which, setting=setting)
+    found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
 
 
 # Refusals -----------------------------------------------------------------------------------------------------
