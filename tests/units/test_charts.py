@@ -1,0 +1,97 @@
+"""Gates as linear maps of parameters, over the whole zoo: scaling what creates a channel is scaling the channel."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from earlycrop.structure import cut
+from earlycrop.units import Channels
+from tests import dense
+from tests.cases import CASES
+
+LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
+ZOO = [
+    *("mlp", "mlp_batch_norm", "mlp_residual", "chain", "chain_with_bias", "conv1d", "conv3d", "resnet", "resnext"),
+    *("densenet", "mobilenet", "depthwise_multiplier", "unet", "transposed", "squeeze_conv"),
+    *("inception", "shared_block", "double_use", "grouped", "concat", "resnet_preactivation", "outputs_tuple"),
+]
+WITHOUT_CARRIED_SHIFTS = [  # no norm behind a depthwise layer or a concatenation, whose shift would stay
+    *("mlp", "mlp_batch_norm", "mlp_residual", "chain", "chain_with_bias", "conv1d", "conv3d", "resnet", "resnext"),
+    *("unet", "transposed", "transposed_groups", "inception", "shared_block", "grouped", "concat"),
+]
+
+
+def units_of(name: str, gate: str):
+    net, inputs = dense.awake(CASES[name].build()).eval(), CASES[name].inputs()
+    return net, inputs, Channels(gate).of(net, inputs, None, ())
+
+
+def moved(net: nn.Module, units, direction) -> nn.Module:
+    """A copy of the network whose gates have moved by so much."""
+    other, chart = copy.deepcopy(net), units.units
+    with torch.no_grad():
+        for name, move in zip(chart.names, chart.push(net, direction), strict=True):
+            other.get_parameter(name).add_(move)
+    return other
+
+
+def first(outputs) -> torch.Tensor:
+    return outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_gate_before_the_norm_multiplies_the_output_of_its_layers(name):
+    net, inputs, units = units_of(name, "pre_norm")
+    places = {}
+    for path, module in net.named_modules():
+        if isinstance(module, LAYERS):
+            layout = units.structure.tensors[f"{path}.weight" if path else "weight"]
+            dim = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
+            weight = units.structure.names.get(f"{path}.weight", f"{path}.weight")
+            if (weight, dim) in units.units.sites and layout.classes[dim] is not None:
+                found = layout.classes[dim]
+                places[path] = torch.where(found < 0, len(units.keep), found)
+    c = 0.5 + torch.rand(len(units.keep), dtype=torch.float64)
+    with torch.no_grad(), dense.gated(net, places, torch.cat([c, torch.ones(1).double()])):
+        expected = first(net(*inputs))
+    with torch.no_grad():
+        found = first(moved(net, units, c - 1)(*inputs))
+        before = first(net(*inputs))
+    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-9)
+    assert not torch.allclose(found, before)
+
+
+@pytest.mark.parametrize("name", WITHOUT_CARRIED_SHIFTS)
+def test_closing_gates_is_cutting(name):
+    """Behind the norm a closed gate takes scale and shift away, so nothing of the channel is left."""
+    net, inputs, units = units_of(name, "post_norm")
+    keep = torch.rand(len(units.keep)) < 0.6
+    for space in units.structure.spaces().unique():
+        keep[(units.structure.spaces() == space).nonzero()[0]] = True
+    closed = moved(net, units, keep.double() - 1)
+    smaller = copy.deepcopy(net)
+    cut(units.structure, smaller, keep, None)
+    with torch.no_grad():
+        torch.testing.assert_close(first(closed(*inputs)), first(smaller(*inputs)), atol=1e-10, rtol=1e-9)
+
+
+@pytest.mark.parametrize("gate", ["post_norm", "pre_norm"])
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "unet", "shared_block", "squeeze_conv"])
+def test_pull_is_the_transpose_of_push(name, gate):
+    net, _, units = units_of(name, gate)
+    chart = units.units
+    v = torch.randn(len(units.keep), dtype=torch.float64)
+    slopes = [torch.randn_like(p) for p in chart.parameters(net)]
+    pushed = sum((a * b).sum() for a, b in zip(chart.push(net, v), slopes, strict=True))
+    torch.testing.assert_close(pushed, (v * chart.pull(net, slopes)).sum(), atol=1e-10, rtol=1e-10)
+
+
+def test_totals_by_hand():
+    net = dense.mlp(4, 6, 3)
+    units = Channels().of(net, dense.vectors()[0], None, ())
+    ones = [torch.ones_like(p) for p in units.made_of.parameters(net)]
+    assert units.made_of.total(ones).tolist() == [5] * 6
+    weights = units.weights
+    assert torch.equal(weights.values, torch.cat([net[0].weight.reshape(-1), net[2].weight.reshape(-1)]).detach())
