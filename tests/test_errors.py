@@ -113,6 +113,24 @@ def test_gates_before_batch_statistics():
         make(dense.residual_net(torch.relu), method, bn_mode=bn_mode).check(0)
 
 
+@pytest.mark.xfail(strict=True, reason="only the words `pre_norm` and `batch` are refused, not what they stand for")
+@pytest.mark.parametrize(
+    ("norm", "gate", "bn_mode"),
+    [
+        ({"affine": False}, "post_norm", "batch"),  # nothing behind which the gate could sit
+        ({"track_running_stats": False}, "pre_norm", "running"),  # the batch's statistics in every mode
+        ({"affine": False, "track_running_stats": False}, "post_norm", "running"),
+    ],
+)
+def test_gates_before_batch_statistics_by_another_way(norm, gate, bn_mode):
+    """Scores of rounding size (section 2.2: must raise or warn)."""
+    x, y = dense.vectors(12)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8, **norm), nn.ReLU(), nn.Linear(8, 3)).double()
+    method = Method("crop-s", Crop(), Channels(gate), AtInit(), OneShot())
+    with pytest.raises(EarlyCropError, match="rounding noise"):
+        make(net, method, batches=[(x, y)], example_inputs=x, bn_mode=bn_mode).check(0)
+
+
 @pytest.mark.parametrize("name", ["crop-u", "crop-s"])
 def test_ignoring_what_is_not_there(name):
     refused(EarlyCropError, r"conv3", name, ignore=["conv3"])
