@@ -22,7 +22,7 @@ from earlycrop.structure import Verification, Verifier
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import as_inputs
 from earlycrop.timing import AbstractDetector, AbstractInstrument, Never, NtkSettled, Reason
-from earlycrop.units import Channels, ChannelUnits, Weights
+from earlycrop.units import Channels, ChannelUnits, WeightUnits
 
 
 class Pruner:
@@ -45,7 +45,8 @@ class Pruner:
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         loss: Maps model and batch to the scalar mean loss of the batch.
         batches: The scoring set: batches from the *training* split. Not needed by methods without data.
-        optimizer: Its state is cut with the model; masks are applied after its steps. None: made later.
+        optimizer: Its state is cut with the model; masks are applied after its steps. If it is made later, give it
+            then: `pruner.optimizer = optimizer`.
         epochs: The whole budget; a quarter of it caps how long a detector may wait.
         target: What `sparsity` counts: `weight`, `node`, `params` or `flops`.
         min_channels: What each layer keeps: channels (int) or a fraction of them (float).
@@ -86,7 +87,7 @@ class Pruner:
         verify: bool = True,
         seed: int = 0,
     ) -> None:
-        self.model, self.optimizer, self.epochs, self.seed = model, optimizer, epochs, seed
+        self.model, self._optimizer, self.epochs, self.seed = model, optimizer, epochs, seed
         self.method = method if isinstance(method, Method) else get_method(method)
         self.budget = Budget(sparsity, target, min_channels, round_to, protect_layers)
         self.report: Report | None = None
@@ -116,13 +117,27 @@ class Pruner:
             if loss is None:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
             self._set = ScoringSet(batches if batches is not None else [], micro_batch)
-        # masks are applied after its steps in any case; only a cut may do without its state
-        state = optimizer if optimizer_state == "slice" or self.method.units == Weights() else None
-        self.units = self.method.units.of(model, self._inputs, state, tuple(ignore))
-        self._check_optimizer()
+        self.units = self.method.units.of(model, self._inputs, None, tuple(ignore))
+        self.optimizer = optimizer
         self.units.choose(self.budget, torch.zeros_like(self.units.units.values), self.method.allocation)
         if isinstance(timing, AbstractDetector):
             self._instrument = timing.instrument(self)
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The optimizer that goes with the model."""
+        return self._optimizer
+
+    @optimizer.setter
+    def optimizer(self, optimizer: Optimizer | None) -> None:
+        if not isinstance(self.method.timing, Never):
+            self._check_optimizer(optimizer)
+            # masks are applied after its steps in any case; only a cut may do without its state
+            masks = isinstance(self.units, WeightUnits)
+            self.units.optimizer = optimizer if masks or self._optimizer_state == "slice" else None
+            if isinstance(self.units, WeightUnits) and self.pruned:
+                self.units.hold()
+        self._optimizer = optimizer
 
     @property
     def pruned(self) -> bool:
@@ -176,8 +191,8 @@ class Pruner:
             EarlyCropError: the state is of another method, budget or network.
         """
         for name, mine in (("method", repr(self.method)), ("budget", repr(self.budget))):
-            if state[name] != mine:
-                raise EarlyCropError(f"This state is of another {name}: {state[name]}, here it is {mine}.")
+            if state.get(name) != mine:
+                raise EarlyCropError(f"This state is of another {name}: {state.get(name)}, here it is {mine}.")
         if state["units"] is not None:
             self.units.load_state_dict(state["units"])
         self.curve = [Check(**check) for check in state["curve"]]
@@ -290,11 +305,11 @@ class Pruner:
             )
         return verification
 
-    def _check_optimizer(self) -> None:
+    def _check_optimizer(self, optimizer: Optimizer | None) -> None:
         """The optimizer must hold what will be cut."""
-        if self.optimizer is None:
+        if optimizer is None:
             return
-        held = {id(parameter) for group in self.optimizer.param_groups for parameter in group["params"]}
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         missing = [
             name
             for name in self.units.weights.names
