@@ -371,6 +371,31 @@ def test_the_optimizer_must_hold_what_will_be_cut():
     make(net, torch.optim.SGD(net.head.parameters(), lr=0.1))  # frozen weights need no optimizer
 
 
+@pytest.mark.parametrize("name", ["crop-s", "crop-u"])
+@pytest.mark.parametrize("given", ["before the cut", "after it"])
+def test_an_optimizer_that_is_made_later(name, given):
+    net = small()
+    pruner = make(net, None, name)
+    if given == "after it":
+        pruner.check(0)
+    optimizer = adam(net)
+    with pytest.raises(OptimizerError):
+        pruner.optimizer = adam(small())
+    assert pruner.optimizer is None
+    pruner.optimizer = optimizer
+    if given == "before the cut":
+        train(net, optimizer)
+        pruner.check(0)
+    expected = pruner.report.after
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1)  # as something else than the gradient may
+    train(net, optimizer)
+    assert all(v.shape == p.shape for p in net.parameters() for v in optimizer.state[p].values() if v.ndim)
+    left = sum(int((net.get_parameter(n) != 0).sum()) for n in dense.prunable(net))
+    assert left == expected.prunable
+
+
 # The moment -------------------------------------------------------------------------------------------------
 
 
@@ -532,6 +557,11 @@ def test_a_state_of_another_run_is_refused(options, what):
     with pytest.raises(ValueError, match=what):
         pruner.load_state_dict(state)
     assert dense.everything(net) == before
+
+
+def test_a_state_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="another method"):
+        make(small(), None, "crop-s").load_state_dict(small().state_dict())
 
 
 def test_the_dense_method_has_a_state_too():
