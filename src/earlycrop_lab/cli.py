@@ -32,6 +32,7 @@ earlycrop: make a network small before you pay for training it.
                                    one run: trained, pruned, measured, drawn, kept in runs/
   earlycrop methods                what can be asked for with --method
   earlycrop show RUN               a finished run: its table, its curve, its pictures
+  earlycrop show FOLDER            all runs in a folder, as one Markdown table
 
 `earlycrop train --help` lists every option. Data sets: digits (nothing to download), cifar10, cifar100,
 tiny-imagenet, folder:PATH. The library itself is `import earlycrop`, for your own training loop."""
@@ -91,7 +92,9 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
     parsers["train"].set_defaults(act=_train)
     parsers["demo"].set_defaults(act=_demo, with_dense=True, method="earlycrop-s", data="digits")
     parsers["methods"].set_defaults(act=_methods)
-    parsers["show"].add_argument("run", metavar="RUN", help="a run's folder, its name, or the beginning of it")
+    parsers["show"].add_argument(
+        "run", metavar="RUN", help="a run's folder, its name, or the beginning of it; or a folder of runs"
+    )
     parsers["show"].add_argument("--out", type=Path, default=Path("runs"), help="where runs are (default: runs)")
     parsers["show"].set_defaults(act=_show)
     for each in parsers.values():
@@ -232,6 +235,11 @@ def _methods(options: argparse.Namespace, console: Console) -> int:
 
 
 def _show(options: argparse.Namespace, console: Console) -> int:
+    if several := sorted(Path(options.run).glob(f"*/{RESULT}")):
+        results = [read(path.parent) for path in several]
+        print(report.markdown(results))
+        print("\n" + "\n".join(dict.fromkeys(f"{report.title(each)}. {report.conditions(each)}" for each in results)))
+        return 0
     folder = find(options.run, options.out)
     _tell(read(folder), folder, folder.parent, console, full=True)
     return 0

@@ -27,13 +27,27 @@ def comparison(results: Sequence[Result]) -> Table:
         table.add_column(result.description.method, justify="right")
     if len(results) == 2:
         table.add_column("ratio", justify="right", style="dim")
-    for label, show, compare in ROWS:
-        shown = [show(result.columns) for result in results]
-        if all(text == NONE for text in shown):
-            continue
-        ratio = [_ratio(*map(compare, (results[0].columns, results[1].columns)))] if len(results) == 2 else []
+    for label, *shown in rows(results):
+        ratio = []
+        if len(results) == 2:
+            compare = next(compare for name, _, compare in ROWS if name == label)
+            ratio = [_ratio(*map(compare, (results[0].columns, results[1].columns)))]
         table.add_row(label, *shown, *ratio)
     return table
+
+
+def rows(results: Sequence[Result]) -> list[list[str]]:
+    """For each column of the poster that applies to any of the runs, its label and what each run shows."""
+    table = [[label, *(show(result.columns) for result in results)] for label, show, _ in ROWS]
+    return [row for row in table if any(text != NONE for text in row[1:])]
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """The same as a Markdown table, for a README; the dense run first, then by name."""
+    results = sorted(results, key=lambda result: (result.report is not None, result.description.method))
+    header = ["", *(f"`{result.description.method}`" for result in results)]
+    lines = [header, ["---", *("---:" for _ in results)], *([row[0].strip(), *row[1:]] for row in rows(results))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def title(result: Result) -> str:

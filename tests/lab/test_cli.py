@@ -97,6 +97,17 @@ def test_a_finished_run_is_shown_and_not_trained_again(session, capsys):
     assert str(out / PRUNED / "regime.png") in printed
 
 
+def test_a_folder_of_runs_is_one_markdown_table(session, capsys):
+    out, _, _ = session
+    assert main(["show", str(out)]) == 0
+    header, rule, *rows = capsys.readouterr().out.splitlines()
+    assert header == "|  | `dense` | `earlycrop-s` |"
+    assert rule == "| --- | ---: | ---: |"
+    disk = next(row.split(" | ") for row in rows if row.startswith("| model on disk"))
+    assert float(disk[1].split()[0]) == pytest.approx(read(out / DENSE).columns.disk_bytes / 1e6, rel=5e-3)
+    assert float(disk[2].split()[0]) == pytest.approx(read(out / PRUNED).columns.disk_bytes / 1e6, rel=5e-3)
+
+
 def test_a_run_that_is_not_there_is_named_nearly(session, capsys):
     out, _, _ = session
     assert main(["show", "digits-mlp-dance", f"--out={out}"]) == 2
