@@ -11,6 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, largest
+from earlycrop.counting import Counter
 from earlycrop.errors import BudgetError, ScoreError
 from earlycrop.structure import cut
 from earlycrop.units import Channels, Weights
@@ -182,47 +183,44 @@ def stops(units, scores):
             yield keep.clone()
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.7, 0.85])
-@pytest.mark.parametrize("target", ["weight", "node", "params", "flops"])
 @pytest.mark.parametrize("make", [dense.residual_net, dense.depthwise_net])
-def test_the_nearest_stop_by_brute_force(make, target, sparsity):
+def test_the_nearest_stop_by_brute_force(make):
     net, x = make(), dense.images(2)[0]
     units = Channels().of(net, x, None, ())
     scores = torch.rand(len(units.keep))
-    choices = list(stops(units, scores))
-    counts = []
+    choices, smaller = list(stops(units, scores)), []
     for keep in choices:
-        smaller = copy.deepcopy(net)
-        cut(units.structure, smaller, keep, None)
-        counts.append(real_count(smaller, target, x, {"head"}))
-    goal = (1 - sparsity) * counts[0]
-    assert counts == sorted(counts, reverse=True)
-    if counts[-1] > goal:
-        with pytest.raises(BudgetError) as caught:
-            units.choose(Budget(sparsity, target), scores, Global())
-        assert f"{1 - counts[-1] / counts[0]:.6g}" in str(caught.value)
-        return
-    first = next(i for i, count in enumerate(counts) if count <= goal + 1e-9)
-    expected = first - 1 if first and abs(counts[first - 1] - goal) < abs(counts[first] - goal) else first
-    keep = units.choose(Budget(sparsity, target), scores, Global())
-    assert torch.equal(keep, choices[expected])
-    assert counts[expected] - goal <= counts[first - 1] - counts[first] if first else True
+        smaller.append(copy.deepcopy(net))
+        cut(units.structure, smaller[-1], keep, None)
+    for target in ("weight", "node", "params", "flops"):
+        counts = [real_count(one, target, x, {"head"}) for one in smaller]
+        assert counts == sorted(counts, reverse=True)
+        for sparsity in (0.0, 0.1, 0.3, 0.5, 0.6, 0.7, 0.85):
+            goal = (1 - sparsity) * counts[0]
+            if counts[-1] > goal:
+                with pytest.raises(BudgetError) as caught:
+                    units.choose(Budget(sparsity, target), scores, Global())
+                assert f"{1 - counts[-1] / counts[0]:.6g}" in str(caught.value)
+                continue
+            first = next(i for i, count in enumerate(counts) if count <= goal + 1e-9)
+            expected = first - 1 if first and abs(counts[first - 1] - goal) < abs(counts[first] - goal) else first
+            assert torch.equal(units.choose(Budget(sparsity, target), scores, Global()), choices[expected])
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "unet", "grouped", "densenet", "chain_with_bias"])
-@pytest.mark.parametrize("target", ["weight", "node", "params", "flops"])
-def test_the_most_that_an_error_names_can_be_reached(name, target):
-    net, inputs = CASES[name].build(), CASES[name].inputs()
-    units = Channels().of(net.double(), inputs, None, ())
-    scores = torch.rand(len(units.keep))
-    with pytest.raises(BudgetError) as caught:
-        units.choose(Budget(1 - 1e-9, target), scores, Global())
-    most = float(re.search(r"reach is ([0-9.]+)\.", str(caught.value)).group(1))
-    keep = units.choose(Budget(most - 1e-6, target), scores, Global())
-    units.keep_only(keep)
-    dense_count = units._dense.of(target)
-    assert units.counts().of(target) == pytest.approx((1 - most) * dense_count, abs=2e-6 * dense_count)
-    net.eval()(*inputs)
+def test_the_most_that_an_error_names_can_be_reached(name):
+    net, inputs = CASES[name].build().double(), CASES[name].inputs()
+    units = Channels().of(net, inputs, None, ())
+    scores, whole = torch.rand(len(units.keep)), units.counts()
+    for target in ("weight", "node", "params", "flops"):
+        with pytest.raises(BudgetError) as caught:
+            units.choose(Budget(1 - 1e-9, target), scores, Global())
+        most = float(re.search(r"reach is ([0-9.]+)\.", str(caught.value)).group(1))
+        smaller = copy.deepcopy(net)
+        after = cut(units.structure, smaller, units.choose(Budget(most - 1e-6, target), scores, Global()), None)
+        left = Counter(after, smaller)().of(target)
+        assert left == pytest.approx((1 - most) * whole.of(target), abs=2e-6 * whole.of(target))
+        smaller.eval()(*inputs)
 
 
 # Least widths ---------------------------------------------------------------------------------------------------------

@@ -43,8 +43,8 @@ def test_dense(name, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *("resnet", "mobilenet", "densenet", "grouped", "group_norm_two", "mlp_layer_norm", "unet", "transposed"),
-        *("prelu_channels", "squeeze_conv", "shared_block", "instance_norm_tracked", "mlp_tied_square"),
+        *("resnet", "mobilenet", "densenet", "group_norm_two", "mlp_layer_norm", "transposed_groups"),
+        *("prelu_channels", "shared_block", "instance_norm_tracked"),
     ],
 )
 def test_cut(name, tmp_path):
