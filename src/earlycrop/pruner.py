@@ -17,12 +17,12 @@ from earlycrop.evaluation import BatchNormMode, Evaluation, Loss, MeanLoss, Scor
 from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method, get_method
 from earlycrop.report import Check, Report, Width
-from earlycrop.scores import AbstractLossScore, Network
+from earlycrop.scores import AbstractLossScore, CropMixed, Network
 from earlycrop.structure import Verification, Verifier
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import as_inputs
 from earlycrop.timing import AbstractDetector, AbstractInstrument, Never, NtkSettled, Reason
-from earlycrop.units import Channels, ChannelUnits, WeightUnits
+from earlycrop.units import ChannelUnits, WeightUnits
 
 
 class Pruner:
@@ -106,11 +106,6 @@ class Pruner:
         ):
             if value not in allowed:
                 raise EarlyCropError(f"`{name}` is one of {allowed}; found {value!r}.")
-        if bn_mode == "batch" and self.method.units == Channels(gate="pre_norm"):
-            raise EarlyCropError(
-                "Gates before batch norm have no effect on the loss while it uses the batch's own statistics, so their "
-                'scores would be rounding noise. Use `gate="post_norm"`, or `bn_mode="running"` or "calibrated".'
-            )
         timing = self.method.timing
         self._set: ScoringSet | None = None
         if self.method.score.needs_data or isinstance(timing, NtkSettled):
@@ -118,6 +113,8 @@ class Pruner:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
             self._set = ScoringSet(batches if batches is not None else [], micro_batch)
         self.units = self.method.units.of(model, self._inputs, None, tuple(ignore))
+        if isinstance(self.units, ChannelUnits) and isinstance(self.method.score, AbstractLossScore | CropMixed):
+            self.units.check_gates(batch_statistics=bn_mode == "batch")
         self.optimizer = optimizer
         self.units.choose(self.budget, torch.zeros_like(self.units.units.values), self.method.allocation)
         if isinstance(timing, AbstractDetector):

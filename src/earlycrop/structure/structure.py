@@ -7,10 +7,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.export import ExportedProgram
+from torch.fx import Node
 
 from earlycrop.errors import EarlyCropError, nearest
 from earlycrop.structure.labelling import OUTPUT
-from earlycrop.structure.walk import Site, Walk, tensors_of
+from earlycrop.structure.trace import module_of
+from earlycrop.structure.walk import Created, Site, Walk, tensors_of
 
 Classes = Int[Tensor, "_"]
 """For each index of a dimension the number of its class, or -1 where it cannot leave."""
@@ -84,6 +86,7 @@ class Structure:
         tensors: Per parameter and buffer its layout.
         creators: Parameter dimensions (and biases) that create channels; a pre-norm gate scales these.
         gates: Parameter dimensions whose scaling is a gate behind the norm that directly follows a creator.
+        normalised: Creators that a batch or instance norm alone reads, and that norm's module.
         attributes: Module integers that count channels: (module, attribute, position or None) to classes.
         frozen: What cannot leave, and why.
         layers: Every convolution and linear layer.
@@ -97,6 +100,7 @@ class Structure:
     tensors: dict[str, Layout]
     creators: tuple[Site, ...]
     gates: tuple[Site, ...]
+    normalised: tuple[tuple[tuple[Site, ...], str], ...]
     attributes: dict[tuple[str, str, int | None], Classes]
     frozen: tuple[Frozen, ...]
     layers: tuple[Layer, ...]
@@ -282,6 +286,11 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
         },
         creators=creators,
         gates=_gates(walk),
+        normalised=tuple(
+            (created.sites, module_of(norm))
+            for created in walk.created
+            if (norm := _reader(created)) is not None and str(norm.target).startswith(NORMALISING)
+        ),
         attributes={key: found for key, labels in attributes.items() if (found := classes(labels)) is not None},
         frozen=tuple(frozen),
         layers=layers,
@@ -310,6 +319,12 @@ def _own_attributes(walk: Walk, layers: tuple[Layer, ...]) -> dict[tuple[str, st
     return found
 
 
+def _reader(created: Created) -> Node | None:
+    """The operator that alone reads what was created, if there is one."""
+    users = list(created.node.users)
+    return users[0] if len(users) == 1 and users[0].args[0] is created.node else None
+
+
 def _gates(walk: Walk) -> tuple[Site, ...]:
     """A gate sits on the norm that alone reads what was created, else on the creator itself.
 
@@ -318,9 +333,8 @@ def _gates(walk: Walk) -> tuple[Site, ...]:
     """
     behind: dict[tuple[Site, ...], list[tuple[Site, ...] | None]] = {}
     for created in walk.created:
-        users = list(created.node.users)
-        norm = walk.norms.get(users[0]) if len(users) == 1 and users[0].args[0] is created.node else None
-        behind.setdefault(created.sites, []).append(norm)
+        reader = _reader(created)
+        behind.setdefault(created.sites, []).append(None if reader is None else walk.norms.get(reader))
     sites: dict[Site, None] = {}
     for creator, norms in behind.items():
         for norm in norms:
@@ -345,6 +359,9 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
             )
     return lambda tensor: any(tensor == name or tensor.startswith(name + ".") for name in kept)
 
+
+NORMALISING = ("aten.batch_norm", "aten.instance_norm")
+"""Operators that divide each channel by its own scale."""
 
 CHANNELS = ("out_channels", "out_features")
 

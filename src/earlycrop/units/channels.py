@@ -80,6 +80,27 @@ class ChannelUnits:
         """All prunable weights that are left, as one vector."""
         return WeightChart(self.model, tuple(dict.fromkeys(layer.weight for layer in self.layers)))
 
+    def check_gates(self, batch_statistics: bool) -> None:
+        """Refuse gates that a norm with the batch's own statistics divides out again: they change no loss.
+
+        Args:
+            batch_statistics: Whether norms that have running statistics do not use them.
+
+        Raises:
+            EarlyCropError: names the layer and its norm.
+        """
+        gates = set(self.units.sites)
+        for sites, path in self.structure.normalised:
+            norm = self.model.get_submodule(path)
+            if gates.isdisjoint(sites) or not (batch_statistics or getattr(norm, "running_mean", True) is None):
+                continue
+            raise EarlyCropError(
+                f"The gates of `{sites[0][0]}` sit before `{path}`, which divides each channel by its own scale in the "
+                f"batch: the loss does not depend on them, so their scores would be rounding noise. Give that norm "
+                f"`affine=True` and use `Channels(gate='post_norm')`; or let it keep running statistics and score with "
+                f"`bn_mode='running'` or 'calibrated'; or use a method that does not score by gates (magnitude-s)."
+            )
+
     def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "classes"]:
         """The classes that stay, nearest to the target as counted in the dense network."""
         check_scores(scores)  # before an allocation turns them into ranks
