@@ -93,19 +93,20 @@ class WeightUnits:
     def hold(self) -> None:
         """From now on masked weights stay zero through gradients and optimizer steps."""
         self.release()
-        # multiplying by zeros and ones of the parameter's own type is several times faster than filling by a boolean
-        self._held = [(parameter, (~gone).to(parameter.dtype)) for parameter, gone in self._gone()]
-        for parameter, mask in self._held:
+        for parameter, gone in self._gone():
+            bits = torch.zeros_like(parameter, dtype=INTEGERS[parameter.element_size()]).masked_fill_(~gone, -1)
+            self._held.append((parameter, bits))
+        for parameter, bits in self._held:
             if parameter.requires_grad:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(_masking(mask)))
+                self._handles.append(parameter.register_post_accumulate_grad_hook(_masking(bits)))
         if self.optimizer is not None:
             self._handles.append(self.optimizer.register_step_post_hook(lambda *_: self.zero()))
 
     @torch.no_grad()
     def zero(self) -> None:
         """Set masked weights to zero, in place."""
-        for parameter, mask in self._held:
-            parameter.mul_(mask.to(parameter.device))
+        for parameter, bits in self._held:
+            _mask(parameter, bits)
 
     def counts(self) -> Counts:
         """What is left: masked weights count as gone, and save no FLOPs."""
@@ -186,9 +187,22 @@ class WeightUnits:
                 module.training = training
 
 
-def _masking(mask: Tensor) -> Callable[[Tensor], None]:
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""An integer of so many bytes."""
+
+
+def _mask(tensor: Tensor, bits: Tensor) -> None:
+    """Clear, in place, every bit of the entries that left, and none of the others.
+
+    Several times faster than filling by a boolean, and exact where a product is not: infinity times zero is nan.
+    """
+    kind = INTEGERS[tensor.element_size()]
+    tensor.detach().view(kind).bitwise_and_(bits.to(tensor.device, kind))
+
+
+def _masking(bits: Tensor) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         if parameter.grad is not None:
-            parameter.grad.mul_(mask.to(parameter.grad.device))
+            _mask(parameter.grad, bits)
 
     return hook
