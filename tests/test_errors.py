@@ -118,7 +118,6 @@ def test_gates_before_batch_statistics():
         make(dense.residual_net(torch.relu), method, bn_mode=bn_mode).check(0)
 
 
-@pytest.mark.xfail(strict=True, reason="only the words `pre_norm` and `batch` are refused, not what they stand for")
 @pytest.mark.parametrize(
     ("norm", "gate", "bn_mode"),
     [

@@ -109,6 +109,8 @@ def test_weights_that_have_left_have_neither_value_nor_slope():
     assert not theta[~keep].any()
     torch.testing.assert_close(at.gradient(), g * keep, atol=1e-12, rtol=0)
     torch.testing.assert_close(at.hessian_gradient(), keep * (hessian @ (g * keep)), atol=1e-12, rtol=0)
+    v = torch.randn(35, dtype=torch.float64)
+    torch.testing.assert_close(at.hessian_product(v), keep * (hessian @ (v * keep)), atol=1e-12, rtol=0)
 
 
 def test_frozen_weights_are_scored_and_stay_frozen():
@@ -221,6 +223,26 @@ def test_calibrated_statistics_are_those_of_the_scoring_set():
     twin.train()(batch[0])
     _, g, _ = dense.full_hessian(twin.eval(), dense.cross_entropy, batch, dense.prunable(twin))
     torch.testing.assert_close(at.gradient(), g, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("sizes", [(300,), (20, 20, 20, 4)])
+def test_calibrated_statistics_are_a_mean_by_samples(sizes):
+    """A large set in even pieces; one that does not join by its own batches, which count by their sizes."""
+    x, y = dense.images(sum(sizes))
+    net, pieces = dense.conv_norm_net(), (150, 150) if sizes == (300,) else sizes
+    seen = []
+
+    def loss(model, batch):
+        if not seen and torch.is_grad_enabled():
+            seen.extend(t.clone() for t in (model.norm1.running_mean, model.norm1.running_var))
+        return dense.cross_entropy(model, batch[:2])
+
+    at_weights(net, loss, tagged(cut((x, y), *sizes)) if len(sizes) > 1 else [(x, y)], bn_mode="calibrated").gradient()
+    created = [net.conv1(part).transpose(0, 1).flatten(1).detach() for part in x.split(list(pieces))]
+    mean = sum(part.mean(1) * n for part, n in zip(created, pieces, strict=True)) / len(x)
+    var = sum(part.var(1) * n for part, n in zip(created, pieces, strict=True)) / len(x)
+    torch.testing.assert_close(seen[0], mean, atol=1e-12, rtol=0)
+    torch.testing.assert_close(seen[1], var, atol=1e-12, rtol=0)
 
 
 def test_batch_mode_uses_the_statistics_of_the_batch():

@@ -553,6 +553,22 @@ def test_going_on_is_not_stopping(name, make_optimizer):
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), other.parameters(), strict=True))
 
 
+def test_going_on_between_two_looks():
+    method = replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, max_epochs=99))
+    net = small()
+    pruner = make(net, None, method)
+    for epoch in (1.2, 1.5, 1.9, 2.1):
+        with torch.no_grad():
+            net.stem.weight.mul_(1.1)
+        pruner.check(epoch)
+        if epoch == 1.2:
+            going_on = make(net, None, method)
+            going_on.load_state_dict(through_a_file(pruner.state_dict()))
+        else:
+            going_on.check(epoch)
+    assert [check.epoch for check in going_on.curve] == [check.epoch for check in pruner.curve] == [1.2, 2.1]
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [({"method": "snap"}, "method"), ({"sparsity": 0.5}, "budget"), ({"target": "node"}, "budget")],

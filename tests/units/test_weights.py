@@ -167,6 +167,39 @@ def test_weights_stay_zero_whatever_the_optimizer_does(optimizer_state):
         assert net.get_parameter(name)[~mask].all()
 
 
+def test_a_slope_that_is_infinite_at_zero_does_no_harm_there():
+    """Σ √|θ| draws weights to zero, and its slope at zero is not finite."""
+    net, batch = network(), dense.vectors(12)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    keep = keep_random(net)
+    units = Weights().of(net, batch[0], optimizer, ())
+    units.keep_only(keep)
+    for _ in range(3):
+        optimizer.zero_grad()
+        penalty = sum(net.get_parameter(name).abs().sqrt().sum() for name in dense.prunable(net))
+        (dense.cross_entropy(net, batch) + 0.01 * penalty).backward()
+        optimizer.step()
+    assert all(torch.isfinite(p).all() and torch.isfinite(p.grad).all() for p in net.parameters())
+    assert torch.equal(units.units.values != 0, keep)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_masks_hold_in_every_precision_and_memory_format(dtype):
+    net = dense.conv_norm_net().to(dtype=dtype, memory_format=torch.channels_last)
+    x = dense.images()[0].to(dtype)
+    optimizer = Restless(net.parameters(), lr=0.1)
+    units = Weights().of(net, x, optimizer, ())
+    keep = keep_random(net)
+    units.keep_only(keep)
+    net(x).square().mean().backward()
+    grads = torch.cat([net.get_parameter(name).grad.reshape(-1) for name in dense.prunable(net)])
+    optimizer.step()
+    now = torch.cat([net.get_parameter(name).detach().reshape(-1) for name in dense.prunable(net)])
+    assert torch.equal(now != 0, keep)
+    assert not grads[~keep].any()
+    assert grads[keep].count_nonzero() > 0.5 * int(keep.sum())
+
+
 def test_without_an_optimizer_gradients_alone_hold_the_zeros():
     net, batch = network(), dense.vectors(12)
     keep = keep_random(net)
