@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -186,6 +187,12 @@ def vectors(samples: int = 6, width: int = 4, classes: int = 3) -> tuple[Tensor,
     generator = torch.Generator().manual_seed(samples)
     x = torch.randn(samples, width, generator=generator, dtype=torch.float64)
     return x, torch.randint(classes, (samples,), generator=generator)
+
+
+def some_of(names: Sequence[str], quick: Sequence[str]) -> list[Any]:
+    """Names as parameters of a test, of which those that are not quick are run with the slow ones."""
+    assert set(quick) <= set(names)
+    return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 # Oracles -------------------------------------------------------------------------------------------------
