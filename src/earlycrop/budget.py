@@ -84,16 +84,16 @@ def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
 
 
 def choose_weights(
-    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], layer: Int[Tensor, "weights"], params: int
+    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], layer: Int[Tensor, "weights"], whole: int
 ) -> Bool[Tensor, "weights"]:
-    """Exactly N − round(ρ N) weights stay, N counting the dense network's.
+    """Exactly round(ρ N) weights are gone afterwards, N counting the dense network's.
 
     Args:
         budget: Of which `target` must be `weight`, or `params` (ρ then is the part of all parameters).
         scores: The higher stays.
         alive: What has not left before; only these may stay.
         layer: The number of each weight's layer.
-        params: The number of all parameters, for `target="params"`.
+        whole: N: the network's prunable weights, those that `ignore` keeps too, or all its parameters.
     """
     if budget.target not in ("weight", "params"):
         raise BudgetError(
@@ -102,7 +102,7 @@ def choose_weights(
         )
     check_scores(scores)
     total = scores.numel()
-    leaves = round(budget.sparsity * (total if budget.target == "weight" else params))
+    leaves = round(budget.sparsity * whole)
     scores = torch.where(alive, scores, -torch.inf)
     count = min(total - leaves, int(alive.sum()))
     first = torch.zeros_like(alive)
@@ -113,7 +113,7 @@ def choose_weights(
         first &= alive
     if count < max(int(first.sum()), 1):
         stay = max(int(first.sum()), 1)
-        reachable = (total - stay) / (total if budget.target == "weight" else params)
+        reachable = (total - stay) / whole
         raise BudgetError(
             f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: at least {stay} of {total} prunable weights "
             f"must stay, so the most that weights can reach is {reachable:.6g}. Ask for less."

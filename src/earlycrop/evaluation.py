@@ -165,7 +165,10 @@ class MeanLoss:
         self, moved: Sequence[Tensor], work: Callable[[Tensor], Sequence[Tensor]], of: Sequence[Tensor] | None = None
     ) -> list[Tensor]:
         """Σ_b (n_b / N) work(L_b) over the set."""
-        total = [torch.zeros_like(parameter) for parameter in (moved if of is None else of)]
+        total = [
+            torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
+            for parameter in (moved if of is None else of)
+        ]
         with self.scoring(moved):
             subject: Any = self.model if self._temperature == 1 else _Tempered(self.model, self._temperature)
             for batch, samples in self.set:

@@ -98,6 +98,7 @@ class Pruner:
         self._instrument: AbstractInstrument | None = None
         self._last: float | None = None
         self._warned = False
+        self._rates: list[float] = []
         if isinstance(self.method.timing, Never):
             return
         for name, value, allowed in (
@@ -236,17 +237,18 @@ class Pruner:
         self._last = epoch  # not before: a look that fails can be had again
         if value is None:
             return
-        rate = None if self.optimizer is None else float(self.optimizer.param_groups[0]["lr"])
-        last = self.curve[-1].learning_rate if self.curve else None
-        if rate is not None and last is not None and rate != last and not self._warned:
+        rates = [] if self.optimizer is None else [float(group["lr"]) for group in self.optimizer.param_groups]
+        last, self._rates = self._rates, rates
+        if not self._warned and any(a != b for a, b in zip(last, rates, strict=False)):
             self._warned = True
+            before, now = next(pair for pair in zip(last, rates, strict=False) if pair[0] != pair[1])
             warnings.warn(
-                f"The learning rate moved from {last:g} to {rate:g} before {self.method.name} pruned: its rule then "
+                f"The learning rate moved from {before:g} to {now:g} before {self.method.name} pruned: its rule then "
                 f"sees the schedule, not the network. Hold it constant until the report.",
                 stacklevel=3,
             )
         signal = timing.signal([*(check.value for check in self.curve), value])[-1]
-        self.curve.append(Check(epoch, value, signal, timing.threshold(self.budget.sparsity), rate))
+        self.curve.append(Check(epoch, value, signal, timing.threshold(self.budget.sparsity), next(iter(rates), None)))
 
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started = time.perf_counter()

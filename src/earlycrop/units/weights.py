@@ -77,7 +77,8 @@ class WeightUnits:
         alive = self.keep.to(scores.device)
         check_scores(torch.where(alive, scores, 0.0))  # before an allocation turns them into ranks
         shared = allocation(torch.where(alive, scores, -torch.inf), layer)
-        return choose_weights(budget, torch.where(alive, shared, 0.0), alive, layer, size_of(self.model)[1])
+        whole = size_of(self.model)[1 if budget.target == "params" else 0]
+        return choose_weights(budget, torch.where(alive, shared, 0.0), alive, layer, whole)
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
         """Set all others to zero, with their optimizer state."""
