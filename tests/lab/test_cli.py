@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 
 import earlycrop
 from earlycrop_lab import __main__ as entry
@@ -61,7 +61,7 @@ def test_the_results_hold_what_a_reader_needs(session):
     out, _, _ = session
     stored = json.loads((out / PRUNED / "result.json").read_text())
     assert eval(stored["repr"], {"Classification": dict}) == stored["description"]
-    assert stored["environment"]["packages"]["torch"] == torch.__version__
+    assert stored["environment"]["packages"]["torch"] == version("torch")
     assert {"cpu", "cpus", "threads", "load", "load_after", "started", "commit", "python"} <= set(stored["environment"])
     assert [e["epoch"] for e in stored["epochs"]] == list(range(1, 9))
     assert stored["report"]["reason"] in ("trigger", "cap")
