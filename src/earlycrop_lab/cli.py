@@ -10,13 +10,13 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import get_args, get_type_hints
 
 import torch
 from rich.console import Console
 
+from earlycrop.errors import nearest
 from earlycrop_lab import report
 from earlycrop_lab.display import Display
 from earlycrop_lab.figures import draw
@@ -83,8 +83,8 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         "show": verbs.add_parser("show", help="a finished run", allow_abbrev=False),
     }
     if arguments[0] not in parsers:
-        nearest = get_close_matches(arguments[0], parsers, n=1, cutoff=0)[0]
-        raise Misuse(f"there is no command {arguments[0]!r}. Did you mean {nearest!r}? `earlycrop` alone lists them.")
+        near = nearest(arguments[0], parsers)
+        raise Misuse(f"there is no command {arguments[0]!r}. Did you mean {near!r}? `earlycrop` alone lists them.")
 
     _describe(parsers["train"])
     for name in ("train", "demo"):
@@ -105,8 +105,8 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         known = [name for name in parsers[options.verb]._option_string_actions if name.startswith("--")]
         if not rest[0].startswith("-"):
             raise Misuse(f"{options.verb} does not know what to do with {rest[0]!r}.")
-        nearest = get_close_matches(rest[0].split("=")[0], known, n=1, cutoff=0)[0]
-        raise Misuse(f"{options.verb} has no option {rest[0]!r}. Did you mean {nearest!r}?")
+        near = nearest(rest[0].split("=")[0], known)
+        raise Misuse(f"{options.verb} has no option {rest[0]!r}. Did you mean {near!r}?")
     return options
 
 

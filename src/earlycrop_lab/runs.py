@@ -12,13 +12,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import earlycrop
+from earlycrop.errors import nearest
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions
 from earlycrop_lab.measure.hardware import environment, load
 from earlycrop_lab.measure.memory import process_peak_bytes
@@ -186,7 +186,7 @@ def find(name: str, out: Path) -> Path:
         return out / meant[0]
     if meant:
         raise ValueError(f"{name!r} could be any of {', '.join(meant)}.")
-    raise ValueError(f"No run is called {name!r}. Did you mean {get_close_matches(name, names, n=1, cutoff=0)[0]!r}?")
+    raise ValueError(f"No run is called {name!r}. Did you mean {nearest(name, names)!r}?")
 
 
 def twin(description: Classification, out: Path) -> Result | None:

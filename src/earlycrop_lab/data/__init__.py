@@ -19,10 +19,10 @@ unpack), `pickled` (CIFAR's files) and `pictures` (decode).
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from earlycrop.errors import nearest
 from earlycrop_lab.data.archive import Archive, Store
 from earlycrop_lab.data.augmentation import Augmentation
 from earlycrop_lab.data.cifar import CIFAR10, CIFAR100
@@ -92,9 +92,9 @@ def load(
     if name.startswith(FOLDER):
         return folder(Path(name.removeprefix(FOLDER)).expanduser(), **({"size": size} if size else {}))
     if source is None:
-        nearest = get_close_matches(name, [*DATASETS, FOLDER + "PATH"], n=1, cutoff=0)[0]
+        near = nearest(name, [*DATASETS, FOLDER + "PATH"])
         raise DataError(
-            f"No data set is called {name!r}. Did you mean {nearest!r}? There are {', '.join(DATASETS)} and "
+            f"No data set is called {name!r}. Did you mean {near!r}? There are {', '.join(DATASETS)} and "
             f"{FOLDER}PATH for a folder of class folders."
         )
     dataset = source.read(Store(Path(root or os.environ.get("EARLYCROP_DATA") or "data"), download, mirror))

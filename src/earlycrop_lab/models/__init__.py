@@ -13,12 +13,12 @@ share. Each is plain torch; nothing here knows of pruning.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import partial
 
 import torch
 from torch import nn
 
+from earlycrop.errors import nearest
 from earlycrop_lab.models.lenet import lenet
 from earlycrop_lab.models.mlp import mlp
 from earlycrop_lab.models.resnet import resnet18, resnet50, resnext101
@@ -66,8 +66,8 @@ def get_network(name: str) -> Network:
         ValueError: If there is none; it names the nearest.
     """
     if name not in NETWORKS:
-        nearest = get_close_matches(name, NETWORKS, n=1, cutoff=0)[0]
-        raise ValueError(f"No network is called {name!r}. Did you mean {nearest!r}? There are {', '.join(NETWORKS)}.")
+        near = nearest(name, NETWORKS)
+        raise ValueError(f"No network is called {name!r}. Did you mean {near!r}? There are {', '.join(NETWORKS)}.")
     return NETWORKS[name]
 
 

@@ -6,7 +6,6 @@ the last epoch. Test images are looked at for nothing else: batches for scoring 
 """
 
 from dataclasses import dataclass, field, fields, replace
-from difflib import get_close_matches
 from math import isfinite
 from typing import Any, Literal, get_args
 
@@ -17,6 +16,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import earlycrop
 from earlycrop.counting import Target, flops
+from earlycrop.errors import nearest
 from earlycrop.scores import READINGS, Reading
 from earlycrop.timing import AbstractDetector, Never
 from earlycrop_lab.data import DATASETS, load
@@ -103,8 +103,8 @@ class Classification:
         for each in fields(self):
             value, choices = getattr(self, each.name), each.metadata["choices"]
             if choices and value is not None and value not in choices:
-                nearest = get_close_matches(str(value), choices, n=1, cutoff=0)[0]
-                raise ValueError(f"{each.name} cannot be {value!r}. Did you mean {nearest!r}? {', '.join(choices)}.")
+                near = nearest(value, choices)
+                raise ValueError(f"{each.name} cannot be {value!r}. Did you mean {near!r}? {', '.join(choices)}.")
         if not 0 < self.sparsity < 1:
             raise ValueError(f"sparsity is the part to remove, between 0 and 1; {self.sparsity:g} is not.")
         for name in ("epochs", "batch_size", "train_size", "image_size", "width", "round_to", "min_channels"):
