@@ -9,6 +9,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import earlycrop
+from earlycrop_lab.report import markdown
+from earlycrop_lab.runs import read
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -44,3 +46,11 @@ def test_the_table_names_every_method():
     table = {"earlycrop-{s,u}-{rate,score,ntk}": [m for m in earlycrop.METHODS if m.count("-") == 2]}
     covered = {name for name in named if name in earlycrop.METHODS}.union(*(table[name] for name in named & set(table)))
     assert set(earlycrop.METHODS) - covered == {"dense", "grasp-inverted"}
+
+
+def test_the_numbers_are_those_of_the_results():
+    root = Path(__file__).parents[1] / "results" / "cifar10"
+    table = markdown([read(path.parent) for path in sorted(root.glob("*/result.json"))]).splitlines()
+    told = [line for line in README.split("## Numbers")[1].split("\n## ")[0].splitlines() if line.startswith("|")]
+    assert len(told) > 10
+    assert [line for line in told if line not in table] == []
