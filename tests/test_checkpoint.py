@@ -3,6 +3,8 @@
 import json
 import math
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -152,11 +154,30 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
         Path(filename).write_bytes(b"half")
         raise OSError("no space left")
 
-    monkeypatch.setattr(module, "save_file", full)
+    monkeypatch.setattr(module.safetensors, "serialize_file", full)
     with pytest.raises(OSError, match="space"):
         save(dense.conv_norm_net(), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_numpy_is_not_needed(tmp_path):
+    """The library is installed without it, and the format's own writer would import it."""
+    code = """
+import sys
+sys.modules["numpy"] = None
+import torch, earlycrop
+from torch import nn
+net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+x = torch.randn(8, 4)
+earlycrop.Pruner(net, "snap", 0.5, example_inputs=x, loss=lambda m, b: m(b).square().mean(), batches=[x]).check(0)
+earlycrop.save(net, "model")
+twin = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+earlycrop.load(twin, "model")
+assert torch.equal(net(x), twin(x)) and net[0].out_features < 6
+"""
+    found = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
 
 
 def test_folders_are_made(tmp_path):

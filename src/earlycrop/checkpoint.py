@@ -14,7 +14,6 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from earlycrop.errors import CheckpointError
@@ -60,7 +59,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(tensors, partial, metadata=header)
+        safetensors.serialize_file(_specified(tensors), partial, metadata=header)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -112,6 +111,19 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
                 setattr(modules[module], name, _like(getattr(modules[module], name), value))
 
 
+def _specified(tensors: dict[str, Tensor]) -> dict[str, safetensors.TensorSpec]:
+    """Where each tensor's bytes lie; the format's own way through PyTorch needs numpy, which is not at hand here."""
+    return {
+        name: safetensors.TensorSpec(
+            dtype=str(value.dtype).removeprefix("torch."),
+            shape=list(value.shape),
+            data_ptr=value.data_ptr(),
+            data_len=value.nbytes,
+        )
+        for name, value in tensors.items()
+    }
+
+
 def _digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
     """Of all that the file holds, whatever the order in which it holds it."""
     digest = hashlib.sha256()
@@ -121,7 +133,7 @@ def _digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
         value = tensors[name].contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         if value.numel():
-            digest.update((ctypes.c_char * value.nbytes).from_address(value.data_ptr()))  # numpy is not at hand here
+            digest.update((ctypes.c_char * value.nbytes).from_address(value.data_ptr()))
     return digest.hexdigest()
 
 
