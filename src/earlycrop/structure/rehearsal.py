@@ -6,9 +6,11 @@ a literal size (`x.view(-1, 400)`) makes the code do something else, or fail, th
 """
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
@@ -16,7 +18,7 @@ from earlycrop.errors import TraceError
 from earlycrop.structure.labelling import label
 from earlycrop.structure.structure import Structure, build, ignoring
 from earlycrop.structure.surgery import cut
-from earlycrop.structure.trace import as_inputs, duplicate, export
+from earlycrop.structure.trace import as_inputs, duplicate, export, weightless
 from earlycrop.structure.walk import shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
@@ -75,11 +77,8 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
         keep[(membership == space).nonzero()[0]] = False
     if bool(keep.all()):
         return True
-    smaller = duplicate(model)
-    cut(structure, smaller, keep, None)
-    try:
-        again = export(smaller, example_inputs)
-    except TraceError:
+    again = _traced_after(structure, model, example_inputs, keep)
+    if again is None:
         return False
     program = structure.program
     assert program is not None
@@ -98,6 +97,18 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
         if counted is None and _operator(old) not in SIZED and _constants(old) != _constants(new):
             return False
     return True
+
+
+def _traced_after(
+    structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor
+) -> ExportedProgram | None:
+    """The graph of a cut copy, without data if the model can be traced without; None if it fails."""
+    for copied in (weightless, duplicate):
+        smaller = copied(model)
+        cut(structure, smaller, keep, None)
+        with suppress(TraceError):
+            return export(smaller, example_inputs)
+    return None
 
 
 SIZED = ("view", "reshape", "_unsafe_view", "expand", "layer_norm", "rms_norm", "new_zeros", "new_ones", "new_full")
