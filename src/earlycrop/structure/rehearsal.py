@@ -19,7 +19,7 @@ from earlycrop.structure.labelling import label
 from earlycrop.structure.structure import Structure, build, ignoring
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trace import as_inputs, duplicate, export, weightless
-from earlycrop.structure.walk import shape_of
+from earlycrop.structure.walk import operator_of, shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
@@ -94,7 +94,7 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
         counted = structure.arguments.get(old.name)
         if counted is not None and _groups(new) != int(stays[counted].sum()):
             return False
-        if counted is None and _operator(old) not in SIZED and _constants(old) != _constants(new):
+        if counted is None and operator_of(old) not in SIZED and _constants(old) != _constants(new):
             return False
     return True
 
@@ -117,7 +117,7 @@ SIZED = ("view", "reshape", "_unsafe_view", "expand", "layer_norm", "rms_norm", 
 
 def _groups(node: Node) -> object:
     """The number of groups of a convolution (its seventh argument, 1 if left out) or a group norm (its second)."""
-    position = 1 if _operator(node) == "group_norm" else 6
+    position = 1 if operator_of(node) == "group_norm" else 6
     return node.args[position] if len(node.args) > position else 1
 
 
@@ -125,10 +125,6 @@ def _constants(node: Node) -> list[object]:
     """The numbers in a node's arguments: one that counts channels (`x / x.shape[1]`) changes with a cut."""
     leaves = pytree.tree_leaves((node.args, node.kwargs))
     return [leaf for leaf in leaves if not isinstance(leaf, Node | torch.device)]
-
-
-def _operator(node: Node) -> str:
-    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _operators(nodes: Iterable[Node]) -> list[Node]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from earlycrop.structure.labels import Dims
-from earlycrop.structure.walk import Walk, shape_of, tensor_nodes, unlabelled
+from earlycrop.structure.walk import Walk, operator_of, shape_of, tensor_nodes, unlabelled
 
 Rule = Callable[[Walk, Any], Any]  # the node is untyped here: its arguments are whatever the operator takes
 RULES: dict[str, Rule] = {}
@@ -107,7 +107,7 @@ def pointwise(walk: Walk, node: Any) -> Any:
 
 
 def _name(node: Any) -> str:
-    return node.target.overloadpacket.__name__.rstrip("_") if isinstance(node.target, torch._ops.OpOverload) else ""
+    return operator_of(node).rstrip("_")
 
 
 @rule("prelu")

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import as_inputs, duplicate
-from earlycrop.structure.walk import tensors_of
+from earlycrop.structure.walk import operator_of, tensors_of
 
 MIXING = ("layer_norm", "rms_norm", "group_norm")
 
@@ -59,7 +59,7 @@ class Verifier:
 
     def _mixes(self) -> bool:
         program = self.structure.program
-        return program is not None and any(_operator(node) in MIXING for node in program.graph.nodes)
+        return program is not None and any(operator_of(node) in MIXING for node in program.graph.nodes)
 
     def _gated(self, keep: Tensor, kept_statistics: bool) -> list[Tensor]:
         gated = {}
@@ -114,7 +114,7 @@ class _Gated(Interpreter):
             return _leaves(self.run(*arguments))
 
     def run_node(self, n: Node) -> Any:
-        if self.kept_statistics and _operator(n) in MIXING:
+        if self.kept_statistics and operator_of(n) in MIXING:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self._normed(n, args, kwargs)
         return super().run_node(n)
@@ -134,7 +134,7 @@ class _Gated(Interpreter):
         classes = self.structure.nodes[node.args[0].name]  # type: ignore[union-attr]
         stays = torch.cat([self.keep, torch.tensor([True])])
         index = [None if one is None else stays[one].nonzero().flatten().to(x.device) for one in classes]
-        channels = range(1, 2) if _operator(node) == "group_norm" else range(x.ndim - len(args[1]), x.ndim)
+        channels = range(1, 2) if operator_of(node) == "group_norm" else range(x.ndim - len(args[1]), x.ndim)
         kept = {dim: one for dim, one in enumerate(index) if dim in channels and one is not None}
         small, args = x, [*args]
         for dim, one in kept.items():
@@ -143,7 +143,7 @@ class _Gated(Interpreter):
             if len(args) > position and isinstance(args[position], Tensor):
                 for dim, one in kept.items():
                     args[position] = args[position].index_select(dim - channels[0], one)
-        if _operator(node) == "group_norm":
+        if operator_of(node) == "group_norm":
             grouped = self.structure.arguments.get(node.name)
             args[1] = args[1] if grouped is None else int(stays[grouped].sum())
         else:
@@ -155,10 +155,6 @@ class _Gated(Interpreter):
             shape[dim] = x.shape[dim]
             result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
         return result
-
-
-def _operator(node: Node) -> str:
-    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -93,6 +94,11 @@ class Walk:
         path = module_of(node)
         operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         return f"{operator} in `{path}`" if path else f"{operator} in the model's own forward"
+
+
+def operator_of(node: Any) -> str:
+    """The name of the operator that a node runs, whatever its overload; '' for anything that is none."""
+    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
