@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.fx import Node
 
 from earlycrop.errors import EarlyCropError, nearest
 from earlycrop.structure.labelling import OUTPUT
-from earlycrop.structure.trace import module_of
+from earlycrop.structure.trace import Program, module_of
 from earlycrop.structure.walk import Created, Site, Walk, tensors_of
 
 Classes = Int[Tensor, "_"]
@@ -107,7 +106,7 @@ class Structure:
     outputs: frozenset[str]
     products: tuple[tuple[str, float], ...]
     names: dict[str, str]
-    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+    program: Program | None = field(default=None, repr=False, compare=False)
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
     arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
 
