@@ -206,9 +206,8 @@ class Structure:
         key = torch.zeros(self.count + 1, dtype=torch.int64)
         generator = torch.Generator().manual_seed(0)
         for _, _, classes in self.dimensions():
-            present = torch.zeros_like(key)
-            present[classes] = 1
-            key += present * torch.randint(2**62, (1,), generator=generator)  # a hash of the set of dimensions
+            # a hash of the set of dimensions; a class that is here several times is written as often, and alike
+            key[classes] = key[classes] + torch.randint(2**62, (1,), generator=generator)
         return torch.unique(key[:-1], return_inverse=True)[1]
 
 
