@@ -21,7 +21,9 @@ def label(model: nn.Module, program: ExportedProgram) -> Walk:
         if node.op == "output":
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
-        elif node.op == "call_function" and (node.users or node.is_impure()):
+        elif node.op == "call_function":
+            if not node.users and walk.origin.keys().isdisjoint(tensor_nodes((node.args, node.kwargs))):
+                continue  # nobody reads it, and no parameter has to fit
             walk.values[node] = apply(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]

@@ -85,7 +85,7 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
     for old, new in zip(before, after, strict=True):
         if old.target != new.target:
             return False
-        if isinstance(old.meta.get("val"), Tensor) and shape_of(new) != _promised(structure, old, stays):
+        if old.name in structure.nodes and shape_of(new) != _promised(structure, old, stays):
             return False
         counted = structure.arguments.get(old.name)
         if counted is not None and _groups(new) != int(stays[counted].sum()):
@@ -162,6 +162,5 @@ def _operators(nodes: Iterable[Node]) -> list[Node]:
 
 def _promised(structure: Structure, node: Node, stays: Tensor) -> tuple[int, ...]:
     """The shape that the labels promise for this node's value after the cut."""
-    shape = shape_of(node)
-    dims = structure.nodes.get(node.name, (None,) * len(shape))
-    return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape, dims, strict=True))
+    dims = structure.nodes[node.name]
+    return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape_of(node), dims, strict=True))

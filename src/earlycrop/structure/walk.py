@@ -225,8 +225,10 @@ class Walk:
         if labels is None or module is None or isinstance(module, nn.MultiheadAttention):  # whose sizes are its weights'
             return
         for name, value in vars(module).items():
-            if type(value) is int and value == labels.numel() and name[0] != "_":
-                self.guesses.setdefault((path, name, None), labels)
+            several = isinstance(value, tuple | list)
+            for position, size in enumerate(value if several else [value]):
+                if name[0] != "_" and type(size) is int and size == labels.numel():
+                    self.guesses.setdefault((path, name, position if several else None), labels)
 
     def where(self, node: Node) -> str:
         """The operator and the module that ran it, for people."""

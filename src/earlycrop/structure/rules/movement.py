@@ -347,6 +347,17 @@ def pad(walk: Walk, node: Any) -> Any:
     return result
 
 
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(walk: Walk, node: Any) -> Any:
+    """Groups are dealt out in turn; each loses the same offsets, so that the turns stay."""
+    x, groups = node.args[:2]
+    dims = walk.dims(x)
+    if (labels := dims[1]) is not None:
+        same_in_each_group(walk, labels, groups)
+        dims = _with(dims, 1, labels.view(groups, -1).T.reshape(-1))
+    return dims
+
+
 @rule("pixel_shuffle")
 def pixel_shuffle(walk: Walk, node: Any) -> Any:
     """r² channels become one; they leave together."""

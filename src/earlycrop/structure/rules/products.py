@@ -280,3 +280,27 @@ def embedding(walk: Walk, node: Any) -> Any:
     walk.attribute(node, "embedding_dim", width)
     walk.create(node, (table, 1))
     return [*walk.dims(node.args[1]), width]
+
+
+@rule("embedding_bag", "_embedding_bag")
+def embedding_bag(walk: Walk, node: Any) -> Any:
+    """Rows picked by number and summed: only columns may leave."""
+    rows, *others = unlabelled(node)
+    return ([*rows[:-1], embedding(walk, node)[-1]], *others)
+
+
+@rule("bilinear")
+def bilinear(walk: Walk, node: Any) -> Any:
+    """yₖ = aᵀ Wₖ b + biasₖ: W is (out, in of a, in of b)."""
+    a, b, weight, bias = (*node.args, None)[:4]
+    w = walk.dims(weight)
+    for x, dim, name in ((a, 1, "in1_features"), (b, 2, "in2_features")):
+        walk.fix(x, [-1])
+        read = walk.tie(walk.dims(x)[-1], w[dim], input_reason(walk, node))
+        walk.read(node, weight, dim, read)
+        walk.attribute(node, name, read)
+    walk.attribute(node, "out_features", w[0])
+    _write(walk, node, weight, 0, w[0], bias)
+    _count(walk, node, weight, math.prod(shape_of(a)[:-1]))
+    before = [walk.tie(x, y, input_reason(walk, node)) for x, y in zip(walk.dims(a)[:-1], walk.dims(b)[:-1], strict=True)]
+    return [*before, w[0]]
