@@ -24,6 +24,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop.errors import TraceError
+from earlycrop.structure.heads import head
 
 Inputs = tuple[object, ...]
 Way = Literal["recorded", "exported", "exported with data"]
@@ -154,7 +155,9 @@ def module_of(node: Node) -> str:
 
 
 def _shadow(way: Way, model: nn.Module) -> nn.Module:
-    return duplicate(model).eval() if way == "exported with data" else weightless(model)
+    shadow = duplicate(model).eval() if way == "exported with data" else weightless(model)
+    head(shadow)
+    return shadow
 
 
 def _traced(way: Way, shadow: nn.Module, inputs: Inputs, running: list[str]) -> Program:
