@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,33 @@ Site = tuple[str, int]
 """A dimension of a parameter: its name and the number of the dimension."""
 
 
+Side = Literal["output", "input", "parameter"]
+
+
+class Place(NamedTuple):
+    """Where a gate multiplies: a module's output or input (by path), or a parameter (by name), along a dimension.
+
+    `item` says which tensor, if the module takes or returns several (counted through nested tuples).
+    """
+
+    where: str
+    side: Side
+    dim: int
+    labels: Tensor
+    item: int | None = None
+
+
 @dataclass(frozen=True)
 class Created:
-    """Where channels come into being: an operator and the parameter dimensions that write them."""
+    """Where channels come into being: an operator and the parameter dimensions that write them.
+
+    `gates` are the places that together scale these channels once on every path; without any they are found from
+    the graph.
+    """
 
     node: Node
     sites: tuple[Site, ...]
+    gates: tuple[Place, ...] = ()
 
 
 @dataclass
@@ -71,11 +92,11 @@ class Walk:
             self.labels.unite(a, b)
         return a if a is not None else b
 
-    def create(self, node: Node, *sites: tuple[Any, int]) -> None:
+    def create(self, node: Node, *sites: tuple[Any, int], gates: tuple[Place, ...] = ()) -> None:
         """Note that `node` creates channels with these parameters (those that are parameters themselves)."""
         named = tuple((self.origin[arg], dim) for arg, dim in sites if isinstance(arg, Node) and arg in self.origin)
         if named:
-            self.created.append(Created(node, named))
+            self.created.append(Created(node, named, gates))
 
     def attribute(self, node: Node, name: str, labels: Tensor | None, index: int | None = None) -> None:
         """An integer of the module that ran `node` counts these labels."""
