@@ -194,19 +194,24 @@ class Entries:
 def swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
     """Within it the model has these tensors in the place of its parameters, under every name that they have."""
     new = {id(old): tensor for name, tensor in tensors.items() if (old := _parameter(model, name)) is not tensor}
-    places: list[tuple[Any, Any, Any]] = []
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for module in model.modules() if new else ():
-        flat = vars(module).get("_flat_weights")  # a recurrent layer's own list of its parameters
-        slots: list[tuple[Any, Any, Any]] = [(module._parameters, *one) for one in module._parameters.items()]
-        slots += [(flat, *one) for one in enumerate(flat)] if isinstance(flat, list) else []
-        places += [slot for slot in slots if id(slot[2]) in new]
-    for holder, key, old in places:
-        holder[key] = new[id(old)]
+        own = vars(module)
+        if any(id(parameter) in new for parameter in module._parameters.values()):
+            before.append((module._parameters, dict(module._parameters)))  # type: ignore[arg-type]
+            # a recurrent layer has its own list of its parameters
+            before.append((own, {name: own[name] for name in ("_flat_weights", "_flat_weight_refs") if name in own}))
     try:
+        for holder, values in before:
+            for name, value in values.items():
+                if isinstance(value, list):
+                    holder[name] = [new.get(id(one), one) for one in value]
+                else:
+                    holder[name] = new.get(id(value), value)
         yield
     finally:
-        for holder, key, old in places:
-            holder[key] = old
+        for holder, values in before:
+            holder.update(values)
 
 
 def _parameter(model: nn.Module, name: str) -> Tensor:
