@@ -15,7 +15,6 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.fx import Node
 
-from earlycrop.structure.labels import Dims
 from earlycrop.structure.trace import module_of
 from earlycrop.structure.walk import Created, Place, Side, Walk, operator_of, tensor_nodes
 
@@ -246,9 +245,9 @@ class _Modules:
         left = name in ("matmul", "mm", "bmm") and node.args[0] in self.walk.origin  # W x rather than x W
         return len(dims) - (2 if left else 1)
 
-    def _dims(self, node: Node) -> Dims:
+    def _dims(self, node: Node) -> list[Tensor | None]:
         value = self.walk.values.get(node)
-        return value if isinstance(value, list) else []
+        return [one if isinstance(one, Tensor) else None for one in value] if isinstance(value, list) else []
 
     def _alike(self, one: Place, other: Place) -> bool:
         a, b = self.classes(one.labels), self.classes(other.labels)
