@@ -7,16 +7,12 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.fx import Node
 
 from earlycrop.errors import EarlyCropError, nearest
+from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.labels import Axis
-from earlycrop.structure.trace import module_of
-from earlycrop.structure.walk import Created, Site, Walk, tensors_of
-
-Classes = Int[Tensor, "_"]
-"""For each index of a dimension the number of its class, or -1 where it cannot leave."""
+from earlycrop.structure.walk import Site, Walk, tensors_of
 
 
 @dataclass(frozen=True)
@@ -85,9 +81,9 @@ class Structure:
     Attributes:
         count: How many classes may leave.
         tensors: Per parameter and buffer its layout.
-        creators: Parameter dimensions (and biases) that create channels; a pre-norm gate scales these.
-        gates: Parameter dimensions whose scaling is a gate behind the norm that directly follows a creator.
-        normalised: Creators that a batch or instance norm alone reads, and that norm's module.
+        creators: Parameter dimensions (and biases) that create channels.
+        gates: Where the classes' gates multiply: behind the norms that directly follow creators.
+        creating_gates: The same before these norms, on the creators themselves.
         attributes: Module integers that count channels: (module, attribute, position or None) to classes.
         frozen: What cannot leave, and why.
         layers: Every convolution and linear layer.
@@ -100,8 +96,8 @@ class Structure:
     count: int
     tensors: dict[str, Layout]
     creators: tuple[Site, ...]
-    gates: tuple[Site, ...]
-    normalised: tuple[tuple[tuple[Site, ...], str], ...]
+    gates: tuple[Gate, ...]
+    creating_gates: tuple[Gate, ...]
     attributes: dict[tuple[str, str, int | None], Classes]
     frozen: tuple[Frozen, ...]
     layers: tuple[Layer, ...]
@@ -160,6 +156,8 @@ class Structure:
             self,
             count=int(keep.sum()),
             tensors=tensors,
+            gates=_renumbered(self.gates, shrink),
+            creating_gates=_renumbered(self.creating_gates, shrink),
             attributes=attributes,
             layers=tuple(replace(layer, channels=widths.get(layer.name, layer.channels)) for layer in self.layers),
             program=None,
@@ -185,6 +183,8 @@ class Structure:
             self,
             count=int((~classes).sum()),
             tensors=tensors,
+            gates=_renumbered(self.gates, table.__getitem__),
+            creating_gates=_renumbered(self.creating_gates, table.__getitem__),
             attributes={key: table[old] for key, old in self.attributes.items()},
             nodes={
                 name: tuple(None if old is None else table[old] for old in dims) for name, dims in self.nodes.items()
@@ -284,6 +284,7 @@ def build(
             frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
+    gates, creating_gates = find_gates(walk, classes)
     guesses = {
         key: labels for key, labels in walk.guesses.items() if guessed(key[1]) and len(root[labels].unique()) > 1
     }
@@ -303,12 +304,8 @@ def build(
             for name, tensor in tensors_of(walk.model)
         },
         creators=creators,
-        gates=_gates(walk),
-        normalised=tuple(
-            (created.sites, module_of(norm))
-            for created in walk.created
-            if (norm := _reader(created)) is not None and str(norm.target).startswith(NORMALISING)
-        ),
+        gates=gates,
+        creating_gates=creating_gates,
         attributes={key: found for key, labels in attributes.items() if (found := classes(labels)) is not None},
         frozen=tuple(frozen),
         layers=layers,
@@ -342,28 +339,10 @@ def _own_attributes(walk: Walk, layers: tuple[Layer, ...]) -> dict[tuple[str, st
     return found
 
 
-def _reader(created: Created) -> Node | None:
-    """The operator that alone reads what was created, if there is one."""
-    users = list(created.node.users)
-    return users[0] if len(users) == 1 and users[0].args[0] is created.node else None
-
-
-def _gates(walk: Walk) -> tuple[Site, ...]:
-    """A gate sits on the norm that alone reads what was created, else on the creator itself.
-
-    A creator that runs several times has its gates behind norms only if each of its runs has such a norm;
-    otherwise scaling the creator would close some of the gates twice.
-    """
-    behind: dict[tuple[Site, ...], list[tuple[Site, ...] | None]] = {}
-    for created in walk.created:
-        reader = _reader(created)
-        behind.setdefault(created.sites, []).append(None if reader is None else walk.norms.get(reader))
-    sites: dict[Site, None] = {}
-    for creator, norms in behind.items():
-        for norm in norms:
-            for site in creator if norm is None or None in norms else norm:
-                sites[site] = None
-    return tuple(sites)
+def _renumbered(gates: tuple[Gate, ...], number: Callable[[Classes], Classes]) -> tuple[Gate, ...]:
+    """The same places with other numbers of classes, without those where no gate is left."""
+    moved = (replace(gate, classes=number(gate.classes)) for gate in gates)
+    return tuple(gate for gate in moved if bool((gate.classes >= 0).any()))
 
 
 def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
@@ -382,9 +361,6 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
             )
     return lambda tensor: any(tensor == name or tensor.startswith(name + ".") for name in kept)
 
-
-NORMALISING = ("aten.batch_norm", "aten.instance_norm")
-"""Operators that divide each channel by its own scale."""
 
 CHANNELS = ("out_channels", "out_features")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +17,33 @@ Site = tuple[str, int]
 """A dimension of a parameter: its name and the number of the dimension."""
 
 
+Side = Literal["output", "input", "parameter"]
+
+
+class Place(NamedTuple):
+    """Where a gate multiplies: a module's output or input (by path), or a parameter (by name), along a dimension.
+
+    `item` says which tensor, if the module takes or returns several (counted through nested tuples).
+    """
+
+    where: str
+    side: Side
+    dim: int
+    labels: Tensor
+    item: int | None = None
+
+
 @dataclass(frozen=True)
 class Created:
-    """Where channels come into being: an operator and the parameter dimensions that write them."""
+    """Where channels come into being: an operator and the parameter dimensions that write them.
+
+    `gates` are the places that together scale these channels once on every path; without any they are found from
+    the graph.
+    """
 
     node: Node
     sites: tuple[Site, ...]
+    gates: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -195,11 +216,11 @@ class Walk:
         labels = labels.grid.labels if isinstance(labels, Axis) else labels
         return labels is not None and bool((labels < self.parametric).any())
 
-    def create(self, node: Node, *sites: tuple[Any, int]) -> None:
+    def create(self, node: Node, *sites: tuple[Any, int], gates: tuple[Place, ...] = ()) -> None:
         """Note that `node` creates channels with these parameters, or with what is computed from parameters."""
         named = tuple(site for arg, dim in sites for site in self.sites_of(arg, dim))
         if named:
-            self.created.append(Created(node, named))
+            self.created.append(Created(node, named, gates))
 
     def sites_of(self, arg: Any, dim: int) -> list[Site]:
         """The parameter dimensions that a dimension of an argument comes from."""
