@@ -6,19 +6,16 @@ a literal size (`x.view(-1, 400)`) makes the code do something else, or fail, th
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from earlycrop.errors import TraceError
 from earlycrop.structure.labelling import label
 from earlycrop.structure.structure import Structure, build, ignoring
 from earlycrop.structure.surgery import cut
-from earlycrop.structure.trace import as_inputs, duplicate, export, weightless
+from earlycrop.structure.trace import Program, as_inputs, export
 from earlycrop.structure.walk import operator_of, shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
@@ -124,16 +121,16 @@ def _moved(structure: Structure, node: Node, stays: Tensor) -> int:
     return int(stays[classes[:start]].sum())
 
 
-def _traced_after(
-    structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor
-) -> ExportedProgram | None:
-    """The graph of a cut copy, without data if the model can be traced without; None if it fails."""
-    for copied in (weightless, duplicate):
-        smaller = copied(model)
-        cut(structure, smaller, keep, None)
-        with suppress(TraceError):
-            return export(smaller, example_inputs)
-    return None
+def _traced_after(structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor) -> Program | None:
+    """The graph of a cut copy, had as the dense one's was; None if it fails."""
+    program = structure.program
+    assert program is not None
+    smaller = program.copy_of(model)
+    cut(structure, smaller, keep, None)
+    try:
+        return program.again(smaller, example_inputs)
+    except Exception:  # what ran before does not run now, whatever it raises
+        return None
 
 
 SIZED = (

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from earlycrop.errors import EarlyCropError, nearest
 from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.labels import Axis
+from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import Site, Walk, tensors_of
 
 
@@ -104,7 +104,7 @@ class Structure:
     outputs: frozenset[str]
     products: tuple[tuple[str, float], ...]
     names: dict[str, str]
-    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+    program: Program | None = field(default=None, repr=False, compare=False)
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
     arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
     positions: dict[str, tuple[Classes, int, int]] = field(default_factory=dict, repr=False, compare=False)
@@ -211,9 +211,8 @@ class Structure:
         key = torch.zeros(self.count + 1, dtype=torch.int64)
         generator = torch.Generator().manual_seed(0)
         for _, _, classes in self.dimensions():
-            present = torch.zeros_like(key)
-            present[classes] = 1
-            key += present * torch.randint(2**62, (1,), generator=generator)  # a hash of the set of dimensions
+            # a hash of the set of dimensions; a class that is here several times is written as often, and alike
+            key[classes] = key[classes] + torch.randint(2**62, (1,), generator=generator)
         return torch.unique(key[:-1], return_inverse=True)[1]
 
 
