@@ -179,7 +179,7 @@ def test_group_norm_counts_the_survivors_of_each_group(kept, groups, agrees):
     )
     cut[1].num_groups, cut[1].num_channels = groups, len(kept)
     error = disagreement(dense, cut, (torch.randn(3, 4, dtype=torch.float64),), training=False)
-    assert error <= 1e-12 if agrees else error > 1e-3
+    assert error <= 1e-10 if agrees else error > 1e-3
 
 
 def test_a_norm_without_weight_must_be_described():
@@ -221,7 +221,9 @@ def test_attributes_that_lie_are_found():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.slow])
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if not (case.slow or case.refused or case.needs)]
+)
 def test_every_model_of_the_zoo_runs_and_is_its_own_subnetwork(name):
     case = CASES[name]
     model = make_unique(case.build())
