@@ -117,7 +117,10 @@ class _Gated(Interpreter):
         if self.kept_statistics and operator_of(n) in MIXING:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self._normed(n, args, kwargs)
-        return super().run_node(n)
+        result = super().run_node(n)
+        if operator_of(n) == "_weight_norm":  # a row that is closed has no direction
+            return result.nan_to_num(nan=0.0)
+        return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         # the graph was traced on tensors without data and in the model's precision
