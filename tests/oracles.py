@@ -195,7 +195,7 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
                 tensor.mul_(mask(tensor, kept[name]))
     for name, module in list(model.named_modules()):
         for of, steps in module.parametrizations.items() if parametrize.is_parametrized(module) else ():
-            weight = getattr(module, of)
+            weight = getattr(copy.deepcopy(module), of)  # a power iteration moves its buffers when it is looked at
             originals = [f"{name}.parametrizations.{of}.{leaf}".lstrip(".") for leaf, _ in steps.named_parameters()]
             alike = next(original for original in originals if tensors(dense)[original].shape == weight.shape)
             steps.append(Masked(mask(weight, kept[alike]).to(weight.dtype)))

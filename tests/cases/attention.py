@@ -281,7 +281,7 @@ class LinearAttention(Separate):
         return (q @ (k.transpose(-2, -1) @ v)) / (q @ k.sum(-2).unsqueeze(-1))
 
 
-@around("heads_talking", least=AROUND, whole=("attention.q.weight",))
+@around("heads_talking", least=AROUND, whole=("attention.q.bias",))
 class TalkingHeads(Separate):
     """A softmax over the heads: they are mixed."""
 

@@ -195,7 +195,7 @@ class TokenTypes(nn.Module):
             nn.Embedding(9, 8),
             nn.Embedding(5, 8),
             nn.Embedding(2, 8),
-            nn.LayerNorm(8, eps=1e-12),
+            nn.LayerNorm(8, eps=1e-6),
         )
         self.pooler, self.head, self.words_head = nn.Linear(8, 6), nn.Linear(6, 2), nn.Linear(8, 9)
         self.register_buffer("position_ids", torch.arange(5).expand(1, -1))

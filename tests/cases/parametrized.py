@@ -100,7 +100,7 @@ def positive_weights():
     )
 
 
-@case("symmetric_weights", real(4, 5), least=6)
+@case("symmetric_weights", real(4, 5), least=0)
 def symmetric_weights():
     """A weight that is its own transpose: what it reads is what it writes."""
     return nn.Sequential(
@@ -166,7 +166,7 @@ class WeightsScaledByRows(nn.Module):
         return self.head(F.relu(F.linear(x, self.rows * self.second.weight * self.columns, self.second.bias)))
 
 
-@case("weights_concatenated", real(4, 5), least=6 + 3 + 4)
+@case("weights_concatenated", real(4, 5), least=6)
 class WeightsConcatenated(nn.Module):
     """Two weights are put together before they are used."""
 

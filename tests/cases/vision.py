@@ -299,7 +299,7 @@ class GhostNet(nn.Module):
         return self.head(x + self.outer(self.inner(x)))
 
 
-@case("convnext_v2", image(3, 8), least=6, whole=("inner.weight",))
+@case("convnext_v2", image(3, 8), least=6, whole=("inner.bias",))
 class ConvNeXtV2(nn.Module):
     """Global response normalization divides each channel's length by the channels' mean: they are mixed."""
 
@@ -504,7 +504,7 @@ class ModulatedConvolution(nn.Module):
         return self.head(F.relu(self.last(F.relu(x))))
 
 
-@case("mixer_twice", image(3, 8), least=6 + 2 * (5 + 7), most=6 + 2 * (5 + 7))
+@case("mixer_twice", image(3, 8), least=2 * (5 + 7), most=6 + 2 * (5 + 7))
 class MixerTwice(nn.Module):
     """Two mixer blocks with a convolution over the tokens."""
 
