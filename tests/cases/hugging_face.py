@@ -32,6 +32,7 @@ BERT: dict[str, Any] = {
     "intermediate_size": 10,
     "max_position_embeddings": 6,
     "hidden_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-6,
     "attention_probs_dropout_prob": 0.0,
 }
 
@@ -160,6 +161,7 @@ def vit():
         num_attention_heads=4,
         intermediate_size=10,
         image_size=8,
+        layer_norm_eps=1e-6,
         patch_size=4,
         num_labels=3,
         hidden_dropout_prob=0.0,
@@ -193,5 +195,6 @@ def convnext():
         hidden_sizes=[4, 6],
         depths=[1, 1],
         patch_size=2,
+        layer_norm_eps=1e-6,
         num_labels=3,
     )
