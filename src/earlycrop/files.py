@@ -137,7 +137,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(path)
+        sweep(path)
         file = _begin(path)
         try:
             with file:
@@ -173,8 +173,8 @@ def _begin(path: Path) -> BinaryIO:
         file.close()  # somebody swept it away before it was locked
 
 
-def _sweep(path: Path) -> None:
-    """Remove the half-written files of processes that are no more: those that nobody has locked."""
+def sweep(path: Path) -> None:
+    """Remove what is half written beside `path` by processes that are no more: what nobody has locked."""
     if fcntl is None:
         return
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
