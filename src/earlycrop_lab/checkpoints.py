@@ -212,7 +212,7 @@ class Checkpoints:
             self.attempts, self.lost_seconds = saved["attempts"] + 1, saved["lost_seconds"]
             self.saving_seconds, self.process_bytes = saved["saving_seconds"], saved["process_bytes"]
             self._saved = saved
-        with suppress(OSError, ValueError, KeyError):  # only a count depends on it
+        with suppress(OSError, ValueError, KeyError, TypeError):  # only a count depends on it
             note = json.loads((self.folder / ATTEMPTS).read_text())
             attempts, lost_seconds, saves = note["attempts"], note["lost_seconds"], note["saves"]
             self.attempts = attempts + 1
