@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import earlycrop
+from earlycrop.files import replacing
 from earlycrop.timing import LazyRegime, NtkSettled, RateSettled, ScoreSettled
 from earlycrop_lab.runs import Result
 
@@ -21,9 +22,8 @@ def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path
     paths = []
     for name, figure in figures.items():
         if figure is not None:
-            begun = folder / f".{name}"
-            figure.savefig(begun, dpi=150)
-            begun.replace(folder / name)
+            with replacing(folder / name) as file:
+                figure.savefig(file, format="png", dpi=150)
             paths.append(folder / name)
     return paths
 
