@@ -222,6 +222,9 @@ CONSTANTS = frozenset(
 )
 """Operators that act channel by channel, and may make something of zeros."""
 
+CARRIES = frozenset("batch_norm instance_norm mul add sub rsub".split())
+"""Operators with rules of their own that mix no channels."""
+
 BOUNDED = ("hardtanh", "clamp", "constant_pad_nd")
 """Operators whose numbers say whether zero stays zero."""
 
@@ -335,8 +338,9 @@ class Flow:
             for arg, other in (args, args[::-1]):
                 self._rd[arg] |= wanted & (self._nz[other] | ~self._present(other))
         else:
+            mixing = name not in ZEROS | CONSTANTS | CARRIES and not name.startswith(SPATIAL)
             for arg in args:
-                self._rd[arg] |= wanted
+                self._rd[arg] |= self._bar | True if mixing and node.target is not operator.getitem else wanted
 
     def _weight(self, node: Node) -> tuple[Node, Node, Any] | None:
         """What a contraction reads, its weight and its bias; None if the weight is computed."""
