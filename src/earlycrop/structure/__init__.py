@@ -3,7 +3,8 @@
 trace.py      the exported graph, without touching the model
 labels.py     a label for every index, and what was found equal or immovable
 walk.py       what a walk through the graph knows
-rules.py      what each operator does to labels
+rules/        what each operator does to labels
+heads.py      multi-head attention with fewer heads than its width has room for
 labelling.py  the walk
 structure.py  the classes of coupled channels that came out
 rehearsal.py  a cut tried on a copy without data: what literal sizes forbid

@@ -13,8 +13,10 @@ OUTPUT = "an output of the network"
 def label(model: nn.Module, program: ExportedProgram) -> Walk:
     """Walk the graph once, from the inputs to the outputs."""
     walk = Walk(model, program)
-    for name, tensor in tensors_of(model):
+    for name, tensor in tensors_of(model):  # parameters come first
         walk.tensors[name] = [walk.labels.fresh(size) if size > 1 else None for size in tensor.shape]
+        if isinstance(tensor, nn.Parameter):
+            walk.parametric = walk.labels.count
     used = set()
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     for node in program.graph.nodes:
@@ -22,6 +24,8 @@ def label(model: nn.Module, program: ExportedProgram) -> Walk:
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
         elif node.op == "call_function":
+            if not node.users and walk.origin.keys().isdisjoint(tensor_nodes((node.args, node.kwargs))):
+                continue  # nobody reads it, and no parameter has to fit
             walk.values[node] = apply(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]
@@ -35,4 +39,17 @@ def label(model: nn.Module, program: ExportedProgram) -> Walk:
         if name not in used:
             for labels in dims:
                 walk.labels.freeze(labels, "not used by the forward pass")
+    _settle(walk)
     return walk
+
+
+def _settle(walk: Walk) -> None:
+    """Of each grid of channels one axis may shrink: the longest, where no operator has said which."""
+    root = walk.labels.components()
+    for grid in walk.grids:
+        roots = root[grid.labels]
+        varying = [k for k in range(roots.ndim) if not bool((roots == roots.narrow(k, 0, 1)).all())]
+        for k in sorted(varying, key=lambda k: roots.shape[k])[:-1]:
+            walk.labels.unite(grid.labels, grid.labels.narrow(k, 0, 1))
+        if len(varying) > 1:
+            root = walk.labels.components()

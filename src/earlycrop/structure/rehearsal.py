@@ -46,16 +46,15 @@ def trace(
     walk = label(model, export(model, example_inputs))
     couple(walk, together)
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
-    structure = build(
-        walk,
-        ignored=ignored,
-        examples=max(batch[:1], default=1),
-    )
+    examples = max(batch[:1], default=1)
+    names = sorted({name for _, name, _ in walk.guesses})
+    for guessed in (names, [], *([name] for name in names)) if names else ([],):
+        structure = build(walk, ignored, examples, guessed.__contains__)
+        if _rehearse(structure, model, example_inputs, structure.spaces().unique().tolist()):
+            return structure
+    structure = build(walk, ignored, examples, names.__contains__)
     spaces = structure.spaces()
-    every = spaces.unique().tolist()
-    if _rehearse(structure, model, example_inputs, every):
-        return structure
-    good = _passing(structure, model, example_inputs, [], every)
+    good = _passing(structure, model, example_inputs, [], spaces.unique().tolist())
     return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), LITERAL)
 
 
@@ -77,11 +76,8 @@ def _passing(
 
 
 def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, spaces: Iterable[int]) -> bool:
-    """Whether the model still computes the same graph when one class of each of these spaces has left."""
-    membership = structure.spaces()
-    keep = torch.ones(len(structure), dtype=torch.bool)
-    for space in spaces:
-        keep[(membership == space).nonzero()[0]] = False
+    """Whether the model still computes the same graph when half of the classes of each of these spaces have left."""
+    keep = _half(structure, spaces)
     if bool(keep.all()):
         return True
     again = _traced_after(structure, model, example_inputs, keep)
@@ -96,14 +92,43 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
     for old, new in zip(before, after, strict=True):
         if old.target != new.target:
             return False
-        if isinstance(old.meta.get("val"), Tensor) and shape_of(new) != _promised(structure, old, stays):
+        if old.name in structure.nodes and shape_of(new) != _promised(structure, old, stays):
             return False
         counted = structure.arguments.get(old.name)
         if counted is not None and _groups(new) != int(stays[counted].sum()):
             return False
+        if old.name in structure.positions and _start(new) != _moved(structure, old, stays):
+            return False
         if counted is None and operator_of(old) not in SIZED and _constants(old) != _constants(new):
             return False
     return True
+
+
+def _half(structure: Structure, spaces: Iterable[int]) -> Tensor:
+    """Which classes stay when a random half of each of these spaces leaves, and no dimension is emptied."""
+    membership, generator = structure.spaces(), torch.Generator().manual_seed(0)
+    keep = torch.ones(len(structure), dtype=torch.bool)
+    for space in spaces:
+        inside = (membership == space).nonzero().flatten()
+        leaves = torch.randperm(len(inside), generator=generator)[: max(len(inside) // 2, 1)]
+        keep[inside[leaves]] = False
+    for _, _, classes in structure.dimensions():
+        if bool((classes >= 0).all()) and not bool(keep[classes].any()):
+            keep[classes[0]] = True
+    return keep
+
+
+def _start(node: Node) -> int:
+    """The first position that a slice takes."""
+    dim, start = (*node.args[1:], 0, 0)[:2]
+    size = shape_of(node.args[0])[dim]  # type: ignore[index]
+    return min(start + size if start < 0 else start, size)  # type: ignore[operator]
+
+
+def _moved(structure: Structure, node: Node, stays: Tensor) -> int:
+    """Where a slice must start after the cut."""
+    classes, start, _ = structure.positions[node.name]
+    return int(stays[classes[:start]].sum())
 
 
 def _traced_after(
@@ -118,7 +143,11 @@ def _traced_after(
     return None
 
 
-SIZED = ("view", "reshape", "_unsafe_view", "expand", "layer_norm", "rms_norm", "new_zeros", "new_ones", "new_full")
+SIZED = (
+    *("view", "reshape", "_unsafe_view", "unflatten", "expand", "broadcast_to", "layer_norm", "rms_norm"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty"),
+    *("split", "split_with_sizes", "slice", "narrow"),
+)
 """Operators whose integers are sizes: the shape of what they return is compared instead."""
 
 
@@ -135,11 +164,11 @@ def _constants(node: Node) -> list[object]:
 
 
 def _operators(nodes: Iterable[Node]) -> list[Node]:
-    return [node for node in nodes if node.op == "call_function"]
+    """Those that compute; whether a copy is made depends on strides."""
+    return [node for node in nodes if node.op == "call_function" and operator_of(node) != "contiguous"]
 
 
 def _promised(structure: Structure, node: Node, stays: Tensor) -> tuple[int, ...]:
     """The shape that the labels promise for this node's value after the cut."""
-    shape = shape_of(node)
-    dims = structure.nodes.get(node.name, (None,) * len(shape))
-    return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape, dims, strict=True))
+    dims = structure.nodes[node.name]
+    return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape_of(node), dims, strict=True))

@@ -11,6 +11,7 @@ from torch.fx import Node
 
 from earlycrop.errors import EarlyCropError, nearest
 from earlycrop.structure.labelling import OUTPUT
+from earlycrop.structure.labels import Axis
 from earlycrop.structure.trace import module_of
 from earlycrop.structure.walk import Created, Site, Walk, tensors_of
 
@@ -110,6 +111,7 @@ class Structure:
     program: ExportedProgram | None = field(default=None, repr=False, compare=False)
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
     arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
+    positions: dict[str, tuple[Classes, int, int]] = field(default_factory=dict, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count
@@ -163,6 +165,7 @@ class Structure:
             program=None,
             nodes={},
             arguments={},
+            positions={},
         )
 
     def without(self, classes: Bool[Tensor, "classes"], reason: str) -> "Structure":
@@ -187,6 +190,7 @@ class Structure:
                 name: tuple(None if old is None else table[old] for old in dims) for name, dims in self.nodes.items()
             },
             arguments={key: table[old] for key, old in self.arguments.items()},
+            positions={key: (table[old], start, stop) for key, (old, start, stop) in self.positions.items()},
             frozen=(*self.frozen, *frozen),
         )
 
@@ -213,13 +217,16 @@ class Structure:
         return torch.unique(key[:-1], return_inverse=True)[1]
 
 
-def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structure:
+def build(
+    walk: Walk, ignored: Callable[[str], bool], examples: int, guessed: Callable[[str], bool] = lambda _: True
+) -> Structure:
     """Read the classes off a finished walk.
 
     Args:
         walk: The walk through the whole graph.
         ignored: Whether the user keeps this tensor whole.
         examples: How many examples the traced batch has.
+        guessed: Whether an integer of a module, by its name, is taken for the size of what its code splits.
     """
     layers = layers_of(walk.model)
     for name, dims in walk.tensors.items():
@@ -277,7 +284,16 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
             frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
-    attributes = {**_own_attributes(walk, layers), **walk.attributes}
+    guesses = {key: labels for key, labels in walk.guesses.items() if guessed(key[1]) and len(root[labels].unique()) > 1}
+    attributes = {**guesses, **_own_attributes(walk, layers), **walk.attributes}
+
+    def along(labels: Tensor | Axis | None) -> Classes | None:
+        if isinstance(labels, Axis):
+            labels = labels.along()
+            if bool((root[labels] == root[labels[0]]).all()):
+                return None  # another axis of the grid may shrink, this one cannot
+        return classes(labels)
+
     return Structure(
         count=int(removable.sum()),
         tensors={
@@ -299,11 +315,16 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
         names=walk.names,
         program=walk.program,
         nodes={
-            node.name: tuple(classes(labels) for labels in dims)
+            node.name: tuple(along(labels) for labels in dims)
             for node, dims in walk.values.items()
             if isinstance(dims, list)
         },
         arguments={key: found for key, labels in walk.arguments.items() if (found := classes(labels)) is not None},
+        positions={
+            key: (found, start, stop)
+            for key, (labels, start, stop) in walk.positions.items()
+            if (found := classes(labels)) is not None
+        },
     )
 
 

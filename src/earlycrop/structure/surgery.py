@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.errors import EarlyCropError, OptimizerError
+from earlycrop.structure.heads import fit
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.walk import tensors_of
 
@@ -54,6 +55,7 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
         for name, index in indices.items():
             rebind(tensors[name], select(tensors[name].data, index))
         _set_attributes(model, after)
+        fit(model)
     return after
 
 
@@ -125,7 +127,7 @@ def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
     """
     tensors = [(tensor, tensor.data, tensor.grad) for _, tensor in tensors_of(model)]
     attributes = [
-        (module, {key: value for key, value in vars(module).items() if isinstance(value, int | tuple)})
+        (module, type(module), {key: value for key, value in vars(module).items() if isinstance(value, int | tuple)})
         for module in model.modules()
     ]
     state = {p: dict(entries) for p, entries in optimizer.state.items()} if optimizer is not None else {}
@@ -136,7 +138,8 @@ def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
             if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
                 rebind(tensor, data)
             tensor.grad = grad
-        for module, values in attributes:
+        for module, kind, values in attributes:
+            module.__class__ = kind
             vars(module).update(values)
         if optimizer is not None:
             optimizer.state.clear()

@@ -13,6 +13,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from earlycrop.errors import TraceError
+from earlycrop.structure.heads import head
 
 Inputs = tuple[object, ...]
 
@@ -64,6 +65,7 @@ def export(model: nn.Module, example_inputs: object) -> ExportedProgram:
     inputs = as_inputs(example_inputs)
     try:
         shadow = weightless(model)
+        head(shadow)
         program = _export(shadow, pytree.tree_map_only(Tensor, lambda t: t.detach().to("meta"), inputs), [])
         if not any(isinstance(constant, Tensor) and constant.is_meta for constant in program.constants.values()):
             return program
@@ -71,7 +73,9 @@ def export(model: nn.Module, example_inputs: object) -> ExportedProgram:
         pass
     running: list[str] = []
     try:
-        return _export(duplicate(model).eval(), inputs, running)
+        twin = duplicate(model).eval()
+        head(twin)
+        return _export(twin, inputs, running)
     except Exception as error:
         where = f"`{running[-1]}`" if running and running[-1] else "the model's own `forward`"
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,5 +1,7 @@
 """The proof on the user's own model: what the cut network computes is what the gated dense one does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure.structure import Structure
@@ -14,6 +17,9 @@ from earlycrop.structure.trace import as_inputs, duplicate
 from earlycrop.structure.walk import operator_of, tensors_of
 
 MIXING = ("layer_norm", "rms_norm", "group_norm")
+
+
+LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Verifier:
         """Compare a model from which all classes outside `keep` have left with the gated dense one."""
         cut = duplicate(model).double().eval()
         devices = {tensor.device for tensor in self.dense.values()}
-        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]), _in_double():
             found = _leaves(cut(*self.inputs))
         reference = self._gated(keep, kept_statistics=True)
         plain = self._gated(keep, kept_statistics=False) if self._mixes() else reference
@@ -110,21 +116,24 @@ class _Gated(Interpreter):
                 arguments.append(pytree.tree_map_only(Tensor, _double, program.constants[spec.target]))
             else:
                 arguments.append(next(flat))
-        with torch.no_grad():
+        with torch.no_grad(), _default_double():
             return _leaves(self.run(*arguments))
 
     def run_node(self, n: Node) -> Any:
         if self.kept_statistics and operator_of(n) in MIXING:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self._normed(n, args, kwargs)
-        return super().run_node(n)
+        result = super().run_node(n)
+        if operator_of(n) == "_weight_norm":  # a row that is closed has no direction
+            return result.nan_to_num(nan=0.0)
+        return result
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         # the graph was traced on tensors without data and in the model's precision
         def here(value: Any) -> Any:
             if isinstance(value, torch.device):
                 return self.device
-            return torch.float64 if value in (torch.float32, torch.float16, torch.bfloat16) else value
+            return torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value
 
         return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
 
@@ -155,6 +164,33 @@ class _Gated(Interpreter):
             shape[dim] = x.shape[dim]
             result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
         return result
+
+
+class _Double(TorchFunctionMode):
+    """Code that asks for a lower precision (a norm computed in float32, say) gets float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            return _double(args[0])
+        args, kwargs = pytree.tree_map(lambda value: torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _default_double() -> Iterator[None]:
+    """New tensors are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    with _default_double(), _Double():
+        yield
 
 
 def _double(tensor: Tensor) -> Tensor:
