@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure.labelling import label
-from earlycrop.structure.structure import Structure, build, ignoring
+from earlycrop.structure.structure import Structure, build, couple, ignoring
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trace import Program, as_inputs, export
 from earlycrop.structure.walk import operator_of, shape_of
@@ -21,20 +21,27 @@ from earlycrop.structure.walk import operator_of, shape_of
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
 
-def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) -> Structure:
+def trace(
+    model: nn.Module,
+    example_inputs: object,
+    ignore: Sequence[str] = (),
+    together: Sequence[Sequence[str]] = (),
+) -> Structure:
     """Find every class of coupled channels that can leave the model.
 
     Args:
         model: The network; untouched.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         ignore: Modules or parameters (by name, or by the beginning of a dotted name) to keep whole.
+        together: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
 
     Raises:
-        EarlyCropError: `ignore` names something that the model does not have.
+        EarlyCropError: `ignore` or `together` names something that the model does not have, or that cannot be coupled.
         TraceError: the model cannot be exported; names the module.
     """
     ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
+    couple(walk, together)
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
     examples = max(batch[:1], default=1)
     names = sorted({name for _, name, _ in walk.guesses})
