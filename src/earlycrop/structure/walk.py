@@ -72,7 +72,7 @@ class Walk:
     spread: list[Tensor] = field(default_factory=list)
     norms: dict[Node, tuple[Site, ...]] = field(default_factory=dict)
     attributes: dict[tuple[str, str, int | None], Tensor] = field(default_factory=dict)
-    guesses: dict[tuple[str, str, int | None], Tensor] = field(default_factory=dict)
+    guesses: dict[tuple[str, str, int | None], list[Tensor]] = field(default_factory=dict)
     arguments: dict[str, Tensor] = field(default_factory=dict)
     positions: dict[str, tuple[Tensor, int, int]] = field(default_factory=dict)
     products: list[tuple[str, int]] = field(default_factory=list)
@@ -265,7 +265,7 @@ class Walk:
             several = isinstance(value, tuple | list)
             for position, size in enumerate(value if several else [value]):
                 if name[0] != "_" and type(size) is int and size == labels.numel():
-                    self.guesses.setdefault((path, name, position if several else None), labels)
+                    self.guesses.setdefault((path, name, position if several else None), []).append(labels)
 
     def where(self, node: Node) -> str:
         """The operator and the module that ran it, for people."""
