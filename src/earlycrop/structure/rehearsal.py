@@ -13,7 +13,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure.labelling import label
-from earlycrop.structure.structure import Structure, build, ignoring
+from earlycrop.structure.structure import Structure, build, couple, ignoring
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trace import Program, as_inputs, export
 from earlycrop.structure.walk import operator_of, shape_of
@@ -21,20 +21,27 @@ from earlycrop.structure.walk import operator_of, shape_of
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
 
-def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) -> Structure:
+def trace(
+    model: nn.Module,
+    example_inputs: object,
+    ignore: Sequence[str] = (),
+    together: Sequence[Sequence[str]] = (),
+) -> Structure:
     """Find every class of coupled channels that can leave the model.
 
     Args:
         model: The network; untouched.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         ignore: Modules or parameters (by name, or by the beginning of a dotted name) to keep whole.
+        together: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
 
     Raises:
-        EarlyCropError: `ignore` names something that the model does not have.
+        EarlyCropError: `ignore` or `together` names something that the model does not have, or that cannot be coupled.
         TraceError: the model cannot be exported; names the module.
     """
     ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
+    couple(walk, together)
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
     examples = max(batch[:1], default=1)
     names = sorted({name for _, name, _ in walk.guesses})
@@ -65,9 +72,16 @@ def _passing(
     return found
 
 
-def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, spaces: Iterable[int]) -> bool:
-    """Whether the model still computes the same graph when half of the classes of each of these spaces have left."""
-    keep = _half(structure, spaces)
+def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int]) -> bool:
+    """Whether the model still computes the same graph when some of the classes of each of these spaces have left.
+
+    Where sizes in the code were taken for integers of a module, or channels are split, it has to do so twice.
+    """
+    return all(_same(structure, model, example_inputs, spaces, seed) for seed in range(2 if structure.split else 1))
+
+
+def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int], seed: int) -> bool:
+    keep = _some(structure, spaces, seed)
     if bool(keep.all()):
         return True
     again = _traced_after(structure, model, example_inputs, keep)
@@ -94,14 +108,17 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
     return True
 
 
-def _half(structure: Structure, spaces: Iterable[int]) -> Tensor:
-    """Which classes stay when a random half of each of these spaces leaves, and no dimension is emptied."""
-    membership, generator = structure.spaces(), torch.Generator().manual_seed(0)
+def _some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
+    """Which classes stay when a random part of each of these spaces leaves, and no dimension is emptied.
+
+    The parts differ, for a ratio of two sizes must not stay by accident.
+    """
+    membership, generator = structure.spaces(), torch.Generator().manual_seed(seed)
     keep = torch.ones(len(structure), dtype=torch.bool)
     for space in spaces:
         inside = (membership == space).nonzero().flatten()
-        leaves = torch.randperm(len(inside), generator=generator)[: max(len(inside) // 2, 1)]
-        keep[inside[leaves]] = False
+        count = int(torch.randint(1, max(len(inside), 2), (), generator=generator))
+        keep[inside[torch.randperm(len(inside), generator=generator)[:count]]] = False
     for _, _, classes in structure.dimensions():
         if bool((classes >= 0).all()) and not bool(keep[classes].any()):
             keep[classes[0]] = True
