@@ -13,8 +13,10 @@ OUTPUT = "an output of the network"
 def label(model: nn.Module, program: ExportedProgram) -> Walk:
     """Walk the graph once, from the inputs to the outputs."""
     walk = Walk(model, program)
-    for name, tensor in tensors_of(model):
+    for name, tensor in tensors_of(model):  # parameters come first
         walk.tensors[name] = [walk.labels.fresh(size) if size > 1 else None for size in tensor.shape]
+        if isinstance(tensor, nn.Parameter):
+            walk.parametric = walk.labels.count
     used = set()
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     for node in program.graph.nodes:

@@ -157,7 +157,8 @@ def _constants(node: Node) -> list[object]:
 
 
 def _operators(nodes: Iterable[Node]) -> list[Node]:
-    return [node for node in nodes if node.op == "call_function"]
+    """Those that compute; whether a copy is made depends on strides."""
+    return [node for node in nodes if node.op == "call_function" and operator_of(node) != "contiguous"]
 
 
 def _promised(structure: Structure, node: Node, stays: Tensor) -> tuple[int, ...]:

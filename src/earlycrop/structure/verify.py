@@ -1,5 +1,7 @@
 """The proof on the user's own model: what the cut network computes is what the gated dense one does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,6 +9,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.fx import Interpreter, Node
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure.structure import Structure
@@ -14,6 +17,9 @@ from earlycrop.structure.trace import as_inputs, duplicate
 from earlycrop.structure.walk import operator_of, tensors_of
 
 MIXING = ("layer_norm", "rms_norm", "group_norm")
+
+
+LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Verifier:
         """Compare a model from which all classes outside `keep` have left with the gated dense one."""
         cut = duplicate(model).double().eval()
         devices = {tensor.device for tensor in self.dense.values()}
-        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]), _in_double():
             found = _leaves(cut(*self.inputs))
         reference = self._gated(keep, kept_statistics=True)
         plain = self._gated(keep, kept_statistics=False) if self._mixes() else reference
@@ -110,7 +116,7 @@ class _Gated(Interpreter):
                 arguments.append(pytree.tree_map_only(Tensor, _double, program.constants[spec.target]))
             else:
                 arguments.append(next(flat))
-        with torch.no_grad():
+        with torch.no_grad(), _default_double():
             return _leaves(self.run(*arguments))
 
     def run_node(self, n: Node) -> Any:
@@ -127,7 +133,7 @@ class _Gated(Interpreter):
         def here(value: Any) -> Any:
             if isinstance(value, torch.device):
                 return self.device
-            return torch.float64 if value in (torch.float32, torch.float16, torch.bfloat16) else value
+            return torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value
 
         return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
 
@@ -158,6 +164,33 @@ class _Gated(Interpreter):
             shape[dim] = x.shape[dim]
             result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
         return result
+
+
+class _Double(TorchFunctionMode):
+    """Code that asks for a lower precision (a norm computed in float32, say) gets float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            return _double(args[0])
+        args, kwargs = pytree.tree_map(lambda value: torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _default_double() -> Iterator[None]:
+    """New tensors are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    with _default_double(), _Double():
+        yield
 
 
 def _double(tensor: Tensor) -> Tensor:

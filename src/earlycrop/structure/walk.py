@@ -65,6 +65,7 @@ class Walk:
     values: dict[Node, Any] = field(default_factory=dict)
     tensors: dict[str, list[Tensor | None]] = field(default_factory=dict)
     origin: dict[Node, str] = field(default_factory=dict)
+    parametric: int = 0
     created: list[Created] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     recreated: list[Tensor] = field(default_factory=list)
@@ -188,7 +189,9 @@ class Walk:
                 if fixed := [d for d in common if other[d] is None]:
                     return fixed
                 if vectors := [d for d in common if not isinstance(other[d], Axis)]:
-                    return [d for d in places if d != vectors[0]]
+                    made = next((d for d in vectors if self._of_parameters(other[d])), None)
+                    kept = places[0] if made is None else made
+                    return [d for d in places if d != kept]
                 theirs = _places(other, other[common[0]].grid)  # type: ignore[union-attr]
                 if fixed := [d for d in places if d not in theirs]:
                     return fixed
@@ -202,6 +205,16 @@ class Walk:
         else:
             self.labels.unite(a, b)
         return a if a is not None else b
+
+    def of_parameters(self, node: Node) -> bool:
+        """Whether some of the labels of a value are those of parameters, rather than of buffers or constants."""
+        value = self.values.get(node)
+        parts = value if isinstance(value, tuple) else (value,)
+        return any(self._of_parameters(one) for dims in parts if isinstance(dims, list) for one in dims)
+
+    def _of_parameters(self, labels: Tensor | Axis | None) -> bool:
+        labels = labels.grid.labels if isinstance(labels, Axis) else labels
+        return labels is not None and bool((labels < self.parametric).any())
 
     def create(self, node: Node, *sites: tuple[Any, int], gates: tuple[Place, ...] = ()) -> None:
         """Note that `node` creates channels with these parameters, or with what is computed from parameters."""

@@ -39,7 +39,7 @@ def view(walk: Walk, node: Any) -> Any:
 
 
 def _one_kind(walk: Walk, node: Any, dims: list[int]) -> list[int]:
-    """Of dimensions that a view merges, those that may still leave: one dimension, or the axes of one grid."""
+    """Of dimensions that a view merges, those that may still leave: the first of them, or the axes of its grid."""
     x = node.args[0]
     if len(dims) > 1:
         for d in dims:
@@ -47,11 +47,10 @@ def _one_kind(walk: Walk, node: Any, dims: list[int]) -> list[int]:
             if isinstance(one, Tensor) and any(one is spread for spread in walk.spread):
                 walk.labels.freeze(one, f"merged with channels ({walk.where(node)})")
                 dims = [other for other in dims if other != d]
-    kinds = {id(one.grid) if isinstance(one := walk.raw(x)[d], Axis) else d for d in dims}
-    if len(kinds) > 1:
-        walk.freeze(x, f"two dimensions of channels are merged ({walk.where(node)})", dims)
-        return []
-    return dims
+    kinds = {d: id(one.grid) if isinstance(one := walk.raw(x)[d], Axis) else d for d in dims}
+    first = [d for d in dims if kinds[d] == kinds[dims[0]]]
+    walk.freeze(x, f"merged with other channels ({walk.where(node)})", [d for d in dims if d not in first])
+    return first
 
 
 def _joined(dims: Dims, runs: list[tuple[tuple[int, int], tuple[int, int]]]) -> list[tuple[list[int], list[int]]]:
@@ -288,8 +287,10 @@ def index(walk: Walk, node: Any) -> Any:
     x, picks = node.args[:2]
     picked = [d for d, one in enumerate(picks) if one is not None]
     ndim = len(shape_of(x))
-    if picked != list(range(picked[0], picked[-1] + 1)) or any(walk.raw(one) != unlabelled(one) for one in picks if one):
+    if picked != list(range(picked[0], picked[-1] + 1)):
         return unknown(walk, node)
+    for d in picked:
+        walk.freeze(picks[d], f"numbers that pick ({walk.where(node)})")
     walk.freeze(x, f"picked by number ({walk.where(node)})", picked)
     before, after = walk.raw(x)[: picked[0]], walk.raw(x)[picked[-1] + 1 :]
     return [*before, *[None] * (len(shape_of(node)) - ndim + len(picked)), *after]

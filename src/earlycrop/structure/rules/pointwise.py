@@ -9,7 +9,7 @@ from earlycrop.structure.labels import Dims
 from earlycrop.structure.rules.registry import name_of, rule, unknown
 from earlycrop.structure.walk import Walk, shape_of, tensor_nodes
 
-@rule("add", "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "feature_alpha_dropout")
+@rule("add", "where", "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "feature_alpha_dropout")
 @rule("clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "copy", "float")
 @rule("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "fill", "zero", "relu6")
 @rule("hardtanh", "leaky_relu", "rrelu", "hardswish", "hardsigmoid", "mish", "silu", "selu", "celu", "elu", "softplus")

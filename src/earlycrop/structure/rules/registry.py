@@ -46,9 +46,10 @@ def apply(walk: Walk, node: Any) -> Any:
 def unknown(walk: Walk, node: Any) -> Any:
     """No rule: freeze all that goes in; what comes out cannot shrink."""
     reason = f"the operator {getattr(node.target, '_name', node.target)} has no rule"
-    walk.unruled.setdefault(walk.where(node), reason)
     for arg in tensor_nodes((node.args, node.kwargs)):
         walk.freeze(arg, f"{reason} ({walk.where(node)})")
+        if walk.of_parameters(arg):
+            walk.unruled.setdefault(walk.where(node), reason)
     return unlabelled(node)
 
 
