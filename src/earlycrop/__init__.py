@@ -1,7 +1,8 @@
 """EarlyCroP: make a network small before you pay for training it.
 
 Beside your loop
-    Pruner          runs a method and returns a Report at the cut
+    Pruner          runs a method and returns a Report at the cut; its dry_run returns a Plan
+    harvest         channels that masks have emptied really leave: a HarvestReport
     METHODS         the methods by name; get_method finds one
     Method          one answer to each of five questions: units, score, timing, steps, allocation
 
@@ -13,11 +14,12 @@ The answers
     earlycrop.allocation  Global, Uniform: how layers share
 
 Below them
-    earlycrop.structure   trace, cut, verify: how channels leave any network
-    save, load            a model that is smaller than its class says
+    earlycrop.structure     trace, cut, verify: how channels leave any network
+    save, load              a model that is smaller than its class says
+    save_state, load_state  what a training needs to go on
 """
 
-from earlycrop.checkpoint import load, save
+from earlycrop.checkpoint import load, load_state, save, save_state
 from earlycrop.errors import (
     BudgetError,
     CheckpointError,
@@ -27,7 +29,9 @@ from earlycrop.errors import (
     TraceError,
     VerificationError,
 )
+from earlycrop.harvest import HarvestReport, harvest
 from earlycrop.methods import METHODS, Method, get_method
+from earlycrop.plan import Plan
 from earlycrop.pruner import Pruner
 from earlycrop.report import Check, Report
 
@@ -37,14 +41,19 @@ __all__ = [
     "Check",
     "CheckpointError",
     "EarlyCropError",
+    "HarvestReport",
     "Method",
     "OptimizerError",
+    "Plan",
     "Pruner",
     "Report",
     "ScoreError",
     "TraceError",
     "VerificationError",
     "get_method",
+    "harvest",
     "load",
+    "load_state",
     "save",
+    "save_state",
 ]

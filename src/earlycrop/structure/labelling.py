@@ -1,16 +1,16 @@
 """One walk through the exported graph: every value gets its labels, every operator its rule."""
 
 from torch import nn
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from earlycrop.structure.rules import apply
+from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import Walk, tensor_nodes, tensors_of, unlabelled
 
 OUTPUT = "an output of the network"
 
 
-def label(model: nn.Module, program: ExportedProgram) -> Walk:
+def label(model: nn.Module, program: Program) -> Walk:
     """Walk the graph once, from the inputs to the outputs."""
     walk = Walk(model, program)
     for name, tensor in tensors_of(model):  # parameters come first

@@ -6,38 +6,42 @@ a literal size (`x.view(-1, 400)`) makes the code do something else, or fail, th
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from earlycrop.errors import TraceError
 from earlycrop.structure.labelling import label
-from earlycrop.structure.structure import Structure, build, ignoring
+from earlycrop.structure.structure import Structure, build, couple, ignoring
 from earlycrop.structure.surgery import cut
-from earlycrop.structure.trace import as_inputs, duplicate, export, weightless
+from earlycrop.structure.trace import Program, as_inputs, export
 from earlycrop.structure.walk import operator_of, shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
 
-def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) -> Structure:
+def trace(
+    model: nn.Module,
+    example_inputs: object,
+    ignore: Sequence[str] = (),
+    together: Sequence[Sequence[str]] = (),
+) -> Structure:
     """Find every class of coupled channels that can leave the model.
 
     Args:
         model: The network; untouched.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         ignore: Modules or parameters (by name, or by the beginning of a dotted name) to keep whole.
+        together: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
 
     Raises:
-        EarlyCropError: `ignore` names something that the model does not have.
+        EarlyCropError: `ignore` or `together` names something that the model does not have, or that cannot be coupled.
         TraceError: the model cannot be exported; names the module.
     """
     ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
+    couple(walk, together)
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
     examples = max(batch[:1], default=1)
     names = sorted({name for _, name, _ in walk.guesses})
@@ -124,16 +128,16 @@ def _moved(structure: Structure, node: Node, stays: Tensor) -> int:
     return int(stays[classes[:start]].sum())
 
 
-def _traced_after(
-    structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor
-) -> ExportedProgram | None:
-    """The graph of a cut copy, without data if the model can be traced without; None if it fails."""
-    for copied in (weightless, duplicate):
-        smaller = copied(model)
-        cut(structure, smaller, keep, None)
-        with suppress(TraceError):
-            return export(smaller, example_inputs)
-    return None
+def _traced_after(structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor) -> Program | None:
+    """The graph of a cut copy, had as the dense one's was; None if it fails."""
+    program = structure.program
+    assert program is not None
+    smaller = program.copy_of(model)
+    cut(structure, smaller, keep, None)
+    try:
+        return program.again(smaller, example_inputs)
+    except Exception:  # what ran before does not run now, whatever it raises
+        return None
 
 
 SIZED = (

@@ -1,17 +1,17 @@
 """Classes of coupled channels: what a model's channels are, which of them may leave, and where they live."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from earlycrop.errors import EarlyCropError, nearest
 from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.labels import Axis
+from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import Site, Walk, tensors_of
 
 
@@ -104,7 +104,7 @@ class Structure:
     outputs: frozenset[str]
     products: tuple[tuple[str, float], ...]
     names: dict[str, str]
-    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+    program: Program | None = field(default=None, repr=False, compare=False)
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
     arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
     positions: dict[str, tuple[Classes, int, int]] = field(default_factory=dict, repr=False, compare=False)
@@ -211,9 +211,8 @@ class Structure:
         key = torch.zeros(self.count + 1, dtype=torch.int64)
         generator = torch.Generator().manual_seed(0)
         for _, _, classes in self.dimensions():
-            present = torch.zeros_like(key)
-            present[classes] = 1
-            key += present * torch.randint(2**62, (1,), generator=generator)  # a hash of the set of dimensions
+            # a hash of the set of dimensions; a class that is here several times is written as often, and alike
+            key[classes] = key[classes] + torch.randint(2**62, (1,), generator=generator)
         return torch.unique(key[:-1], return_inverse=True)[1]
 
 
@@ -360,6 +359,35 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
                 f"Did you mean {nearest(name, names)!r}?"
             )
     return lambda tensor: any(tensor == name or tensor.startswith(name + ".") for name in kept)
+
+
+def couple(walk: Walk, together: Sequence[Sequence[str]]) -> None:
+    """Output channel i of each of these layers leaves with channel i of the others.
+
+    Raises:
+        EarlyCropError: a name is of no layer that creates channels, or the layers are not equally wide.
+    """
+    creating = {name: dim for created in walk.created for name, dim in created.sites[:1]}  # its bias goes with it
+    for group in together:
+        found: list[tuple[str, Tensor]] = []
+        for name in [group] if isinstance(group, str) else group:
+            weight = next((walk.names[one] for one in (name, f"{name}.weight") if one in walk.names), None)
+            labels = None if weight not in creating else walk.tensors[weight][creating[weight]]
+            if labels is None:
+                raise EarlyCropError(
+                    f"`together` names {name!r}, which is no layer that creates channels. "
+                    f"Did you mean {nearest(name, creating)!r}?"
+                )
+            if found and labels.numel() != found[0][1].numel():
+                raise EarlyCropError(
+                    f"`together` couples {found[0][0]!r} with {name!r} index by index, but they have "
+                    f"{found[0][1].numel()} and {labels.numel()} channels. Name layers of the same width."
+                )
+            found.append((name, labels))
+        if len(found) < 2:
+            raise EarlyCropError(f"`together` is a list of tuples of two or more layers; found {group!r}.")
+        for _, labels in found[1:]:
+            walk.labels.unite(found[0][1], labels)
 
 
 CHANNELS = ("out_channels", "out_features")

@@ -6,12 +6,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from earlycrop.structure.labels import Axis, Dims, Grid, Labels
-from earlycrop.structure.trace import module_of
+from earlycrop.structure.trace import Program, module_of
 
 Site = tuple[str, int]
 """A dimension of a parameter: its name and the number of the dimension."""
@@ -60,7 +59,7 @@ class Walk:
     """The labels of every value in the graph, and all that the rules noted on the way."""
 
     model: nn.Module
-    program: ExportedProgram
+    program: Program
     labels: Labels = field(default_factory=Labels)
     values: dict[Node, Any] = field(default_factory=dict)
     tensors: dict[str, list[Tensor | None]] = field(default_factory=dict)

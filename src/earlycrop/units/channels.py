@@ -34,10 +34,15 @@ class Channels:
             raise ValueError(f"`gate` is 'post_norm' or 'pre_norm'; found {self.gate!r}.")
 
     def of(
-        self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...]
+        self,
+        model: nn.Module,
+        example_inputs: object,
+        optimizer: Optimizer | None,
+        ignore: tuple[str, ...],
+        together: tuple[tuple[str, ...], ...] = (),
     ) -> "ChannelUnits":
         """The classes of a model; traces it."""
-        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate)
+        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together)
 
 
 class ChannelUnits:
@@ -47,6 +52,7 @@ class ChannelUnits:
         keep: For each class of the dense network whether it is left.
         structure: The classes that are left, in the model as it is now.
         optimizer: Whose state is cut with the model; None leaves optimizer state alone.
+        copies: Models of the same parameters (averages) that are cut with it.
     """
 
     def __init__(
@@ -56,10 +62,12 @@ class ChannelUnits:
         optimizer: Optimizer | None,
         ignore: tuple[str, ...] = (),
         gate: str = "post_norm",
+        together: tuple[tuple[str, ...], ...] = (),
     ) -> None:
         self.model, self.optimizer, self.gate = model, optimizer, gate
         self.example_inputs = as_inputs(example_inputs)
-        self.dense = self.structure = trace(model, self.example_inputs, ignore)
+        self.dense = self.structure = trace(model, self.example_inputs, ignore, together)
+        self.copies: tuple[nn.Module, ...] = ()
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
@@ -112,8 +120,11 @@ class ChannelUnits:
         return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target), whole)
 
     def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
-        """Remove all other classes from the model and the optimizer's state."""
-        self.structure = cut(self.structure, self.model, keep, self.optimizer)
+        """Remove all other classes from the model, the optimizer's state and the copies."""
+        structure = self.structure
+        self.structure = cut(structure, self.model, keep, self.optimizer)
+        for copy in self.copies:
+            cut(structure, copy, keep, None)
         left = self.keep.clone()
         left[self.keep] = keep.cpu()
         self.keep = left
