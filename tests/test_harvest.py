@@ -16,6 +16,7 @@ from earlycrop.units import Weights
 from tests import dense
 from tests.cases import CASES
 
+
 def masked(net: nn.Module, x: Tensor, density: float, seed: int = 1) -> nn.Module:
     """Random weights are zero; nothing holds them there."""
     generator = torch.Generator().manual_seed(seed)
@@ -290,7 +291,9 @@ def test_99_percent_becomes_real_and_training_goes_on_as_it_would_have(method, o
         assert all(v.shape == parameter.shape for v in optimizer.state[parameter].values() if v.ndim)
     assert pruner.units.counts().prunable == int(pruner.units.keep.sum())
     assert pruner.units.counts().params == sum(p.numel() for p in net.parameters()) - int((~pruner.units.keep).sum())
-    assert pruner.units.widths() == [(n, int(k.sum())) for n, k in zip("0 3 7 9".split(), pruner.units.masks().values())]
+    assert pruner.units.widths() == [
+        (n, int(k.sum())) for n, k in zip("0 3 7 9".split(), pruner.units.masks().values())
+    ]
     assert pruner.units.counts().flops < other.units.counts().flops
     json.dumps(found.as_dict(), allow_nan=False)
     assert isinstance(found, HarvestReport)
