@@ -284,7 +284,9 @@ def build(
             frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
-    guesses = {key: labels for key, labels in walk.guesses.items() if guessed(key[1]) and len(root[labels].unique()) > 1}
+    guesses = {
+        key: labels for key, labels in walk.guesses.items() if guessed(key[1]) and len(root[labels].unique()) > 1
+    }
     attributes = {**guesses, **_own_attributes(walk, layers), **walk.attributes}
 
     def along(labels: Tensor | Axis | None) -> Classes | None:

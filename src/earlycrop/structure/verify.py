@@ -172,7 +172,10 @@ class _Double(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             return _double(args[0])
-        args, kwargs = pytree.tree_map(lambda value: torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value, (args, kwargs or {}))
+        args, kwargs = pytree.tree_map(
+            lambda value: torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value,
+            (args, kwargs or {}),
+        )
         return func(*args, **kwargs)
 
 

@@ -209,7 +209,9 @@ class Walk:
             return [(self.origin[arg], dim)]
         labels, found = self.raw(arg)[dim] if self.raw(arg) else None, []
         for name, dims in upstream(self, arg) if isinstance(labels, Tensor) else ():
-            found += [(name, d) for d, one in enumerate(dims) if one is not None and bool(torch.isin(one, labels).any())]
+            found += [
+                (name, d) for d, one in enumerate(dims) if one is not None and bool(torch.isin(one, labels).any())
+            ]
         return found
 
     def read(self, node: Node, weight: Any, dim: int, labels: Tensor | None) -> None:
@@ -235,7 +237,9 @@ class Walk:
             labels = labels.along()
         path = module_of(node)
         module = self.modules.get(path)
-        if labels is None or module is None or isinstance(module, nn.MultiheadAttention):  # whose sizes are its weights'
+        if (
+            labels is None or module is None or isinstance(module, nn.MultiheadAttention)
+        ):  # whose sizes are its weights'
             return
         for name, value in vars(module).items():
             several = isinstance(value, tuple | list)

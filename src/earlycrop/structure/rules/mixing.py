@@ -9,6 +9,7 @@ from earlycrop.structure.rules.pointwise import pointwise
 from earlycrop.structure.rules.registry import RULES, Rule, argument, name_of, rule
 from earlycrop.structure.walk import Walk, tensor_nodes
 
+
 def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
     ndim = len(walk.raw(x))
     walk.freeze(x, f"mixed over ({walk.where(node)})", range(ndim - n, ndim))

@@ -173,7 +173,12 @@ def chunk(walk: Walk, node: Any) -> Any:
     walk.fix(x, [dim])
     labels = walk.raw(x)[dim]
     results = unlabelled(node)
-    if isinstance(labels, Tensor) and isinstance(pieces, int) and labels.numel() % pieces == 0 and len(results) == pieces:
+    if (
+        isinstance(labels, Tensor)
+        and isinstance(pieces, int)
+        and labels.numel() % pieces == 0
+        and len(results) == pieces
+    ):
         same_in_each_group(walk, labels, pieces)
         offsets = list(labels.view(pieces, -1))
     else:

@@ -8,6 +8,7 @@ from torch.fx import Node
 from earlycrop.structure.rules.registry import argument, name_of, rule
 from earlycrop.structure.walk import Walk, shape_of
 
+
 def _affine(walk: Walk, node: Any, *params: tuple[Any, Tensor | None, int]) -> None:
     """Tie per-channel parameters and buffers to the channels."""
     for param, labels, dim in params:

@@ -9,6 +9,7 @@ from earlycrop.structure.labels import Dims
 from earlycrop.structure.rules.registry import name_of, rule, unknown
 from earlycrop.structure.walk import Walk, shape_of, tensor_nodes
 
+
 @rule("add", "where", "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "feature_alpha_dropout")
 @rule("clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "copy", "float")
 @rule("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "fill", "zero", "relu6")
@@ -41,7 +42,9 @@ def combine(walk: Walk, operands: list[Any], reason: str, skip: int | None = Non
     for dim in range(-1, -ndim - 1, -1):
         size = max(shape[dim] for shape in shapes if len(shape) >= -dim)
         sized = [
-            dims[dim] for dims, shape in zip(every, shapes, strict=True) if len(shape) >= -dim and shape[dim] == size != 1
+            dims[dim]
+            for dims, shape in zip(every, shapes, strict=True)
+            if len(shape) >= -dim and shape[dim] == size != 1
         ]
         found = [one for one in sized if one is not None]
         if dim + ndim == skip or not found:

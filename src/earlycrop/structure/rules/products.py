@@ -10,6 +10,7 @@ from earlycrop.structure.labels import Dims
 from earlycrop.structure.rules.registry import argument, input_reason, rule, same_in_each_group, unknown
 from earlycrop.structure.walk import Walk, shape_of, unlabelled
 
+
 @rule("linear")
 def linear(walk: Walk, node: Any) -> Any:
     """y = x Wᵀ + b: W's rows create, its columns read the last dimension of x."""
@@ -246,7 +247,9 @@ def einsum(walk: Walk, node: Any) -> Any:
                 walk.create(node, (operands[number], dim))
         if name in output and len(places) > 1 and not given and None not in labels:
             walk.recreated.append(labels[0])  # type: ignore[arg-type]
-    sizes = {name: shape_of(arg)[d] for arg, names in zip(operands, letters, strict=True) for d, name in enumerate(names)}
+    sizes = {
+        name: shape_of(arg)[d] for arg, names in zip(operands, letters, strict=True) for d, name in enumerate(names)
+    }
     for arg, names in zip(operands, letters, strict=True):
         _count(walk, node, arg, math.prod(size for name, size in sizes.items() if name not in names))
     return [result.get(name) for name in output]
@@ -302,5 +305,7 @@ def bilinear(walk: Walk, node: Any) -> Any:
     walk.attribute(node, "out_features", w[0])
     _write(walk, node, weight, 0, w[0], bias)
     _count(walk, node, weight, math.prod(shape_of(a)[:-1]))
-    before = [walk.tie(x, y, input_reason(walk, node)) for x, y in zip(walk.dims(a)[:-1], walk.dims(b)[:-1], strict=True)]
+    before = [
+        walk.tie(x, y, input_reason(walk, node)) for x, y in zip(walk.dims(a)[:-1], walk.dims(b)[:-1], strict=True)
+    ]
     return [*before, w[0]]
