@@ -87,7 +87,7 @@ def test_a_model_that_is_moved_after_the_pruner_was_made(name):
 
 @BOTH
 def test_channels_last_stays(name):
-    net, optimizer, pruner = single(name, sparsity=0.3)
+    net, _, pruner = single(name, sparsity=0.3)
     net.to(memory_format=torch.channels_last)
     pruner.check(0)
     wide = [p for p in (net.stem.weight, net.conv1.weight, net.conv2.weight) if min(p.shape[:2]) > 1]

@@ -445,8 +445,8 @@ def bare(model: nn.Module) -> nn.Module:
         if isinstance(module, tuple(wrappers)):
             raise EarlyCropError(
                 f"{f'`{name}`' if name else 'The model'} is wrapped by {type(module).__name__}, which remembers the "
-                f"old shapes. Give the module inside, on every process the same batches and seed; after the cut wrap it "
-                f"anew, with a new optimizer where parameters were sharded."
+                f"old shapes. Give the module inside, on every process the same batches and seed; after the cut wrap "
+                f"it anew, with a new optimizer where parameters were sharded."
             )
     return model
 
