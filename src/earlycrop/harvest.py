@@ -13,7 +13,7 @@ and so do norms over channels, whose statistics would change.
 
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -166,7 +166,7 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
             f"{verification.max_error:.1e} of the largest (allowed {verification.tolerance:.0e}). The model is as it "
             f"was. Please report the network; meanwhile keep the part that differs whole with `ignore=`."
         )
-    return HarvestReport(**vars(report) | {"verification": verification})
+    return replace(report, verification=verification)
 
 
 def _spare(structure: Structure, dead: Dead) -> Dead:
