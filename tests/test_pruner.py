@@ -1,8 +1,8 @@
 """The pruner beside a training loop: every method of the table, failures, and going on after a stop."""
 
-import io
 import itertools
 import json
+import tempfile
 import warnings
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop import METHODS, Pruner, Report, get_method
+from earlycrop import METHODS, Pruner, Report, get_method, load_state, save_state
 from earlycrop import pruner as pruner_module
 from earlycrop.counting import Counter
 from earlycrop.errors import OptimizerError, ScoreError, VerificationError
@@ -490,10 +490,9 @@ def test_an_optimizer_that_comes_later_has_no_rate_to_compare_with():
 
 
 def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save_state(state, f"{folder}/state")
+        return load_state(f"{folder}/state")
 
 
 GOING_ON = {
@@ -546,7 +545,7 @@ def test_going_on_is_not_stopping(name, make_optimizer):
     assert {n: dense.bits(t) for n, t in net.state_dict().items()} == {
         n: dense.bits(t) for n, t in other.state_dict().items()
     }
-    assert replace(pruner.report, seconds=0.0).as_dict() == replace(going_on.report, seconds=0.0).as_dict()
+    assert repr(replace(pruner.report, seconds=0.0)) == repr(replace(going_on.report, seconds=0.0))
     assert torch.equal(pruner.units.keep, going_on.units.keep)
     train(other, other_optimizer)
     train(net, optimizer)
@@ -571,7 +570,13 @@ def test_going_on_between_two_looks():
 
 @pytest.mark.parametrize(
     ("options", "what"),
-    [({"method": "snap"}, "method"), ({"sparsity": 0.5}, "budget"), ({"target": "node"}, "budget")],
+    [
+        ({"method": "snap"}, "method"),
+        ({"sparsity": 0.5}, "budget"),
+        ({"target": "node"}, "budget"),
+        ({"seed": 1}, "seed"),
+        ({"bn_mode": "batch"}, "bn_mode"),
+    ],
 )
 def test_a_state_of_another_run_is_refused(options, what):
     state = make(small(), None, "crop-s").state_dict()
@@ -596,3 +601,47 @@ def test_the_dense_method_has_a_state_too():
     twin.load_state_dict(state)
     assert twin.report is None
     assert twin.done
+
+
+@pytest.mark.parametrize("stopped_after", [1, 2])
+def test_a_rate_that_moves_is_warned_of_once_however_often_one_stops(stopped_after):
+    """It moves between the looks at 1 and 2 epochs and again before the third."""
+    method = replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, max_epochs=99))
+    net = small()
+    optimizer = adam(net)
+    pruner = make(net, optimizer, method)
+    warned = []
+    for epoch in (1, 2, 3):
+        train(net, optimizer)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            pruner.check(epoch)
+        warned += [epoch] * len(caught)
+        optimizer.param_groups[0]["lr"] *= 0.5
+        if epoch == stopped_after:
+            state = through_a_file(pruner.state_dict())
+            pruner = make(net, optimizer, method)
+            pruner.load_state_dict(state)
+    assert warned == [2]
+
+
+def test_after_the_cut_the_state_holds_nothing_of_the_dense_size():
+    net = small()
+    pruner = make(net, None, replace(get_method("earlycrop-s"), timing=LazyRegime(max_epochs=1)))
+    assert pruner.state_dict()["instrument"]["reference"]
+    train(net, adam(net))
+    assert pruner.check(1)
+    assert pruner.state_dict()["instrument"] is None
+
+
+def test_a_look_that_saw_infinity_comes_back():
+    """JSON's None for what is not a number would come back as nan."""
+    net = small()
+    pruner = make(net, None, replace(get_method("earlycrop-u"), timing=LazyRegime(max_epochs=1)))
+    train(net, adam(net))
+    report = pruner.check(1)
+    pruner.report = replace(report, curve=(replace(report.curve[0], value=float("inf")),))
+    twin = make(small(), None, pruner.method)
+    twin.load_state_dict(through_a_file(pruner.state_dict()))
+    assert twin.report.curve[0].value == float("inf")
+    assert repr(twin.report) == repr(pruner.report)

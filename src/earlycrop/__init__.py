@@ -14,11 +14,12 @@ The answers
     earlycrop.allocation  Global, Uniform: how layers share
 
 Below them
-    earlycrop.structure   trace, cut, verify: how channels leave any network
-    save, load            a model that is smaller than its class says
+    earlycrop.structure     trace, cut, verify: how channels leave any network
+    save, load              a model that is smaller than its class says
+    save_state, load_state  what a training needs to go on
 """
 
-from earlycrop.checkpoint import load, save
+from earlycrop.checkpoint import load, load_state, save, save_state
 from earlycrop.errors import (
     BudgetError,
     CheckpointError,
@@ -52,5 +53,7 @@ __all__ = [
     "get_method",
     "harvest",
     "load",
+    "load_state",
     "save",
+    "save_state",
 ]

@@ -1,159 +1,211 @@
-"""Save a pruned model, and load it into the ordinary constructor's: without pickle, and small where it is zero.
+"""Save a pruned model, load it into the ordinary constructor's, and keep the state of a training: without pickle.
 
-The file is in the safetensors format. A tensor that is mostly zero is stored as a bitmap and the values that
-are not, bit for bit; module integers (`out_channels`, …) are stored in the header, and so is a digest of
-everything, so that a damaged file is never loaded.
+`save` and `load` are for a model that is smaller than its class says: its tensors, and the numbers in its modules that
+a cut has changed. `save_state` and `load_state` are for everything else that a training needs to go on: whatever
+`state_dict` methods give.
 """
 
-import ctypes
-import hashlib
 import json
+import math
 import os
-from pathlib import Path
+import struct
+from collections import Counter, OrderedDict
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor, nn
 
 from earlycrop.errors import CheckpointError
-from earlycrop.structure.surgery import rebind
-from earlycrop.structure.walk import canonical_names, tensors_of
+from earlycrop.files import read, write
+from earlycrop.structure.surgery import rebind, unharmed
+from earlycrop.structure.walk import tensors_of
 
-FORMAT = "earlycrop-1"
-ATTRIBUTES = (
-    *("in_channels", "out_channels", "groups", "in_features", "out_features", "num_features", "num_groups"),
-    *("num_channels", "normalized_shape", "num_parameters", "embedding_dim"),
-)
-BITS = ".bits"
-VALUES = ".values"
+MODEL, STATE = "earlycrop-2", "earlycrop-state-1"
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding")
+"""What no cut changes: where these differ, so do the networks."""
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """Write parameters and buffers, and the widths that they imply; all of the file or nothing.
 
+    Widths are all public integers of the modules, and tuples of integers: `out_channels`, `num_heads`, your own.
+
     Returns:
         The size of the file in bytes.
+
+    Raises:
+        CheckpointError: the model has something that is neither; it says what.
+        OSError: the file cannot be written; what was there before still is.
     """
-    kept = set(model.state_dict())  # non-persistent buffers are not part of a model's state
-    tensors, sparse = {}, {}
-    for name, tensor in tensors_of(model):
-        if name not in kept:
-            continue
-        value = tensor.detach().cpu().contiguous()
-        nonzero = _nonzero(value)
-        if value.element_size() > 1 and 2 * int(nonzero.sum()) < value.numel():
-            sparse[name] = list(value.shape)
-            tensors[name + BITS] = _pack(nonzero)
-            tensors[name + VALUES] = value[nonzero]
-        else:
-            tensors[name] = value
-    widths = {
-        path_: {name: getattr(module, name) for name in ATTRIBUTES if hasattr(module, name)}
-        for path_, module in model.named_modules()
+    for name, module in model.named_modules():
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            raise CheckpointError(
+                f"Cannot save `{name or type(model).__name__}` whole: it has an extra state beside its tensors. Keep "
+                f"`model.state_dict()` with earlycrop.save_state."
+            )
+    texts = {
+        "widths": {name: found for name, module in model.named_modules() if (found := _widths(module))},
+        "passing": sorted(_passing(model)),
     }
-    widths = {name: found for name, found in widths.items() if found}
-    header = {"format": FORMAT, "widths": json.dumps(widths), "sparse": json.dumps(sparse)}
-    header["digest"] = _digest(header, tensors)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        safetensors.serialize_file(_specified(tensors), partial, metadata=header)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path.stat().st_size
+    return write(path, MODEL, dict(tensors_of(model)), {key: json.dumps(value) for key, value in texts.items()})
 
 
 def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Give a model built by its ordinary constructor the widths and values of a saved one.
 
+    Modes, `requires_grad`, device and buffers that are not persistent stay the model's own; such a buffer is loaded
+    only where a cut has changed its shape.
+
     Raises:
         CheckpointError: the file is damaged, or of another network; the model is untouched.
     """
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(f"Cannot read {os.fspath(path)}: {error}. Save the model again.") from error
-    if header.get("format") != FORMAT:
+    header, stored = read(path, MODEL)
+    tensors, modules = dict(tensors_of(model)), dict(model.named_modules())
+    where, again = os.fspath(path), "Build the network with the options that it was saved with."
+    passing = _passing(model) | set(json.loads(header["passing"]))
+    if differing := sorted((set(tensors) ^ set(stored)) - passing):
         raise CheckpointError(
-            f"{os.fspath(path)} was not written by earlycrop.save: its format is {header.get('format')!r}, "
-            f"not {FORMAT!r}."
+            f"{where} holds another network: {len(differing)} tensors are in one and not in the other, "
+            f"`{differing[0]}` first. {again}"
         )
-    if header.get("digest") != _digest(header, stored):
-        raise CheckpointError(f"{os.fspath(path)} is damaged: it is not what was written. Save the model again.")
-    for name, shape in json.loads(header["sparse"]).items():
-        stored[name] = _unpack(stored.pop(name + BITS), stored.pop(name + VALUES), shape)
-    kept = {canonical_names(model)[name] for name in model.state_dict()}
-    tensors = {name: tensor for name, tensor in tensors_of(model) if name in kept}
-    if set(tensors) != set(stored):
-        differing = sorted(set(tensors) ^ set(stored))
-        raise CheckpointError(
-            f"{os.fspath(path)} holds another network: {len(differing)} tensors are in one and not in the other, "
-            f"`{differing[0]}` first. Build the network with the options that it was saved with."
-        )
+    values = {}
     for name, tensor in tensors.items():
-        found, mine = tuple(stored[name].shape), tuple(tensor.shape)
-        if len(found) != len(mine) or any(s > t for s, t in zip(found, mine, strict=True)):
+        found = stored.get(name, tensor)
+        part = found.ndim == tensor.ndim and all(s <= t for s, t in zip(found.shape, tensor.shape, strict=True))
+        if name in passing:
+            if part and found.shape != tensor.shape:
+                values[name] = found.to(tensor)
+            continue
+        if not part:
             raise CheckpointError(
-                f"{os.fspath(path)}: `{name}` has shape {found}, which is no part of this model's {mine}. "
-                f"Build the network with the options that it was saved with."
+                f"{where}: `{name}` has shape {tuple(found.shape)}, which is no part of this model's "
+                f"{tuple(tensor.shape)}. {again}"
             )
-    for name, tensor in tensors.items():
-        rebind(tensor, stored[name].to(tensor))
-    modules = dict(model.named_modules())
-    for module, widths in json.loads(header["widths"]).items():
-        for name, value in widths.items():
-            if module in modules and hasattr(modules[module], name):
-                setattr(modules[module], name, _like(getattr(modules[module], name), value))
+        if found.dtype != tensor.dtype or tensor.device.type == "meta":
+            mine = tensor.dtype if found.dtype != tensor.dtype else "on the meta device"
+            raise CheckpointError(
+                f"{where}: `{name}` is {found.dtype}, in this model it is {mine}. Bring the model to that type, on a "
+                f"device that holds values, so that it is loaded bit for bit."
+            )
+        values[name] = found.to(tensor.device)
+    widths = {}
+    for name, found in json.loads(header["widths"]).items():
+        mine = _widths(modules[name]) if name in modules else {}
+        for attribute in found.keys() & mine.keys():
+            old = mine[attribute]
+            value = _like(old, found[attribute])
+            if old != value and attribute in GEOMETRY:
+                raise CheckpointError(
+                    f"{where} holds another network: `{attribute}` of `{name}` is {value}, in this model {old}. {again}"
+                )
+            if old != value:
+                widths[name, attribute] = value
+    with unharmed(model, None):
+        for name, value in values.items():
+            rebind(tensors[name], value)
+        for (name, attribute), value in widths.items():
+            setattr(modules[name], attribute, value)
 
 
-def _specified(tensors: dict[str, Tensor]) -> dict[str, safetensors.TensorSpec]:
-    """Where each tensor's bytes lie; the format's own way through PyTorch needs numpy, which is not at hand here."""
+def save_state(state: Any, path: str | os.PathLike[str]) -> int:
+    """Write any nesting of dictionaries, lists and tuples of tensors, numbers, strings, booleans and None.
+
+    That is what the `state_dict()` of models, optimizers, schedulers, a `GradScaler` and a `Pruner` give, and states of
+    random generators. It comes back equal: keys of any such kind, every bit of every number, nan and infinity included.
+
+        >>> import tempfile, torch
+        >>> path = f"{tempfile.mkdtemp()}/state.safetensors"
+        >>> size = save_state({"epoch": 3, "best": float("-inf"), "adam": {0: (torch.ones(2), None)}}, path)
+        >>> load_state(path)
+        {'epoch': 3, 'best': -inf, 'adam': {0: (tensor([1., 1.]), None)}}
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        CheckpointError: something in it is of another kind; it says what and where.
+        OSError: the file cannot be written; what was there before still is.
+    """
+    tensors: dict[str, Tensor] = {}
+    return write(path, STATE, tensors, {"state": json.dumps(_skeleton(state, "state", tensors))})
+
+
+def load_state(path: str | os.PathLike[str]) -> Any:
+    """What `save_state` wrote; its tensors are on the CPU.
+
+    Raises:
+        CheckpointError: the file is not there, is damaged, or is something else.
+    """
+    header, tensors = read(path, STATE)
+    return _flesh(json.loads(header["state"]), tensors)
+
+
+def _widths(module: nn.Module) -> dict[str, Any]:
+    """The public integers of a module, and its tuples and lists of integers."""
     return {
-        name: safetensors.TensorSpec(
-            dtype=str(value.dtype).removeprefix("torch."),
-            shape=list(value.shape),
-            data_ptr=value.data_ptr(),
-            data_len=value.nbytes,
-        )
-        for name, value in tensors.items()
+        name: value
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (type(value) is int or (type(value) in (tuple, list, torch.Size) and {*map(type, value)} == {int}))
     }
 
 
-def _digest(header: dict[str, str], tensors: dict[str, Tensor]) -> str:
-    """Of all that the file holds, whatever the order in which it holds it."""
-    digest = hashlib.sha256()
-    for key in ("format", "widths", "sparse"):
-        digest.update(f"{key} {header.get(key)}\n".encode())
-    for name in sorted(tensors):
-        value = tensors[name].contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-        if value.numel():
-            digest.update((ctypes.c_char * value.nbytes).from_address(value.data_ptr()))
-    return digest.hexdigest()
-
-
 def _like(old: Any, value: Any) -> Any:
-    return tuple(value) if isinstance(old, tuple) else value
+    """A value out of JSON, which has no tuples, in the type of the one that it replaces."""
+    kind = tuple if isinstance(old, int) else type(old)
+    return kind(value) if isinstance(value, list) else value
 
 
-def _nonzero(value: Tensor) -> Tensor:
-    """True where any bit is set, so that -0.0 is a value like others."""
-    return (value != 0) | torch.signbit(value) if value.is_floating_point() else value != 0
+def _passing(model: nn.Module) -> set[str]:
+    """The names of the buffers that are not persistent: no part of the model's state, but a cut may reach them."""
+    return {
+        f"{path}.{name}" if path else name
+        for path, module in model.named_modules()
+        for name in module._non_persistent_buffers_set
+    }
 
 
-def _pack(bits: Tensor) -> Tensor:
-    """Eight booleans a byte, the first in the lowest bit."""
-    flat = torch.nn.functional.pad(bits.reshape(-1).to(torch.uint8), (0, -bits.numel() % 8))
-    return (flat.view(-1, 8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
+CONTAINERS = {kind.__name__: kind for kind in (list, tuple, torch.Size, dict, OrderedDict, Counter)}
+"""Of exactly these types: what inherits from them may be more than its entries."""
 
 
-def _unpack(packed: Tensor, values: Tensor, shape: list[int]) -> Tensor:
-    bits = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).bool().reshape(-1)
-    whole = torch.zeros(torch.Size(shape).numel(), dtype=values.dtype)
-    whole[bits[: whole.numel()]] = values
-    return whole.view(shape)
+def _skeleton(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
+    """The value in JSON, where a list begins with what it stands for; tensors are put aside under a number."""
+    if isinstance(value, Tensor):
+        tensors[str(len(tensors))] = value
+        return ["tensor", str(len(tensors) - 1)]
+    kind = type(value)
+    if CONTAINERS.get(kind.__name__) is kind:
+        if isinstance(value, dict):
+            parts = [[_skeleton(k, where, tensors), _skeleton(v, f"{where}[{k!r}]", tensors)] for k, v in value.items()]
+        else:
+            parts = [_skeleton(one, f"{where}[{n}]", tensors) for n, one in enumerate(value)]
+        versions = getattr(value, "_metadata", None)  # of a module's state: those of each module's code
+        if versions is not None:
+            return ["versioned", [kind.__name__, *parts], _skeleton(versions, where, tensors)]
+        return [kind.__name__, *parts]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else ["float", struct.pack(">d", value).hex()]
+    if value is None or kind in (bool, int, str):
+        return value
+    raise CheckpointError(
+        f"Cannot store {where}, of type {kind.__module__}.{kind.__qualname__}: a state is made of dictionaries, lists, "
+        f"tuples, tensors, numbers, strings, booleans and None. Convert it (arrays with torch.from_numpy), or leave it "
+        f"out."
+    )
+
+
+def _flesh(skeleton: Any, tensors: dict[str, Tensor]) -> Any:
+    if not isinstance(skeleton, list):
+        return skeleton
+    kind, *parts = skeleton
+    if kind == "tensor":
+        return tensors[parts[0]]
+    if kind == "float":
+        return struct.unpack(">d", bytes.fromhex(parts[0]))[0]
+    if kind == "versioned":
+        state, state._metadata = (_flesh(part, tensors) for part in parts)
+        return state
+    if issubclass(CONTAINERS[kind], dict):
+        return CONTAINERS[kind]({_flesh(key, tensors): _flesh(value, tensors) for key, value in parts})
+    return CONTAINERS[kind](_flesh(one, tensors) for one in parts)

@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 import torch
@@ -247,32 +248,45 @@ class Pruner:
         return {
             "method": repr(self.method),
             "budget": repr(self.budget),
-            "curve": [vars(check) for check in self.curve],
+            "seed": self.seed,
+            "bn_mode": self._bn_mode,
+            "curve": [asdict(check) for check in self.curve],
             "last": self._last,
+            "rates": self._rates,
+            "warned": self._warned,
             "instrument": None if self._instrument is None else self._instrument.state_dict(),
             "units": None if isinstance(self.method.timing, Never) else self.units.state_dict(),
-            "report": None if self.report is None else self.report.as_dict(),
+            "report": None if self.report is None else asdict(self.report),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a saved state, on the dense network built anew.
 
-        Load this first (it cuts or masks the model), then the model's and the optimizer's own states.
+        Load this first (it cuts or masks the model), then the model's and the optimizer's own states. Loss, scoring set
+        and epochs are those that this pruner was made with.
 
         Raises:
-            EarlyCropError: the state is of another method, budget or network.
+            EarlyCropError: the state is of another method, budget, seed, mode of batch norm or network.
         """
-        for name, mine in (("method", repr(self.method)), ("budget", repr(self.budget))):
+        for name, mine in (
+            ("method", repr(self.method)),
+            ("budget", repr(self.budget)),
+            ("seed", self.seed),
+            ("bn_mode", self._bn_mode),
+        ):
             if state.get(name) != mine:
                 raise EarlyCropError(f"This state is of another {name}: {state.get(name)}, here it is {mine}.")
+        report = None if state["report"] is None else Report.from_dict(state["report"])
+        curve = [Check(**check) for check in state["curve"]]
         if state["units"] is not None:
             with self._all_or_nothing():
                 self.units.load_state_dict(state["units"])
-        self.curve = [Check(**check) for check in state["curve"]]
-        self._last = state["last"]
-        if self._instrument is not None:
+        self.report, self.curve, self._last = report, curve, state["last"]
+        self._rates, self._warned = list(state["rates"]), state["warned"]
+        if report is not None:
+            self._instrument = None
+        elif self._instrument is not None:
             self._instrument.load_state_dict(state["instrument"])
-        self.report = None if state["report"] is None else Report.from_dict(state["report"])
 
     # The scene that instruments look at ---------------------------------------------------------------
 
@@ -354,6 +368,7 @@ class Pruner:
             verification=verification,
             curve=tuple(self.curve),
         )
+        self._instrument = None  # it has seen enough, and θ(0) is as large as the dense network
         return self.report
 
     def _leave(self) -> Tensor:

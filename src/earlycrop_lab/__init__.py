@@ -6,6 +6,7 @@
     report      results as tables and sentences
     runs        one frozen description, one folder, one result
     tasks       classification: read it top to bottom
+    checkpoints a run that is cut off goes on; no two processes at the same run
     models      the networks, by name
     data        the data sets, by name
     measure     the columns of the poster: time, memory, emissions, and on what it ran

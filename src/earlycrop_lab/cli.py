@@ -29,7 +29,8 @@ earlycrop: make a network small before you pay for training it.
 
   earlycrop demo                   EarlyCroP-S against dense on handwritten digits, in minutes
   earlycrop train --method earlycrop-s --sparsity 0.95 --data cifar10 --with-dense
-                                   one run: trained, pruned, measured, drawn, kept in runs/
+                                   one run: trained, pruned, measured, drawn, kept in runs/;
+                                   if it is cut off, the same command goes on from its last checkpoint
   earlycrop methods                what can be asked for with --method
   earlycrop show RUN               a finished run: its table, its curve, its pictures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
@@ -68,8 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"earlycrop: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("earlycrop: interrupted; the run has no result and begins anew next time.", file=sys.stderr)
+    except KeyboardInterrupt as left:
+        print(f"earlycrop: interrupted{'; ' if left.args else ''}{left}.", file=sys.stderr)
         return 130
 
 
@@ -142,7 +143,17 @@ def _surroundings(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--country", default=COUNTRY, help=f"whose electricity, as an ISO code (default: {COUNTRY})")
     group.add_argument("--pue", type=float, default=1.0, help="power usage effectiveness of the site (default: 1.0)")
-    group.add_argument("--again", action="store_true", help="run it even if its result exists")
+    group.add_argument(
+        "--again", action="store_true", help="run it from its beginning, even if it has a result or was cut off"
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="at least so long between two checkpoints; a run that is cut off goes on from its last (default: 0, "
+        "after every epoch and after the cut)",
+    )
     group.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # a twin leaves the table to its caller
 
 
@@ -192,6 +203,7 @@ def _one(description: Classification, options: argparse.Namespace, device: str, 
             country=options.country,
             pue=options.pue,
             again=options.again,
+            checkpoint_every=options.checkpoint_every,
             progress=display,
             say=lambda text: _print(console, text),
         )
@@ -205,6 +217,7 @@ def _apart(description: Classification, options: argparse.Namespace, device: str
         if getattr(description, each.name) is not None
     ]
     where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
+    where += [f"--checkpoint-every={options.checkpoint_every}"]
     where += [f"--data-root={options.data_root}"] * bool(options.data_root) + ["--again"] * options.again
     sys.stdout.flush()
     done = subprocess.run([sys.executable, "-m", "earlycrop_lab", "train", "--bare", *said, *where], check=False)

@@ -44,11 +44,14 @@ class Display:
         with self.bar:
             yield self
 
-    def begin(self, epochs: int, steps: int) -> None:
+    def begin(self, epochs: int, steps: int, done: int) -> None:
         """Head the columns."""
         self.epochs = epochs
-        self.task = self.bar.add_task("", total=epochs * steps, epoch=f"1/{epochs}")
+        now = f"{min(done + 1, epochs)}/{epochs}"
+        self.task = self.bar.add_task("", total=epochs * steps, completed=done * steps, epoch=now)
         self._line(f"\n{self.title}", wrap=True)
+        if done:
+            self._line(f"was cut off and goes on: {done} of {epochs} epochs are done", wrap=True)
         self._line(f"{'epoch':>9}  {'phase':6}  {'loss':>7}  {'train':>7}  {'test':>7}  {'rate':>7}  {'seconds':>7}")
 
     def step(self) -> None:

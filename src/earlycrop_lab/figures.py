@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import earlycrop
+from earlycrop.files import replacing
 from earlycrop.timing import LazyRegime, NtkSettled, RateSettled, ScoreSettled
 from earlycrop_lab.runs import Result
 
@@ -33,9 +34,9 @@ def draw_plan(plan: earlycrop.Plan, path: Path) -> Path:
 
 
 def _save(figure: Figure, path: Path) -> Path:
-    begun = path.with_name(f".{path.name}")
-    figure.savefig(begun, dpi=150)
-    return begun.replace(path)
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+    return path
 
 
 def accuracy(result: Result, dense: Result | None = None) -> Figure:

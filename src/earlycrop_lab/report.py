@@ -151,6 +151,12 @@ ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
     ("model on disk", lambda c: amount(c.disk_bytes, "MB", 1e-6), lambda c: c.disk_bytes),
     ("emissions, CO₂ equivalent", lambda c: amount(c.grams_co2, "g"), lambda c: c.grams_co2),
     ("energy", lambda c: amount(c.kwh, "Wh", 1000), lambda c: c.kwh),
+    ("writing checkpoints, beside it", lambda c: amount(c.saving_seconds or None, "s"), _nothing),
+    (
+        "attempts, and time lost between them",
+        lambda c: NONE if c.attempts == 1 else f"{c.attempts}, {amount(c.lost_seconds, 's')}",
+        _nothing,
+    ),
     ("optimizer steps", lambda c: f"{c.optimizer_steps:,}", lambda c: c.optimizer_steps),
 )
 """Label, how a run shows it, and what the ratio of a pruned run to its dense twin is of."""

@@ -2,11 +2,10 @@
 
 A folder is named from its description, of which only what differs from the usual counts, so nobody names experiments
 and a new option leaves old results valid. A run whose result exists is not run again. `result.json` is written last
-and at once: a folder without it is a run that was cut off, and is begun anew.
+and at once: a folder without it is a run that was cut off, and goes on from its last checkpoint.
 """
 
 import json
-import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +18,8 @@ import torch
 
 import earlycrop
 from earlycrop.errors import nearest
+from earlycrop.files import replacing
+from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints, Occupied
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions
 from earlycrop_lab.measure.hardware import environment, load
 from earlycrop_lab.measure.memory import process_peak_bytes
@@ -94,6 +95,7 @@ def run(
     country: str = COUNTRY,
     pue: float = 1.0,
     again: bool = False,
+    checkpoint_every: float = 0.0,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
@@ -106,12 +108,16 @@ def run(
         device: Where to train.
         country: Whose electricity mix counts.
         pue: Power usage effectiveness of the site.
-        again: Run it even if its result exists.
+        again: Run it from its beginning, even if its result exists.
+        checkpoint_every: At least so many seconds between two checkpoints; it is at the end of an epoch that they are
+            made, and after the cut.
         progress: Who watches it train.
         say: Told in a sentence what is done.
 
     Raises:
-        ValueError: If the folder holds the result of another description, or training cannot be done as described.
+        ValueError: If the folder holds the result of another description, another process is at work in it, or
+            training cannot be done as described.
+        KeyboardInterrupt: Says where the same run would go on.
         OSError: If data or folder cannot be read or written.
     """
     folder = out / folder_name(description)
@@ -123,34 +129,67 @@ def run(
                 "The usual settings have changed since; keep it elsewhere, or train anew with --again."
             )
         say(f"{folder} has its result already; it is not run again (--again does).")
+        if (folder / CHECKPOINT).exists():  # it was cut off after writing the result
+            with suppress(Occupied), Checkpoints(folder, of=repr(description), anew=True):
+                pass
         return found
 
-    folder.mkdir(parents=True, exist_ok=True)
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    try:
-        outcome = train(description, root=root, device=device, country=country, pue=pue, progress=progress)
-    except BaseException:
-        with suppress(OSError):  # not empty: an older result stays
-            folder.rmdir()
-        raise
-    where["load_after"] = load()
+    kept = Checkpoints(folder, of=repr(description), about=where, anew=again, every=checkpoint_every)
+    with kept as checkpoints:
+        where["started"] = kept.about["started"]
+        changed = {name: kept.about[name] for name in DECIDING if kept.about[name] != where[name]}
+        if changed:
+            where["changed_from"] = changed
+            say(f"It began with other {' and '.join(changed)}: figures may differ in their last digits.")
+        try:
+            outcome = train(
+                description,
+                root=root,
+                device=device,
+                country=country,
+                pue=pue,
+                progress=progress,
+                checkpoints=checkpoints,
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(_left(kept.done, description.epochs)) from None
+        where["load_after"] = load()
 
-    begun = folder / f".{MODEL}"
-    columns = replace(
-        outcome.columns, disk_bytes=earlycrop.save(outcome.model, begun), process_bytes=process_peak_bytes()
-    )
-    report = outcome.report.as_dict() if outcome.report else None
-    result = Result(description, where, outcome.epochs, report, columns, outcome.emissions)
-    os.replace(begun, folder / MODEL)
-    write(result, folder)
+        emissions = outcome.emissions.including(kept.lost_seconds)
+        columns = replace(
+            outcome.columns,
+            grams_co2=emissions.grams_co2,
+            kwh=emissions.kwh,
+            disk_bytes=earlycrop.save(outcome.model, folder / MODEL),
+            process_bytes=max(kept.process_bytes or 0, process_peak_bytes() or 0) or None,
+            attempts=kept.attempts,
+            lost_seconds=kept.lost_seconds,
+            saving_seconds=kept.saving_seconds,
+        )
+        report = outcome.report.as_dict() if outcome.report else None
+        result = Result(description, where, outcome.epochs, report, columns, emissions)
+        write(result, folder)
+        kept.discard()
     return result
+
+
+DECIDING = ("packages", "commit", "device", "cpu", "threads")
+"""What of the environment may change the last bits of a result."""
+
+
+def _left(done: int | None, epochs: int) -> str:
+    """What an interrupted run has left."""
+    if done is None:
+        return "it has no checkpoint yet and begins anew next time"
+    return f"the same command goes on with epoch {done + 1} of {epochs}" if done < epochs else "only its end is left"
 
 
 def write(result: Result, folder: Path) -> None:
     """Put the result into its folder, whole or not at all."""
-    begun = folder / f".{RESULT}"
-    begun.write_text(json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(begun, folder / RESULT)
+    text = json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n"
+    with replacing(folder / RESULT) as file:
+        file.write(text.encode())
 
 
 def read(folder: Path) -> Result:

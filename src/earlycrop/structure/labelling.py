@@ -1,16 +1,17 @@
 """One walk through the exported graph: every value gets its labels, every operator its rule."""
 
 from torch import nn
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from earlycrop.structure.rules import apply
+from earlycrop.structure.rules import apply, rule_of
+from earlycrop.structure.rules.mixing import mixing
+from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import Walk, tensor_nodes, tensors_of, unlabelled
 
 OUTPUT = "an output of the network"
 
 
-def label(model: nn.Module, program: ExportedProgram) -> Walk:
+def label(model: nn.Module, program: Program) -> Walk:
     """Walk the graph once, from the inputs to the outputs."""
     walk = Walk(model, program)
     for name, tensor in tensors_of(model):  # parameters come first
@@ -24,8 +25,8 @@ def label(model: nn.Module, program: ExportedProgram) -> Walk:
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
         elif node.op == "call_function":
-            if not node.users and walk.origin.keys().isdisjoint(tensor_nodes((node.args, node.kwargs))):
-                continue  # nobody reads it, and no parameter has to fit
+            if not node.users and rule_of(node) is mixing:
+                continue  # nobody reads it
             walk.values[node] = apply(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]

@@ -6,17 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx import Node
 
 from earlycrop.errors import EarlyCropError, nearest
+from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.labels import Axis
-from earlycrop.structure.trace import module_of
-from earlycrop.structure.walk import Created, Site, Walk, tensors_of
-
-Classes = Int[Tensor, "_"]
-"""For each index of a dimension the number of its class, or -1 where it cannot leave."""
+from earlycrop.structure.trace import Program
+from earlycrop.structure.walk import Site, Walk, tensors_of
 
 
 @dataclass(frozen=True)
@@ -85,9 +81,9 @@ class Structure:
     Attributes:
         count: How many classes may leave.
         tensors: Per parameter and buffer its layout.
-        creators: Parameter dimensions (and biases) that create channels; a pre-norm gate scales these.
-        gates: Parameter dimensions whose scaling is a gate behind the norm that directly follows a creator.
-        normalised: Creators that a batch or instance norm alone reads, and that norm's module.
+        creators: Parameter dimensions (and biases) that create channels.
+        gates: Where the classes' gates multiply: behind the norms that directly follow creators.
+        creating_gates: The same before these norms, on the creators themselves.
         attributes: Module integers that count channels: (module, attribute, position or None) to classes.
         frozen: What cannot leave, and why.
         layers: Every convolution and linear layer.
@@ -100,18 +96,19 @@ class Structure:
     count: int
     tensors: dict[str, Layout]
     creators: tuple[Site, ...]
-    gates: tuple[Site, ...]
-    normalised: tuple[tuple[tuple[Site, ...], str], ...]
+    gates: tuple[Gate, ...]
+    creating_gates: tuple[Gate, ...]
     attributes: dict[tuple[str, str, int | None], Classes]
     frozen: tuple[Frozen, ...]
     layers: tuple[Layer, ...]
     outputs: frozenset[str]
     products: tuple[tuple[str, float], ...]
     names: dict[str, str]
-    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+    program: Program | None = field(default=None, repr=False, compare=False)
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
     arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
     positions: dict[str, tuple[Classes, int, int]] = field(default_factory=dict, repr=False, compare=False)
+    split: bool = field(default=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count
@@ -160,12 +157,15 @@ class Structure:
             self,
             count=int(keep.sum()),
             tensors=tensors,
+            gates=_renumbered(self.gates, shrink),
+            creating_gates=_renumbered(self.creating_gates, shrink),
             attributes=attributes,
             layers=tuple(replace(layer, channels=widths.get(layer.name, layer.channels)) for layer in self.layers),
             program=None,
             nodes={},
             arguments={},
             positions={},
+            split=False,
         )
 
     def without(self, classes: Bool[Tensor, "classes"], reason: str) -> "Structure":
@@ -185,6 +185,8 @@ class Structure:
             self,
             count=int((~classes).sum()),
             tensors=tensors,
+            gates=_renumbered(self.gates, table.__getitem__),
+            creating_gates=_renumbered(self.creating_gates, table.__getitem__),
             attributes={key: table[old] for key, old in self.attributes.items()},
             nodes={
                 name: tuple(None if old is None else table[old] for old in dims) for name, dims in self.nodes.items()
@@ -211,9 +213,8 @@ class Structure:
         key = torch.zeros(self.count + 1, dtype=torch.int64)
         generator = torch.Generator().manual_seed(0)
         for _, _, classes in self.dimensions():
-            present = torch.zeros_like(key)
-            present[classes] = 1
-            key += present * torch.randint(2**62, (1,), generator=generator)  # a hash of the set of dimensions
+            # a hash of the set of dimensions; a class that is here several times is written as often, and alike
+            key[classes] = key[classes] + torch.randint(2**62, (1,), generator=generator)
         return torch.unique(key[:-1], return_inverse=True)[1]
 
 
@@ -284,8 +285,11 @@ def build(
             frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
+    gates, creating_gates = find_gates(walk, classes)
     guesses = {
-        key: labels for key, labels in walk.guesses.items() if guessed(key[1]) and len(root[labels].unique()) > 1
+        key: shrinking[0]
+        for key, sizes in walk.guesses.items()
+        if guessed(key[1]) and (shrinking := [labels for labels in sizes if len(root[labels].unique()) > 1])
     }
     attributes = {**guesses, **_own_attributes(walk, layers), **walk.attributes}
 
@@ -303,12 +307,8 @@ def build(
             for name, tensor in tensors_of(walk.model)
         },
         creators=creators,
-        gates=_gates(walk),
-        normalised=tuple(
-            (created.sites, module_of(norm))
-            for created in walk.created
-            if (norm := _reader(created)) is not None and str(norm.target).startswith(NORMALISING)
-        ),
+        gates=gates,
+        creating_gates=creating_gates,
         attributes={key: found for key, labels in attributes.items() if (found := classes(labels)) is not None},
         frozen=tuple(frozen),
         layers=layers,
@@ -327,6 +327,7 @@ def build(
             for key, (labels, start, stop) in walk.positions.items()
             if (found := classes(labels)) is not None
         },
+        split=bool(walk.positions or walk.grids or guesses),
     )
 
 
@@ -339,31 +340,18 @@ def _own_attributes(walk: Walk, layers: tuple[Layer, ...]) -> dict[tuple[str, st
         for name, labels in ((out, dims[layer.dim]), (in_, dims[1 - layer.dim])):
             if labels is not None and getattr(module, name) == labels.numel():
                 found[layer.name, name, None] = labels
+    for path, module in walk.modules.items():  # a table may be read without its module
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight is module._parameters.get("weight"):
+            labels = walk.tensors[walk.names[f"{path}.weight".lstrip(".")]][1]
+            if labels is not None:
+                found[path, "embedding_dim", None] = labels
     return found
 
 
-def _reader(created: Created) -> Node | None:
-    """The operator that alone reads what was created, if there is one."""
-    users = list(created.node.users)
-    return users[0] if len(users) == 1 and users[0].args[0] is created.node else None
-
-
-def _gates(walk: Walk) -> tuple[Site, ...]:
-    """A gate sits on the norm that alone reads what was created, else on the creator itself.
-
-    A creator that runs several times has its gates behind norms only if each of its runs has such a norm;
-    otherwise scaling the creator would close some of the gates twice.
-    """
-    behind: dict[tuple[Site, ...], list[tuple[Site, ...] | None]] = {}
-    for created in walk.created:
-        reader = _reader(created)
-        behind.setdefault(created.sites, []).append(None if reader is None else walk.norms.get(reader))
-    sites: dict[Site, None] = {}
-    for creator, norms in behind.items():
-        for norm in norms:
-            for site in creator if norm is None or None in norms else norm:
-                sites[site] = None
-    return tuple(sites)
+def _renumbered(gates: tuple[Gate, ...], number: Callable[[Classes], Classes]) -> tuple[Gate, ...]:
+    """The same places with other numbers of classes, without those where no gate is left."""
+    moved = (replace(gate, classes=number(gate.classes)) for gate in gates)
+    return tuple(gate for gate in moved if bool((gate.classes >= 0).any()))
 
 
 def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
@@ -411,9 +399,6 @@ def couple(walk: Walk, together: Sequence[Sequence[str]]) -> None:
         for _, labels in found[1:]:
             walk.labels.unite(found[0][1], labels)
 
-
-NORMALISING = ("aten.batch_norm", "aten.instance_norm")
-"""Operators that divide each channel by its own scale."""
 
 CHANNELS = ("out_channels", "out_features")
 

@@ -2,27 +2,47 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from earlycrop.structure.labels import Axis, Dims, Grid, Labels
-from earlycrop.structure.trace import module_of
+from earlycrop.structure.trace import Program, module_of
 
 Site = tuple[str, int]
 """A dimension of a parameter: its name and the number of the dimension."""
 
 
+Side = Literal["output", "input", "parameter"]
+
+
+class Place(NamedTuple):
+    """Where a gate multiplies: a module's output or input (by path), or a parameter (by name), along a dimension.
+
+    `item` says which tensor, if the module takes or returns several (counted through nested tuples).
+    """
+
+    where: str
+    side: Side
+    dim: int
+    labels: Tensor
+    item: int | None = None
+
+
 @dataclass(frozen=True)
 class Created:
-    """Where channels come into being: an operator and the parameter dimensions that write them."""
+    """Where channels come into being: an operator and the parameter dimensions that write them.
+
+    `gates` are the places that together scale these channels once on every path; without any they are found from
+    the graph.
+    """
 
     node: Node
     sites: tuple[Site, ...]
+    gates: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -39,7 +59,7 @@ class Walk:
     """The labels of every value in the graph, and all that the rules noted on the way."""
 
     model: nn.Module
-    program: ExportedProgram
+    program: Program
     labels: Labels = field(default_factory=Labels)
     values: dict[Node, Any] = field(default_factory=dict)
     tensors: dict[str, list[Tensor | None]] = field(default_factory=dict)
@@ -52,7 +72,7 @@ class Walk:
     spread: list[Tensor] = field(default_factory=list)
     norms: dict[Node, tuple[Site, ...]] = field(default_factory=dict)
     attributes: dict[tuple[str, str, int | None], Tensor] = field(default_factory=dict)
-    guesses: dict[tuple[str, str, int | None], Tensor] = field(default_factory=dict)
+    guesses: dict[tuple[str, str, int | None], list[Tensor]] = field(default_factory=dict)
     arguments: dict[str, Tensor] = field(default_factory=dict)
     positions: dict[str, tuple[Tensor, int, int]] = field(default_factory=dict)
     products: list[tuple[str, int]] = field(default_factory=list)
@@ -195,11 +215,11 @@ class Walk:
         labels = labels.grid.labels if isinstance(labels, Axis) else labels
         return labels is not None and bool((labels < self.parametric).any())
 
-    def create(self, node: Node, *sites: tuple[Any, int]) -> None:
+    def create(self, node: Node, *sites: tuple[Any, int], gates: tuple[Place, ...] = ()) -> None:
         """Note that `node` creates channels with these parameters, or with what is computed from parameters."""
         named = tuple(site for arg, dim in sites for site in self.sites_of(arg, dim))
         if named:
-            self.created.append(Created(node, named))
+            self.created.append(Created(node, named, gates))
 
     def sites_of(self, arg: Any, dim: int) -> list[Site]:
         """The parameter dimensions that a dimension of an argument comes from."""
@@ -245,7 +265,7 @@ class Walk:
             several = isinstance(value, tuple | list)
             for position, size in enumerate(value if several else [value]):
                 if name[0] != "_" and type(size) is int and size == labels.numel():
-                    self.guesses.setdefault((path, name, position if several else None), labels)
+                    self.guesses.setdefault((path, name, position if several else None), []).append(labels)
 
     def where(self, node: Node) -> str:
         """The operator and the module that ran it, for people."""

@@ -13,9 +13,9 @@ from earlycrop.allocation import Allocation
 from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
-from earlycrop.structure import Frozen, cut, trace
+from earlycrop.structure import Frozen, Gate, cut, trace
 from earlycrop.structure.trace import as_inputs
-from earlycrop.units.charts import GateChart, Vector, WeightChart
+from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,12 @@ class ChannelUnits:
     @property
     def units(self) -> GateChart:
         """One gate of value 1 for each class that is left."""
-        return self._gates(self.structure.gates if self.gate == "post_norm" else self.structure.creators)
+        return GateChart(self._gates, len(self.structure), self._like)
 
     @property
-    def made_of(self) -> GateChart:
+    def made_of(self) -> Entries:
         """The filters and biases that create each class."""
-        return self._gates(self.structure.creators)
+        return Entries(self.structure, self._like)
 
     @property
     def weights(self) -> WeightChart:
@@ -97,16 +97,17 @@ class ChannelUnits:
         Raises:
             EarlyCropError: names the layer and its norm.
         """
-        gates = set(self.units.sites)
-        for sites, path in self.structure.normalised:
-            norm = self.model.get_submodule(path)
-            if gates.isdisjoint(sites) or not (batch_statistics or getattr(norm, "running_mean", True) is None):
+        for gate in self._gates:
+            if gate.norm is None:
+                continue
+            if not batch_statistics and getattr(self.model.get_submodule(gate.norm), "running_mean", True) is not None:
                 continue
             raise EarlyCropError(
-                f"The gates of `{sites[0][0]}` sit before `{path}`, which divides each channel by its own scale in the "
-                f"batch: the loss does not depend on them, so their scores would be rounding noise. Give that norm "
-                f"`affine=True` and use `Channels(gate='post_norm')`; or let it keep running statistics and score with "
-                f"`bn_mode='running'` or 'calibrated'; or use a method that does not score by gates (magnitude-s)."
+                f"The gates of `{gate.where}` sit before `{gate.norm}`, which divides each channel by its own scale in "
+                f"the batch: the loss does not depend on them, so their scores would be rounding noise. Use "
+                f"`Channels(gate='post_norm')` with a norm that is a module; or let it keep running statistics and "
+                f"score with `bn_mode='running'` or 'calibrated'; or use a method that does not score by gates "
+                f"(magnitude-s)."
             )
 
     def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "classes"]:
@@ -165,5 +166,10 @@ class ChannelUnits:
 
         return restore
 
-    def _gates(self, sites: tuple[tuple[str, int], ...]) -> GateChart:
-        return GateChart(self.structure, sites, next(self.model.parameters()).detach())
+    @property
+    def _gates(self) -> tuple[Gate, ...]:
+        return self.structure.gates if self.gate == "post_norm" else self.structure.creating_gates
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.model.parameters()).detach()

@@ -3,9 +3,10 @@
 import logging
 import signal
 import threading
+import time
 import warnings
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 COUNTRY = "DEU"
@@ -22,6 +23,7 @@ class Emissions:
         country: ISO 3166-1 alpha-3 code of the country.
         pue: Power usage effectiveness: energy of the whole site over energy of the machine; 1 counts the machine alone.
         power: How the power was had, in words that say what was measured and what was assumed.
+        seconds: How long it was measured.
     """
 
     grams_co2: float | None
@@ -29,13 +31,27 @@ class Emissions:
     country: str
     pue: float
     power: str
+    seconds: float = 0.0
+
+    def including(self, seconds: float) -> "Emissions":
+        """With so many seconds more, during which nobody measured, at the mean power."""
+        if self.kwh is None or self.grams_co2 is None or not seconds or not self.seconds:
+            return self
+        more = 1 + seconds / self.seconds
+        return replace(
+            self,
+            grams_co2=self.grams_co2 * more,
+            kwh=self.kwh * more,
+            power=f"{self.power}; {seconds:.3g} s of lost work counted at the mean power",
+        )
 
 
 class Tracker:
     """`with Tracker("DEU", pue=1.0) as tracker: train()`, then `tracker.emissions`.
 
     It asks no network, writes no file and never stops a run: where CodeCarbon fails, `emissions.power` says how. It
-    counts the whole machine, so other programs of the same time are in it.
+    counts the whole machine, so other programs of the same time are in it. With the `state_dict` of a tracker in a
+    process that died it goes on from there.
 
     Args:
         country: ISO 3166-1 alpha-3 code.
@@ -48,6 +64,8 @@ class Tracker:
         self._failed = ""
         self._tracker: Any = None
         self._emissions: Emissions | None = None
+        self._start = time.perf_counter()
+        self._earlier: Spent = (0.0, 0.0, 0.0)
         handlers = _signal_handlers()
         try:
             from codecarbon import OfflineEmissionsTracker
@@ -70,6 +88,7 @@ class Tracker:
                 signal.signal(number, handler)
 
     def __enter__(self) -> "Tracker":
+        self._start = time.perf_counter()
         if self._tracker is not None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -86,6 +105,26 @@ class Tracker:
             raise RuntimeError("Ask for emissions after the tracker's block, not within it.")
         return self._emissions
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was spent so far, in earlier processes too."""
+        grams_co2, kwh, seconds = _sum(self._earlier, self._spent())
+        return {"grams_co2": grams_co2, "kwh": kwh, "seconds": seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from that; what was spent before in this process is not counted."""
+        grams_co2, kwh, seconds = self._spent()
+        now = (None if grams_co2 is None else -grams_co2, None if kwh is None else -kwh, -seconds)
+        self._earlier = _sum((state["grams_co2"], state["kwh"], state["seconds"]), now)
+
+    def _spent(self) -> "Spent":
+        """Grams, kilowatt hours and seconds of this process."""
+        seconds = time.perf_counter() - self._start
+        try:
+            kilograms = self._tracker.flush()
+            return 1000 * kilograms, self._tracker._total_energy.kWh, seconds
+        except Exception:  # whatever a measurement trips over, the run goes on
+            return None, None, seconds
+
     def _stop(self) -> Emissions:
         if self._tracker is None:
             return Emissions(None, None, self.country, self.pue, f"not had: {self._failed}")
@@ -96,7 +135,9 @@ class Tracker:
             data = self._tracker.final_emissions_data
             if kilograms is None or not data.energy_consumed:
                 return Emissions(None, None, self.country, self.pue, "not had: CodeCarbon gave no figure")
-            return Emissions(1000 * kilograms, data.energy_consumed, self.country, self.pue, self._power(data))
+            now = (1000 * kilograms, data.energy_consumed, time.perf_counter() - self._start)
+            grams_co2, kwh, seconds = _sum(self._earlier, now)
+            return Emissions(grams_co2, kwh, self.country, self.pue, self._power(data), seconds)
         except Exception as error:
             return Emissions(None, None, self.country, self.pue, f"not had: {type(error).__name__}: {error}")
 
@@ -117,6 +158,15 @@ class Tracker:
                 case "GPU":
                     said.append("GPU measured (NVML)")
         return "; ".join(sorted(said)) or "assumed"
+
+
+Spent = tuple[float | None, float | None, float]
+
+
+def _sum(a: Spent, b: Spent) -> Spent:
+    """Entry by entry; what one of them has not had, nobody has."""
+    grams_co2, kwh = (None if x is None or y is None else x + y for x, y in zip(a[:2], b[:2], strict=True))
+    return grams_co2, kwh, a[2] + b[2]
 
 
 def check_country(code: str) -> str:

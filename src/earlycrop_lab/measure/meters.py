@@ -4,6 +4,7 @@ import gc
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,17 @@ class Meters:
         else:
             with self.clock.step(phase):
                 yield
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was measured so far."""
+        measured = {"peak_bytes": self.peak_bytes, "cuda_bytes": self.cuda_bytes, "count": dict(self.count)}
+        return {"clock": self.clock.state_dict(), **measured}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from that; what was measured before in this process is forgotten."""
+        self.clock.load_state_dict(state["clock"])
+        self.peak_bytes, self.cuda_bytes = dict(state["peak_bytes"]), dict(state["cuda_bytes"])
+        self.count = defaultdict(int, state["count"])
 
     @contextmanager
     def _watched(self, phase: str, batch: tuple[Tensor, ...]) -> Iterator[None]:

@@ -1,6 +1,33 @@
 """What a run writes down. Every number carries its unit in its name; None is what does not apply or was not had."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class History(list[T], Generic[T]):
+    """Records of one kind, in order, that can be kept and gone on with.
+
+    >>> history = History(Epoch)
+    >>> history.append(Epoch(1, "dense", 0.5, 0.9, 0.8, 1e-3, 1e-3, 2.0))
+    >>> twin = History(Epoch)
+    >>> twin.load_state_dict(history.state_dict())
+    >>> twin == history
+    True
+    """
+
+    def __init__(self, kind: type[T]):
+        super().__init__()
+        self.kind = kind
+
+    def state_dict(self) -> dict[str, Any]:
+        """The records, as plain containers."""
+        return {"records": [asdict(record) for record in self]}  # type: ignore[call-overload]
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Those instead of these."""
+        self[:] = [self.kind(**record) for record in state["records"]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,10 @@ class Columns:
         grams_co2: CO₂ equivalent of training and evaluation.
         kwh: Energy of the same.
         optimizer_steps: Updates in all.
+        attempts: Processes that worked on the run: 1 if it was never cut off.
+        lost_seconds: What of their work was lost and done again, and setting up anew; in no other time, but its energy
+            is in `kwh` and `grams_co2`, at the run's mean power.
+        saving_seconds: Writing checkpoints; in no other figure.
     """
 
     test_accuracy: float
@@ -87,6 +118,9 @@ class Columns:
     grams_co2: float | None
     kwh: float | None
     optimizer_steps: int
+    attempts: int = 1
+    lost_seconds: float = 0.0
+    saving_seconds: float = 0.0
 
     @property
     def seconds(self) -> float:

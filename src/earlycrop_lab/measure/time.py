@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 
 WARM = 5
-"""Steps at the start of each phase that do not count: caches fill, kernels are chosen."""
+"""Steps at the start of each phase, and of each process, that do not count: caches fill, kernels are chosen."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Clock:
     def __init__(self, device: torch.device | str = "cpu"):
         self.cuda = torch.device(device).type == "cuda"
         self.seconds: dict[str, float] = defaultdict(float)
-        self._steps: dict[str, list] = defaultdict(list)
+        self._warm: dict[str, list] = defaultdict(list)
+        self._cold: dict[str, int] = defaultdict(lambda: WARM)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -75,15 +77,34 @@ class Clock:
             began = time.perf_counter()
             yield
             took = 1000 * (time.perf_counter() - began)
-        self._steps[name].append((took, 1000 * (time.process_time() - worked)))
+        if self._cold[name]:
+            self._cold[name] -= 1
+        else:
+            self._warm[name].append((took, 1000 * (time.process_time() - worked)))
 
     def steps(self, name: str) -> StepTime | None:
         """The time of a step of that phase; None where it had no warm one."""
-        noted = self._steps[name][WARM:]
+        noted = self._milliseconds(name)
         if not noted:
             return None
         took, worked = zip(*noted, strict=True)
-        if self.cuda:
-            torch.cuda.synchronize()
-            took = [start.elapsed_time(end) for start, end in took]
         return StepTime(median(took), median(worked), len(noted))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was noted so far."""
+        return {"seconds": dict(self.seconds), "steps": {name: self._milliseconds(name) for name in list(self._warm)}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from that; what was noted before in this process is forgotten."""
+        self.seconds = defaultdict(float, state["seconds"])
+        self._warm = defaultdict(list, state["steps"])
+
+    def _milliseconds(self, name: str) -> list[tuple[float, float]]:
+        """The warm steps of that phase; CUDA's events are read once."""
+        if self.cuda and any(isinstance(took, tuple) for took, _ in self._warm[name]):
+            torch.cuda.synchronize()
+            self._warm[name] = [
+                (took[0].elapsed_time(took[1]) if isinstance(took, tuple) else took, worked)
+                for took, worked in self._warm[name]
+            ]
+        return self._warm[name]

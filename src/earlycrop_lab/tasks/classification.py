@@ -12,19 +12,20 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import OneCycleLR
 
 import earlycrop
 from earlycrop.counting import Target, flops
 from earlycrop.errors import nearest
 from earlycrop.scores import READINGS, Reading
 from earlycrop.timing import AbstractDetector, Never
+from earlycrop_lab.checkpoints import Checkpoints, Forgetful
 from earlycrop_lab.data import DATASETS, load
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions, Tracker
 from earlycrop_lab.measure.meters import Meters
-from earlycrop_lab.measure.record import Columns, Epoch
+from earlycrop_lab.measure.record import Columns, Epoch, History
 from earlycrop_lab.models import NETWORKS, build, get_network
 from earlycrop_lab.tasks.progress import Progress, Silent
+from earlycrop_lab.tasks.schedule import OneCycle
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,7 @@ def train(
     country: str = COUNTRY,
     pue: float = 1.0,
     progress: Progress | None = None,
+    checkpoints: Checkpoints | Forgetful | None = None,
 ) -> Outcome:
     """Train as described and measure.
 
@@ -188,12 +190,13 @@ def train(
         country: Whose electricity mix counts, as an ISO 3166-1 alpha-3 code.
         pue: Power usage effectiveness of the site.
         progress: Who watches.
+        checkpoints: Where it goes on if it was cut off, and what it keeps on its way.
 
     Raises:
         ValueError: If the data, the network and the method do not fit together, or the loss is no longer finite.
         OSError: If the data cannot be had.
     """
-    device, progress = torch.device(device), progress or Silent()
+    device, progress, checkpoints = torch.device(device), progress or Silent(), checkpoints or Forgetful()
     torch.manual_seed(d.seed)  # dropout; the model and the data have their own seeds
 
     # Data: images lie in one tensor on the device and are augmented there, batch by batch.
@@ -211,10 +214,10 @@ def train(
         d.network, classes=len(data.classes), channels=data.channels, size=data.size, width=d.width, seed=d.seed
     ).to(device)
     optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
-    scheduler = None
+    schedule = OneCycle(optimizer, peak=d.learning_rate)
     meters = Meters(model, optimizer, device)
     clock = meters.clock
-    epochs: list[Epoch] = []
+    epochs = History(Epoch)
 
     with Tracker(country, pue) as tracker:
         with clock.phase("scoring"):
@@ -233,14 +236,25 @@ def train(
                 seed=d.seed,
             )
 
-        progress.begin(d.epochs, len(batches))
-        for epoch in range(d.epochs):
+        # The pruner first, which makes the model small; the optimizer after the schedule, which sets its rates.
+        done = checkpoints.restore(
+            pruner=pruner,
+            model=model,
+            schedule=schedule,
+            optimizer=optimizer,
+            meters=meters,
+            tracker=tracker,
+            epochs=epochs,
+        )
+        progress.begin(d.epochs, len(batches), done)
+        for epoch in range(done, d.epochs):
             with clock.phase("scoring"):
                 report = pruner.check(epoch)
+            if pruner.done and not schedule.started:  # from here on, One-Cycle over what remains
+                schedule.start((d.epochs - epoch) * len(batches))
             if report:
                 progress.cut(report)
-            if report or (epoch == 0 and pruner.done):  # from here on, One-Cycle over what remains
-                scheduler = OneCycleLR(optimizer, max_lr=d.learning_rate, total_steps=(d.epochs - epoch) * len(batches))
+                checkpoints.save(epoch, now=True)
 
             phase = "sparse" if pruner.pruned else "dense"
             first_rate = rate = optimizer.param_groups[0]["lr"]
@@ -256,8 +270,7 @@ def train(
                         nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
                         optimizer.step()
                     rate = optimizer.param_groups[0]["lr"]
-                    if scheduler:
-                        scheduler.step()
+                    schedule.step()
                     losses.append(loss.detach() * len(y))  # stays on the device: the loop does not wait for it
                     hits.append((logits.argmax(1) == y).sum())
                     seen += len(y)
@@ -272,10 +285,11 @@ def train(
             trained_accuracy = int(torch.stack(hits).sum()) / seen
             epochs.append(Epoch(epoch + 1, phase, mean_loss, trained_accuracy, accuracy, first_rate, rate, trained))
             progress.epoch(epochs[-1])
+            checkpoints.save(epoch + 1)
 
     emissions = tracker.emissions
     columns = measure(model, example, pruner, meters, epochs[-1].test_accuracy, emissions)
-    return Outcome(model, epochs, pruner.report, columns, emissions)
+    return Outcome(model, list(epochs), pruner.report, columns, emissions)
 
 
 @torch.no_grad()

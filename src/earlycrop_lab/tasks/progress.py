@@ -9,8 +9,8 @@ from earlycrop_lab.measure.record import Epoch
 class Progress(Protocol):
     """Somebody who watches; every method may do nothing."""
 
-    def begin(self, epochs: int, steps: int) -> None:
-        """Training starts: that many epochs of that many steps."""
+    def begin(self, epochs: int, steps: int, done: int) -> None:
+        """Training starts, or goes on: that many epochs of that many steps, of which some epochs are done."""
 
     def step(self) -> None:
         """A training step was done."""
@@ -25,7 +25,7 @@ class Progress(Protocol):
 class Silent:
     """Watches and says nothing."""
 
-    def begin(self, epochs: int, steps: int) -> None:
+    def begin(self, epochs: int, steps: int, done: int) -> None:
         """Nothing."""
 
     def step(self) -> None:

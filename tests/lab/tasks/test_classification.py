@@ -72,7 +72,7 @@ class Watcher:
 
         monkeypatch.setattr(torch.optim, "Adam", spied)
 
-    def begin(self, epochs, steps):
+    def begin(self, epochs, steps, done):
         self.planned = (epochs, steps)
 
     def step(self):

@@ -29,6 +29,8 @@ def _unit(walk: Walk, node: Any, kind: str, parameters: list[Any], x: Tensor | N
     if projection:
         out = walk.dims(projection[0])[0]
         walk.tie(hidden, walk.dims(projection[0])[1], input_reason(walk, node))
+        reason = f"torch tells a projection by its being narrower ({walk.where(node)})"
+        walk.labels.freeze(hidden, reason)
     walk.read(node, w_ih, 1, walk.tie(x, walk.dims(w_ih)[1], input_reason(walk, node)))
     walk.tie(out, walk.dims(w_hh)[1], input_reason(walk, node))
     return hidden, out
