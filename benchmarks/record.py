@@ -1,0 +1,58 @@
+"""What all benchmarks share: interleaved timing, a table, and a file with the numbers and where they come from."""
+
+import json
+import shlex
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from earlycrop_lab.measure.hardware import environment, load
+
+RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
+
+
+def interleaved(works: Mapping[str, Callable[[], object]], repeats: int, warm: int = 1) -> dict[str, list[float]]:
+    """Seconds of each piece of work in each round; all pieces run in every round, so that what others do on the
+    machine falls on all alike. Ratios are of one round: see `ratio`."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for round_ in range(warm + repeats):
+        for name, work in works.items():
+            began = time.perf_counter()
+            work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if round_ >= warm:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(seconds: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """Median, least and greatest of the ratios, round by round."""
+    ratios = [a / b for a, b in zip(seconds, base, strict=True)]
+    return {"median": median(ratios), "min": min(ratios), "max": max(ratios), "n": len(ratios)}
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows with the same keys under each other."""
+    heads = list(rows[0])
+    cells = [heads, *([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(heads))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def write(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
+    """Print the rows and keep them as results/benchmarks/NAME.json, with command, hardware, threads and load."""
+    table(rows)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    command = shlex.join(["python", *sys.orig_argv[1:]])
+    record = {"command": command, **more, **environment(device), "load_after": load(), "rows": list(rows)}
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    return path
