@@ -37,12 +37,14 @@ def recipe(stops: int | None = None):
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "load_state(" in block]
     code = code.replace("sparsity=0.95", "sparsity=0.5")
     scope = {
-        **{"torch": torch, "earlycrop": earlycrop, "Path": Path, "Net": Net, "loader": loader},
-        **{
-            "epochs": 8,
-            "scoring": batches,
-            "loss": lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
-        },
+        "torch": torch,
+        "earlycrop": earlycrop,
+        "Path": Path,
+        "Net": Net,
+        "loader": loader,
+        "epochs": 8,
+        "scoring": batches,
+        "loss": lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1]),
     }
     exec(code, scope)
     model, pruner = scope["model"], scope["pruner"]
