@@ -286,6 +286,7 @@ def build(
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
     gates, creating_gates = find_gates(walk, classes)
+
     def shrinks(labels: Tensor) -> bool:
         found = classes(labels)
         return found is not None and len(found.unique()) > 1
