@@ -38,6 +38,9 @@ Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
 """For each batch the slopes of the leaves (None: does not depend on it), and the batch's share of the set."""
 
 
+CONTRACT = "`loss(model, batch)` must return the scalar mean loss of the batch with its graph"
+
+
 @runtime_checkable
 class Rows(Protocol):
     """Something to differentiate with respect to: leaves in the model, of whose slopes one vector is made."""
@@ -167,7 +170,9 @@ class MeanLoss:
 
         def slopes(batch: Any, _share: float) -> Sequence[Tensor | None]:
             with chart.placed(self.model, leaves):
-                return torch.autograd.grad(self._value(batch), leaves, allow_unused=True)
+                loss = self._value(batch)
+                self._check_graph(loss)
+                return torch.autograd.grad(loss, leaves, allow_unused=True)
 
         if not leaves:
             return chart.collect(self.model, ())
@@ -237,18 +242,18 @@ class MeanLoss:
         return loss
 
     def _check(self, loss: object) -> None:
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            if isinstance(loss, Tensor) and loss.numel() == 1:
-                found = "a scalar that does not depend on the model's parameters"
-            raise ScoreError(
-                f"`loss(model, batch)` must return the scalar mean loss of the batch with its graph; found {found}."
-            )
+            raise ScoreError(f"{CONTRACT}; found {found}.")
         if not bool(torch.isfinite(loss)):
             raise ScoreError(
                 f"The loss on the scoring set is {loss.item()}: scores would be meaningless. Check the scoring batches "
                 f"and the state of training (a learning rate too high, inputs that are not finite)."
             )
+
+    def _check_graph(self, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise ScoreError(f"{CONTRACT}; found a scalar that does not depend on the model's parameters.")
 
     @contextmanager
     def scoring(self, moved: Sequence[Tensor]) -> Iterator[None]:
