@@ -45,13 +45,14 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--networks", type=int, nargs="*", default=range(len(NETWORKS)), help="which, by number")
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.samples, 3, 32, 32, generator=generator)
     y = torch.randint(10, (arguments.samples,), generator=generator)
     batches = list(zip(x.split(arguments.batch), y.split(arguments.batch), strict=True))
     rows = []
-    for name, make in NETWORKS.items():
+    for name, make in [list(NETWORKS.items())[number] for number in arguments.networks]:
         net = make()
         weights = Weights().of(net, x[:2], None, ()).units
         units = {"weights": weights, "channels": Channels().of(net, x[:2], None, ()).units}

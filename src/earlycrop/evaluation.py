@@ -368,7 +368,8 @@ class ScoringSet:
     """The scoring set as one collection of samples, however it was cut when it was given.
 
     Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are
-    joined and cut evenly. Batches that cannot be joined (texts of different lengths) are kept as given.
+    joined and cut evenly. Batches that cannot be joined (texts of different lengths) are cut one by one, and those
+    that hold something else than samples are kept as given.
 
     Raises:
         ScoreError: there is no sample in it.
@@ -385,23 +386,21 @@ class ScoringSet:
         if micro_batch is not None and micro_batch < 1:
             raise ScoreError(f"`micro_batch` must be at least 1; found {micro_batch}.")
         self.samples, self.largest, self.micro_batch = sum(sizes), max(sizes), micro_batch
-        self._joined = _join(batches)
-        self._given = list(zip(batches, sizes, strict=True))
+        joined = _join(batches)
+        self._parts = list(zip(batches, sizes, strict=True)) if joined is None else [(joined, self.samples)]
 
     def first(self, size: int) -> Any:
         """The first `size` samples as one batch, or all if there are fewer (of the first batch if they do not join)."""
-        batch = self._given[0][0] if self._joined is None else self._joined
-        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, batch)
+        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._parts[0][0])
 
     def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
-        """Batches of about `size` samples, as even as can be, with their sizes."""
-        if self._joined is None:
-            yield from self._given
-            return
-        pieces = math.ceil(self.samples / size)
-        bounds = [self.samples * k // pieces for k in range(pieces + 1)]
-        for start, stop in pairwise(bounds):
-            yield pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], self._joined), stop - start
+        """Batches of at most `size` samples, as even as can be, with their sizes."""
+        for whole, samples in self._parts:
+            pieces = math.ceil(samples / size) if _even(pytree.tree_leaves(whole)) else 1
+            bounds = [samples * k // pieces for k in range(pieces + 1)]
+            for start, stop in pairwise(bounds):
+                part = whole if pieces == 1 else pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], whole)
+                yield part, stop - start
 
 
 def _samples(batch: Any) -> int:
@@ -417,14 +416,18 @@ def _join(batches: list[Any]) -> Any:
     """All batches as one, or None if they do not fit together."""
     flat = [pytree.tree_flatten(batch) for batch in batches]
     for leaves, spec in flat:
-        if spec != flat[0][1] or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):
-            return None
-        if len({leaf.shape[0] for leaf in leaves}) != 1:
+        if spec != flat[0][1] or not _even(leaves):
             return None
         if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in zip(leaves, flat[0][0], strict=True)):
             return None
     joined = [torch.cat(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     return pytree.tree_unflatten(joined, flat[0][1])
+
+
+def _even(leaves: list[Any]) -> bool:
+    """Whether these are tensors of the same samples."""
+    tensors = all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves)
+    return tensors and len({leaf.shape[0] for leaf in leaves}) == 1
 
 
 class _Tempered:
