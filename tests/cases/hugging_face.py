@@ -19,7 +19,11 @@ def built(model: str, configuration: str, attention: str | None = "sdpa", **sett
     chosen = getattr(transformers, configuration)(**settings)
     if attention is not None:
         chosen._attn_implementation = attention
-    return getattr(transformers, model)(chosen)
+    network = getattr(transformers, model)(chosen)
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = max(module.eps, 1e-6)  # 1e-12 makes noise of the only channel that is left
+    return network
 
 
 WORDS = integers(11, 3, 5)
@@ -32,7 +36,6 @@ BERT: dict[str, Any] = {
     "intermediate_size": 10,
     "max_position_embeddings": 6,
     "hidden_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-6,
     "attention_probs_dropout_prob": 0.0,
 }
 
@@ -161,7 +164,6 @@ def vit():
         num_attention_heads=4,
         intermediate_size=10,
         image_size=8,
-        layer_norm_eps=1e-6,
         patch_size=4,
         num_labels=3,
         hidden_dropout_prob=0.0,
@@ -195,6 +197,5 @@ def convnext():
         hidden_sizes=[4, 6],
         depths=[1, 1],
         patch_size=2,
-        layer_norm_eps=1e-6,
         num_labels=3,
     )
