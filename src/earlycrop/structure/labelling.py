@@ -3,7 +3,8 @@
 from torch import nn
 from torch.export.graph_signature import InputKind
 
-from earlycrop.structure.rules import apply
+from earlycrop.structure.rules import apply, rule_of
+from earlycrop.structure.rules.mixing import mixing
 from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import Walk, tensor_nodes, tensors_of, unlabelled
 
@@ -24,12 +25,15 @@ def label(model: nn.Module, program: Program) -> Walk:
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
         elif node.op == "call_function":
-            if not node.users and walk.origin.keys().isdisjoint(tensor_nodes((node.args, node.kwargs))):
-                continue  # nobody reads it, and no parameter has to fit
+            if node.all_input_nodes and walk.made.issuperset(node.all_input_nodes):
+                walk.made.add(node)
+            if not node.users and rule_of(node) is mixing:
+                continue  # nobody reads it
             walk.values[node] = apply(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]
             walk.origin[node] = name
+            walk.made.add(node)
             walk.values[node] = list(walk.tensors[name])
             if node.users:
                 used.add(name)

@@ -108,6 +108,7 @@ class Structure:
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
     arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
     positions: dict[str, tuple[Classes, int, int]] = field(default_factory=dict, repr=False, compare=False)
+    split: bool = field(default=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count
@@ -164,6 +165,7 @@ class Structure:
             nodes={},
             arguments={},
             positions={},
+            split=False,
         )
 
     def without(self, classes: Bool[Tensor, "classes"], reason: str) -> "Structure":
@@ -284,8 +286,15 @@ def build(
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
     gates, creating_gates = find_gates(walk, classes)
+
+    def shrinks(labels: Tensor) -> bool:
+        found = classes(labels)
+        return found is not None and len(found.unique()) > 1
+
     guesses = {
-        key: labels for key, labels in walk.guesses.items() if guessed(key[1]) and len(root[labels].unique()) > 1
+        key: shrinking[0]
+        for key, sizes in walk.guesses.items()
+        if guessed(key[1]) and (shrinking := [labels for labels in sizes if shrinks(labels)])
     }
     attributes = {**guesses, **_own_attributes(walk, layers), **walk.attributes}
 
@@ -323,6 +332,7 @@ def build(
             for key, (labels, start, stop) in walk.positions.items()
             if (found := classes(labels)) is not None
         },
+        split=bool(walk.positions or walk.grids or guesses),
     )
 
 
@@ -335,6 +345,11 @@ def _own_attributes(walk: Walk, layers: tuple[Layer, ...]) -> dict[tuple[str, st
         for name, labels in ((out, dims[layer.dim]), (in_, dims[1 - layer.dim])):
             if labels is not None and getattr(module, name) == labels.numel():
                 found[layer.name, name, None] = labels
+    for path, module in walk.modules.items():  # a table may be read without its module
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight is module._parameters.get("weight"):
+            labels = walk.tensors[walk.names[f"{path}.weight".lstrip(".")]][1]
+            if labels is not None:
+                found[path, "embedding_dim", None] = labels
     return found
 
 

@@ -120,7 +120,7 @@ def export(model: nn.Module, example_inputs: object) -> Program:
     try:
         return _traced("exported with data", _shadow("exported with data", model), inputs, running)
     except Exception as error:
-        where = f"`{running[-1]}`" if running and running[-1] else "the model's own `forward`"
+        where = f"`{running[-1].split('@')[0]}`" if running and running[-1] else "the model's own `forward`"
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise TraceError(
             f"Cannot trace {type(model).__name__}: {where} could not be exported with these example inputs "
@@ -246,8 +246,8 @@ class _Recorder(ProxyTorchDispatchMode):
 
     def _called(self, target: Any, args: Any, kwargs: Any) -> Node:
         node = self.graph.call_function(target, args, kwargs)
-        path = self.running[-1] if self.running else ""
-        node.meta["nn_module_stack"] = {path: (path, nn.Module)}
+        call = self.running[-1] if self.running else ""
+        node.meta["nn_module_stack"] = {call: (call, nn.Module)}
         return node
 
 
@@ -270,14 +270,19 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _noting(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Keep in `running` the paths of the modules whose forward has begun and not ended."""
+    """Keep in `running` the calls of modules that have begun and not ended: a path, then path@1, path@2, …"""
+    times: dict[str, int] = {}
+
+    def begun(name: str) -> None:
+        number = times[name] = times.get(name, -1) + 1
+        running.append(f"{name}@{number}" if number else name)
 
     def ended(*_: object) -> None:
         running.pop()
 
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: running.append(name)))
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: begun(name)))
         handles.append(module.register_forward_hook(ended))
     try:
         yield

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
+from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -68,16 +70,7 @@ class Verifier:
         return program is not None and any(operator_of(node) in MIXING for node in program.graph.nodes)
 
     def _gated(self, keep: Tensor, kept_statistics: bool) -> list[Tensor]:
-        gated = {}
-        for name, tensor in self.dense.items():
-            gate = torch.ones_like(tensor) if tensor.is_floating_point() else None
-            for dim, kept in enumerate(self.structure.index(name, keep)):
-                if kept is not None and gate is not None:
-                    open_ = torch.zeros(tensor.shape[dim], dtype=tensor.dtype, device=tensor.device)
-                    open_[kept.to(tensor.device)] = 1
-                    gate = gate * open_.view([-1 if d == dim else 1 for d in range(tensor.ndim)])
-            gated[name] = tensor if gate is None else tensor * gate
-        return _Gated(self.structure, gated, keep, kept_statistics).outputs(self.inputs)
+        return _Gated(self.structure, self.dense, keep, kept_statistics).outputs(self.inputs)
 
 
 def verify(
@@ -93,14 +86,26 @@ def verify(
 
 
 class _Gated(Interpreter):
-    """Runs the dense graph with closed channels; norms that mix channels count only the open ones, if asked."""
+    """Runs the dense graph with closed channels; norms that mix channels count only the open ones, if asked.
+
+    Channels are closed where parameters, and what is computed from parameters alone, meet data.
+    """
 
     def __init__(self, structure: Structure, tensors: dict[str, Tensor], keep: Tensor, kept_statistics: bool) -> None:
         program = structure.program
         assert program is not None
         super().__init__(program.graph_module)
         self.structure, self.tensors, self.keep, self.kept_statistics = structure, tensors, keep, kept_statistics
+        self.stays = torch.cat([keep, torch.tensor([True])])
         self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+        specs = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
+        self.made: set[Node] = set()
+        for node in program.graph.nodes:
+            inputs = node.all_input_nodes
+            if specs.get(node.name) in (InputKind.PARAMETER, InputKind.BUFFER) or (
+                node.op == "call_function" and inputs and self.made.issuperset(inputs)
+            ):
+                self.made.add(node)
 
     def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         """The network's float outputs for these inputs."""
@@ -123,10 +128,24 @@ class _Gated(Interpreter):
         if self.kept_statistics and operator_of(n) in MIXING:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self._normed(n, args, kwargs)
-        result = super().run_node(n)
-        if operator_of(n) == "_weight_norm":  # a row that is closed has no direction
-            return result.nan_to_num(nan=0.0)
-        return result
+        return super().run_node(n)
+
+    def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
+        def load(arg: Node) -> Any:
+            value = self.env[arg]
+            return self._closed(arg, value) if arg in self.made and n not in self.made else value
+
+        return map_arg(n.args, load), map_arg(n.kwargs, load)  # type: ignore[return-value]
+
+    def _closed(self, node: Node, value: Any) -> Any:
+        """A value computed from parameters with zeros where its channels are closed."""
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        for dim, classes in enumerate(self.structure.nodes.get(node.name, ())):
+            if classes is not None:
+                open_ = self.stays[classes].to(value)
+                value = value * open_.view([-1 if d == dim else 1 for d in range(value.ndim)])
+        return value
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         # the graph was traced on tensors without data and in the model's precision
@@ -141,7 +160,7 @@ class _Gated(Interpreter):
         """Normalise what stays among itself, as the cut network does; the closed channels come out as zeros."""
         x = args[0]
         classes = self.structure.nodes[node.args[0].name]  # type: ignore[union-attr]
-        stays = torch.cat([self.keep, torch.tensor([True])])
+        stays = self.stays
         index = [None if one is None else stays[one].nonzero().flatten().to(x.device) for one in classes]
         channels = range(1, 2) if operator_of(node) == "group_norm" else range(x.ndim - len(args[1]), x.ndim)
         kept = {dim: one for dim, one in enumerate(index) if dim in channels and one is not None}

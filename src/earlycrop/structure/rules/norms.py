@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
+from earlycrop.structure.labels import Dims
 from earlycrop.structure.rules.registry import argument, name_of, rule
 from earlycrop.structure.walk import Walk, shape_of
 
@@ -75,10 +76,19 @@ def group_norm(walk: Walk, node: Any) -> Any:
 
 @rule("_weight_norm", "_weight_norm_interface")
 def weight_norm(walk: Walk, node: Any) -> Any:
-    """g v / ‖v‖, a norm for each index of one dimension; after a cut it is the norm of what stays."""
+    """g v / ‖v‖, with a norm for each index of one dimension, along which indices may leave; or one for the whole."""
     v, g = node.args[:2]
-    dim = argument(node, 2, "dim", 0) % len(shape_of(v))
-    dims = walk.dims(v)
-    if shape_of(g)[dim] == shape_of(v)[dim]:
-        walk.tie(dims[dim], walk.dims(g)[dim], f"normalised together with what cannot leave ({walk.where(node)})")
+    dim = argument(node, 2, "dim", 0)
+    kept = None if dim == -1 else dim
+    reason = (
+        f"the weight's norm counts it ({walk.where(node)}); before pruning, "
+        f"`torch.nn.utils.parametrize.remove_parametrizations` sets it free"
+    )
+    walk.freeze(v, reason, [d for d in range(len(shape_of(v))) if d != kept])
+    dims: Dims = [None] * len(shape_of(v))
+    if kept is not None:
+        labels = walk.tie(
+            walk.dims(v)[kept], walk.dims(g)[kept], f"normalised with what cannot leave ({walk.where(node)})"
+        )
+        dims[kept] = labels
     return dims if isinstance(node.meta["val"], Tensor) else (dims, list(walk.dims(g)))

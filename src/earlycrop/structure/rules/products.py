@@ -161,8 +161,10 @@ def matmul(walk: Walk, node: Any) -> Any:
     Channels along a batch dimension of both are heads: what comes out along it is made anew, head by head.
     """
     a, b = node.args[:2]
-    if len(shape_of(a)) < 2 or len(shape_of(b)) < 2:
+    if len(shape_of(a)) == 1 and len(shape_of(b)) == 1:
         return unknown(walk, node)
+    if len(shape_of(a)) == 1 or len(shape_of(b)) == 1:
+        return _by_vector(walk, node, a, b)
     walk.fix(a, [-1])
     walk.fix(b, [-2])
     da, db = walk.dims(a), walk.dims(b)
@@ -186,6 +188,21 @@ def matmul(walk: Walk, node: Any) -> Any:
     for weight, other in ((b, a), (a, b)):
         _count(walk, node, weight, math.prod(shape_of(other)) // inner)
     return result
+
+
+def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
+    """One factor is a vector, which is contracted with the last dimension of a, or the second to last of b."""
+    da = -1 if len(shape_of(b)) == 1 else 0
+    db = 0 if len(shape_of(b)) == 1 else -2
+    walk.fix(a, [da])
+    walk.fix(b, [db])
+    read = walk.tie(walk.dims(a)[da], walk.dims(b)[db], input_reason(walk, node))
+    walk.read(node, a, da, read)
+    walk.read(node, b, db, read)
+    rest = list(walk.dims(a)[:-1]) if len(shape_of(b)) == 1 else [*walk.dims(b)[:-2], walk.dims(b)[-1]]
+    if len(shape_of(a)) == 1 and b in walk.origin and rest[-1] is not None:
+        walk.create(node, (b, len(shape_of(b)) - 1))
+    return rest
 
 
 @rule("baddbmm")

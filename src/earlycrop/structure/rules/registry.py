@@ -30,17 +30,24 @@ def apply(walk: Walk, node: Any) -> Any:
     if target is operator.getitem:
         value = walk.values.get(node.args[0])
         return value[node.args[1]] if isinstance(value, tuple) else unlabelled(node)
-    if isinstance(target, torch._ops.OpOverload):
-        if target.namespace == "aten":
-            name = target.overloadpacket.__name__
-            found = RULES.get(name) or RULES.get(name.rstrip("_"))
-            if found is not None:
-                return found(walk, node)
-        if torch.Tag.pointwise in target.tags:
-            return RULES["add"](walk, node)
+    if (rule := rule_of(node)) is not None:
+        return rule(walk, node)
     if any(labelled(walk.values.get(arg)) for arg in tensor_nodes((node.args, node.kwargs))):
         return unknown(walk, node)
     return unlabelled(node)
+
+
+def rule_of(node: Any) -> Rule | None:
+    """The rule of a node's operator, if there is one."""
+    target = node.target
+    if not isinstance(target, torch._ops.OpOverload):
+        return None
+    if target.namespace == "aten":
+        name = target.overloadpacket.__name__
+        found = RULES.get(name) or RULES.get(name.rstrip("_"))
+        if found is not None:
+            return found
+    return RULES["add"] if torch.Tag.pointwise in target.tags else None
 
 
 def unknown(walk: Walk, node: Any) -> Any:
@@ -54,12 +61,14 @@ def unknown(walk: Walk, node: Any) -> Any:
 
 
 def labelled(value: Any) -> bool:
+    """Whether some dimension of a value has labels."""
     if isinstance(value, tuple):
         return any(labelled(part) for part in value)
     return isinstance(value, list) and any(labels is not None for labels in value)
 
 
 def argument(node: Any, position: int, name: str, default: Any = None) -> Any:
+    """An argument of an operator, given by position or by name."""
     if len(node.args) > position:
         return node.args[position]
     return node.kwargs.get(name, default)
