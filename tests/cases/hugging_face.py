@@ -46,7 +46,7 @@ def bert():
     return built("BertForSequenceClassification", "BertConfig", num_labels=3, **BERT)
 
 
-@case("hf_bert_words", WORDS, needs="transformers", least=8 + 2 * (4 + 10) + 8, slow=True)
+@case("hf_bert_words", WORDS, needs="transformers", least=8 + 2 * (4 + 10), slow=True)
 def bert_words():
     """The masked language model: its decoder is the table of words, behind a layer of the stream's width."""
     return built("BertForMaskedLM", "BertConfig", "eager", **BERT)
@@ -72,7 +72,7 @@ def distilbert():
 GPT: dict[str, Any] = {
     "vocab_size": 11,
     "n_embd": 8,
-    "n_layer": 2,
+    "n_layer": 1,
     "n_head": 4,
     "n_inner": 10,
     "n_positions": 6,
@@ -85,13 +85,13 @@ GPT: dict[str, Any] = {
 }
 
 
-@case("hf_gpt2", WORDS, needs="transformers", least=8 + 2 * 10)
+@case("hf_gpt2", WORDS, needs="transformers", least=8 + 10)
 def gpt2():
     """The head is the table of words; each layer's output width is an integer that its view reads."""
     return built("GPT2LMHeadModel", "GPT2Config", **GPT)
 
 
-@case("hf_gpt2_eager", WORDS, needs="transformers", least=8 + 2 * 10, slow=True)
+@case("hf_gpt2_eager", WORDS, needs="transformers", least=8 + 10, slow=True)
 def gpt2_eager():
     return built("GPT2LMHeadModel", "GPT2Config", "eager", **GPT)
 
