@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from earlycrop.errors import CheckpointError
 from earlycrop.files import read, write
 from earlycrop.structure.heads import fit
+from earlycrop.structure.strided import subsample
 from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.walk import tensors_of
 
@@ -107,6 +108,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         for (name, attribute), value in widths.items():
             setattr(modules[name], attribute, value)
         fit(model)
+        subsample(model)
 
 
 def save_state(state: Any, path: str | os.PathLike[str]) -> int:
