@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop.errors import ScoreError
 from earlycrop.evaluation import Evaluation, MeanLoss
 from earlycrop.products import WAYS
 from earlycrop.scores import CropGroupSum, CropMixed
@@ -105,11 +104,6 @@ def test_auto_goes_another_way_where_a_part_has_no_gradient_but_a_tangent():
     detached = at(net, (x, y), loss=detached_target)
     torch.testing.assert_close(detached.hessian_gradient(), expected, atol=1e-12, rtol=0)
     assert detached.loss._ways[0] == "reverse_over_forward"
-
-
-def test_an_unknown_way_is_refused():
-    with pytest.raises(ScoreError, match="double_backward"):
-        at(dense.mlp(4, 5, 3), dense.vectors(), hessian="backwards")
 
 
 def test_activations_that_are_computed_again_are_computed_with_the_gates():

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -143,8 +143,6 @@ class MeanLoss:
         if bn_mode == "auto":
             unseen = any(n.num_batches_tracked is not None and int(n.num_batches_tracked) == 0 for n in norms)
             bn_mode = "calibrated" if unseen else "running"
-        if hessian not in get_args(Way):
-            raise ScoreError(f"`hessian` is one of {get_args(Way)}; found {hessian!r}.")
         self.bn_mode: BatchNormMode = bn_mode
         self._norms, self._temperature = norms, 1.0
         self._ways = [*EXACT] if hessian == "auto" else [hessian]
@@ -190,7 +188,7 @@ class MeanLoss:
         """
         slope, scale = None, 0.0
         if gradient is not None:
-            slope, scale = float(gradient @ direction), float(gradient.norm() * direction.norm())
+            slope, scale = float((gradient * direction).sum()), float(gradient.norm() * direction.norm())
         while True:
             try:
                 found, product = self._product(WAYS[self._ways[0]], chart, direction, of)
