@@ -12,6 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_flatten
 
 
@@ -48,6 +49,8 @@ def make_unique(model: nn.Module, seed: int = 0) -> nn.Module:
     for module in model.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
+        elif isinstance(module, nn.RNNBase | nn.MultiheadAttention):
+            module.dropout = 0.0
     return model
 
 
@@ -120,10 +123,14 @@ class KeptLayerNorm(nn.Module):
         super().__init__()
         self.weight, self.bias = norm.weight, getattr(norm, "bias", None)
         self.centred = isinstance(norm, nn.LayerNorm)
+        self.channels_first = getattr(norm, "data_format", "") == "channels_first"  # Hugging Face's ConvNeXt
         self.keep = keep
         self.eps = norm.eps
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.normed(x.movedim(1, -1)).movedim(-1, 1) if self.channels_first else self.normed(x)
+
+    def normed(self, x: Tensor) -> Tensor:
         eps = torch.finfo(x.dtype).eps if self.eps is None else self.eps
         keep = self.keep.to(x.dtype)
         dims = tuple(range(-keep.dim(), 0))
@@ -161,8 +168,21 @@ class KeptGroupNorm(nn.Module):
         return torch.stack(channels, 1)
 
 
+class Masked(nn.Module):
+    """The last step of a parametrization: what has left is zero, and the rest of the weight is as it was."""
+
+    def __init__(self, keep: Tensor):
+        super().__init__()
+        self.keep = keep
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight * self.keep
+
+
 def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | None = None) -> nn.Module:
     """A copy of the dense network in which all that has left is zero.
+
+    Of a weight that a parametrization computes, the result is gated and not what it is computed from.
 
     Args:
         norms: for a norm without a weight, the tensor and the dimension whose survivors its own channels are.
@@ -171,9 +191,14 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
     model = copy.deepcopy(dense)
     with torch.no_grad():
         for name, tensor in tensors(model).items():
-            if tensor.is_floating_point():
+            if tensor.is_floating_point() and ".parametrizations." not in f".{name}":
                 tensor.mul_(mask(tensor, kept[name]))
     for name, module in list(model.named_modules()):
+        for of, steps in module.parametrizations.items() if parametrize.is_parametrized(module) else ():
+            weight = getattr(copy.deepcopy(module), of)  # a power iteration moves its buffers when it is looked at
+            originals = [f"{name}.parametrizations.{of}.{leaf}".lstrip(".") for leaf, _ in steps.named_parameters()]
+            alike = next(original for original in originals if tensors(dense)[original].shape == weight.shape)
+            steps.append(Masked(mask(weight, kept[alike]).to(weight.dtype)))
         if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
             continue
         if module.weight is not None:
@@ -188,16 +213,25 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
     return model
 
 
+def named_outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    leaves, layout = tree_flatten(model(*inputs))
+    found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+    return {f"output {number} of {layout}": output for number, output in enumerate(found)}
+
+
+def without_gradients(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    with torch.no_grad():
+        return named_outputs(copy.deepcopy(model).eval(), inputs)
+
+
 def run(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Outputs and, by name, all gradients of a fixed weighted sum of the outputs, on a copy of the network."""
     model = copy.deepcopy(model).train(training)
     model.zero_grad(set_to_none=True)
     inputs = tuple(x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs)
-    leaves, layout = tree_flatten(model(*inputs))
-    found = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-    outputs = {f"output {number} of {layout}": output for number, output in enumerate(found)}
+    outputs = named_outputs(model, inputs)
     generator = torch.Generator().manual_seed(1)
-    loss = sum((y * torch.randn(y.shape, generator=generator, dtype=y.dtype)).sum() for y in found)
+    loss = sum((y * torch.randn(y.shape, generator=generator, dtype=y.dtype)).sum() for y in outputs.values())
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
     gradients |= {f"input {number}": x.grad for number, x in enumerate(inputs) if x.grad is not None}
@@ -225,10 +259,16 @@ def disagreement(
     expected = run(gated(dense, cut, norms), inputs, training)
     try:
         actual = run(cut, inputs, training)
+        # without gradients torch's own transformer layers take another way
+        pairs = [*zip(actual, expected, strict=True)]
+        if not training:
+            pairs.append(
+                (without_gradients(cut, inputs), {n: y for n, y in expected[0].items() if n.startswith("output ")})
+            )
     except RuntimeError as error:
         raise NotASubnetwork(f"the cut network does not run: {error}") from error
     worst = 0.0
-    for ours, theirs in zip(actual, expected, strict=True):
+    for ours, theirs in pairs:
         if list(ours) != list(theirs):
             raise NotASubnetwork(f"outputs or gradients came and went: {set(ours) ^ set(theirs)}")
         wanted = {name: entries(value, kept[name]) if name in kept else value for name, value in theirs.items()}
@@ -297,13 +337,57 @@ def attribute_faults(model: nn.Module) -> list[str]:
             check(name, module, normalized_shape=tuple(weight.shape))
         elif isinstance(module, nn.PReLU):
             check(name, module, num_parameters=len(weight))
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding | nn.EmbeddingBag):
             check(name, module, num_embeddings=weight.shape[0], embedding_dim=weight.shape[1])
+        elif isinstance(module, nn.Bilinear):
+            sizes = dict(zip(("out_features", "in1_features", "in2_features"), weight.shape, strict=True))
+            check(name, module, **sizes)
+        elif isinstance(module, nn.RNNCellBase):
+            check(name, module, input_size=module.weight_ih.shape[1], hidden_size=module.weight_hh.shape[1])
+            faults.extend(gate_faults(name, module, [""], module.weight_ih.shape[1], module.weight_hh.shape[1]))
+        elif isinstance(module, nn.RNNBase):
+            hidden = module.weight_hr_l0.shape[1] if module.proj_size else module.weight_hh_l0.shape[1]
+            check(name, module, input_size=module.weight_ih_l0.shape[1], hidden_size=hidden)
+            if module.proj_size:
+                check(name, module, proj_size=module.weight_hr_l0.shape[0])
+            ways = ["", "_reverse"][: 1 + module.bidirectional]
+            for layer in range(module.num_layers):
+                read = len(ways) * (module.proj_size or hidden) if layer else module.input_size
+                faults.extend(gate_faults(name, module, [f"_l{layer}{way}" for way in ways], read, hidden))
+        elif isinstance(module, nn.MultiheadAttention):
+            rows = module.q_proj_weight if module.in_proj_weight is None else module.in_proj_weight.chunk(3)[0]
+            heads = len(rows) / module.head_dim
+            check(name, module, embed_dim=module.out_proj.out_features, num_heads=heads)
         bias = getattr(module, "bias", None)
         for attribute in ("out_features", "out_channels", "num_features"):
             if isinstance(bias, Tensor) and hasattr(module, attribute):
                 check(name, module, **{attribute: len(bias)})
     return faults
+
+
+def gate_faults(name: str, module: nn.Module, suffixes: list[str], read: int, hidden: int) -> list[str]:
+    """Every tensor of a recurrent layer that does not have the shape of its place.
+
+    Args:
+        suffixes: what the names of its tensors end with, one for each direction.
+        read: how many features it reads.
+        hidden: how many units it has, each with a row in every gate.
+    """
+    gates = {"LSTM": 4, "GRU": 3}.get(type(module).__name__.removesuffix("Cell"), 1)
+    recurred = getattr(module, "proj_size", 0) or hidden
+    shapes = {
+        "weight_ih": (gates * hidden, read),
+        "weight_hh": (gates * hidden, recurred),
+        "bias_ih": (gates * hidden,),
+        "bias_hh": (gates * hidden,),
+        "weight_hr": (recurred, hidden),
+    }
+    found = {f"{tensor}{suffix}": shape for suffix in suffixes for tensor, shape in shapes.items()}
+    return [
+        f"{name}.{tensor} is {tuple(value.shape)}, its place says {shape}"
+        for tensor, shape in found.items()
+        if (value := getattr(module, tensor, None)) is not None and tuple(value.shape) != shape
+    ]
 
 
 def step_of_gated(dense: nn.Module, cut: nn.Module, optimizer: torch.optim.Optimizer, loss) -> dict[str, Tensor]:

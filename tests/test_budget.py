@@ -3,6 +3,7 @@
 import copy
 import math
 import re
+from itertools import pairwise
 
 import pytest
 import torch
@@ -255,6 +256,49 @@ def test_widths_are_multiples(round_to, sparsity):
     whole = 4 * 24 + 24 * 40 + 40 * 3
     assert abs(left - (1 - sparsity) * whole) <= round_to * (24 + 40 + 4)
     net(x)
+
+
+def rounded_up(units, keep, scores, round_to):
+    """Each space keeps more of its best until every layer's width is a multiple or the space is whole."""
+    layers = {(layer.weight, layer.dim) for layer in units.structure.layers}
+    spaces, held = {}, []
+    for number, one in enumerate(units.structure.classes):
+        spaces.setdefault(frozenset((m.tensor, m.dim) for m in one.members), []).append(number)
+        held.append({(m.tensor, m.dim): len(m.index) for m in one.members if (m.tensor, m.dim) in layers})
+    keep = keep.clone()
+    for members in spaces.values():
+        waiting = sorted((i for i in members if not keep[i]), key=lambda i: (-scores[i].item(), i))
+        while waiting:
+            widths = {}
+            for i in members:
+                for where, count in held[i].items():
+                    widths[where] = widths.get(where, 0) + count * int(keep[i])
+            if all(width % round_to == 0 for width in widths.values()):
+                break
+            keep[waiting.pop(0)] = True
+    return keep
+
+
+@pytest.mark.parametrize("round_to", [2, 3, 4])
+@pytest.mark.parametrize("name", ["mlp_residual", "grouped", "chunk", "pixel_shuffle", "depthwise_multiplier"])
+def test_the_nearest_rounded_stop_by_brute_force(name, round_to):
+    net, inputs = CASES[name].build().double(), CASES[name].inputs()
+    units = Channels().of(net, inputs, None, ())
+    scores = torch.rand(len(units.keep))
+    choices, weights = [], []
+    for keep in (rounded_up(units, keep, scores, round_to) for keep in stops(units, scores)):
+        if choices and torch.equal(keep, choices[-1]):
+            continue
+        smaller = copy.deepcopy(net)
+        cut(units.structure, smaller, keep, None)
+        choices.append(keep)
+        weights.append(real_count(smaller, "weight", inputs, set()))
+    assert weights == sorted(weights, reverse=True)
+    for goal in [(a + b) / 2 + shift for a, b in pairwise(weights) for shift in (-0.25, 0.25)][::3]:
+        first = next(i for i, count in enumerate(weights) if count <= goal)
+        sparsity = 1 - goal / weights[0]
+        expected = first - 1 if first and abs(weights[first - 1] - goal) < abs(weights[first] - goal) else first
+        assert torch.equal(units.choose(Budget(sparsity, round_to=round_to), scores, Global()), choices[expected])
 
 
 def test_a_width_that_no_multiple_fits_stays_whole():

@@ -1,7 +1,8 @@
 """EarlyCroP: make a network small before you pay for training it.
 
 Beside your loop
-    Pruner          runs a method and returns a Report at the cut
+    Pruner          runs a method and returns a Report at the cut; its dry_run returns a Plan
+    harvest         channels that masks have emptied really leave: a HarvestReport
     METHODS         the methods by name; get_method finds one
     Method          one answer to each of five questions: units, score, timing, steps, allocation
 
@@ -28,7 +29,9 @@ from earlycrop.errors import (
     TraceError,
     VerificationError,
 )
+from earlycrop.harvest import HarvestReport, harvest
 from earlycrop.methods import METHODS, Method, get_method
+from earlycrop.plan import Plan
 from earlycrop.pruner import Pruner
 from earlycrop.report import Check, Report
 
@@ -38,14 +41,17 @@ __all__ = [
     "Check",
     "CheckpointError",
     "EarlyCropError",
+    "HarvestReport",
     "Method",
     "OptimizerError",
+    "Plan",
     "Pruner",
     "Report",
     "ScoreError",
     "TraceError",
     "VerificationError",
     "get_method",
+    "harvest",
     "load",
     "load_state",
     "save",

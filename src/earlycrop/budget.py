@@ -155,14 +155,15 @@ def choose_channels(
     sizes = torch.bincount(space)
     rank = torch.empty_like(order)
     rank[order] = torch.arange(order.numel()) - (sizes.cumsum(0) - sizes)[space[order]]
-    per_class = channels_per_class(structure)
-    width = torch.zeros_like(sizes).scatter_reduce(0, space, per_class, "amax", include_self=False)
+    fewest, unit = (
+        torch.zeros_like(sizes).scatter_reduce(0, space, one, reduce, include_self=False)
+        for one, reduce in zip(multiplicities(structure, budget.round_to), ("amin", "amax"), strict=True)
+    )
     if isinstance(budget.min_channels, float):
         least = (torch.zeros_like(sizes).scatter(0, space, whole) * budget.min_channels).ceil().long()
     else:
-        least = (budget.min_channels / width).ceil().long()
+        least = -(-budget.min_channels // fewest)
     least = torch.minimum(least.clamp_min(1), sizes)
-    unit = budget.round_to // torch.gcd(width, torch.full_like(width, budget.round_to))
     candidates = torch.argsort(torch.where(rank < least[space], torch.inf, scores), stable=True)
     candidates = candidates[: int((rank >= least[space]).sum())]
 
@@ -195,12 +196,23 @@ def choose_channels(
     return keep(low)
 
 
-def channels_per_class(structure: Structure) -> Int[Tensor, "classes"]:
-    """How many output channels of one layer a class holds."""
-    most = torch.ones(len(structure) + 1, dtype=torch.int64)
-    for name, dim in structure.creators:
-        classes = structure.tensors[name].classes[dim]
+def multiplicities(structure: Structure, round_to: int) -> tuple[Int[Tensor, "classes"], Int[Tensor, "classes"]]:
+    """How many channels of one layer a class holds at the least, and how many classes make whole multiples.
+
+    A class may be several channels of a layer: a head, the same offset of every group, r² for a pixel shuffle.
+    Every layer's width is a multiple of `round_to` if the second number divides the classes that stay.
+    """
+    fewest = torch.full((len(structure),), torch.iinfo(torch.int64).max)
+    unit = torch.ones_like(fewest)
+    created = [structure.tensors[name].classes[dim] for name, dim in structure.creators]
+    told = [classes for (_, name, _), classes in structure.attributes.items() if name in WIDTHS]
+    for classes in (*created, *told):
         if classes is not None:
-            found = torch.bincount(torch.where(classes < 0, len(structure), classes), minlength=len(structure) + 1)
-            most = torch.maximum(most, found)
-    return most[:-1]
+            present, held = torch.unique(classes[classes >= 0], return_counts=True)
+            fewest[present] = torch.minimum(fewest[present], held)
+            unit[present] = torch.lcm(unit[present], round_to // torch.gcd(held, torch.full_like(held, round_to)))
+    return fewest, unit
+
+
+WIDTHS = ("out_channels", "out_features", "hidden_size", "proj_size")
+"""What modules call their widths: a recurrent layer's is not the number of its rows, which are those of all gates."""

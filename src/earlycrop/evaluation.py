@@ -1,7 +1,7 @@
 """The loss as a function of one vector: its value's gradient and Hessian products, exact and in two passes.
 
-`MeanLoss` is the mean loss over the scoring set as a function of the model's own parameters. An
-`Evaluation` sees it through a `Chart`: as a function of one vector (all weights, or one gate per channel).
+A `Chart` says what the vector is (all weights, or one gate per channel) and puts its leaves in place in the
+model; `MeanLoss` differentiates the mean loss over the scoring set with respect to them.
 
 Both passes of a Hessian-gradient product cover the whole set. With batches b of n_b among N samples,
 
@@ -12,58 +12,76 @@ so the product holds the cross terms ∇²L_b ∇L_a; the mean of ∇²L_b ∇L_
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils import _pytree as pytree
 
 from earlycrop.errors import ScoreError
+from earlycrop.products import EXACT, WAYS, Product, Way, double_backward
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Vector = Float[Tensor, "units"]
 BatchNormMode = Literal["auto", "running", "calibrated", "batch"]
 
 
+Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
+"""For each batch the slopes of the leaves (None: does not depend on it), and the batch's share of the set."""
+
+
+CONTRACT = "`loss(model, batch)` must return the scalar mean loss of the batch with its graph"
+
+
 @runtime_checkable
-class Chart(Protocol):
-    """A linear map from one vector to the model's parameters, at the vector's present value."""
+class Rows(Protocol):
+    """Something to differentiate with respect to: leaves in the model, of whose slopes one vector is made."""
+
+    def leaves(self, model: nn.Module) -> list[Tensor]:
+        """The tensors to differentiate with respect to, at their present value."""
+        ...
+
+    def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
+        """Σ share · slopes as one vector, in float32 at least."""
+        ...
+
+    def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """Within it the model computes with these tensors in the leaves' place."""
+        ...
+
+
+@runtime_checkable
+class Chart(Rows, Protocol):
+    """One vector, at its present value, and the leaves through which the model computes with it."""
 
     @property
     def values(self) -> Vector:
         """Where the vector is now."""
         ...
 
-    def parameters(self, model: nn.Module) -> list[Tensor]:
-        """The parameters that the vector moves."""
-        ...
-
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
-        """The parameters' move for a move of the vector."""
-        ...
-
-    def pull(self, model: nn.Module, slopes: Sequence[Tensor]) -> Vector:
-        """The vector's slope for slopes of the parameters: the transpose of `push`."""
+        """The leaves' move for a move of the vector."""
         ...
 
 
 class Evaluation:
-    """The mean loss over the scoring set as a function of one vector, at its present value.
-
-    Attributes:
-        values: The vector: the weights themselves, or ones for gates.
-    """
+    """The mean loss over the scoring set as a function of one vector, at its present value."""
 
     def __init__(self, loss: "MeanLoss", chart: Chart) -> None:
         self.loss, self.chart = loss, chart
-        self.values = chart.values
+
+    @property
+    def values(self) -> Vector:
+        """The vector: the weights themselves, or ones for gates."""
+        return self.chart.values
 
     def tempered(self, temperature: float) -> "Evaluation":
         """The same loss with the model's outputs (its logits) divided by a temperature."""
@@ -78,17 +96,12 @@ class Evaluation:
         return self.hessian_product(self._gradient)
 
     def hessian_product(self, direction: Vector) -> Vector:
-        """H v for any v, exact, by differentiating the gradient's slope along v."""
-        model = self.loss.model
-        parameters = self.chart.parameters(model)
-        return self.chart.pull(
-            model, self.loss.hessian_product(parameters, self.chart.push(model, direction), parameters)
-        )
+        """H v for any v, exact."""
+        return self.loss.hessian_product(self.chart, direction, self._gradient)
 
     @cached_property
     def _gradient(self) -> Vector:
-        model = self.loss.model
-        return self.chart.pull(model, self.loss.gradient(self.chart.parameters(model)))
+        return self.loss.gradient(self.chart)
 
 
 class MeanLoss:
@@ -104,7 +117,11 @@ class MeanLoss:
         bn_mode: `running`: statistics as they are; `calibrated`: estimated anew on the scoring set and put
             back afterwards; `batch`: of each micro-batch; `auto`: calibrated where a norm never saw a batch,
             else running.
-        micro_batch: Samples worked through at once; None takes the largest of the given batches.
+        micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
+            given batch and at most 32, so that scoring needs no more memory than a training step; where samples
+            meet in a norm with the batch's own statistics, it takes the largest given batch whole.
+        hessian: How products with the Hessian are had, see `products.py`; `auto` takes the fastest that the
+            model's operators allow.
 
     Raises:
         ScoreError: the set is empty, or the loss is not a finite scalar.
@@ -117,15 +134,24 @@ class MeanLoss:
         batches: "Sequence[Any] | ScoringSet",
         bn_mode: BatchNormMode = "auto",
         micro_batch: int | None = None,
+        hessian: Way = "auto",
     ) -> None:
         self.model, self.loss = model, loss
+        self.hessian: Way = hessian
         self.set = batches if isinstance(batches, ScoringSet) else ScoringSet(batches, micro_batch)
         norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
         if bn_mode == "auto":
             unseen = any(n.num_batches_tracked is not None and int(n.num_batches_tracked) == 0 for n in norms)
             bn_mode = "calibrated" if unseen else "running"
+        if hessian not in get_args(Way):
+            raise ScoreError(f"`hessian` is one of {get_args(Way)}; found {hessian!r}.")
         self.bn_mode: BatchNormMode = bn_mode
         self._norms, self._temperature = norms, 1.0
+        self._ways = [*EXACT] if hessian == "auto" else [hessian]
+        meets = bn_mode == "batch" and bool(norms)  # samples meet in the batch's own statistics
+        meets |= any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+        self._micro_batch = self.set.micro_batch or (self.set.largest if meets else min(-(-self.set.largest // 4), 32))
+        self._precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
     def samples(self) -> int:
@@ -134,70 +160,111 @@ class MeanLoss:
 
     def tempered(self, temperature: float) -> "MeanLoss":
         """The same loss with the model's outputs divided by a temperature."""
-        twin = MeanLoss(self.model, self.loss, self.set, self.bn_mode)
+        twin = MeanLoss(self.model, self.loss, self.set, self.bn_mode, hessian=self.hessian)
         twin._temperature = temperature
         return twin
 
-    def gradient(self, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """∇L for these parameters; one pass over the set."""
-        return self._accumulate(parameters, lambda loss: self._grad(loss, parameters))
+    def gradient(self, chart: Chart) -> Vector:
+        """∇L; one pass over the set."""
+        leaves = chart.leaves(self.model)
+
+        def slopes(batch: Any, _share: float) -> Sequence[Tensor | None]:
+            with chart.placed(self.model, leaves):
+                loss = self._value(batch)
+                self._check_graph(loss)
+                return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+        if not leaves:
+            return chart.collect(self.model, ())
+        with self.scoring(leaves):
+            return chart.collect(self.model, self._each(slopes))
 
     def hessian_product(
-        self, along: Sequence[Tensor], direction: Sequence[Tensor], of: Sequence[Tensor]
-    ) -> list[Tensor]:
-        """The rows `of` of H v, where v moves the parameters `along` by `direction`; one pass over the set."""
+        self, chart: Chart, direction: Vector, gradient: Vector | None = None, of: Rows | None = None
+    ) -> Float[Tensor, "rows"]:
+        """The rows `of` (the chart's own, if not said) of H v, v a direction of the chart; one pass over the set.
 
-        def product(loss: Tensor) -> Sequence[Tensor]:
-            gradient = self._grad(loss, along, create_graph=True)
-            slope = sum((g * v).sum() for g, v in zip(gradient, direction, strict=True) if g.requires_grad)
-            if not isinstance(slope, Tensor):  # the loss is linear in what is moved
-                return [torch.zeros_like(parameter) for parameter in of]
-            return self._grad(slope, of)
+        Args:
+            gradient: ∇L, if known: then the tangent of the loss along v must be ⟨∇L, v⟩. It is not where the model
+                computes a part under `no_grad`, which has a tangent and no gradient; then `auto` goes another way.
+        """
+        slope, scale = None, 0.0
+        if gradient is not None:
+            slope, scale = float(gradient @ direction), float(gradient.norm() * direction.norm())
+        while True:
+            try:
+                found, product = self._product(WAYS[self._ways[0]], chart, direction, of)
+                if slope is None or abs(found - slope) <= scale * torch.finfo(self._precision).eps ** 0.5:
+                    return product
+            except (NotImplementedError, RuntimeError) as error:  # an operator without a forward derivative
+                if len(self._ways) == 1 or isinstance(error, torch.OutOfMemoryError):
+                    raise
+            if len(self._ways) == 1:
+                return product
+            del self._ways[0]
 
-        return self._accumulate([*along, *of], product, of)
+    def _product(
+        self, way: Callable[..., Product], chart: Chart, direction: Vector, of: Rows | None
+    ) -> tuple[float, Float[Tensor, "rows"]]:
+        """⟨∇L, v⟩ and the rows of H v in one way."""
+        model, slope = self.model, 0.0
+        at, along = chart.leaves(model), chart.push(model, direction)
+        rows = at if of is None else of.leaves(model)
+        moved = rows if way is not double_backward else [*at, *rows]
 
-    def _grad(self, loss: Tensor, parameters: Sequence[Tensor], create_graph: bool = False) -> Sequence[Tensor]:
-        return torch.autograd.grad(
-            loss, parameters, create_graph=create_graph, allow_unused=True, materialize_grads=True
-        )
+        def product(batch: Any, share: float) -> Sequence[Tensor | None]:
+            @contextmanager
+            def loss(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+                with chart.placed(model, tensors), nullcontext() if of is None else of.placed(model, rows):
+                    yield self._value(batch)
 
-    def _accumulate(
-        self, moved: Sequence[Tensor], work: Callable[[Tensor], Sequence[Tensor]], of: Sequence[Tensor] | None = None
-    ) -> list[Tensor]:
-        """Σ_b (n_b / N) work(L_b) over the set."""
-        total = [
-            torch.zeros_like(parameter, dtype=torch.promote_types(parameter.dtype, torch.float32))
-            for parameter in (moved if of is None else of)
-        ]
+            nonlocal slope
+            part, found = way(loss, at, along, rows)
+            slope += part * share
+            return found
+
+        if not at or not rows:
+            return 0.0, (chart if of is None else of).collect(model, ())
         with self.scoring(moved):
-            subject: Any = self.model if self._temperature == 1 else _Tempered(self.model, self._temperature)
-            for batch, samples in self.set:
-                loss = self.loss(subject, batch)
-                self._check(loss)
-                for sum_, part in zip(total, work(loss), strict=True):
-                    sum_.add_(part, alpha=samples / self.samples)
-                del loss
-        return total
+            total = (chart if of is None else of).collect(model, self._each(product))
+        return slope, total
+
+    def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:
+        """What is had of each batch, and its share of the set."""
+        for batch, samples in self.set.chunks(self._micro_batch):
+            yield work(batch, samples / self.samples), samples / self.samples
+
+    def _value(self, batch: Any) -> Tensor:
+        """The loss on one batch, in place."""
+        subject: Any = self.model if self._temperature == 1 else _Tempered(self.model, self._temperature)
+        loss = self.loss(subject, batch)
+        self._check(loss)
+        return loss
 
     def _check(self, loss: object) -> None:
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            if isinstance(loss, Tensor) and loss.numel() == 1:
-                found = "a scalar that does not depend on the model's parameters"
-            raise ScoreError(
-                f"`loss(model, batch)` must return the scalar mean loss of the batch with its graph; found {found}."
-            )
+            raise ScoreError(f"{CONTRACT}; found {found}.")
         if not bool(torch.isfinite(loss)):
             raise ScoreError(
                 f"The loss on the scoring set is {loss.item()}: scores would be meaningless. Check the scoring batches "
                 f"and the state of training (a learning rate too high, inputs that are not finite)."
             )
 
+    def _check_graph(self, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise ScoreError(f"{CONTRACT}; found a scalar that does not depend on the model's parameters.")
+
     @contextmanager
     def scoring(self, moved: Sequence[Tensor]) -> Iterator[None]:
         """The state in which scores are computed; everything is put back afterwards."""
         modes = [(module, module.training) for module in self.model.modules()]
-        flags = [(parameter, parameter.requires_grad) for parameter in moved]
+        wanted = {id(tensor) for tensor in moved}
+        flags = [
+            (parameter, parameter.requires_grad)
+            for parameter in self.model.parameters()
+            if parameter.requires_grad != (id(parameter) in wanted)
+        ]
         buffers = [  # all of them, for a model may keep a count of its own in one
             (module, name, buffer, buffer.detach().clone())
             for module in self.model.modules()
@@ -210,12 +277,12 @@ class MeanLoss:
             stack.enter_context(torch.enable_grad())
             for kind in {d.type for d in devices} or {"cpu"}:
                 stack.enter_context(torch.autocast(kind, enabled=False))
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))  # the fused kernels have no second derivative
             stack.enter_context(_without_tf32())
+            stack.enter_context(self._without_fused_kernels())
             try:
                 self.model.eval()
-                for parameter, _ in flags:
-                    parameter.requires_grad_(True)
+                for tensor in (*(parameter for parameter, _ in flags), *moved):
+                    tensor.requires_grad_(id(tensor) in wanted)  # what is not differentiated saves no activations
                 if self.bn_mode == "calibrated":
                     self._calibrate()
                 elif self.bn_mode == "batch":
@@ -232,6 +299,28 @@ class MeanLoss:
                         module._buffers[name] = buffer
                         if not torch.equal(buffer, value):
                             buffer.copy_(value)
+
+    @contextmanager
+    def _without_fused_kernels(self) -> Iterator[None]:
+        """Attention, transformer and recurrent layers operator by operator: fused, they have no second derivative."""
+        mha: Any = torch.backends.mha
+        mkldnn: Any = torch.backends.mkldnn
+        cudnn: Any = torch.backends.cudnn
+        fast, fused = mha.get_fastpath_enabled(), (mkldnn.enabled, cudnn.enabled)
+        recurrent = any(isinstance(module, nn.RNNBase) for module in self.model.modules())
+        with ExitStack() as stack:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            if "torch._dynamo" in sys.modules:  # nor have compiled models
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            try:
+                mha.set_fastpath_enabled(False)
+                if recurrent:
+                    mkldnn.enabled = cudnn.enabled = False
+                yield
+            finally:
+                mha.set_fastpath_enabled(fast)
+                if recurrent:
+                    mkldnn.enabled, cudnn.enabled = fused
 
     def _calibrate(self) -> None:
         """Estimate batch norm's statistics anew: their mean over the set, each micro-batch by its size."""
@@ -279,7 +368,8 @@ class ScoringSet:
     """The scoring set as one collection of samples, however it was cut when it was given.
 
     Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are
-    joined and cut evenly. Batches that cannot be joined (texts of different lengths) are kept as given.
+    joined and cut evenly. Batches that cannot be joined (texts of different lengths) are cut one by one, and those
+    that hold something else than samples are kept as given.
 
     Raises:
         ScoreError: there is no sample in it.
@@ -295,27 +385,22 @@ class ScoringSet:
             )
         if micro_batch is not None and micro_batch < 1:
             raise ScoreError(f"`micro_batch` must be at least 1; found {micro_batch}.")
-        self.samples, self.micro_batch = sum(sizes), micro_batch or max(sizes)
-        self._joined = _join(batches)
-        self._given = list(zip(batches, sizes, strict=True))
-
-    def __iter__(self) -> Iterator[tuple[Any, int]]:
-        return self.chunks(self.micro_batch)
+        self.samples, self.largest, self.micro_batch = sum(sizes), max(sizes), micro_batch
+        joined = _join(batches)
+        self._parts = list(zip(batches, sizes, strict=True)) if joined is None else [(joined, self.samples)]
 
     def first(self, size: int) -> Any:
         """The first `size` samples as one batch, or all if there are fewer (of the first batch if they do not join)."""
-        batch = self._given[0][0] if self._joined is None else self._joined
-        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, batch)
+        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._parts[0][0])
 
     def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
-        """Batches of about `size` samples, as even as can be, with their sizes."""
-        if self._joined is None:
-            yield from self._given
-            return
-        pieces = math.ceil(self.samples / size)
-        bounds = [self.samples * k // pieces for k in range(pieces + 1)]
-        for start, stop in pairwise(bounds):
-            yield pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], self._joined), stop - start
+        """Batches of at most `size` samples, as even as can be, with their sizes."""
+        for whole, samples in self._parts:
+            pieces = math.ceil(samples / size) if _even(pytree.tree_leaves(whole)) else 1
+            bounds = [samples * k // pieces for k in range(pieces + 1)]
+            for start, stop in pairwise(bounds):
+                part = whole if pieces == 1 else pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], whole)
+                yield part, stop - start
 
 
 def _samples(batch: Any) -> int:
@@ -331,14 +416,18 @@ def _join(batches: list[Any]) -> Any:
     """All batches as one, or None if they do not fit together."""
     flat = [pytree.tree_flatten(batch) for batch in batches]
     for leaves, spec in flat:
-        if spec != flat[0][1] or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):
-            return None
-        if len({leaf.shape[0] for leaf in leaves}) != 1:
+        if spec != flat[0][1] or not _even(leaves):
             return None
         if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in zip(leaves, flat[0][0], strict=True)):
             return None
     joined = [torch.cat(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     return pytree.tree_unflatten(joined, flat[0][1])
+
+
+def _even(leaves: list[Any]) -> bool:
+    """Whether these are tensors of the same samples."""
+    tensors = all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves)
+    return tensors and len({leaf.shape[0] for leaf in leaves}) == 1
 
 
 class _Tempered:

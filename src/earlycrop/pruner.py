@@ -1,27 +1,32 @@
 """The pruner: runs a method beside any training loop. It owns the moment and the cut, nothing else of the loop."""
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from earlycrop.budget import Budget
 from earlycrop.counting import Target
 from earlycrop.errors import EarlyCropError, OptimizerError, VerificationError
 from earlycrop.evaluation import BatchNormMode, Evaluation, Loss, MeanLoss, ScoringSet
+from earlycrop.harvest import HarvestReport, harvest_units
 from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method, get_method
+from earlycrop.plan import Plan, candidates, rows_of
 from earlycrop.report import Check, Report, Width
 from earlycrop.scores import AbstractLossScore, CropMixed, Network
 from earlycrop.structure import Verification, Verifier
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import as_inputs
+from earlycrop.structure.walk import tensors_of
 from earlycrop.timing import AbstractDetector, AbstractInstrument, Never, NtkSettled, Reason
 from earlycrop.units import ChannelUnits, WeightUnits
 
@@ -40,7 +45,8 @@ class Pruner:
             ...  # an epoch of training as ever
 
     Args:
-        model: The network; its channels leave in place, on the same parameters.
+        model: The network; its channels leave in place, on the same parameters. What `torch.compile` made is
+            taken for the module inside it.
         method: A method or its name.
         sparsity: The part that is removed, in [0, 1).
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
@@ -54,9 +60,12 @@ class Pruner:
         round_to: Widths are multiples of this.
         protect_layers: Each layer keeps at least its best weight (methods for weights).
         ignore: Names of modules or parameters to keep whole.
+        together: Tuples of layers: output channel i of one leaves with channel i of the others.
+        copies: Models with the same parameter names (averages of the weights, an `AveragedModel`, a deep copy):
+            they are cut or masked with the model, all of them or none.
         optimizer_state: `slice` carries momentum and moments through the cut, `reset` forgets them.
         bn_mode: What batch norm does while scoring, see `MeanLoss`.
-        micro_batch: Samples scored at once; None takes the largest of the given batches.
+        micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
         verify: Prove after the cut that the model computes what the gated dense one did; keeps a float64 copy
             for that moment.
         seed: Where random scores start.
@@ -82,13 +91,16 @@ class Pruner:
         round_to: int = 1,
         protect_layers: bool = False,
         ignore: Sequence[str] = (),
+        together: Sequence[Sequence[str]] = (),
+        copies: Sequence[nn.Module] = (),
         optimizer_state: Literal["slice", "reset"] = "slice",
         bn_mode: BatchNormMode = "auto",
         micro_batch: int | None = None,
         verify: bool = True,
         seed: int = 0,
     ) -> None:
-        self.model, self._optimizer, self.epochs, self.seed = model, optimizer, epochs, seed
+        self.model = model = bare(model)
+        self._optimizer, self.epochs, self.seed = optimizer, epochs, seed
         self.method = method if isinstance(method, Method) else get_method(method)
         self.budget = Budget(sparsity, target, min_channels, round_to, protect_layers)
         self.report: Report | None = None
@@ -114,7 +126,8 @@ class Pruner:
             if loss is None:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
             self._set = ScoringSet(batches if batches is not None else [], micro_batch)
-        self.units = self.method.units.of(model, self._inputs, None, tuple(ignore))
+        self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
+        self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
         if isinstance(self.units, ChannelUnits) and isinstance(self.method.score, AbstractLossScore | CropMixed):
             self.units.check_gates(batch_statistics=bn_mode == "batch")
         self.optimizer = optimizer
@@ -163,6 +176,67 @@ class Pruner:
         """
         if self.done:
             return None
+        with torch.inference_mode(False):  # what is made in it can never be trained
+            return self._check(epoch)
+
+    def dry_run(self) -> Plan:
+        """What would leave if the moment were now: scored, cut, counted, and all of it undone.
+
+        Raises:
+            EarlyCropError: there is nothing left to plan; or what `check` raises.
+        """
+        if self.done:
+            why = "has pruned already" if self.pruned else "never prunes"
+            raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
+        units, before = self.units, self.units.counts()
+        widths, plan = units.widths(), None
+        try:
+            with torch.inference_mode(False), self._all_or_nothing():
+                worth = self._leave()
+                plan = Plan(
+                    method=self.method.name,
+                    unit=self._unit,
+                    target=self.budget.target,
+                    requested_sparsity=self.budget.sparsity,
+                    samples=self._samples,
+                    before=before,
+                    after=units.counts(),
+                    rows=rows_of(units, widths, worth),
+                    frozen=units.frozen,
+                    classes=candidates(units.dense, units.keep, worth) if isinstance(units, ChannelUnits) else (),
+                )
+                raise _Undone
+        except _Undone:
+            assert plan is not None
+        return plan
+
+    def harvest(self) -> HarvestReport:
+        """After single weights have left: channels that the masks emptied leave too; the masks go on with the rest.
+
+        Model, optimizer and copies are cut on the same parameters; `state_dict` remembers it.
+
+        Raises:
+            EarlyCropError: nothing was masked yet, channels left already, or it was harvested before.
+            VerificationError: the harvested outputs differ from the masked ones. All is as it was.
+        """
+        units = getattr(self, "units", None)
+        if not isinstance(units, WeightUnits) or not self.pruned or units.left is not None:
+            why = (
+                f"{self.method.name} removes no single weights"
+                if not isinstance(units, WeightUnits)
+                else "it has pruned nothing yet"
+                if not self.pruned
+                else "it was harvested already"
+            )
+            raise EarlyCropError(
+                f"Cannot harvest: {why}. Call it once, after `check` has returned the report of a method for weights."
+            )
+        with torch.inference_mode(False), self._all_or_nothing():
+            if self._optimizer_state == "reset" and self.optimizer is not None:
+                self.optimizer.state.clear()
+            return harvest_units(units)
+
+    def _check(self, epoch: float) -> Report | None:
         timing = self.method.timing
         if isinstance(timing, AbstractDetector) and timing.due(epoch, self._last):
             self._look(timing, epoch)
@@ -273,21 +347,19 @@ class Pruner:
             verifier = None
             if isinstance(units, ChannelUnits) and self._verify and units.structure.program is not None:
                 verifier = Verifier(units.structure, self.model, self._inputs)
-            for sparsity in method.steps.towards(self.budget.sparsity):
-                keep = units.choose(self.budget.at(sparsity), self.scores(), method.allocation)
-                units.keep_only(keep)
+            self._leave()
             if self._optimizer_state == "reset" and self.optimizer is not None:
                 self.optimizer.state.clear()
             verification = None if verifier is None else self._verified(verifier.compare(self.model, units.keep))
         self.report = Report(
             method=method.name,
-            unit="channels" if isinstance(units, ChannelUnits) else "weights",
+            unit=self._unit,
             target=self.budget.target,
             requested_sparsity=self.budget.sparsity,
             epoch=epoch,
             reason=reason,
             seconds=time.perf_counter() - started,
-            samples=self._set.samples if self._set is not None else 0,
+            samples=self._samples,
             before=before,
             after=units.counts(),
             widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
@@ -299,12 +371,39 @@ class Pruner:
         self._instrument = None  # it has seen enough, and θ(0) is as large as the dense network
         return self.report
 
+    def _leave(self) -> Tensor:
+        """Score and let units leave, step by step; the last score of each unit that there was before."""
+        units, method = self.units, self.method
+        alive = units.keep.nonzero().flatten().cpu()
+        worth, place = torch.zeros(alive.numel(), dtype=torch.float64), torch.arange(alive.numel())
+        for sparsity in method.steps.towards(self.budget.sparsity):
+            scores = self.scores()
+            keep = units.choose(self.budget.at(sparsity), scores, method.allocation)
+            if isinstance(units, ChannelUnits):
+                worth[place] = scores.detach().cpu().double()
+                place = place[keep.cpu()]
+            else:
+                worth = torch.where(units.keep.cpu(), scores.detach().cpu().double(), worth)
+            units.keep_only(keep)
+        return worth
+
+    @property
+    def _unit(self) -> str:
+        return "channels" if isinstance(self.units, ChannelUnits) else "weights"
+
+    @property
+    def _samples(self) -> int:
+        return self._set.samples if self._set is not None else 0
+
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
-        """If anything fails, model, optimizer and units are as before."""
+        """If anything fails, model, optimizer, copies and units are as before."""
         restore: Callable[[], None] = self.units.snapshot()
         try:
-            with unharmed(self.model, self.optimizer):
+            with ExitStack() as stack:
+                for copy in self.units.copies:
+                    stack.enter_context(unharmed(copy, None))
+                stack.enter_context(unharmed(self.model, self.optimizer))
                 yield
         except BaseException:
             restore()
@@ -336,3 +435,48 @@ class Pruner:
                 f"Make it from this model's parameters (after moving the model to its device), or freeze those "
                 f"weights with `requires_grad_(False)`."
             )
+
+
+class _Undone(Exception):
+    """Ends a dry run, so that all of it is put back."""
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The module that holds the parameters: inside what `torch.compile` or `AveragedModel` made.
+
+    Raises:
+        EarlyCropError: the model is wrapped for several devices, whose buckets and shards hold old shapes.
+    """
+    if isinstance(inner := model._modules.get("_orig_mod"), nn.Module):  # torch.compile's
+        return bare(inner)
+    if isinstance(model, AveragedModel):
+        return bare(model.module)
+    wrappers = [nn.DataParallel, nn.parallel.DistributedDataParallel]
+    sharded = sys.modules.get("torch.distributed.fsdp")  # loaded wherever something is sharded
+    wrappers += [
+        getattr(sharded, name) for name in ("FullyShardedDataParallel", "FSDPModule") if hasattr(sharded, name)
+    ]
+    for name, module in model.named_modules():
+        if isinstance(module, tuple(wrappers)):
+            raise EarlyCropError(
+                f"{f'`{name}`' if name else 'The model'} is wrapped by {type(module).__name__}, which remembers the "
+                f"old shapes. Give the module inside, on every process the same batches and seed; after the cut wrap "
+                f"it anew, with a new optimizer where parameters were sharded."
+            )
+    return model
+
+
+def _copy_of(model: nn.Module, copy: nn.Module) -> nn.Module:
+    """A model that can be cut with another: the same names and shapes, and parameters of its own."""
+    mine, theirs = dict(tensors_of(model)), dict(tensors_of(copy))
+    shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (mine, theirs)]
+    if shapes[0] != shapes[1]:
+        name = next(name for name in [*mine, *theirs] if shapes[0].get(name) != shapes[1].get(name))
+        raise EarlyCropError(
+            f"One of `copies` is not a copy of the model: `{name}` is {shapes[0].get(name, 'missing')} in the model "
+            f"and {shapes[1].get(name, 'missing')} in the copy. Make it before the cut, from this model."
+        )
+    shared = next((name for name, tensor in mine.items() if tensor is theirs[name]), None)
+    if shared is not None:
+        raise EarlyCropError(f"One of `copies` holds the model's own `{shared}`: it is cut with the model anyway.")
+    return copy

@@ -98,7 +98,7 @@ class Report:
             "all_sparsity": self.all_sparsity,
             "node_sparsity": self.node_sparsity,
         }
-        return _plain(record)
+        return plain(record)
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Report":
@@ -119,16 +119,10 @@ class Report:
         return cls(**{field.name: special.get(field.name, record[field.name]) for field in fields(cls)})
 
     def __str__(self) -> str:
-        before, after = self.before, self.after
         rows = [
             f"{self.method} cut at epoch {self.epoch:g} ({self.reason}), {self.seconds:.1f} s, {self.samples} samples",
-            f"  weights     {before.prunable:>13,} -> {after.prunable:>13,}   sparsity {self.weight_sparsity:.4f}",
-            f"  parameters  {before.params:>13,} -> {after.params:>13,}   sparsity {self.all_sparsity:.4f}",
+            *told(self.before, self.after, self.unit),
         ]
-        if self.node_sparsity is not None:
-            rows.append(f"  channels    {before.nodes:>13,} -> {after.nodes:>13,}   sparsity {self.node_sparsity:.4f}")
-        if math.isfinite(before.flops):
-            rows.append(f"  FLOPs       {before.flops:>13,.0f} -> {after.flops:>13,.0f}   per example")
         if self.verification is not None:
             rows.append(
                 f"  verified    cut = gated, to {self.verification.max_error:.1e} of the largest output (float64)"
@@ -136,6 +130,17 @@ class Report:
         rows += [f"  frozen      {frozen}" for frozen in self.frozen]
         rows += [f"  COLLAPSED   {what}" for what in self.collapsed]
         return "\n".join(rows)
+
+
+def told(before: Counts, after: Counts, unit: str) -> list[str]:
+    """Lines for people: what of each count is left."""
+    pairs = [("weights", before.prunable, after.prunable), ("parameters", before.params, after.params)]
+    if unit == "channels" and before.nodes:
+        pairs.append(("channels", before.nodes, after.nodes))
+    lines = [f"  {name:<11} {b:>13,} -> {a:>13,}   sparsity {1 - a / b:.4f}" for name, b, a in pairs]
+    if math.isfinite(before.flops):
+        lines.append(f"  FLOPs       {before.flops:>13,.0f} -> {after.flops:>13,.0f}   per example")
+    return lines
 
 
 def _number(value: float | None) -> float:
@@ -146,9 +151,10 @@ def _counts(record: dict[str, Any]) -> Counts:
     return Counts(record["prunable"], record["params"], record["nodes"], _number(record["flops"]))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """For JSON: tuples as lists, and None for what is not a number."""
     if isinstance(value, dict):
-        return {key: _plain(one) for key, one in value.items()}
+        return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [plain(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

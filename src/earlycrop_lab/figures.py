@@ -1,7 +1,12 @@
-"""The pictures of a run: accuracy over time, the lazy regime, channels per layer. Drawn from `result.json` alone."""
+"""The pictures of a run: accuracy over time, the lazy regime, channels per layer. Drawn from `result.json` alone.
+
+And the picture of a plan: what each layer would keep.
+"""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -19,13 +24,19 @@ STYLE = {"linewidth": 2, "markersize": 4.5, "solid_capstyle": "round"}
 def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path]:
     """Draw what the run has pictures of into its folder; where they are."""
     figures = {"accuracy.png": accuracy(result, dense), "regime.png": regime(result), "channels.png": channels(result)}
-    paths = []
-    for name, figure in figures.items():
-        if figure is not None:
-            with replacing(folder / name) as file:
-                figure.savefig(file, format="png", dpi=150)
-            paths.append(folder / name)
-    return paths
+    return [_save(figure, folder / name) for name, figure in figures.items() if figure is not None]
+
+
+def draw_plan(plan: earlycrop.Plan, path: Path) -> Path:
+    """Draw what each layer would keep, from `pruner.dry_run()`."""
+    rows = plan.as_dict()["rows"]
+    return _save(_widths(rows, plan.unit == "weights", f"{plan.method}: what each layer would keep"), path)
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    with replacing(path) as file:
+        figure.savefig(file, format="png", dpi=150)
+    return path
 
 
 def accuracy(result: Result, dense: Result | None = None) -> Figure:
@@ -131,7 +142,11 @@ def channels(result: Result) -> Figure | None:
     if result.report is None or not result.report["widths"]:
         return None
     masks = result.report["unit"] == "weights"
-    widths = result.report["widths"]
+    return _widths(result.report["widths"], masks, f"{result.description.method}: what each layer keeps")
+
+
+def _widths(widths: Sequence[dict[str, Any]], masks: bool, title: str) -> Figure:
+    """Bars of each layer before and after; of its weights as parts if they are masked."""
     figure, axes = _figure(1.5 + 0.24 * len(widths))
     rows = range(len(widths))
     # channels as they are; weights, of which one layer has a thousand times another's, as parts of their layer
@@ -154,7 +169,7 @@ def channels(result: Result) -> Figure | None:
         "part of each layer's weights that stays" if masks else "output channels of each layer, after / before"
     )
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
-    axes.set_title(f"{result.description.method}: what each layer keeps", loc="left")
+    axes.set_title(title, loc="left")
     return figure
 
 

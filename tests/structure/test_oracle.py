@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations
 
 from tests.cases import CASES, conv
 from tests.oracles import (
@@ -179,7 +180,7 @@ def test_group_norm_counts_the_survivors_of_each_group(kept, groups, agrees):
     )
     cut[1].num_groups, cut[1].num_channels = groups, len(kept)
     error = disagreement(dense, cut, (torch.randn(3, 4, dtype=torch.float64),), training=False)
-    assert error <= 1e-12 if agrees else error > 1e-3
+    assert error <= 1e-10 if agrees else error > 1e-3
 
 
 def test_a_norm_without_weight_must_be_described():
@@ -189,6 +190,130 @@ def test_a_norm_without_weight_must_be_described():
     with pytest.raises(NotImplementedError, match="norms"):
         disagreement(dense, cut, x, training=False)
     assert disagreement(dense, cut, x, False, {"1": ("0.weight", 0)}) <= 1e-12
+
+
+# --------------------------------------------------------------------------- recurrent units, heads, parametrizations
+
+
+class Sequence(nn.Module):
+    def __init__(self, layer: nn.Module):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(layer.proj_size or 5, 2)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0])
+
+
+def cut_units(dense, kept, gates, rows=None):
+    """Hidden units outside `kept` leave a recurrent layer of 5 units: their row in every gate, their column."""
+    rows = [gate * 5 + unit for gate in range(gates) for unit in kept] if rows is None else rows
+    projected = {"layer__weight_hr_l0": ([0, 1, 2, 3], kept)} if dense.layer.proj_size else {}
+    recurred = [0, 1, 2, 3] if projected else kept
+    biases = {f"layer__bias_{which}_l0": (rows,) for which in ("ih", "hh")} if dense.layer.bias else {}
+    cut = rebuilt(
+        dense,
+        layer__weight_ih_l0=(rows, [0, 1, 2]),
+        layer__weight_hh_l0=(rows, recurred),
+        **biases,
+        **projected,
+    )
+    cut.head = narrow_linear(dense.head, [0, 1], recurred)
+    cut.layer.hidden_size = len(kept)
+    return cut
+
+
+RECURRENT = [
+    (4, lambda: nn.LSTM(3, 5, batch_first=True)),
+    (4, lambda: nn.LSTM(3, 5, batch_first=True, proj_size=4)),
+    (3, lambda: nn.GRU(3, 5, batch_first=True, bias=False)),
+    (3, lambda: nn.GRU(3, 5, batch_first=True)),
+    (1, lambda: nn.RNN(3, 5, batch_first=True)),
+    (1, lambda: nn.RNN(3, 5, batch_first=True, nonlinearity="relu")),
+]
+STEPS = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+
+
+@pytest.mark.parametrize(("gates", "make"), RECURRENT)
+def test_a_hidden_unit_leaves_with_its_row_in_every_gate_and_its_column(gates, make):
+    dense = make_unique(Sequence(make()))
+    cut = cut_units(dense, [0, 2, 3], gates)
+    assert both_modes(dense, cut, STEPS) <= 1e-12
+    assert attribute_faults(cut) == []
+
+
+@pytest.mark.parametrize(("gates", "make"), [pair for pair in RECURRENT if pair[0] > 1])
+def test_a_gate_that_loses_another_units_row_disagrees(gates, make):
+    dense = make_unique(Sequence(make()))
+    rows = [gate * 5 + unit for gate in range(gates) for unit in ([0, 2, 3] if gate else [0, 2, 4])]
+    assert disagreement(dense, cut_units(dense, [0, 2, 3], gates, rows), (STEPS,), training=False) > 1e-3
+
+
+def test_a_recurrence_that_loses_another_units_column_disagrees():
+    dense = make_unique(Sequence(nn.LSTM(3, 5, batch_first=True)))
+    cut = cut_units(dense, [0, 2, 3], 4)
+    other = cut_units(dense, [0, 2, 4], 4)
+    cut.layer.weight_hh_l0 = rebuilt(
+        dense, layer__weight_hh_l0=([g * 5 + u for g in range(4) for u in (0, 2, 3)], [0, 2, 4])
+    ).layer.weight_hh_l0
+    assert disagreement(dense, cut, (STEPS,), training=False) > 1e-3
+    assert disagreement(dense, other, (STEPS,), training=False) <= 1e-12
+
+
+class Attention(nn.Module):
+    """Three heads of two channels, in one projection."""
+
+    def __init__(self, head_dim: int = 2):
+        super().__init__()
+        self.qkv, self.out, self.head_dim = nn.Linear(3, 18), nn.Linear(6, 3), head_dim
+
+    def forward(self, x):
+        q, k, v = (one.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for one in self.qkv(x).chunk(3, -1))
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("kept", "head_dim", "agrees"), [([0, 1, 4, 5], 2, True), ([2, 3], 2, True), ([0, 2, 4], 1, False)]
+)
+def test_whole_heads_leave_and_halves_of_heads_change_the_scale(kept, head_dim, agrees):
+    dense = make_unique(Attention())
+    rows = [6 * part + channel for part in range(3) for channel in kept]
+    cut = rebuilt(dense, qkv__weight=(rows, [0, 1, 2]), qkv__bias=(rows,), out__weight=([0, 1, 2], kept))
+    cut.head_dim = head_dim
+    error = both_modes(dense, cut, STEPS)
+    assert error <= 1e-12 if agrees else error > 1e-3
+
+
+def test_rows_of_a_normalised_weight_may_leave_and_columns_may_not():
+    layers = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), parametrizations.weight_norm(nn.Linear(4, 5)), nn.Linear(5, 2))
+    dense, kept = make_unique(layers), [0, 1, 3]
+    original = "2__parametrizations__weight__original"
+    rows = rebuilt(
+        dense,
+        **{f"{original}0": (kept, [0]), f"{original}1": (kept, [0, 1, 2, 3])},
+        **{"2__bias": (kept,), "3__weight": ([0, 1], kept)},
+    )
+    assert both_modes(dense, rows, STEPS) <= 1e-12
+    columns = rebuilt(
+        dense,
+        **{"0__weight": (kept, [0, 1, 2]), "0__bias": (kept,), f"{original}1": ([0, 1, 2, 3, 4], kept)},
+    )
+    assert columns[2].weight.shape == (5, 3)
+    assert both_modes(dense, columns, STEPS) > 1e-3  # each row's length is that of what stays
+
+
+def test_torchs_own_encoder_is_run_with_and_without_its_fast_path(monkeypatch):
+    layer = nn.TransformerEncoderLayer(4, 2, 6, batch_first=True)
+    dense = make_unique(nn.Sequential(nn.Linear(3, 4), layer, nn.Linear(4, 2)))
+    cut = copy.deepcopy(dense)
+    cut[1].linear1, cut[1].linear2 = (
+        narrow_linear(dense[1].linear1, [0, 2, 5], [0, 1, 2, 3]),
+        narrow_linear(dense[1].linear2, [0, 1, 2, 3], [0, 2, 5]),
+    )
+    assert both_modes(dense, cut, STEPS) <= 1e-12
+    fast = torch._transformer_encoder_layer_fwd
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", lambda *args: 1.5 * fast(*args))
+    assert disagreement(dense, cut, (STEPS,), training=False) > 1e-3
+    assert disagreement(dense, cut, (STEPS,), training=True) <= 1e-12
 
 
 def test_choices_leave_every_dimension_an_entry():
@@ -220,8 +345,61 @@ def test_attributes_that_lie_are_found():
     assert "4: 4 channels do not divide into 3 groups" in faults
 
 
+def test_attributes_of_torchs_recurrent_and_attention_layers_that_lie_are_found():
+    model = nn.ModuleDict(
+        {
+            "lstm": nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2),
+            "gru": nn.GRU(3, 4, 2),
+            "cell": nn.LSTMCell(3, 4),
+            "attention": nn.MultiheadAttention(4, 2),
+            "other": nn.MultiheadAttention(4, 2, kdim=3),
+            "bag": nn.EmbeddingBag(5, 4),
+            "bilinear": nn.Bilinear(2, 3, 4),
+        }
+    )
+    assert attribute_faults(model) == []
+    lies = {
+        "lstm": {"proj_size": 3, "hidden_size": 5},
+        "gru": {"input_size": 4},
+        "cell": {"hidden_size": 3},
+        "attention": {"num_heads": 3},
+        "other": {"embed_dim": 5},
+        "bag": {"embedding_dim": 3},
+        "bilinear": {"in2_features": 2},
+    }
+    for module, attributes in lies.items():
+        for attribute, value in attributes.items():
+            setattr(model[module], attribute, value)
+    model["gru"].weight_ih_l1 = nn.Parameter(torch.randn(12, 3))
+    faults = " ".join(attribute_faults(model))
+    for module, attributes in lies.items():
+        for attribute in attributes:
+            assert f"{module}.{attribute} " in faults
+    assert "gru.weight_ih_l1 is (12, 3), its place says (12, 4)" in faults
+
+
+ORDINARY = [name for name, case in CASES.items() if not (case.slow or case.refused or case.needs)]
+
+
+@pytest.mark.parametrize("family", sorted({CASES[name].family for name in ORDINARY}))
+def test_the_networks_under_test_are_far_from_initialisation(family):
+    """Norms with weights near one and shifts near zero would forgive a permuted cut; these do not."""
+    for name in ORDINARY:
+        if CASES[name].family == family:
+            torch.manual_seed(0)
+            model = CASES[name].build().double()
+            before = {leaf: tensor.detach().clone() for leaf, tensor in tensors(model).items()}
+            after = {leaf: t for leaf, t in tensors(make_unique(model)).items() if t.is_floating_point()}
+            assert all(tensor.unique().numel() == tensor.numel() for tensor in after.values())
+            for leaves in ([leaf for leaf in after if after[leaf].dim() < 2], list(after)):
+                moved = sum((after[leaf] - before[leaf]).square().sum() for leaf in leaves)
+                assert moved >= 0.3**2 * sum(before[leaf].square().sum() for leaf in leaves)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.slow])
+@pytest.mark.parametrize(
+    "name", [name for name, case in CASES.items() if not (case.slow or case.refused or case.needs)]
+)
 def test_every_model_of_the_zoo_runs_and_is_its_own_subnetwork(name):
     case = CASES[name]
     model = make_unique(case.build())

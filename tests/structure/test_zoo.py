@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import importlib.util
 import warnings
 
 import pytest
@@ -9,13 +10,25 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from earlycrop.errors import TraceError
 from earlycrop.structure import cut, trace, verify
 from tests.cases import CASES
 from tests.oracles import all_survivors, attribute_faults, choose, disagreement, make_unique, tensors
 
 PARTS = (0.3, 0.7, 0.9)
-NAMES = [pytest.param(name, marks=[pytest.mark.slow] if case.slow else []) for name, case in CASES.items()]
-QUICK = [name for name, case in CASES.items() if not case.slow]
+
+
+def present(case):
+    return case.needs is None or importlib.util.find_spec(case.needs) is not None
+
+
+def marks(case):
+    missing = pytest.mark.skipif(not present(case), reason=f"needs {case.needs}")
+    return [missing, pytest.mark.slow] if case.slow else [missing]
+
+
+NAMES = [pytest.param(name, marks=marks(case)) for name, case in CASES.items() if not case.refused]
+QUICK = [name for name, case in CASES.items() if not case.refused and not case.slow and present(case)]
 TRACED_ANEW = ["chain", "resnet", "mobilenet", "unet", "lenet_view_literal", "transposed_groups", "group_norm_two"]
 
 
@@ -114,6 +127,18 @@ def test_nothing_is_silently_left_uncut(name):
                 or weight in structure.outputs
                 or any(weight in where for where in told)
             )
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.refused])
+def test_what_cannot_be_traced_is_refused_with_a_way_out(name):
+    case = CASES[name]
+    model = case.build().double()
+    before, old = everything_of(model)
+    with pytest.raises(TraceError, match="prune weights instead"):
+        trace(model, case.inputs())
+    after, new = everything_of(model)
+    assert before == after
+    assert all(torch.equal(old[name], new[name]) for name in old)
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.named])

@@ -1,4 +1,4 @@
-"""Gates as linear maps of parameters, over the whole zoo: scaling what creates a channel is scaling the channel."""
+"""Gates over the whole zoo: each channel is scaled where it is created, and nowhere again."""
 
 import copy
 
@@ -27,13 +27,12 @@ def units_of(name: str, gate: str):
     return net, inputs, Channels(gate).of(net, inputs, None, ())
 
 
-def moved(net: nn.Module, units, direction) -> nn.Module:
-    """A copy of the network whose gates have moved by so much."""
-    other, chart = copy.deepcopy(net), units.units
-    with torch.no_grad():
-        for name, move in zip(chart.names, chart.push(net, direction), strict=True):
-            other.get_parameter(name).add_(move)
-    return other
+def at_gates(net: nn.Module, inputs, units, c: torch.Tensor) -> torch.Tensor:
+    """What the network computes with these gates."""
+    chart = units.units
+    factors = [one + move for one, move in zip(chart.leaves(net), chart.push(net, c - 1), strict=True)]
+    with torch.no_grad(), chart.placed(net, factors):
+        return first(net(*inputs))
 
 
 def first(outputs) -> torch.Tensor:
@@ -52,17 +51,16 @@ def test_a_gate_before_the_norm_multiplies_the_output_of_its_layers(name):
             layout = units.structure.tensors[f"{path}.weight" if path else "weight"]
             dim = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
             weight = units.structure.names.get(f"{path}.weight", f"{path}.weight")
-            if (weight, dim) in units.units.sites and layout.classes[dim] is not None:
+            if (weight, dim) in units.structure.creators and layout.classes[dim] is not None:
                 found = layout.classes[dim]
                 places[path] = torch.where(found < 0, len(units.keep), found)
     c = 0.5 + torch.rand(len(units.keep), dtype=torch.float64)
-    with torch.no_grad(), dense.gated(net, places, torch.cat([c, torch.ones(1).double()])):
-        expected = first(net(*inputs))
     with torch.no_grad():
-        found = first(moved(net, units, c - 1)(*inputs))
+        with dense.gated(net, places, torch.cat([c, torch.ones(1).double()])):
+            expected = first(net(*inputs))
         before = first(net(*inputs))
-    torch.testing.assert_close(found, expected, atol=1e-10, rtol=1e-9)
-    assert not torch.allclose(found, before)
+    torch.testing.assert_close(at_gates(net, inputs, units, c), expected, atol=1e-10, rtol=1e-9)
+    assert not torch.allclose(expected, before)
 
 
 @pytest.mark.parametrize(
@@ -74,28 +72,29 @@ def test_closing_gates_is_cutting(name):
     keep = torch.rand(len(units.keep)) < 0.6
     for space in units.structure.spaces().unique():
         keep[(units.structure.spaces() == space).nonzero()[0]] = True
-    closed = moved(net, units, keep.double() - 1)
+    closed = at_gates(net, inputs, units, keep.double())
     smaller = copy.deepcopy(net)
     cut(units.structure, smaller, keep, None)
     with torch.no_grad():
-        torch.testing.assert_close(first(closed(*inputs)), first(smaller(*inputs)), atol=1e-10, rtol=1e-9)
+        torch.testing.assert_close(closed, first(smaller(*inputs)), atol=1e-10, rtol=1e-9)
 
 
 @pytest.mark.parametrize("gate", ["post_norm", "pre_norm"])
-@pytest.mark.parametrize("name", ["mobilenet", "shared_block"])
-def test_pull_is_the_transpose_of_push(name, gate):
+@pytest.mark.parametrize("name", ["mobilenet", "shared_block", "mlp_functional"])
+def test_collecting_is_the_transpose_of_pushing(name, gate):
     net, _, units = units_of(name, gate)
     chart = units.units
     v = torch.randn(len(units.keep), dtype=torch.float64)
-    slopes = [torch.randn_like(p) for p in chart.parameters(net)]
-    pushed = sum((a * b).sum() for a, b in zip(chart.push(net, v), slopes, strict=True))
-    torch.testing.assert_close(pushed, (v * chart.pull(net, slopes)).sum(), atol=1e-10, rtol=1e-10)
+    slopes = [[torch.randn_like(leaf) for leaf in chart.leaves(net)] for _ in range(2)]
+    pushed = [sum((a * b).sum() for a, b in zip(chart.push(net, v), one, strict=True)) for one in slopes]
+    collected = chart.collect(net, [(slopes[0], 0.25), (slopes[1], 0.75)])
+    torch.testing.assert_close(0.25 * pushed[0] + 0.75 * pushed[1], v @ collected, atol=1e-10, rtol=1e-10)
 
 
 def test_totals_by_hand():
     net = dense.mlp(4, 6, 3)
     units = Channels().of(net, dense.vectors()[0], None, ())
-    ones = [torch.ones_like(p) for p in units.made_of.parameters(net)]
+    ones = [torch.ones_like(p) for p in units.made_of.leaves(net)]
     assert units.made_of.total(ones).tolist() == [5] * 6
     weights = units.weights
     assert torch.equal(weights.values, torch.cat([net[0].weight.reshape(-1), net[2].weight.reshape(-1)]).detach())

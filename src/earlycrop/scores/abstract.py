@@ -8,7 +8,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from earlycrop.evaluation import Chart, Evaluation, MeanLoss
+from earlycrop.evaluation import Chart, Evaluation, MeanLoss, Rows
 
 Vector = Float[Tensor, "units"]
 
@@ -50,20 +50,15 @@ class Network:
     model: nn.Module
     example_inputs: tuple[object, ...]
     loss: Callable[[], MeanLoss]
-    weights: "UnitChart"
-    units: "UnitChart"
-    made_of: "UnitChart"
+    weights: Chart
+    units: Chart
+    made_of: "Entries"
     seed: int = 0
 
 
 @runtime_checkable
-class UnitChart(Chart, Protocol):
-    """A chart that can also sum over the entries of each unit."""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameters' names."""
-        ...
+class Entries(Rows, Protocol):
+    """Which entries of which parameters each unit is made of."""
 
     def total(self, tensors: Sequence[Tensor]) -> Vector:
         """Per unit the sum over its entries of tensors shaped like the parameters."""

@@ -13,11 +13,8 @@ For channels three quantities go by that name, and they are neither equal nor pr
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from earlycrop.evaluation import Evaluation
-from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, Network, UnitChart, Vector
+from earlycrop.evaluation import Evaluation, Rows
+from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, Network, Vector
 
 Reading = Literal["gate_hessian", "mixed", "group_sum"]
 
@@ -45,13 +42,7 @@ class CropMixed(AbstractNetworkScore):
 
     def __call__(self, of: Network) -> Vector:
         """|⟨∂²L/∂c∂W, g_W⟩|, g_W over the prunable weights."""
-        slope, product = _flow(of, of.units)
-        gated = dict(zip(of.weights.names, slope, strict=True))
-        squares = [
-            gated[name].square() if name in gated else torch.zeros_like(parameter)
-            for name, parameter in zip(of.units.names, of.units.parameters(of.model), strict=True)
-        ]
-        return (of.units.pull(of.model, product) + of.units.total(squares)).abs()
+        return _flow(of, of.units).abs()
 
 
 @dataclass(frozen=True)
@@ -62,15 +53,14 @@ class CropGroupSum(AbstractNetworkScore):
 
     def __call__(self, of: Network) -> Vector:
         """The sum first, the absolute value last."""
-        _, product = _flow(of, of.made_of)
-        return of.made_of.pull(of.model, product).abs()
+        return _flow(of, of.made_of).abs()
 
 
-def _flow(of: Network, rows: UnitChart) -> tuple[list[Tensor], list[Tensor]]:
-    """g over the prunable weights, and the rows of H g for the parameters of a chart."""
-    loss, weights = of.loss(), of.weights.parameters(of.model)
-    slope = loss.gradient(weights)
-    return slope, loss.hessian_product(weights, slope, rows.parameters(of.model))
+def _flow(of: Network, rows: Rows) -> Vector:
+    """The rows of H g, g over the prunable weights: half of how ‖g‖² changes with what the rows are of."""
+    loss = of.loss()
+    gradient = loss.gradient(of.weights)
+    return loss.hessian_product(of.weights, gradient, gradient, rows)
 
 
 READINGS: dict[Reading, AbstractLossScore | AbstractNetworkScore] = {

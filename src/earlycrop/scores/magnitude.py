@@ -17,6 +17,6 @@ class Magnitude(AbstractNetworkScore):
 
     def __call__(self, of: Network) -> Vector:
         """Root mean square of the unit's own entries."""
-        entries = [parameter.detach() for parameter in of.made_of.parameters(of.model)]
+        entries = [parameter.detach() for parameter in of.made_of.leaves(of.model)]
         count = of.made_of.total([torch.ones_like(entry) for entry in entries])
         return (of.made_of.total([entry.square() for entry in entries]) / count.clamp_min(1)).sqrt()

@@ -3,14 +3,18 @@
 trace.py      the exported graph, without touching the model
 labels.py     a label for every index, and what was found equal or immovable
 walk.py       what a walk through the graph knows
-rules.py      what each operator does to labels
+rules/        what each operator does to labels
+heads.py      multi-head attention with fewer heads than its width has room for
+strided.py    1×1 convolutions with a stride, where a cut has left them few channels
 labelling.py  the walk
+gates.py      where a class is scaled once on every path
 structure.py  the classes of coupled channels that came out
 rehearsal.py  a cut tried on a copy without data: what literal sizes forbid
 surgery.py    the removal, on the same parameters, all or nothing
 verify.py     cut network against gated dense network
 """
 
+from earlycrop.structure.gates import Gate
 from earlycrop.structure.rehearsal import trace
 from earlycrop.structure.structure import ChannelClass, Frozen, Layer, Layout, Member, Structure, ignoring, layers_of
 from earlycrop.structure.surgery import cut
@@ -19,6 +23,7 @@ from earlycrop.structure.verify import Verification, Verifier, verify
 __all__ = [
     "ChannelClass",
     "Frozen",
+    "Gate",
     "Layer",
     "Layout",
     "Member",

@@ -1,20 +1,23 @@
 """One walk through the exported graph: every value gets its labels, every operator its rule."""
 
 from torch import nn
-from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
-from earlycrop.structure.rules import apply
+from earlycrop.structure.rules import apply, rule_of
+from earlycrop.structure.rules.mixing import mixing
+from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import Walk, tensor_nodes, tensors_of, unlabelled
 
 OUTPUT = "an output of the network"
 
 
-def label(model: nn.Module, program: ExportedProgram) -> Walk:
+def label(model: nn.Module, program: Program) -> Walk:
     """Walk the graph once, from the inputs to the outputs."""
     walk = Walk(model, program)
-    for name, tensor in tensors_of(model):
+    for name, tensor in tensors_of(model):  # parameters come first
         walk.tensors[name] = [walk.labels.fresh(size) if size > 1 else None for size in tensor.shape]
+        if isinstance(tensor, nn.Parameter):
+            walk.parametric = walk.labels.count
     used = set()
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     for node in program.graph.nodes:
@@ -22,10 +25,15 @@ def label(model: nn.Module, program: ExportedProgram) -> Walk:
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
         elif node.op == "call_function":
+            if node.all_input_nodes and walk.made.issuperset(node.all_input_nodes):
+                walk.made.add(node)
+            if not node.users and rule_of(node) is mixing:
+                continue  # nobody reads it
             walk.values[node] = apply(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]
             walk.origin[node] = name
+            walk.made.add(node)
             walk.values[node] = list(walk.tensors[name])
             if node.users:
                 used.add(name)
@@ -35,4 +43,17 @@ def label(model: nn.Module, program: ExportedProgram) -> Walk:
         if name not in used:
             for labels in dims:
                 walk.labels.freeze(labels, "not used by the forward pass")
+    _settle(walk)
     return walk
+
+
+def _settle(walk: Walk) -> None:
+    """Of each grid of channels one axis may shrink: the longest, where no operator has said which."""
+    root = walk.labels.components()
+    for grid in walk.grids:
+        roots = root[grid.labels]
+        varying = [k for k in range(roots.ndim) if not bool((roots == roots.narrow(k, 0, 1)).all())]
+        for k in sorted(varying, key=lambda k: roots.shape[k])[:-1]:
+            walk.labels.unite(grid.labels, grid.labels.narrow(k, 0, 1))
+        if len(varying) > 1:
+            root = walk.labels.components()

@@ -6,12 +6,38 @@ not leave at all (`freeze`), and reads the connected components at the end.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Dims = list[Tensor | None]
-"""What is known of one tensor: per dimension a label for each index, or None where nothing can leave."""
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Labels that vary along several dimensions at once: what a view makes of channels that it splits.
+
+    The view finds its entries by position, so after a cut they must still be a grid: whole rows leave, or whole
+    columns. Which of them is for the operators that follow to say (`Walk.fix`): those that mix along a column fix
+    it, and rows remain.
+    """
+
+    labels: Tensor
+
+
+class Axis(NamedTuple):
+    """One dimension of a value that is one axis of a grid."""
+
+    grid: Grid
+    axis: int
+
+    def along(self) -> Tensor:
+        """The labels along this axis, at the first index of the others."""
+        return self.grid.labels.movedim(self.axis, 0).reshape(self.grid.labels.shape[self.axis], -1)[:, 0]
+
+
+Dims = list[Tensor | Axis | None]
+"""What is known of one tensor: per dimension a label for each index, an axis of a grid of labels, or None where
+nothing can leave."""
 
 
 @dataclass

@@ -6,49 +6,52 @@ a literal size (`x.view(-1, 400)`) makes the code do something else, or fail, th
 """
 
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from earlycrop.errors import TraceError
 from earlycrop.structure.labelling import label
-from earlycrop.structure.structure import Structure, build, ignoring
-from earlycrop.structure.surgery import cut
-from earlycrop.structure.trace import as_inputs, duplicate, export, weightless
+from earlycrop.structure.structure import Structure, build, couple, ignoring
+from earlycrop.structure.surgery import remove
+from earlycrop.structure.trace import Program, as_inputs, export
 from earlycrop.structure.walk import operator_of, shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
 
-def trace(model: nn.Module, example_inputs: object, ignore: Sequence[str] = ()) -> Structure:
+def trace(
+    model: nn.Module,
+    example_inputs: object,
+    ignore: Sequence[str] = (),
+    together: Sequence[Sequence[str]] = (),
+) -> Structure:
     """Find every class of coupled channels that can leave the model.
 
     Args:
         model: The network; untouched.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         ignore: Modules or parameters (by name, or by the beginning of a dotted name) to keep whole.
+        together: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
 
     Raises:
-        EarlyCropError: `ignore` names something that the model does not have.
+        EarlyCropError: `ignore` or `together` names something that the model does not have, or that cannot be coupled.
         TraceError: the model cannot be exported; names the module.
     """
     ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
+    couple(walk, together)
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
-    structure = build(
-        walk,
-        ignored=ignored,
-        examples=max(batch[:1], default=1),
-    )
+    examples = max(batch[:1], default=1)
+    names = sorted({name for _, name, _ in walk.guesses})
+    for guessed in (names, [], *([name] for name in names)) if names else ([],):
+        structure = build(walk, ignored, examples, guessed.__contains__)
+        if _rehearse(structure, model, example_inputs, structure.spaces().unique().tolist()):
+            return structure
+    structure = build(walk, ignored, examples, names.__contains__)
     spaces = structure.spaces()
-    every = spaces.unique().tolist()
-    if _rehearse(structure, model, example_inputs, every):
-        return structure
-    good = _passing(structure, model, example_inputs, [], every)
+    good = _passing(structure, model, example_inputs, [], spaces.unique().tolist())
     return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), LITERAL)
 
 
@@ -69,12 +72,16 @@ def _passing(
     return found
 
 
-def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, spaces: Iterable[int]) -> bool:
-    """Whether the model still computes the same graph when one class of each of these spaces has left."""
-    membership = structure.spaces()
-    keep = torch.ones(len(structure), dtype=torch.bool)
-    for space in spaces:
-        keep[(membership == space).nonzero()[0]] = False
+def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int]) -> bool:
+    """Whether the model still computes the same graph when some of the classes of each of these spaces have left.
+
+    Where sizes in the code were taken for integers of a module, or channels are split, it has to do so twice.
+    """
+    return all(_same(structure, model, example_inputs, spaces, seed) for seed in range(2 if structure.split else 1))
+
+
+def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int], seed: int) -> bool:
+    keep = _some(structure, spaces, seed)
     if bool(keep.all()):
         return True
     again = _traced_after(structure, model, example_inputs, keep)
@@ -89,29 +96,65 @@ def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, sp
     for old, new in zip(before, after, strict=True):
         if old.target != new.target:
             return False
-        if isinstance(old.meta.get("val"), Tensor) and shape_of(new) != _promised(structure, old, stays):
+        if old.name in structure.nodes and shape_of(new) != _promised(structure, old, stays):
             return False
         counted = structure.arguments.get(old.name)
         if counted is not None and _groups(new) != int(stays[counted].sum()):
+            return False
+        if old.name in structure.positions and _start(new) != _moved(structure, old, stays):
             return False
         if counted is None and operator_of(old) not in SIZED and _constants(old) != _constants(new):
             return False
     return True
 
 
-def _traced_after(
-    structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor
-) -> ExportedProgram | None:
-    """The graph of a cut copy, without data if the model can be traced without; None if it fails."""
-    for copied in (weightless, duplicate):
-        smaller = copied(model)
-        cut(structure, smaller, keep, None)
-        with suppress(TraceError):
-            return export(smaller, example_inputs)
-    return None
+def _some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
+    """Which classes stay when a random part of each of these spaces leaves, and no dimension is emptied.
+
+    The parts differ, for a ratio of two sizes must not stay by accident.
+    """
+    membership, generator = structure.spaces(), torch.Generator().manual_seed(seed)
+    keep = torch.ones(len(structure), dtype=torch.bool)
+    for space in spaces:
+        inside = (membership == space).nonzero().flatten()
+        count = int(torch.randint(1, max(len(inside), 2), (), generator=generator))
+        keep[inside[torch.randperm(len(inside), generator=generator)[:count]]] = False
+    for _, _, classes in structure.dimensions():
+        if bool((classes >= 0).all()) and not bool(keep[classes].any()):
+            keep[classes[0]] = True
+    return keep
 
 
-SIZED = ("view", "reshape", "_unsafe_view", "expand", "layer_norm", "rms_norm", "new_zeros", "new_ones", "new_full")
+def _start(node: Node) -> int:
+    """The first position that a slice takes."""
+    dim, start = (*node.args[1:], 0, 0)[:2]
+    size = shape_of(node.args[0])[dim]  # type: ignore[index]
+    return min(start + size if start < 0 else start, size)  # type: ignore[operator]
+
+
+def _moved(structure: Structure, node: Node, stays: Tensor) -> int:
+    """Where a slice must start after the cut."""
+    classes, start, _ = structure.positions[node.name]
+    return int(stays[classes[:start]].sum())
+
+
+def _traced_after(structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor) -> Program | None:
+    """The graph of a cut copy, had as the dense one's was; None if it fails."""
+    program = structure.program
+    assert program is not None
+    smaller = program.copy_of(model)
+    remove(structure, smaller, keep, None)
+    try:
+        return program.again(smaller, example_inputs)
+    except Exception:  # what ran before does not run now, whatever it raises
+        return None
+
+
+SIZED = (
+    *("view", "reshape", "_unsafe_view", "unflatten", "expand", "broadcast_to", "layer_norm", "rms_norm"),
+    *("new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty"),
+    *("split", "split_with_sizes", "slice", "narrow"),
+)
 """Operators whose integers are sizes: the shape of what they return is compared instead."""
 
 
@@ -128,11 +171,11 @@ def _constants(node: Node) -> list[object]:
 
 
 def _operators(nodes: Iterable[Node]) -> list[Node]:
-    return [node for node in nodes if node.op == "call_function"]
+    """Those that compute; whether a copy is made depends on strides."""
+    return [node for node in nodes if node.op == "call_function" and operator_of(node) != "contiguous"]
 
 
 def _promised(structure: Structure, node: Node, stays: Tensor) -> tuple[int, ...]:
     """The shape that the labels promise for this node's value after the cut."""
-    shape = shape_of(node)
-    dims = structure.nodes.get(node.name, (None,) * len(shape))
-    return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape, dims, strict=True))
+    dims = structure.nodes[node.name]
+    return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape_of(node), dims, strict=True))

@@ -1,21 +1,18 @@
 """Classes of coupled channels: what a model's channels are, which of them may leave, and where they live."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.export import ExportedProgram
-from torch.fx import Node
 
 from earlycrop.errors import EarlyCropError, nearest
+from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labelling import OUTPUT
-from earlycrop.structure.trace import module_of
-from earlycrop.structure.walk import Created, Site, Walk, tensors_of
-
-Classes = Int[Tensor, "_"]
-"""For each index of a dimension the number of its class, or -1 where it cannot leave."""
+from earlycrop.structure.labels import Axis
+from earlycrop.structure.trace import Program
+from earlycrop.structure.walk import Site, Walk, tensors_of
 
 
 @dataclass(frozen=True)
@@ -84,9 +81,9 @@ class Structure:
     Attributes:
         count: How many classes may leave.
         tensors: Per parameter and buffer its layout.
-        creators: Parameter dimensions (and biases) that create channels; a pre-norm gate scales these.
-        gates: Parameter dimensions whose scaling is a gate behind the norm that directly follows a creator.
-        normalised: Creators that a batch or instance norm alone reads, and that norm's module.
+        creators: Parameter dimensions (and biases) that create channels.
+        gates: Where the classes' gates multiply: behind the norms that directly follow creators.
+        creating_gates: The same before these norms, on the creators themselves.
         attributes: Module integers that count channels: (module, attribute, position or None) to classes.
         frozen: What cannot leave, and why.
         layers: Every convolution and linear layer.
@@ -99,17 +96,19 @@ class Structure:
     count: int
     tensors: dict[str, Layout]
     creators: tuple[Site, ...]
-    gates: tuple[Site, ...]
-    normalised: tuple[tuple[tuple[Site, ...], str], ...]
+    gates: tuple[Gate, ...]
+    creating_gates: tuple[Gate, ...]
     attributes: dict[tuple[str, str, int | None], Classes]
     frozen: tuple[Frozen, ...]
     layers: tuple[Layer, ...]
     outputs: frozenset[str]
     products: tuple[tuple[str, float], ...]
     names: dict[str, str]
-    program: ExportedProgram | None = field(default=None, repr=False, compare=False)
+    program: Program | None = field(default=None, repr=False, compare=False)
     nodes: dict[str, tuple[Classes | None, ...]] = field(default_factory=dict, repr=False, compare=False)
     arguments: dict[str, Classes] = field(default_factory=dict, repr=False, compare=False)
+    positions: dict[str, tuple[Classes, int, int]] = field(default_factory=dict, repr=False, compare=False)
+    split: bool = field(default=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count
@@ -158,11 +157,15 @@ class Structure:
             self,
             count=int(keep.sum()),
             tensors=tensors,
+            gates=_renumbered(self.gates, shrink),
+            creating_gates=_renumbered(self.creating_gates, shrink),
             attributes=attributes,
             layers=tuple(replace(layer, channels=widths.get(layer.name, layer.channels)) for layer in self.layers),
             program=None,
             nodes={},
             arguments={},
+            positions={},
+            split=False,
         )
 
     def without(self, classes: Bool[Tensor, "classes"], reason: str) -> "Structure":
@@ -182,11 +185,14 @@ class Structure:
             self,
             count=int((~classes).sum()),
             tensors=tensors,
+            gates=_renumbered(self.gates, table.__getitem__),
+            creating_gates=_renumbered(self.creating_gates, table.__getitem__),
             attributes={key: table[old] for key, old in self.attributes.items()},
             nodes={
                 name: tuple(None if old is None else table[old] for old in dims) for name, dims in self.nodes.items()
             },
             arguments={key: table[old] for key, old in self.arguments.items()},
+            positions={key: (table[old], start, stop) for key, (old, start, stop) in self.positions.items()},
             frozen=(*self.frozen, *frozen),
         )
 
@@ -207,19 +213,21 @@ class Structure:
         key = torch.zeros(self.count + 1, dtype=torch.int64)
         generator = torch.Generator().manual_seed(0)
         for _, _, classes in self.dimensions():
-            present = torch.zeros_like(key)
-            present[classes] = 1
-            key += present * torch.randint(2**62, (1,), generator=generator)  # a hash of the set of dimensions
+            # a hash of the set of dimensions; a class that is here several times is written as often, and alike
+            key[classes] = key[classes] + torch.randint(2**62, (1,), generator=generator)
         return torch.unique(key[:-1], return_inverse=True)[1]
 
 
-def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structure:
+def build(
+    walk: Walk, ignored: Callable[[str], bool], examples: int, guessed: Callable[[str], bool] = lambda _: True
+) -> Structure:
     """Read the classes off a finished walk.
 
     Args:
         walk: The walk through the whole graph.
         ignored: Whether the user keeps this tensor whole.
         examples: How many examples the traced batch has.
+        guessed: Whether an integer of a module, by its name, is taken for the size of what its code splits.
     """
     layers = layers_of(walk.model)
     for name, dims in walk.tensors.items():
@@ -277,7 +285,26 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
             frozen.append(Frozen(f"{name} dim {dim}", why, held.numel()))
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
-    attributes = {**_own_attributes(walk, layers), **walk.attributes}
+    gates, creating_gates = find_gates(walk, classes)
+
+    def shrinks(labels: Tensor) -> bool:
+        found = classes(labels)
+        return found is not None and len(found.unique()) > 1
+
+    guesses = {
+        key: shrinking[0]
+        for key, sizes in walk.guesses.items()
+        if guessed(key[1]) and (shrinking := [labels for labels in sizes if shrinks(labels)])
+    }
+    attributes = {**guesses, **_own_attributes(walk, layers), **walk.attributes}
+
+    def along(labels: Tensor | Axis | None) -> Classes | None:
+        if isinstance(labels, Axis):
+            labels = labels.along()
+            if bool((root[labels] == root[labels[0]]).all()):
+                return None  # another axis of the grid may shrink, this one cannot
+        return classes(labels)
+
     return Structure(
         count=int(removable.sum()),
         tensors={
@@ -285,12 +312,8 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
             for name, tensor in tensors_of(walk.model)
         },
         creators=creators,
-        gates=_gates(walk),
-        normalised=tuple(
-            (created.sites, module_of(norm))
-            for created in walk.created
-            if (norm := _reader(created)) is not None and str(norm.target).startswith(NORMALISING)
-        ),
+        gates=gates,
+        creating_gates=creating_gates,
         attributes={key: found for key, labels in attributes.items() if (found := classes(labels)) is not None},
         frozen=tuple(frozen),
         layers=layers,
@@ -299,11 +322,17 @@ def build(walk: Walk, ignored: Callable[[str], bool], examples: int) -> Structur
         names=walk.names,
         program=walk.program,
         nodes={
-            node.name: tuple(classes(labels) for labels in dims)
+            node.name: tuple(along(labels) for labels in dims)
             for node, dims in walk.values.items()
             if isinstance(dims, list)
         },
         arguments={key: found for key, labels in walk.arguments.items() if (found := classes(labels)) is not None},
+        positions={
+            key: (found, start, stop)
+            for key, (labels, start, stop) in walk.positions.items()
+            if (found := classes(labels)) is not None
+        },
+        split=bool(walk.positions or walk.grids or guesses),
     )
 
 
@@ -316,31 +345,18 @@ def _own_attributes(walk: Walk, layers: tuple[Layer, ...]) -> dict[tuple[str, st
         for name, labels in ((out, dims[layer.dim]), (in_, dims[1 - layer.dim])):
             if labels is not None and getattr(module, name) == labels.numel():
                 found[layer.name, name, None] = labels
+    for path, module in walk.modules.items():  # a table may be read without its module
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight is module._parameters.get("weight"):
+            labels = walk.tensors[walk.names[f"{path}.weight".lstrip(".")]][1]
+            if labels is not None:
+                found[path, "embedding_dim", None] = labels
     return found
 
 
-def _reader(created: Created) -> Node | None:
-    """The operator that alone reads what was created, if there is one."""
-    users = list(created.node.users)
-    return users[0] if len(users) == 1 and users[0].args[0] is created.node else None
-
-
-def _gates(walk: Walk) -> tuple[Site, ...]:
-    """A gate sits on the norm that alone reads what was created, else on the creator itself.
-
-    A creator that runs several times has its gates behind norms only if each of its runs has such a norm;
-    otherwise scaling the creator would close some of the gates twice.
-    """
-    behind: dict[tuple[Site, ...], list[tuple[Site, ...] | None]] = {}
-    for created in walk.created:
-        reader = _reader(created)
-        behind.setdefault(created.sites, []).append(None if reader is None else walk.norms.get(reader))
-    sites: dict[Site, None] = {}
-    for creator, norms in behind.items():
-        for norm in norms:
-            for site in creator if norm is None or None in norms else norm:
-                sites[site] = None
-    return tuple(sites)
+def _renumbered(gates: tuple[Gate, ...], number: Callable[[Classes], Classes]) -> tuple[Gate, ...]:
+    """The same places with other numbers of classes, without those where no gate is left."""
+    moved = (replace(gate, classes=number(gate.classes)) for gate in gates)
+    return tuple(gate for gate in moved if bool((gate.classes >= 0).any()))
 
 
 def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
@@ -360,8 +376,34 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
     return lambda tensor: any(tensor == name or tensor.startswith(name + ".") for name in kept)
 
 
-NORMALISING = ("aten.batch_norm", "aten.instance_norm")
-"""Operators that divide each channel by its own scale."""
+def couple(walk: Walk, together: Sequence[Sequence[str]]) -> None:
+    """Output channel i of each of these layers leaves with channel i of the others.
+
+    Raises:
+        EarlyCropError: a name is of no layer that creates channels, or the layers are not equally wide.
+    """
+    creating = {name: dim for created in walk.created for name, dim in created.sites[:1]}  # its bias goes with it
+    for group in together:
+        found: list[tuple[str, Tensor]] = []
+        for name in [group] if isinstance(group, str) else group:
+            weight = next((walk.names[one] for one in (name, f"{name}.weight") if one in walk.names), None)
+            labels = None if weight not in creating else walk.tensors[weight][creating[weight]]
+            if labels is None:
+                raise EarlyCropError(
+                    f"`together` names {name!r}, which is no layer that creates channels. "
+                    f"Did you mean {nearest(name, creating)!r}?"
+                )
+            if found and labels.numel() != found[0][1].numel():
+                raise EarlyCropError(
+                    f"`together` couples {found[0][0]!r} with {name!r} index by index, but they have "
+                    f"{found[0][1].numel()} and {labels.numel()} channels. Name layers of the same width."
+                )
+            found.append((name, labels))
+        if len(found) < 2:
+            raise EarlyCropError(f"`together` is a list of tuples of two or more layers; found {group!r}.")
+        for _, labels in found[1:]:
+            walk.labels.unite(found[0][1], labels)
+
 
 CHANNELS = ("out_channels", "out_features")
 

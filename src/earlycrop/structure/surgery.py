@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.errors import EarlyCropError, OptimizerError
+from earlycrop.structure.heads import fit
+from earlycrop.structure.strided import subsample
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.walk import tensors_of
 
@@ -19,7 +21,8 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
     """Remove the classes that are not in `keep` from the model and from the optimizer's state.
 
     Parameters and buffers stay the same objects, so names, ties and the optimizer's references survive;
-    `.grad` becomes None. Module integers such as `out_channels` follow. All or nothing.
+    `.grad` becomes None. Module integers such as `out_channels` follow. All or nothing. Convolutions that PyTorch
+    could hang in, so narrow are they now, compute the same by another way (`strided.py`).
 
     Returns:
         The structure of the smaller model.
@@ -28,6 +31,13 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
         EarlyCropError: `keep` does not fit, or would empty a layer.
         OptimizerError: some state of the optimizer cannot be cut entry by entry.
     """
+    after = remove(structure, model, keep, optimizer)
+    subsample(model)
+    return after
+
+
+def remove(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimizer | None) -> Structure:
+    """`cut` that leaves each operator what it was, so that graphs before and after can be compared."""
     keep = keep.detach().cpu()
     if keep.shape != (len(structure),) or keep.dtype != torch.bool:
         raise EarlyCropError(
@@ -54,6 +64,7 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
         for name, index in indices.items():
             rebind(tensors[name], select(tensors[name].data, index))
         _set_attributes(model, after)
+        fit(model)
     return after
 
 
@@ -125,7 +136,7 @@ def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
     """
     tensors = [(tensor, tensor.data, tensor.grad) for _, tensor in tensors_of(model)]
     attributes = [
-        (module, {key: value for key, value in vars(module).items() if isinstance(value, int | tuple)})
+        (module, type(module), {key: value for key, value in vars(module).items() if isinstance(value, int | tuple)})
         for module in model.modules()
     ]
     state = {p: dict(entries) for p, entries in optimizer.state.items()} if optimizer is not None else {}
@@ -136,7 +147,8 @@ def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
             if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
                 rebind(tensor, data)
             tensor.grad = grad
-        for module, values in attributes:
+        for module, kind, values in attributes:
+            module.__class__ = kind
             vars(module).update(values)
         if optimizer is not None:
             optimizer.state.clear()

@@ -1,12 +1,17 @@
 """The proof on the user's own model: what the cut network computes is what the gated dense one does."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
+from torch.fx.node import map_arg
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure.structure import Structure
@@ -14,6 +19,9 @@ from earlycrop.structure.trace import as_inputs, duplicate
 from earlycrop.structure.walk import operator_of, tensors_of
 
 MIXING = ("layer_norm", "rms_norm", "group_norm")
+
+
+LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,7 @@ class Verifier:
         """Compare a model from which all classes outside `keep` have left with the gated dense one."""
         cut = duplicate(model).double().eval()
         devices = {tensor.device for tensor in self.dense.values()}
-        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]), _in_double():
             found = _leaves(cut(*self.inputs))
         reference = self._gated(keep, kept_statistics=True)
         plain = self._gated(keep, kept_statistics=False) if self._mixes() else reference
@@ -62,16 +70,7 @@ class Verifier:
         return program is not None and any(operator_of(node) in MIXING for node in program.graph.nodes)
 
     def _gated(self, keep: Tensor, kept_statistics: bool) -> list[Tensor]:
-        gated = {}
-        for name, tensor in self.dense.items():
-            gate = torch.ones_like(tensor) if tensor.is_floating_point() else None
-            for dim, kept in enumerate(self.structure.index(name, keep)):
-                if kept is not None and gate is not None:
-                    open_ = torch.zeros(tensor.shape[dim], dtype=tensor.dtype, device=tensor.device)
-                    open_[kept.to(tensor.device)] = 1
-                    gate = gate * open_.view([-1 if d == dim else 1 for d in range(tensor.ndim)])
-            gated[name] = tensor if gate is None else tensor * gate
-        return _Gated(self.structure, gated, keep, kept_statistics).outputs(self.inputs)
+        return _Gated(self.structure, self.dense, keep, kept_statistics).outputs(self.inputs)
 
 
 def verify(
@@ -87,14 +86,26 @@ def verify(
 
 
 class _Gated(Interpreter):
-    """Runs the dense graph with closed channels; norms that mix channels count only the open ones, if asked."""
+    """Runs the dense graph with closed channels; norms that mix channels count only the open ones, if asked.
+
+    Channels are closed where parameters, and what is computed from parameters alone, meet data.
+    """
 
     def __init__(self, structure: Structure, tensors: dict[str, Tensor], keep: Tensor, kept_statistics: bool) -> None:
         program = structure.program
         assert program is not None
         super().__init__(program.graph_module)
         self.structure, self.tensors, self.keep, self.kept_statistics = structure, tensors, keep, kept_statistics
+        self.stays = torch.cat([keep, torch.tensor([True])])
         self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+        specs = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
+        self.made: set[Node] = set()
+        for node in program.graph.nodes:
+            inputs = node.all_input_nodes
+            if specs.get(node.name) in (InputKind.PARAMETER, InputKind.BUFFER) or (
+                node.op == "call_function" and inputs and self.made.issuperset(inputs)
+            ):
+                self.made.add(node)
 
     def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         """The network's float outputs for these inputs."""
@@ -110,7 +121,7 @@ class _Gated(Interpreter):
                 arguments.append(pytree.tree_map_only(Tensor, _double, program.constants[spec.target]))
             else:
                 arguments.append(next(flat))
-        with torch.no_grad():
+        with torch.no_grad(), _default_double():
             return _leaves(self.run(*arguments))
 
     def run_node(self, n: Node) -> Any:
@@ -119,12 +130,29 @@ class _Gated(Interpreter):
             return self._normed(n, args, kwargs)
         return super().run_node(n)
 
+    def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
+        def load(arg: Node) -> Any:
+            value = self.env[arg]
+            return self._closed(arg, value) if arg in self.made and n not in self.made else value
+
+        return map_arg(n.args, load), map_arg(n.kwargs, load)  # type: ignore[return-value]
+
+    def _closed(self, node: Node, value: Any) -> Any:
+        """A value computed from parameters with zeros where its channels are closed."""
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            return value
+        for dim, classes in enumerate(self.structure.nodes.get(node.name, ())):
+            if classes is not None:
+                open_ = self.stays[classes].to(value)
+                value = value * open_.view([-1 if d == dim else 1 for d in range(value.ndim)])
+        return value
+
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         # the graph was traced on tensors without data and in the model's precision
         def here(value: Any) -> Any:
             if isinstance(value, torch.device):
                 return self.device
-            return torch.float64 if value in (torch.float32, torch.float16, torch.bfloat16) else value
+            return torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value
 
         return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
 
@@ -132,7 +160,7 @@ class _Gated(Interpreter):
         """Normalise what stays among itself, as the cut network does; the closed channels come out as zeros."""
         x = args[0]
         classes = self.structure.nodes[node.args[0].name]  # type: ignore[union-attr]
-        stays = torch.cat([self.keep, torch.tensor([True])])
+        stays = self.stays
         index = [None if one is None else stays[one].nonzero().flatten().to(x.device) for one in classes]
         channels = range(1, 2) if operator_of(node) == "group_norm" else range(x.ndim - len(args[1]), x.ndim)
         kept = {dim: one for dim, one in enumerate(index) if dim in channels and one is not None}
@@ -155,6 +183,36 @@ class _Gated(Interpreter):
             shape[dim] = x.shape[dim]
             result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
         return result
+
+
+class _Double(TorchFunctionMode):
+    """Code that asks for a lower precision (a norm computed in float32, say) gets float64."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
+            return _double(args[0])
+        args, kwargs = pytree.tree_map(
+            lambda value: torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value,
+            (args, kwargs or {}),
+        )
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _default_double() -> Iterator[None]:
+    """New tensors are float64."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextmanager
+def _in_double() -> Iterator[None]:
+    with _default_double(), _Double():
+        yield
 
 
 def _double(tensor: Tensor) -> Tensor:

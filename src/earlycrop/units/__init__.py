@@ -2,11 +2,11 @@
 
 weights.py   masks that stay zero through training
 channels.py  classes that really leave
-charts.py    how a vector of units moves the model's parameters
+charts.py    how the network computes with a vector of units
 """
 
 from earlycrop.units.channels import Channels, ChannelUnits
-from earlycrop.units.charts import GateChart, WeightChart
+from earlycrop.units.charts import Entries, GateChart, WeightChart
 from earlycrop.units.weights import Weights, WeightUnits
 
-__all__ = ["ChannelUnits", "Channels", "GateChart", "WeightChart", "WeightUnits", "Weights"]
+__all__ = ["ChannelUnits", "Channels", "Entries", "GateChart", "WeightChart", "WeightUnits", "Weights"]

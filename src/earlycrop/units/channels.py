@@ -13,9 +13,9 @@ from earlycrop.allocation import Allocation
 from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
-from earlycrop.structure import Frozen, cut, trace
+from earlycrop.structure import Frozen, Gate, cut, trace
 from earlycrop.structure.trace import as_inputs
-from earlycrop.units.charts import GateChart, Vector, WeightChart
+from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,15 @@ class Channels:
             raise ValueError(f"`gate` is 'post_norm' or 'pre_norm'; found {self.gate!r}.")
 
     def of(
-        self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...]
+        self,
+        model: nn.Module,
+        example_inputs: object,
+        optimizer: Optimizer | None,
+        ignore: tuple[str, ...],
+        together: tuple[tuple[str, ...], ...] = (),
     ) -> "ChannelUnits":
         """The classes of a model; traces it."""
-        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate)
+        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together)
 
 
 class ChannelUnits:
@@ -47,6 +52,7 @@ class ChannelUnits:
         keep: For each class of the dense network whether it is left.
         structure: The classes that are left, in the model as it is now.
         optimizer: Whose state is cut with the model; None leaves optimizer state alone.
+        copies: Models of the same parameters (averages) that are cut with it.
     """
 
     def __init__(
@@ -56,10 +62,12 @@ class ChannelUnits:
         optimizer: Optimizer | None,
         ignore: tuple[str, ...] = (),
         gate: str = "post_norm",
+        together: tuple[tuple[str, ...], ...] = (),
     ) -> None:
         self.model, self.optimizer, self.gate = model, optimizer, gate
         self.example_inputs = as_inputs(example_inputs)
-        self.dense = self.structure = trace(model, self.example_inputs, ignore)
+        self.dense = self.structure = trace(model, self.example_inputs, ignore, together)
+        self.copies: tuple[nn.Module, ...] = ()
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
@@ -68,12 +76,12 @@ class ChannelUnits:
     @property
     def units(self) -> GateChart:
         """One gate of value 1 for each class that is left."""
-        return self._gates(self.structure.gates if self.gate == "post_norm" else self.structure.creators)
+        return GateChart(self._gates, len(self.structure), self._like)
 
     @property
-    def made_of(self) -> GateChart:
+    def made_of(self) -> Entries:
         """The filters and biases that create each class."""
-        return self._gates(self.structure.creators)
+        return Entries(self.structure, self._like)
 
     @property
     def weights(self) -> WeightChart:
@@ -89,16 +97,17 @@ class ChannelUnits:
         Raises:
             EarlyCropError: names the layer and its norm.
         """
-        gates = set(self.units.sites)
-        for sites, path in self.structure.normalised:
-            norm = self.model.get_submodule(path)
-            if gates.isdisjoint(sites) or not (batch_statistics or getattr(norm, "running_mean", True) is None):
+        for gate in self._gates:
+            if gate.norm is None:
+                continue
+            if not batch_statistics and getattr(self.model.get_submodule(gate.norm), "running_mean", True) is not None:
                 continue
             raise EarlyCropError(
-                f"The gates of `{sites[0][0]}` sit before `{path}`, which divides each channel by its own scale in the "
-                f"batch: the loss does not depend on them, so their scores would be rounding noise. Give that norm "
-                f"`affine=True` and use `Channels(gate='post_norm')`; or let it keep running statistics and score with "
-                f"`bn_mode='running'` or 'calibrated'; or use a method that does not score by gates (magnitude-s)."
+                f"The gates of `{gate.where}` sit before `{gate.norm}`, which divides each channel by its own scale in "
+                f"the batch: the loss does not depend on them, so their scores would be rounding noise. Use "
+                f"`Channels(gate='post_norm')` with a norm that is a module; or let it keep running statistics and "
+                f"score with `bn_mode='running'` or 'calibrated'; or use a method that does not score by gates "
+                f"(magnitude-s)."
             )
 
     def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "classes"]:
@@ -111,8 +120,11 @@ class ChannelUnits:
         return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target), whole)
 
     def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
-        """Remove all other classes from the model and the optimizer's state."""
-        self.structure = cut(self.structure, self.model, keep, self.optimizer)
+        """Remove all other classes from the model, the optimizer's state and the copies."""
+        structure = self.structure
+        self.structure = cut(structure, self.model, keep, self.optimizer)
+        for copy in self.copies:
+            cut(structure, copy, keep, None)
         left = self.keep.clone()
         left[self.keep] = keep.cpu()
         self.keep = left
@@ -154,5 +166,10 @@ class ChannelUnits:
 
         return restore
 
-    def _gates(self, sites: tuple[tuple[str, int], ...]) -> GateChart:
-        return GateChart(self.structure, sites, next(self.model.parameters()).detach())
+    @property
+    def _gates(self) -> tuple[Gate, ...]:
+        return self.structure.gates if self.gate == "post_norm" else self.structure.creating_gates
+
+    @property
+    def _like(self) -> Tensor:
+        return next(self.model.parameters()).detach()

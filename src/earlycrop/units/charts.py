@@ -1,20 +1,23 @@
-"""From one vector to the model's parameters: weights as they are, or gates that scale them.
+"""From one vector to what the network computes with: weights as they are, or gates that multiply what flows.
 
-A gate c = 1 on the output of a layer is linear in the parameters that make that output (filter and bias,
-or scale and shift of the norm behind it): c scales them. So derivatives with respect to gates are sums of
-θ ∘ (derivatives with respect to θ), and no module has to be touched.
+A chart names the *leaves* to differentiate with respect to (the parameters themselves, or factors of one), and
+puts them, or other tensors like them, in place while the model computes. Derivatives then are autograd's own.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from earlycrop.structure import Structure
+from earlycrop.structure import Gate, Structure
 
 Vector = Float[Tensor, "units"]
+Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,85 +37,215 @@ class WeightChart:
     @property
     def values(self) -> Vector:
         """θ, flat."""
-        return self.total([parameter.detach() for parameter in self.parameters(self.model)])
+        return self.total([parameter.detach() for parameter in self.leaves(self.model)])
 
-    def parameters(self, model: nn.Module) -> list[Tensor]:
+    def leaves(self, model: nn.Module) -> list[Tensor]:
         """The parameters, in the model that is given."""
         return [model.get_parameter(name) for name in self.names]
 
-    def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
-        """The flat vector in the parameters' shapes."""
-        parameters = self.parameters(model)
-        parts = (direction if self.alive is None else direction * self.alive).split([p.numel() for p in parameters])
-        return [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+    @contextmanager
+    def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Within it the model computes with these in the parameters' place."""
+        with swapped(model, dict(zip(self.names, tensors, strict=True))):
+            yield
 
-    def pull(self, model: nn.Module, slopes: Sequence[Tensor]) -> Vector:
-        """The slopes, flat."""
-        return self.total(slopes)
+    def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
+        """The flat vector in the parameters' shapes and precision."""
+        leaves = self.leaves(model)
+        return [
+            part.view_as(leaf).to(leaf.dtype)
+            for part, leaf in zip(self._alive(direction).split([p.numel() for p in leaves]), leaves, strict=True)
+        ]
+
+    def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
+        """Σ share · slopes, flat; the parts of each leaf are added where they belong, without a copy of all."""
+        leaves = self.leaves(model)
+        total = torch.zeros(
+            sum(leaf.numel() for leaf in leaves), dtype=_at_least_float32(leaves[0]), device=leaves[0].device
+        )
+        places = total.split([leaf.numel() for leaf in leaves])
+        for parts, share in slopes:
+            for place, part in zip(places, parts, strict=True):
+                if part is not None:
+                    place.add_(part.reshape(-1), alpha=share)
+            del parts  # before the next batch is worked through
+        return total if self.alive is None else total.mul_(self.alive)
 
     def total(self, tensors: Sequence[Tensor]) -> Vector:
         """Per unit the sum of its entries; a weight has one."""
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        return flat if self.alive is None else flat * self.alive
+        return self._alive(torch.cat([tensor.reshape(-1) for tensor in tensors]))
+
+    def _alive(self, vector: Vector) -> Vector:
+        return vector if self.alive is None or bool(self.alive.all()) else vector * self.alive
 
 
 @dataclass(frozen=True, eq=False)
 class GateChart:
-    """One gate of value 1 per class, which scales the class's entries in the dimensions `sites`.
+    """The vector of gates, all one; each place where they multiply has a leaf, a factor per channel.
 
     Args:
-        structure: The classes.
-        sites: Parameter dimensions that a gate scales.
-        like: A tensor of the vector's type and device.
+        gates: The places, and which entry of the vector multiplies each channel there.
+        count: The length of the vector.
+        like: A tensor of the model's precision and device.
     """
 
-    structure: Structure
-    sites: tuple[tuple[str, int], ...]
+    gates: tuple[Gate, ...]
+    count: int
     like: Tensor
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The parameters that gates scale."""
-        return tuple(dict.fromkeys(name for name, _ in self._used()))
 
     @property
     def values(self) -> Vector:
         """Ones."""
-        return torch.ones(len(self.structure), dtype=self.like.dtype, device=self.like.device)
+        return torch.ones(self.count, dtype=_at_least_float32(self.like), device=self.like.device)
 
-    def parameters(self, model: nn.Module) -> list[Tensor]:
+    def leaves(self, model: nn.Module) -> list[Tensor]:
+        """A factor of one for each channel at each place."""
+        return [self.values.new_ones(gate.classes.numel()) for gate in self.gates]
+
+    @contextmanager
+    def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """Within it these factors multiply what flows."""
+        with ExitStack() as stack:
+            scaled: dict[str, Tensor] = {}
+            for gate, factor in zip(self.gates, tensors, strict=True):
+                if gate.side == "parameter":  # one that is scaled in two dimensions is scaled by both
+                    before = scaled.get(gate.where)
+                    scaled[gate.where] = _times(
+                        _parameter(model, gate.where) if before is None else before, gate, factor
+                    )
+                elif gate.side == "output":
+                    hook = model.get_submodule(gate.where).register_forward_hook(_on_output(gate, factor))
+                    stack.callback(hook.remove)
+                else:
+                    module = model.get_submodule(gate.where)
+                    stack.callback(module.register_forward_pre_hook(_on_input(gate, factor), with_kwargs=True).remove)
+            stack.enter_context(swapped(model, scaled))
+            yield
+
+    def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
+        """The factors' move for a move of the vector."""
+        padded = torch.cat([direction, direction.new_zeros(1)])  # class -1 has no gate
+        return [padded[gate.classes.to(direction.device)].to(self.values.dtype) for gate in self.gates]
+
+    def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
+        """Σ share · slopes, summed over the places of each gate."""
+        total = self.values.new_zeros(self.count + 1)
+        numbers = [torch.where(gate.classes < 0, self.count, gate.classes).to(total.device) for gate in self.gates]
+        for parts, share in slopes:
+            for number, part in zip(numbers, parts, strict=True):
+                if part is not None:
+                    total.index_add_(0, number, part, alpha=share)
+        return total[:-1]
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """Which entries of which parameters each class is made of: those that create it. For sums over them.
+
+    Args:
+        structure: The classes.
+        like: A tensor of the model's precision and device.
+    """
+
+    structure: Structure
+    like: Tensor
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters."""
+        return tuple(dict.fromkeys(name for name, _ in self._sites()))
+
+    def leaves(self, model: nn.Module) -> list[Tensor]:
         """The parameters, in the model that is given."""
         return [model.get_parameter(name) for name in self.names]
 
-    def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
-        """θ ∘ (the gates' move, along the channels)."""
-        moves = {name: torch.zeros_like(p) for name, p in zip(self.names, self.parameters(model), strict=True)}
-        for name, dim in self._used():
-            parameter = model.get_parameter(name).detach()
-            padded = torch.cat([direction, direction.new_zeros(1)])  # class -1 has no gate
-            per_index = padded[self._classes(name, dim).to(direction.device)].to(parameter)
-            moves[name] += parameter * per_index.view([-1 if d == dim else 1 for d in range(parameter.ndim)])
-        return list(moves.values())
+    @contextmanager
+    def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
+        """They are in their place."""
+        yield
 
-    def pull(self, model: nn.Module, slopes: Sequence[Tensor]) -> Vector:
-        """Σ θ ∘ slope over the entries that each gate scales."""
-        return self.total([p.detach() * s for p, s in zip(self.parameters(model), slopes, strict=True)])
+    def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
+        """Per class Σ θ ∘ slope over its entries."""
+        parameters = [parameter.detach() for parameter in self.leaves(model)]
+        total = self.like.new_zeros(len(self.structure), dtype=_at_least_float32(self.like))
+        for parts, share in slopes:
+            none = torch.zeros_like
+            products = [p * (none(p) if part is None else part) for p, part in zip(parameters, parts, strict=True)]
+            total.add_(self.total(products), alpha=share)
+        return total
 
     def total(self, tensors: Sequence[Tensor]) -> Vector:
-        """Per class the sum over the entries that its gate scales, given one tensor per name."""
+        """Per class the sum over its entries, given one tensor per name."""
         by_name = dict(zip(self.names, tensors, strict=True))
-        first = tensors[0] if tensors else self.like
-        total = torch.zeros(len(self.structure) + 1, dtype=first.dtype, device=first.device)
-        for name, dim in self._used():
-            classes = self._classes(name, dim)
-            per_index = by_name[name].movedim(dim, 0).reshape(classes.numel(), -1).sum(1)
-            total.index_add_(0, torch.where(classes < 0, len(self.structure), classes).to(first.device), per_index)
+        total = self.like.new_zeros(len(self.structure) + 1, dtype=_at_least_float32(self.like))
+        for name, dim in self._sites():
+            classes = self.structure.tensors[name].classes[dim]
+            assert classes is not None
+            per_index = by_name[name].movedim(dim, 0).reshape(classes.numel(), -1).sum(1, dtype=total.dtype)
+            total.index_add_(0, torch.where(classes < 0, len(self.structure), classes).to(total.device), per_index)
         return total[:-1]
 
-    def _used(self) -> Iterable[tuple[str, int]]:
-        return (site for site in self.sites if self.structure.tensors[site[0]].classes[site[1]] is not None)
+    def _sites(self) -> Iterable[tuple[str, int]]:
+        tensors = self.structure.tensors
+        return (site for site in self.structure.creators if tensors[site[0]].classes[site[1]] is not None)
 
-    def _classes(self, name: str, dim: int) -> Tensor:
-        classes = self.structure.tensors[name].classes[dim]
-        assert classes is not None
-        return classes
+
+@contextmanager
+def swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Within it the model has these tensors in the place of its parameters, under every name that they have."""
+    new = {id(old): tensor for name, tensor in tensors.items() if (old := _parameter(model, name)) is not tensor}
+    before: list[tuple[dict[str, Any], dict[str, Any]]] = []
+    for module in model.modules() if new else ():
+        own = vars(module)
+        if any(id(parameter) in new for parameter in module._parameters.values()):
+            before.append((module._parameters, dict(module._parameters)))  # type: ignore[arg-type]
+            # a recurrent layer has its own list of its parameters
+            before.append((own, {name: own[name] for name in ("_flat_weights", "_flat_weight_refs") if name in own}))
+    try:
+        for holder, values in before:
+            for name, value in values.items():
+                if isinstance(value, list):
+                    holder[name] = [new.get(id(one), one) for one in value]
+                else:
+                    holder[name] = new.get(id(value), value)
+        yield
+    finally:
+        for holder, values in before:
+            holder.update(values)
+
+
+def _parameter(model: nn.Module, name: str) -> Tensor:
+    """What stands under a parameter's name now."""
+    path, _, attribute = name.rpartition(".")
+    found = model.get_submodule(path)._parameters[attribute]
+    assert found is not None
+    return found
+
+
+def _times(tensor: Tensor, gate: Gate, factor: Tensor) -> Tensor:
+    return tensor * factor.to(tensor).view([-1 if dim == gate.dim % tensor.ndim else 1 for dim in range(tensor.ndim)])
+
+
+def _on_output(gate: Gate, factor: Tensor) -> Callable[..., Any]:
+    def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
+        return _scaled(output, gate, factor)
+
+    return hook
+
+
+def _on_input(gate: Gate, factor: Tensor) -> Callable[..., Any]:
+    def hook(_module: nn.Module, args: Any, kwargs: Any) -> Any:
+        return _scaled((args, kwargs), gate, factor)
+
+    return hook
+
+
+def _scaled(value: Any, gate: Gate, factor: Tensor) -> Any:
+    leaves, spec = pytree.tree_flatten(value)
+    item = gate.item or 0
+    leaves[item] = _times(leaves[item], gate, factor)
+    return pytree.tree_unflatten(leaves, spec)
+
+
+def _at_least_float32(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)

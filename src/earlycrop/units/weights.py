@@ -14,8 +14,8 @@ from earlycrop.allocation import Allocation
 from earlycrop.budget import Budget, check_scores, choose_weights
 from earlycrop.counting import Counts, flops, size_of
 from earlycrop.errors import EarlyCropError
-from earlycrop.structure import Frozen, Layer, ignoring, layers_of
-from earlycrop.structure.surgery import rebind
+from earlycrop.structure import Frozen, Layer, Structure, cut, ignoring, layers_of, trace
+from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import as_inputs
 from earlycrop.units.charts import Vector, WeightChart
 
@@ -25,9 +25,16 @@ class Weights:
     """The weights of every convolution and linear layer, one by one; biases and norms stay."""
 
     def of(
-        self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...]
+        self,
+        model: nn.Module,
+        example_inputs: object,
+        optimizer: Optimizer | None,
+        ignore: tuple[str, ...],
+        together: tuple[tuple[str, ...], ...] = (),
     ) -> "WeightUnits":
         """The weights of a model."""
+        if together:
+            raise EarlyCropError("`together` couples channels, but this method removes single weights: leave it out.")
         return WeightUnits(model, example_inputs, optimizer, ignore)
 
 
@@ -37,12 +44,22 @@ class WeightUnits:
     Masked weights stay exactly zero: their gradient is set to zero as it arrives, so clipping, momentum and
     Adam's moments never feel it, their optimizer state is zeroed when they leave, and they are set to zero
     again after each optimizer step. The forward pass is the model's own.
+
+    Attributes:
+        keep: For each prunable weight whether it is left.
+        optimizer: Whose state is masked with the model.
+        copies: Models of the same parameters (averages) that are masked with it.
+        left: After a harvest the classes of channels of the dense network that are left.
     """
 
     def __init__(
         self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...] = ()
     ) -> None:
-        self.model, self.example_inputs, self.optimizer = model, as_inputs(example_inputs), optimizer
+        self.model, self.optimizer = model, optimizer
+        self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
+        self.ignore = ignore
+        self.copies: tuple[nn.Module, ...] = ()
+        self.left: Tensor | None = None
         layers: dict[str, Layer] = {}
         ignored = ignoring(model, ignore)
         for layer in layers_of(model):
@@ -58,9 +75,16 @@ class WeightUnits:
         self.sizes = [parameter.numel() for parameter in self._parameters()]
         self.keep = torch.ones(sum(self.sizes), dtype=torch.bool, device=self._parameters()[0].device)
         self.frozen: tuple[Frozen, ...] = ()
-        self._flops = flops(model, self.example_inputs)
+        self._flops = flops(model, self._given[0])
         self._handles: list[Any] = []
         self._held: list[tuple[nn.Parameter, Tensor]] = []
+
+    @property
+    def example_inputs(self) -> tuple[object, ...]:
+        """The inputs that were given, on the device and in the precision to which the model has moved since."""
+        inputs, dtype = self._given
+        now = self._parameters()[0]
+        return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
 
     @property
     def chart(self) -> WeightChart:
@@ -84,12 +108,36 @@ class WeightUnits:
         """Set all others to zero, with their optimizer state."""
         self.keep = keep.to(self.keep.device) & self.keep
         for parameter, gone in self._gone():
-            rebind(parameter, parameter.data.masked_fill(gone, 0))
+            rebind(parameter, parameter.data.clone().masked_fill_(gone, 0))  # a clone keeps the memory format
             state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}
             for key, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[key] = value.masked_fill(gone, 0)
+                    state[key] = value.clone().masked_fill_(gone, 0)
+        for name, keep in self.masks().items():
+            for twin in (copy.get_parameter(name) for copy in self.copies):
+                rebind(twin, twin.data.clone().masked_fill_(~keep.to(twin.device), 0))
         self.hold()
+
+    def reap(self, structure: Structure, keep: Bool[Tensor, "classes"]) -> None:
+        """The classes of channels outside `keep` leave; the masks go on with what stays."""
+        masks, held = self.masks(), bool(self._handles)
+        self.release()
+        cut(structure, self.model, keep, self.optimizer)
+        for copy in self.copies:
+            cut(structure, copy, keep, None)
+        kept = [select(masks[name], structure.index(name, keep)).reshape(-1) for name in self.names]
+        channels = {layer.name: layer for layer in layers_of(self.model)}
+        self.layers = tuple(channels[layer.name] for layer in self.layers)
+        self.sizes = [one.numel() for one in kept]
+        self.keep = torch.cat(kept).to(self.keep.device)
+        self.left, self._flops = keep, flops(self.model, self.example_inputs)
+        if held:
+            self.hold()
+
+    def masks(self) -> dict[str, Tensor]:
+        """By parameter name which of its entries are left."""
+        shapes = zip(self.names, self._parameters(), self.keep.cpu().split(self.sizes), strict=True)
+        return {name: keep.view(parameter.shape) for name, parameter, keep in shapes}
 
     def hold(self) -> None:
         """From now on masked weights stay zero through gradients and optimizer steps."""
@@ -128,12 +176,21 @@ class WeightUnits:
         return empty
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks."""
-        return {"keep": self.keep.cpu()}
+        """The masks, and what a harvest left."""
+        return {"keep": self.keep.cpu(), "left": self.left}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Close what that state had closed."""
-        keep = state["keep"]
+        """Close what that state had closed, of the dense model; harvest what it had harvested."""
+        keep, left = state["keep"], state.get("left")
+        if left is not None:
+            structure = trace(self.model, self.example_inputs, self.ignore)
+            if left.shape != (len(structure),) or self.left is not None:
+                raise EarlyCropError(
+                    f"This state harvested a dense model with {left.numel()} classes of channels; the model here has "
+                    f"{len(structure)}{' after a harvest' if self.left is not None else ''}. Build the dense network "
+                    f"anew, and load into that."
+                )
+            self.reap(structure, left)
         if keep.shape != self.keep.shape:
             raise EarlyCropError(
                 f"This state masks {keep.numel()} weights, the model has {self.keep.numel()}: build the same network."
@@ -152,9 +209,11 @@ class WeightUnits:
     def snapshot(self) -> Callable[[], None]:
         """A function that goes back to what is left now (the model is put back by others)."""
         keep, held = self.keep, bool(self._handles)
+        shape = self.layers, self.sizes, self.left, self._flops
 
         def restore() -> None:
             self.keep = keep
+            self.layers, self.sizes, self.left, self._flops = shape
             self.hold() if held else self.release()
 
         return restore

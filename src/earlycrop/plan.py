@@ -1,0 +1,144 @@
+"""What a cut would do, told before anything is cut: each class's members, its worth, and whether it stays."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from earlycrop.counting import Counts
+from earlycrop.report import Width, plain, told
+from earlycrop.structure import ChannelClass, Frozen, Layer, Structure
+from earlycrop.units import ChannelUnits, WeightUnits
+
+
+@dataclass(frozen=True)
+class Place:
+    """The entries of one dimension of a tensor that belong to a class."""
+
+    tensor: str
+    dim: int
+    index: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A class of coupled channels: it leaves whole or not at all.
+
+    Attributes:
+        members: Every place where it lives.
+        worth: Its score; in a method of several steps, the last that it was given.
+        stays: Whether it would stay.
+    """
+
+    members: tuple[Place, ...]
+    worth: float
+    stays: bool
+
+
+@dataclass(frozen=True)
+class Row(Width):
+    """A layer, before and after.
+
+    Attributes:
+        worst: The lowest score among its units; None where none may leave.
+        best: The highest.
+        spaces: Layers with a number in common are coupled: their channels leave together.
+        frozen: Why its channels cannot leave, if they cannot.
+    """
+
+    worst: float | None
+    best: float | None
+    spaces: tuple[int, ...] = ()
+    frozen: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the pruner would do if its moment were now; nothing has been touched.
+
+    Attributes:
+        method: The method's name.
+        unit: `weights` or `channels`.
+        target: What the requested sparsity counts.
+        requested_sparsity: What was asked for.
+        samples: Size of the scoring set.
+        before: The network as it is.
+        after: What would be left.
+        rows: Per layer its width (output channels, or kept weights) and the worth of its units.
+        frozen: What cannot leave, and why.
+        classes: Every class of coupled channels; empty where single weights leave.
+    """
+
+    method: str
+    unit: str
+    target: str
+    requested_sparsity: float
+    samples: int
+    before: Counts
+    after: Counts
+    rows: tuple[Row, ...]
+    frozen: tuple[Frozen, ...]
+    classes: tuple[Candidate, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
+        return plain(asdict(self))
+
+    def __str__(self) -> str:
+        title = f"{self.method} would reach {self.target} sparsity {self.requested_sparsity:g} so"
+        name = max([len(row.layer) for row in self.rows] + [5])
+        coupled = self.unit == "channels"
+        head = f"  {'layer':<{name}} {self.unit:>22}   worst worth   best worth{'   space' if coupled else ''}"
+        lines = [title, *told(self.before, self.after, self.unit), head]
+        for row in self.rows:
+            worth = "".join(f"{'–' if one is None else f'{one:.3g}':>13}" for one in (row.worst, row.best))
+            line = f"  {row.layer:<{name}} {row.before:>9,} -> {row.after:>9,} {worth}"
+            if coupled:
+                line += f"   {','.join(map(str, row.spaces)) or '–'}"
+            lines.append(line + (f"   {row.frozen}" if row.frozen else ""))
+        listed = {row.frozen for row in self.rows}
+        lines += [f"  frozen      {frozen}" for frozen in self.frozen if str(frozen) not in listed]
+        return "\n".join(lines)
+
+
+def rows_of(units: ChannelUnits | WeightUnits, before: Sequence[tuple[str, int]], worth: Tensor) -> tuple[Row, ...]:
+    """A row for each layer, given its width before and the worth of every unit of the network before."""
+    after = [width for _, width in units.widths()]
+    if isinstance(units, WeightUnits):
+        parts = [(part, (), None) for part in worth.split(units.sizes)]
+    else:
+        spaces = units.dense.spaces()
+        parts = [_of(layer, units.dense, spaces, worth) for layer in units.layers]
+    return tuple(
+        Row(name, b, a, *_ends(part), spaces, frozen)
+        for (name, b), a, (part, spaces, frozen) in zip(before, after, parts, strict=True)
+    )
+
+
+def candidates(structure: Structure, keep: Tensor, worth: Tensor) -> tuple[Candidate, ...]:
+    """Every class with its members, its worth and its fate."""
+
+    def places(one: ChannelClass) -> tuple[Place, ...]:
+        return tuple(Place(member.tensor, member.dim, tuple(member.index.tolist())) for member in one.members)
+
+    triples = zip(structure.classes, worth.tolist(), keep.tolist(), strict=True)
+    return tuple(Candidate(places(one), value, stays) for one, value, stays in triples)
+
+
+def _of(
+    layer: Layer, structure: Structure, spaces: Tensor, worth: Tensor
+) -> tuple[Tensor, tuple[int, ...], str | None]:
+    """The worth of a layer's classes, their spaces, and why its other channels are frozen."""
+    found = structure.tensors[layer.weight].classes[layer.dim]
+    inside = torch.tensor([], dtype=torch.int64) if found is None else found[found >= 0].unique()
+    where = f"{layer.weight} dim {layer.dim}"
+    why = next((str(one) for one in structure.frozen if one.where == where), None)
+    if layer.weight in structure.outputs:
+        why = "an output of the network"
+    return worth[inside], tuple(spaces[inside].unique().tolist()), why
+
+
+def _ends(worth: Tensor) -> tuple[float | None, float | None]:
+    return (float(worth.min()), float(worth.max())) if worth.numel() else (None, None)

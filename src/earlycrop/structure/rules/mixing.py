@@ -1,0 +1,77 @@
+"""Mixing over some dimensions, which then cannot shrink; the others pass."""
+
+from typing import Any
+
+from torch import Tensor
+
+from earlycrop.structure.labels import Dims
+from earlycrop.structure.rules.pointwise import pointwise
+from earlycrop.structure.rules.registry import RULES, Rule, argument, name_of, rule
+from earlycrop.structure.walk import Walk, tensor_nodes
+
+
+def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
+    ndim = len(walk.raw(x))
+    walk.freeze(x, f"mixed over ({walk.where(node)})", range(ndim - n, ndim))
+    dims = walk.raw(x)
+    return [*dims[: len(dims) - n], *[None] * n]
+
+
+def _pooling(n: int) -> Rule:
+    def pooled(walk: Walk, node: Any) -> Any:
+        """Entries of the last dimensions are mixed; batch and channels pass."""
+        result = _over_space(walk, node, node.args[0], n)
+        value = node.meta["val"]
+        return result if isinstance(value, Tensor) else tuple(list(result) for _ in value)
+
+    return pooled
+
+
+for _n in (1, 2, 3):
+    for _kind in ("max_pool{}d", "avg_pool{}d", "adaptive_avg_pool{}d", "adaptive_max_pool{}d", "lp_pool{}d"):
+        RULES[_kind.format(_n)] = RULES[f"_{_kind.format(_n)}"] = _pooling(_n)
+    RULES[f"max_pool{_n}d_with_indices"] = _pooling(_n)
+    for _mode in ("nearest", "linear", "bilinear", "bicubic", "trilinear", "_nearest_exact"):
+        RULES[f"upsample_{_mode}{_n}d"] = RULES[f"_upsample_{_mode}{_n}d".replace("__", "_")] = _pooling(_n)
+    RULES[f"reflection_pad{_n}d"] = RULES[f"replication_pad{_n}d"] = _pooling(_n)
+RULES["grid_sampler"] = _pooling(2)
+
+
+@rule("max_unpool2d", "max_unpool3d")
+def max_unpool(walk: Walk, node: Any) -> Any:
+    """Values go where their indices say, channel by channel."""
+    x, indices = node.args[:2]
+    n = 2 if name_of(node) == "max_unpool2d" else 3
+    for a, b in zip(walk.dims(x), walk.dims(indices), strict=True):
+        if a is not None or b is not None:
+            walk.tie(a, b, f"unpooled by indices ({walk.where(node)})")
+    return _over_space(walk, node, x, n)
+
+
+@rule("mean", "sum", "amax", "amin", "var", "std", "norm", "linalg_vector_norm", "logsumexp", "prod", "any", "all")
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "max", "min", "argmax", "argmin", "median")
+@rule("topk", "sort", "argsort", "nansum", "nanmean", "softmin", "var_mean")
+def mixing(walk: Walk, node: Any) -> Any:
+    """Entries along some dimensions are mixed, so those cannot shrink; the others pass."""
+    x = node.args[0]
+    dims, name = walk.raw(x), name_of(node)
+    if len(tensor_nodes(node.args)) > 1:
+        return pointwise(walk, node)  # max(a, b)
+    position = 2 if name in ("norm", "linalg_vector_norm", "topk") else 1
+    dim = argument(node, position, "dim", -1 if name in ("topk", "sort", "argsort") else None)
+    if isinstance(dim, bool):  # var(x, unbiased)
+        dim = None
+    touched = range(len(dims)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    touched = [d % len(dims) for d in touched] if dims else []
+    walk.freeze(x, f"mixed over channels ({walk.where(node)})", touched)
+    dims = walk.raw(x)
+    kept = [None if d in touched else labels for d, labels in enumerate(dims)]
+    without = [labels for d, labels in enumerate(kept) if d not in touched]
+
+    def fit(ndim: int) -> Dims:
+        if ndim == len(kept):
+            return list(kept)
+        return list(without) if ndim == len(without) else [None] * ndim
+
+    value = node.meta["val"]
+    return fit(value.ndim) if isinstance(value, Tensor) else tuple(fit(v.ndim) for v in value)

@@ -1,0 +1,94 @@
+"""Norms: per-channel parameters follow the channels; some mix channels, and then only what stays counts."""
+
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from earlycrop.structure.labels import Dims
+from earlycrop.structure.rules.registry import argument, name_of, rule
+from earlycrop.structure.walk import Walk, shape_of
+
+
+def _affine(walk: Walk, node: Any, *params: tuple[Any, Tensor | None, int]) -> None:
+    """Tie per-channel parameters and buffers to the channels."""
+    for param, labels, dim in params:
+        if isinstance(param, Node):
+            walk.tie(labels, walk.dims(param)[dim], f"normalised together with what cannot leave ({walk.where(node)})")
+
+
+def _note_norm(walk: Walk, node: Any, weight: Any, bias: Any, dim: int) -> None:
+    """Where a gate behind this norm would sit: on its own scale and shift."""
+    if isinstance(weight, Node) and weight in walk.origin:
+        affine = [p for p in (weight, bias) if isinstance(p, Node) and p in walk.origin]
+        walk.norms[node] = tuple((walk.origin[p], dim) for p in affine)
+
+
+@rule("batch_norm", "instance_norm")
+def batch_norm(walk: Walk, node: Any) -> Any:
+    """Each channel (dimension 1) is normalised on its own."""
+    x, weight, bias, mean, var = node.args[:5]
+    walk.freeze(x, f"normalised over ({walk.where(node)})", [0, *range(2, len(walk.raw(x)))])
+    dims = walk.dims(x)
+    _affine(walk, node, *((p, dims[1], 0) for p in (weight, bias, mean, var)))
+    _note_norm(walk, node, weight, bias, 0)
+    walk.attribute(node, "num_features", dims[1])
+    return [None, dims[1], *[None] * (len(dims) - 2)]
+
+
+@rule("layer_norm", "rms_norm")
+def layer_norm(walk: Walk, node: Any) -> Any:
+    """The trailing dimensions are normalised together; what stays is normalised among itself after a cut."""
+    x, normalized = node.args[:2]
+    weight = argument(node, 2, "weight")
+    bias = argument(node, 3, "bias") if name_of(node) == "layer_norm" else None
+    walk.fix(x, range(-len(normalized), 0))
+    dims, n = walk.dims(x), len(normalized)
+    for dim in range(-n, 0):
+        _affine(walk, node, (weight, dims[dim], dim), (bias, dims[dim], dim))
+        walk.attribute(node, "normalized_shape", dims[dim], dim)
+        if dims[dim] is not None:
+            _note_norm(walk, node, weight, bias, n + dim)
+    return list(dims)
+
+
+@rule("group_norm")
+def group_norm(walk: Walk, node: Any) -> Any:
+    """Channels leave by whole groups, or the same number from every group: whichever cuts finer."""
+    x, groups = node.args[:2]
+    weight, bias = argument(node, 2, "weight"), argument(node, 3, "bias")
+    walk.freeze(x, f"normalised over ({walk.where(node)})", range(2, len(walk.raw(x))))
+    dims = walk.dims(x)
+    channels = dims[1]
+    _affine(walk, node, (weight, channels, 0), (bias, channels, 0))
+    _note_norm(walk, node, weight, bias, 0)
+    walk.attribute(node, "num_channels", channels)
+    if channels is not None:
+        grid = channels.view(groups, -1)
+        if groups >= grid.shape[1]:
+            walk.labels.unite(grid, grid[:, :1])
+            walk.attribute(node, "num_groups", grid[:, 0])
+            walk.arguments[node.name] = grid[:, 0]
+        else:
+            walk.labels.unite(grid, grid[:1])
+    return [dims[0], channels, *[None] * (len(dims) - 2)]
+
+
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(walk: Walk, node: Any) -> Any:
+    """g v / ‖v‖, with a norm for each index of one dimension, along which indices may leave; or one for the whole."""
+    v, g = node.args[:2]
+    dim = argument(node, 2, "dim", 0)
+    kept = None if dim == -1 else dim
+    reason = (
+        f"the weight's norm counts it ({walk.where(node)}); before pruning, "
+        f"`torch.nn.utils.parametrize.remove_parametrizations` sets it free"
+    )
+    walk.freeze(v, reason, [d for d in range(len(shape_of(v))) if d != kept])
+    dims: Dims = [None] * len(shape_of(v))
+    if kept is not None:
+        labels = walk.tie(
+            walk.dims(v)[kept], walk.dims(g)[kept], f"normalised with what cannot leave ({walk.where(node)})"
+        )
+        dims[kept] = labels
+    return dims if isinstance(node.meta["val"], Tensor) else (dims, list(walk.dims(g)))

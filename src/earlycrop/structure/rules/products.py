@@ -1,0 +1,328 @@
+"""Products: where channels are created and read."""
+
+import math
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Node
+
+from earlycrop.structure.labels import Dims
+from earlycrop.structure.rules.registry import argument, input_reason, rule, same_in_each_group, unknown
+from earlycrop.structure.walk import Walk, shape_of, unlabelled
+
+
+@rule("linear")
+def linear(walk: Walk, node: Any) -> Any:
+    """y = x Wᵀ + b: W's rows create, its columns read the last dimension of x."""
+    x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
+    walk.fix(x, [-1])
+    dims, w = walk.dims(x), walk.dims(weight)
+    read = walk.tie(dims[-1], w[-1], input_reason(walk, node))
+    walk.read(node, weight, -1, read)
+    walk.attribute(node, "in_features", read)
+    if len(w) == 1:
+        return dims[:-1]
+    walk.attribute(node, "out_features", w[0])
+    _write(walk, node, weight, 0, w[0], bias)
+    _count(walk, node, weight, math.prod(shape_of(x)[:-1]))
+    return [*dims[:-1], w[0]]
+
+
+def _write(walk: Walk, node: Any, weight: Any, dim: int, labels: Tensor | None, bias: Any) -> None:
+    """Rows of `weight` (and the bias) create the channels of `node`."""
+    sites = [(weight, dim)]
+    if isinstance(bias, Node):
+        walk.tie(labels, walk.dims(bias)[0], input_reason(walk, node))
+        sites.append((bias, 0))
+    walk.create(node, *sites)
+
+
+def _count(walk: Walk, node: Any, weight: Any, uses: int) -> None:
+    """Each entry of the weight takes part in `uses` multiply-adds."""
+    if weight in walk.origin:
+        walk.products.append((walk.origin[weight], uses))
+
+
+@rule("conv1d", "conv2d", "conv3d")
+def convolution(walk: Walk, node: Any) -> Any:
+    """The weight is (out, in / groups, ...): its rows create, its columns read dimension 1 of x."""
+    x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
+    groups = argument(node, 6, "groups", 1)
+    _over_space(walk, node, x)
+    w, positions = walk.dims(weight), math.prod(shape_of(node)) // shape_of(weight)[0]
+    reads, writes = _grouped(walk, node, x, w[1], w[0], groups, shape_of(weight)[0])
+    if groups == 1 or not _carries(shape_of(x), groups):
+        _write(walk, node, weight, 0, writes, bias)
+    elif isinstance(bias, Node):
+        walk.tie(writes, walk.dims(bias)[0], input_reason(walk, node))
+    if groups == 1:
+        walk.read(node, weight, 1, reads)
+    walk.attribute(node, "in_channels", reads)
+    walk.attribute(node, "out_channels", writes)
+    _count(walk, node, weight, positions)
+    return _spatial(walk, node, x, writes)
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+def transposed_convolution(walk: Walk, node: Any) -> Any:
+    """The weight is (in, out / groups, ...): its columns create, its rows read dimension 1 of x."""
+    x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
+    groups = argument(node, 6, "groups", 1)
+    _over_space(walk, node, x)
+    w, out_channels = walk.dims(weight), shape_of(node)[-len(shape_of(weight)) + 1]
+    if groups == 1:
+        reads = walk.tie(walk.dims(x)[1], w[0], input_reason(walk, node))
+        writes = w[1]
+        _write(walk, node, weight, 1, writes, bias)
+    else:
+        # The columns of all groups are one dimension of the weight, so the groups lose the same columns.
+        reads = walk.tie(walk.dims(x)[1], w[0], input_reason(walk, node))
+        writes = walk.labels.fresh(out_channels)
+        per_group = out_channels // groups
+        if per_group > 1 and shape_of(weight)[0] // groups > 1:
+            walk.tie(w[1], writes.view(groups, per_group)[0], "")
+            same_in_each_group(walk, writes, groups)
+            same_in_each_group(walk, reads, groups)
+            # one column writes a channel in every group; the site is still (weight, 1)
+            _write(walk, node, weight, 1, w[1], None)
+        else:
+            walk.labels.freeze(w[1], "a column that every group of a transposed convolution shares")
+            _whole_groups(walk, node, reads, writes, groups)
+        if isinstance(bias, Node):
+            walk.tie(writes, walk.dims(bias)[0], input_reason(walk, node))
+    walk.attribute(node, "in_channels", reads)
+    walk.attribute(node, "out_channels", writes)
+    _count(walk, node, weight, math.prod(shape_of(x)) // shape_of(x)[1])
+    return _spatial(walk, node, x, writes)
+
+
+def _carries(x: tuple[int, ...], groups: int) -> bool:
+    """A depthwise convolution carries its input's channels through; it does not create channels."""
+    return x[1] == groups
+
+
+def _grouped(
+    walk: Walk, node: Any, x: Any, w_in: Tensor | None, w_out: Tensor | None, groups: int, out: int
+) -> tuple[Tensor | None, Tensor | None]:
+    """Tie a convolution's channel dimensions to its weight's; return what it reads and what it writes."""
+    dims, channels = walk.dims(x), shape_of(x)[1]
+    if groups == 1:
+        return walk.tie(dims[1], w_in, input_reason(walk, node)), w_out
+    reads, per_group = dims[1], channels // groups
+    if per_group > 1 and out // groups > 1:
+        # Every group loses the same offsets, so that groups stay equally wide.
+        same_in_each_group(walk, w_out, groups)
+        same_in_each_group(walk, reads, groups)
+        walk.tie(None if reads is None else reads.view(groups, -1)[0], w_in, input_reason(walk, node))
+    else:
+        walk.labels.freeze(w_in, "a column that every group of a convolution shares")
+        _whole_groups(walk, node, reads, w_out, groups)
+    return reads, w_out
+
+
+def _whole_groups(walk: Walk, node: Any, reads: Tensor | None, writes: Tensor | None, groups: int) -> None:
+    """A group leaves with all that it reads and writes."""
+    if reads is None or writes is None:
+        walk.tie(reads, writes, input_reason(walk, node))
+        if reads is None:
+            walk.labels.freeze(writes, input_reason(walk, node))
+        return
+    heads = writes.view(groups, -1)[:, :1]
+    walk.labels.unite(writes.view(groups, -1), heads)
+    walk.labels.unite(reads.view(groups, -1), heads)
+    walk.attribute(node, "groups", heads.reshape(-1))
+    walk.arguments[node.name] = heads.reshape(-1)
+
+
+def _spatial(walk: Walk, node: Any, x: Any, channels: Tensor | None) -> Dims:
+    """Batch as it was, channels as given; along space a convolution mixes."""
+    if _unbatched(node):
+        walk.labels.freeze(channels, f"an input without a batch dimension ({walk.where(node)})")
+        return unlabelled(node)
+    return [walk.dims(x)[0], channels, *[None] * (len(shape_of(node)) - 2)]
+
+
+def _over_space(walk: Walk, node: Any, x: Any) -> None:
+    """A convolution mixes over space, and without a batch it is not clear which dimension is what."""
+    if _unbatched(node):
+        walk.freeze(x, f"an input without a batch dimension ({walk.where(node)})")
+    else:
+        walk.freeze(x, f"mixed over space ({walk.where(node)})", range(2, len(shape_of(x))))
+
+
+def _unbatched(node: Any) -> bool:
+    return len(shape_of(node.args[0])) < len(shape_of(node.args[1]))
+
+
+@rule("matmul", "mm", "bmm")
+def matmul(walk: Walk, node: Any) -> Any:
+    """Contracts the last dimension of a with the second to last of b; batch dimensions broadcast.
+
+    Channels along a batch dimension of both are heads: what comes out along it is made anew, head by head.
+    """
+    a, b = node.args[:2]
+    if len(shape_of(a)) == 1 and len(shape_of(b)) == 1:
+        return unknown(walk, node)
+    if len(shape_of(a)) == 1 or len(shape_of(b)) == 1:
+        return _by_vector(walk, node, a, b)
+    walk.fix(a, [-1])
+    walk.fix(b, [-2])
+    da, db = walk.dims(a), walk.dims(b)
+    read = walk.tie(da[-1], db[-2], input_reason(walk, node))
+    walk.read(node, a, -1, read)
+    walk.read(node, b, -2, read)
+    result: Dims = [None] * len(shape_of(node))
+    result[-2:] = [da[-2], db[-1]]
+    for dim in range(-3, -len(result) - 1, -1):
+        parts = [(d[dim], shape_of(arg)[dim]) for d, arg in ((da, a), (db, b)) if len(d) >= -dim]
+        wide = [labels for labels, size in parts if size > 1]
+        both = len(wide) == 2
+        result[dim] = walk.tie(wide[0], wide[1], input_reason(walk, node)) if both else next(iter(wide), None)
+        if both and None not in wide and not {a, b} & walk.origin.keys():
+            walk.recreated.append(wide[0])
+    if b in walk.origin and db[-1] is not None:
+        walk.create(node, (b, len(db) - 1))
+    if a in walk.origin and da[-2] is not None:
+        walk.create(node, (a, len(da) - 2))
+    inner = shape_of(a)[-1]
+    for weight, other in ((b, a), (a, b)):
+        _count(walk, node, weight, math.prod(shape_of(other)) // inner)
+    return result
+
+
+def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
+    """One factor is a vector, which is contracted with the last dimension of a, or the second to last of b."""
+    da = -1 if len(shape_of(b)) == 1 else 0
+    db = 0 if len(shape_of(b)) == 1 else -2
+    walk.fix(a, [da])
+    walk.fix(b, [db])
+    read = walk.tie(walk.dims(a)[da], walk.dims(b)[db], input_reason(walk, node))
+    walk.read(node, a, da, read)
+    walk.read(node, b, db, read)
+    rest = list(walk.dims(a)[:-1]) if len(shape_of(b)) == 1 else [*walk.dims(b)[:-2], walk.dims(b)[-1]]
+    if len(shape_of(a)) == 1 and b in walk.origin and rest[-1] is not None:
+        walk.create(node, (b, len(shape_of(b)) - 1))
+    return rest
+
+
+@rule("baddbmm")
+def baddbmm(walk: Walk, node: Any) -> Any:
+    """b + x y, batch by batch."""
+    bias, x, y = node.args[:3]
+    walk.fix(x, [-1])
+    walk.fix(y, [-2])
+    dx, dy = walk.dims(x), walk.dims(y)
+    walk.tie(dx[-1], dy[-2], input_reason(walk, node))
+    batch = walk.tie(dx[0], dy[0], input_reason(walk, node))
+    if dx[0] is not None and dy[0] is not None:
+        walk.recreated.append(dx[0])
+    walk.fix(bias, range(1, len(shape_of(bias))))
+    db = [None] * (3 - len(shape_of(bias))) + walk.dims(bias)
+    sizes = (1,) * (3 - len(shape_of(bias))) + shape_of(bias)
+    return [
+        walk.tie(one, theirs, input_reason(walk, node)) if size > 1 and (one is not None or theirs is not None) else one
+        for one, theirs, size in zip([batch, dx[1], dy[2]], db, sizes, strict=True)
+    ]
+
+
+@rule("einsum")
+def einsum(walk: Walk, node: Any) -> Any:
+    """Every letter is one dimension, wherever it stands; letters that do not come out are contracted."""
+    equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
+    if "..." in equation:
+        return unknown(walk, node)
+    inputs, _, output = equation.partition("->")
+    letters = inputs.split(",")
+    if "->" not in equation:
+        output = "".join(sorted({one for one in inputs if one != "," and inputs.count(one) == 1}))
+    for arg, names in zip(operands, letters, strict=True):
+        if len(set(names)) < len(names):
+            return unknown(walk, node)  # a diagonal
+        walk.fix(arg, [d for d, name in enumerate(names) if name not in output])
+    every = [walk.dims(arg) for arg in operands]
+    result: dict[str, Tensor | None] = {}
+    for name in dict.fromkeys("".join(letters)):
+        places = [
+            (number, names.index(name))
+            for number, (names, arg) in enumerate(zip(letters, operands, strict=True))
+            if name in names and shape_of(arg)[names.index(name)] > 1
+        ]
+        labels = [every[number][dim] for number, dim in places]
+        if all(one is None for one in labels):
+            continue
+        first = labels[0]
+        for other in labels[1:]:
+            first = walk.tie(first, other, input_reason(walk, node))
+        if len(labels) == 1 and name not in output:
+            walk.labels.freeze(first, f"summed over ({walk.where(node)})")
+        result[name] = first
+        given = [(number, dim) for number, dim in places if operands[number] in walk.origin]
+        for number, dim in given:
+            if name not in output:
+                walk.read(node, operands[number], dim, first)
+            elif len(places) == 1:
+                walk.create(node, (operands[number], dim))
+        if name in output and len(places) > 1 and not given and None not in labels:
+            walk.recreated.append(labels[0])  # type: ignore[arg-type]
+    sizes = {
+        name: shape_of(arg)[d] for arg, names in zip(operands, letters, strict=True) for d, name in enumerate(names)
+    }
+    for arg, names in zip(operands, letters, strict=True):
+        _count(walk, node, arg, math.prod(size for name, size in sizes.items() if name not in names))
+    return [result.get(name) for name in output]
+
+
+@rule("addmm")
+def addmm(walk: Walk, node: Any) -> Any:
+    """b + x W, W being (in, out)."""
+    bias, x, weight = node.args[:3]
+    walk.fix(x, [-1])
+    dx, dw = walk.dims(x), walk.dims(weight)
+    read = walk.tie(dx[-1], dw[0], input_reason(walk, node))
+    walk.read(node, weight, 0, read)
+    walk.attribute(node, "nx", read)
+    walk.attribute(node, "nf", dw[1])
+    if len(shape_of(bias)) == 1:
+        _write(walk, node, weight, 1, dw[1], bias)
+    else:
+        walk.freeze(bias, input_reason(walk, node))
+        walk.labels.freeze(dw[1], input_reason(walk, node))
+    _count(walk, node, weight, shape_of(x)[0])
+    return [dx[0], dw[1]]
+
+
+@rule("embedding")
+def embedding(walk: Walk, node: Any) -> Any:
+    """Rows of the table are picked by number, so only its columns may leave."""
+    table = node.args[0]
+    walk.freeze(table, f"rows are picked by number ({walk.where(node)})", [0])
+    width = walk.dims(table)[1]
+    walk.attribute(node, "embedding_dim", width)
+    walk.create(node, (table, 1))
+    return [*walk.dims(node.args[1]), width]
+
+
+@rule("embedding_bag", "_embedding_bag")
+def embedding_bag(walk: Walk, node: Any) -> Any:
+    """Rows picked by number and summed: only columns may leave."""
+    rows, *others = unlabelled(node)
+    return ([*rows[:-1], embedding(walk, node)[-1]], *others)
+
+
+@rule("bilinear")
+def bilinear(walk: Walk, node: Any) -> Any:
+    """yₖ = aᵀ Wₖ b + biasₖ: W is (out, in of a, in of b)."""
+    a, b, weight, bias = (*node.args, None)[:4]
+    w = walk.dims(weight)
+    for x, dim, name in ((a, 1, "in1_features"), (b, 2, "in2_features")):
+        walk.fix(x, [-1])
+        read = walk.tie(walk.dims(x)[-1], w[dim], input_reason(walk, node))
+        walk.read(node, weight, dim, read)
+        walk.attribute(node, name, read)
+    walk.attribute(node, "out_features", w[0])
+    _write(walk, node, weight, 0, w[0], bias)
+    _count(walk, node, weight, math.prod(shape_of(a)[:-1]))
+    before = [
+        walk.tie(x, y, input_reason(walk, node)) for x, y in zip(walk.dims(a)[:-1], walk.dims(b)[:-1], strict=True)
+    ]
+    return [*before, w[0]]
