@@ -1,4 +1,4 @@
-"""A training step and inference of ResNet18, dense beside cut to 98 % of its weights: `python -m benchmarks.training_step`.
+"""A training step and inference of ResNet18, dense beside cut to 98 %: `python -m benchmarks.training_step`.
 
 The cut is by random scores, which thins all layers alike (a score of the gradient flow keeps other widths; see the
 runs under results/ for those). Every step is forward, cross-entropy, backward and SGD with momentum on one batch of

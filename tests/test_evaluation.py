@@ -443,6 +443,90 @@ def test_scoring_works_where_gradients_are_off_and_autocast_is_on():
     assert torch.equal(found, expected)
 
 
+def test_what_is_not_differentiated_needs_no_gradient_while_scoring():
+    net, batch = lived_in(), dense.images()
+    flags = {name: parameter.requires_grad for name, parameter in net.named_parameters()}
+    seen = []
+
+    def loss(model, batch):
+        seen.append({name for name, parameter in model.named_parameters() if parameter.requires_grad})
+        return dense.cross_entropy(model, batch)
+
+    at_gates(net, loss, [batch], bn_mode="running").hessian_gradient()
+    assert seen
+    assert not any(seen)
+    seen.clear()
+    at_weights(net, loss, [batch], bn_mode="running").gradient()
+    assert all(names == {"conv.weight", "head.weight"} for names in seen)
+    assert {name: parameter.requires_grad for name, parameter in net.named_parameters()} == flags
+
+
+@pytest.mark.parametrize("unit", ["weights", "gates"])
+def test_transformers_and_recurrent_layers_are_not_fused_while_scoring(unit):
+    """Their fused kernels have no second derivative, or none at all in eval mode."""
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 1, enable_nested_tensor=False
+    )
+    net = dense.Net(
+        lambda n, x: n.head(n.rnn(n.encoder(x))[0][:, -1]),
+        encoder=encoder,
+        rnn=nn.LSTM(6, 4, batch_first=True),
+        head=nn.Linear(4, 3),
+    ).float()
+    batch = torch.randn(5, 4, 6), torch.randint(3, (5,))
+    flags = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    make = at_weights if unit == "weights" else at_gates
+    found = make(net, dense.cross_entropy, [batch]).hessian_gradient()
+    exact = make(net.double(), dense.cross_entropy, [(batch[0].double(), batch[1])]).hessian_gradient()
+    assert exact.norm() > 0
+    assert (found - exact).norm() <= 1e-4 * exact.norm()
+    now = torch.backends.mkldnn.enabled, torch.backends.cudnn.enabled, torch.backends.mha.get_fastpath_enabled()
+    assert now == flags
+
+
+@pytest.mark.parametrize("unit", ["weights", "gates"])
+def test_a_model_in_half_precision_is_scored_in_its_own_and_summed_in_single(unit):
+    net, batch = dense.mlp(4, 20, 3), dense.vectors(32)
+    make = at_weights if unit == "weights" else at_gates
+    exact = make(net, dense.cross_entropy, [batch])
+    expected = exact.values * exact.hessian_gradient()
+    half = make(net.bfloat16(), dense.cross_entropy, [(batch[0].bfloat16(), batch[1])], micro_batch=8)
+    found = half.values * half.hessian_gradient()
+    assert found.dtype == torch.float32
+    assert torch.corrcoef(torch.stack([found.double(), expected]))[0, 1] > 0.98
+
+
+def test_texts_of_different_lengths_are_cut_one_by_one():
+    net = nn.Sequential(nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)).double()
+    sizes = []
+
+    def loss(model, tokens):
+        sizes.append(tuple(tokens.shape))
+        return nn.functional.cross_entropy(model(tokens)[:, -1], tokens[:, 0])
+
+    batches = [torch.randint(7, (5, 5)), torch.randint(7, (2, 3))]
+    chart = Weights().of(net, batches[0], None, ()).units
+    whole = Evaluation(MeanLoss(net, loss, batches, micro_batch=5), chart).gradient()
+    sizes.clear()
+    torch.testing.assert_close(Evaluation(MeanLoss(net, loss, batches, micro_batch=2), chart).gradient(), whole)
+    assert sizes == [(1, 5), (2, 5), (2, 5), (2, 3)]
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(6, 2), (64, 16), (300, 30)])  # at most 32, in even pieces
+def test_the_usual_micro_batch_is_a_part_of_the_given_batches(largest, expected):
+    net, sizes = dense.conv_norm_net(), []
+
+    def loss(model, batch):
+        sizes.append(len(batch[0]))
+        return dense.cross_entropy(model, batch)
+
+    at_weights(net, loss, [dense.images(largest)], bn_mode="running").gradient()
+    assert max(sizes) == expected
+    sizes.clear()
+    at_weights(net, loss, [dense.images(largest)], bn_mode="batch").gradient()
+    assert sizes == [largest]  # whose statistics are asked for
+
+
 TF32 = """
 import torch
 from torch import nn

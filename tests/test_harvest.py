@@ -16,6 +16,7 @@ from earlycrop.units import Weights
 from tests import dense
 from tests.cases import CASES
 
+
 def masked(net: nn.Module, x: Tensor, density: float, seed: int = 1) -> nn.Module:
     """Random weights are zero; nothing holds them there."""
     generator = torch.Generator().manual_seed(seed)
@@ -114,7 +115,7 @@ def shapes_without(net, inputs, dead):
     return {name: tuple(p.shape) for name, p in net.named_parameters()}
 
 
-QUICK = "mlp mlp_of_tokens resnet mobilenet chain unet group_norm_pairs glu concat".split()
+QUICK = ["mlp", "mlp_of_tokens", "resnet", "mobilenet", "chain", "unet", "group_norm_pairs", "glu", "concat"]
 
 
 @pytest.mark.parametrize("name", dense.some_of([*CASES], QUICK))
@@ -274,7 +275,7 @@ def test_99_percent_becomes_real_and_training_goes_on_as_it_would_have(method, o
             optimizer.state.clear()
         train(net, optimizer, 4)
         runs.append((net, optimizer, pruner, dense.cross_entropy(net.eval(), dense.images(24)).item()))
-    (net, optimizer, pruner, loss), (twin, _, other, expected) = runs
+    (net, optimizer, pruner, loss), (_, _, other, expected) = runs
     assert loss == pytest.approx(expected, rel=1e-9)
     assert found.channels > 20
     assert 0.9 < found.real_sparsity < found.sparsity == pytest.approx(0.99, abs=1e-3)
@@ -290,7 +291,8 @@ def test_99_percent_becomes_real_and_training_goes_on_as_it_would_have(method, o
         assert all(v.shape == parameter.shape for v in optimizer.state[parameter].values() if v.ndim)
     assert pruner.units.counts().prunable == int(pruner.units.keep.sum())
     assert pruner.units.counts().params == sum(p.numel() for p in net.parameters()) - int((~pruner.units.keep).sum())
-    assert pruner.units.widths() == [(n, int(k.sum())) for n, k in zip("0 3 7 9".split(), pruner.units.masks().values())]
+    widths = [int(keep.sum()) for keep in pruner.units.masks().values()]
+    assert pruner.units.widths() == list(zip(["0", "3", "7", "9"], widths, strict=True))
     assert pruner.units.counts().flops < other.units.counts().flops
     json.dumps(found.as_dict(), allow_nan=False)
     assert isinstance(found, HarvestReport)
@@ -337,15 +339,17 @@ def test_a_harvest_that_is_not_exact_is_undone(monkeypatch):
     pruner.check(0)
     train(net, optimizer)
     before, state = dense.everything(net, optimizer), pruner.state_dict()["units"]
-    with monkeypatch.context() as patch, pytest.raises(VerificationError, match=r"5\.0e-01"):
+    with monkeypatch.context() as patch:
         patch.setattr(Verifier, "compare", lambda *_: Verification(0.5, 0.5))
-        pruner.harvest()
+        with pytest.raises(VerificationError, match=r"5\.0e-01"):
+            pruner.harvest()
     assert dense.everything(net, optimizer) == before
     assert torch.equal(pruner.units.keep, state["keep"])
     assert pruner.units.left is None
-    with monkeypatch.context() as patch, pytest.raises(VerificationError):
+    with monkeypatch.context() as patch:
         patch.setattr(Verifier, "compare", lambda *_: Verification(0.5, 0.5))
-        harvest(net, dense.images()[0], optimizer)
+        with pytest.raises(VerificationError):
+            harvest(net, dense.images()[0], optimizer)
     assert dense.everything(net, optimizer) == before
     train(net, optimizer)
     assert all(not net.get_parameter(name)[~keep].any() for name, keep in pruner.units.masks().items())

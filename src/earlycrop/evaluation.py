@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -36,6 +36,9 @@ BatchNormMode = Literal["auto", "running", "calibrated", "batch"]
 
 Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
 """For each batch the slopes of the leaves (None: does not depend on it), and the batch's share of the set."""
+
+
+CONTRACT = "`loss(model, batch)` must return the scalar mean loss of the batch with its graph"
 
 
 @runtime_checkable
@@ -140,8 +143,6 @@ class MeanLoss:
         if bn_mode == "auto":
             unseen = any(n.num_batches_tracked is not None and int(n.num_batches_tracked) == 0 for n in norms)
             bn_mode = "calibrated" if unseen else "running"
-        if hessian not in get_args(Way):
-            raise ScoreError(f"`hessian` is one of {get_args(Way)}; found {hessian!r}.")
         self.bn_mode: BatchNormMode = bn_mode
         self._norms, self._temperature = norms, 1.0
         self._ways = [*EXACT] if hessian == "auto" else [hessian]
@@ -167,7 +168,9 @@ class MeanLoss:
 
         def slopes(batch: Any, _share: float) -> Sequence[Tensor | None]:
             with chart.placed(self.model, leaves):
-                return torch.autograd.grad(self._value(batch), leaves, allow_unused=True)
+                loss = self._value(batch)
+                self._check_graph(loss)
+                return torch.autograd.grad(loss, leaves, allow_unused=True)
 
         if not leaves:
             return chart.collect(self.model, ())
@@ -185,7 +188,7 @@ class MeanLoss:
         """
         slope, scale = None, 0.0
         if gradient is not None:
-            slope, scale = float(gradient @ direction), float(gradient.norm() * direction.norm())
+            slope, scale = float((gradient * direction).sum()), float(gradient.norm() * direction.norm())
         while True:
             try:
                 found, product = self._product(WAYS[self._ways[0]], chart, direction, of)
@@ -237,18 +240,18 @@ class MeanLoss:
         return loss
 
     def _check(self, loss: object) -> None:
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
             found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
-            if isinstance(loss, Tensor) and loss.numel() == 1:
-                found = "a scalar that does not depend on the model's parameters"
-            raise ScoreError(
-                f"`loss(model, batch)` must return the scalar mean loss of the batch with its graph; found {found}."
-            )
+            raise ScoreError(f"{CONTRACT}; found {found}.")
         if not bool(torch.isfinite(loss)):
             raise ScoreError(
                 f"The loss on the scoring set is {loss.item()}: scores would be meaningless. Check the scoring batches "
                 f"and the state of training (a learning rate too high, inputs that are not finite)."
             )
+
+    def _check_graph(self, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise ScoreError(f"{CONTRACT}; found a scalar that does not depend on the model's parameters.")
 
     @contextmanager
     def scoring(self, moved: Sequence[Tensor]) -> Iterator[None]:
@@ -363,7 +366,8 @@ class ScoringSet:
     """The scoring set as one collection of samples, however it was cut when it was given.
 
     Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are
-    joined and cut evenly. Batches that cannot be joined (texts of different lengths) are kept as given.
+    joined and cut evenly. Batches that cannot be joined (texts of different lengths) are cut one by one, and those
+    that hold something else than samples are kept as given.
 
     Raises:
         ScoreError: there is no sample in it.
@@ -380,23 +384,21 @@ class ScoringSet:
         if micro_batch is not None and micro_batch < 1:
             raise ScoreError(f"`micro_batch` must be at least 1; found {micro_batch}.")
         self.samples, self.largest, self.micro_batch = sum(sizes), max(sizes), micro_batch
-        self._joined = _join(batches)
-        self._given = list(zip(batches, sizes, strict=True))
+        joined = _join(batches)
+        self._parts = list(zip(batches, sizes, strict=True)) if joined is None else [(joined, self.samples)]
 
     def first(self, size: int) -> Any:
         """The first `size` samples as one batch, or all if there are fewer (of the first batch if they do not join)."""
-        batch = self._given[0][0] if self._joined is None else self._joined
-        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, batch)
+        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._parts[0][0])
 
     def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
-        """Batches of about `size` samples, as even as can be, with their sizes."""
-        if self._joined is None:
-            yield from self._given
-            return
-        pieces = math.ceil(self.samples / size)
-        bounds = [self.samples * k // pieces for k in range(pieces + 1)]
-        for start, stop in pairwise(bounds):
-            yield pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], self._joined), stop - start
+        """Batches of at most `size` samples, as even as can be, with their sizes."""
+        for whole, samples in self._parts:
+            pieces = math.ceil(samples / size) if _even(pytree.tree_leaves(whole)) else 1
+            bounds = [samples * k // pieces for k in range(pieces + 1)]
+            for start, stop in pairwise(bounds):
+                part = whole if pieces == 1 else pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], whole)
+                yield part, stop - start
 
 
 def _samples(batch: Any) -> int:
@@ -412,14 +414,18 @@ def _join(batches: list[Any]) -> Any:
     """All batches as one, or None if they do not fit together."""
     flat = [pytree.tree_flatten(batch) for batch in batches]
     for leaves, spec in flat:
-        if spec != flat[0][1] or not all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves):
-            return None
-        if len({leaf.shape[0] for leaf in leaves}) != 1:
+        if spec != flat[0][1] or not _even(leaves):
             return None
         if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in zip(leaves, flat[0][0], strict=True)):
             return None
     joined = [torch.cat(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
     return pytree.tree_unflatten(joined, flat[0][1])
+
+
+def _even(leaves: list[Any]) -> bool:
+    """Whether these are tensors of the same samples."""
+    tensors = all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves)
+    return tensors and len({leaf.shape[0] for leaf in leaves}) == 1
 
 
 class _Tempered:

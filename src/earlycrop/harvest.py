@@ -13,7 +13,7 @@ and so do norms over channels, whose statistics would change.
 
 import operator
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -166,7 +166,7 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
             f"{verification.max_error:.1e} of the largest (allowed {verification.tolerance:.0e}). The model is as it "
             f"was. Please report the network; meanwhile keep the part that differs whole with `ignore=`."
         )
-    return HarvestReport(**vars(report) | {"verification": verification})
+    return replace(report, verification=verification)
 
 
 def _spare(structure: Structure, dead: Dead) -> Dead:
@@ -200,10 +200,14 @@ CONTRACTIONS |= {f"conv_transpose{n}d": (1, 0) for n in (1, 2, 3)}
 """Operators that read channels through a weight: its dimension that writes, and the one that reads."""
 
 MOVES = frozenset(
-    "view reshape _unsafe_view view_as reshape_as flatten unflatten squeeze unsqueeze permute transpose t movedim "
-    "swapaxes swapdims numpy_T mT adjoint expand expand_as broadcast_to cat concat concatenate stack chunk split "
-    "split_with_sizes unsafe_split tensor_split unbind slice narrow select index_select flip roll repeat_interleave "
-    "pixel_shuffle pixel_unshuffle clone contiguous detach alias to _to_copy type_as float lift_fresh_copy".split()
+    {
+        *("view", "reshape", "_unsafe_view", "view_as", "reshape_as", "flatten", "unflatten", "squeeze"),
+        *("unsqueeze", "permute", "transpose", "t", "movedim", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint"),
+        *("expand", "expand_as", "broadcast_to", "cat", "concat", "concatenate", "stack", "chunk", "split"),
+        *("split_with_sizes", "unsafe_split", "tensor_split", "unbind", "slice", "narrow", "select"),
+        *("index_select", "flip", "roll", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "clone"),
+        *("contiguous", "detach", "alias", "to", "_to_copy", "type_as", "float", "lift_fresh_copy"),
+    }
 )
 """Operators that only move entries."""
 
@@ -211,18 +215,28 @@ SPATIAL = ("max_pool", "avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "a
 """Beginnings of operators that mix places of one channel, and of zeros make zeros."""
 
 ZEROS = MOVES | frozenset(
-    "relu relu6 leaky_relu prelu gelu silu tanh elu celu selu hardswish mish neg abs sign square sin softshrink "
-    "hardshrink dropout feature_dropout mean sum amax amin glu".split()
+    {
+        *("relu", "relu6", "leaky_relu", "prelu", "gelu", "silu", "tanh", "elu", "celu", "selu", "hardswish"),
+        *("mish", "neg", "abs", "sign", "square", "sin", "softshrink", "hardshrink", "dropout", "feature_dropout"),
+        *("mean", "sum", "amax", "amin", "glu"),
+    }
 )
 """Operators that make zeros of zeros, channel by channel."""
 
 CONSTANTS = frozenset(
-    "sigmoid hardsigmoid exp cos softplus log_sigmoid logsigmoid log1p pow rsqrt sqrt reciprocal hardtanh clamp div erf "
-    "constant_pad_nd alpha_dropout feature_alpha_dropout softmax _softmax embedding".split()
+    {
+        *("sigmoid", "hardsigmoid", "exp", "cos", "softplus", "log_sigmoid", "logsigmoid", "log1p", "pow"),
+        *("rsqrt", "sqrt", "reciprocal", "hardtanh", "clamp", "div", "erf", "constant_pad_nd", "alpha_dropout"),
+        *("feature_alpha_dropout", "softmax", "_softmax", "embedding"),
+    }
 )
 """Operators that act channel by channel, and may make something of zeros."""
 
-CARRIES = frozenset("batch_norm instance_norm mul add sub rsub".split())
+CARRIES = frozenset(
+    {
+        *("batch_norm", "instance_norm", "mul", "add", "sub", "rsub"),
+    }
+)
 """Operators with rules of their own that mix no channels."""
 
 BOUNDED = ("hardtanh", "clamp", "constant_pad_nd")
@@ -281,7 +295,7 @@ class Flow:
         self.dead: Dead = ~alive[:-1]
 
     def _forward(self, node: Node) -> Tensor:
-        """Where the result may be anything but zero."""
+        """In which classes the result may be anything but zero."""
         name, args = operator_of(node).rstrip("_"), tensor_nodes((node.args, node.kwargs))
         present = self._present(node)
         if node.target is operator.getitem:
@@ -294,26 +308,12 @@ class Flow:
                 fed = kept & self._open(self._nz[x])[written]
             else:
                 fed = (kept & self._open(self._nz[x])[read]).any(1)
+                made = made | (self._present(x) & present)  # what passes along other dimensions
             return made | self._classes(written[fed])
-        if name in ("batch_norm", "instance_norm"):
-            shifts = [self._nonzero(one) for one in node.args[2:4]] if self.constants else []
-            return self._nz[args[0]] | sum(shifts, torch.zeros_like(present))
-        if name == "mul":
-            found = present.clone()
-            for arg in args:
-                found &= self._nz[arg] | ~self._present(arg)
-            return found
-        if name in ("add", "sub", "rsub"):
-            lacking = [~self._present(arg) for arg in args] if self.constants else []
-            number = self.constants and len(args) < 2
-            return present & (sum([*(self._nz[arg] for arg in args), *lacking], torch.zeros_like(present)) | number)
-        if name in ZEROS or name.startswith(SPATIAL) or (name in BOUNDED and _passes_zero(node)):
-            inputs = args[:1] if name == "prelu" else args
-            return sum((self._nz[arg] for arg in inputs), torch.zeros_like(present))
-        if name in CONSTANTS:
-            if self.constants or name == "embedding":
-                return present
-            return sum((self._nz[arg] for arg in args), torch.zeros_like(present)) & present
+        if not self._mixes(node):
+            # what no argument shows may be anything: a tensor that was spread over the channels
+            shown = sum((self._present(arg) for arg in args), torch.zeros_like(present))
+            return self._carried(node, name, args, present) | (present & ~shown)
         touched = present.clone()
         for arg in args:
             touched |= self._present(arg)
@@ -323,6 +323,36 @@ class Flow:
             self.barred[where] = int(touched.sum())
             self._bar |= touched
         return present
+
+    def _carried(self, node: Node, name: str, args: list[Node], present: Tensor) -> Tensor:
+        """Where an operator that keeps channels apart may return anything but zero."""
+        nothing = torch.zeros_like(present)
+        if name in ("batch_norm", "instance_norm"):
+            shifts = [self._nonzero(one) for one in node.args[2:4]] if self.constants else []
+            return self._nz[args[0]] | sum(shifts, nothing)
+        if name == "mul":
+            found = present.clone()
+            for arg in args:
+                found &= self._nz[arg] | ~self._present(arg)
+            return found
+        if name in ("add", "sub", "rsub"):
+            lacking = [~self._present(arg) for arg in args] if self.constants else []
+            number = self.constants and len(args) < 2
+            return present & (sum([*(self._nz[arg] for arg in args), *lacking], nothing) | number)
+        makes = name in CONSTANTS and not (name in BOUNDED and _passes_zero(node))
+        if makes and (self.constants or name == "embedding"):
+            return present
+        return sum((self._nz[arg] for arg in (args[:1] if name == "prelu" else args)), nothing)
+
+    def _mixes(self, node: Node) -> bool:
+        """Whether an operator may carry something of one class into another, as far as is known here."""
+        name, args = operator_of(node).rstrip("_"), tensor_nodes((node.args, node.kwargs))
+        if name in MOVES or node.target is operator.getitem:
+            return False
+        if name not in ZEROS | CONSTANTS | CARRIES and not name.startswith(SPATIAL):
+            return True
+        present = self._present(node)
+        return any(bool((self._present(arg) & ~present)[:-1].any()) for arg in args if arg.name not in self._origin)
 
     def _backward(self, node: Node) -> None:
         """On which entries of the arguments an output depends."""
@@ -334,13 +364,13 @@ class Flow:
                 self._rd[x] |= self._classes(written[kept & wanted[written]])
             else:
                 self._rd[x] |= self._classes(read[(kept & self._open(wanted)[written][:, None]).any(0)])
+                self._rd[x] |= self._present(x) & self._present(node) & wanted
         elif name == "mul" and len(args) == 2:
             for arg, other in (args, args[::-1]):
                 self._rd[arg] |= wanted & (self._nz[other] | ~self._present(other))
         else:
-            mixing = name not in ZEROS | CONSTANTS | CARRIES and not name.startswith(SPATIAL)
             for arg in args:
-                self._rd[arg] |= self._bar | True if mixing and node.target is not operator.getitem else wanted
+                self._rd[arg] |= wanted | self._mixes(node)
 
     def _weight(self, node: Node) -> tuple[Node, Node, Any] | None:
         """What a contraction reads, its weight and its bias; None if the weight is computed."""

@@ -1,4 +1,4 @@
-"""What a cut would do, told before anything is cut: per class of channels its members, its worth and whether it stays."""
+"""What a cut would do, told before anything is cut: each class's members, its worth, and whether it stays."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -11,8 +11,8 @@ The first three are exact and agree to rounding. Each takes f as a context that 
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Literal
 
 import torch
@@ -34,9 +34,14 @@ def double_backward(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: S
 
 
 def reverse_over_forward(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
-    """The reverse of one forward pass with dual numbers."""
-    with forward_ad.dual_level(), f(_dual(x, v)) as value:
-        return _reverse(forward_ad.unpack_dual(value).tangent, of)
+    """The reverse of one forward pass with dual numbers.
+
+    By `torch.func`, for on plain dual numbers PyTorch computes the tangent of log-softmax in place, so that it has no
+    gradient.
+    """
+    with ExitStack() as stack, _without_warning():
+        tangent = torch.func.jvp(lambda *duals: stack.enter_context(f(duals)), tuple(x), tuple(v))[1]
+        return _reverse(tangent, of)
 
 
 def forward_over_reverse(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
@@ -45,7 +50,7 @@ def forward_over_reverse(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], 
         gradient = torch.autograd.grad(value, of, allow_unused=True)
         slope = forward_ad.unpack_dual(value).tangent
         rows = [None if g is None else forward_ad.unpack_dual(g).tangent for g in gradient]
-        return 0.0 if slope is None else float(slope), rows
+        return 0.0 if slope is None else float(slope.detach()), rows
 
 
 def central_difference(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
@@ -59,7 +64,7 @@ def central_difference(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of
     for side in (step, -step):
         with f([part + side * along for part, along in zip(x, v, strict=True)]) as value:
             gradients.append(torch.autograd.grad(value, of, allow_unused=True))
-            values.append(float(value))
+            values.append(float(value.detach()))
     rows = [None if a is None or b is None else (a - b) / (2 * step) for a, b in zip(*gradients, strict=True)]
     return (values[0] - values[1]) / (2 * step), rows
 
@@ -73,9 +78,16 @@ EXACT: tuple[Way, ...] = ("reverse_over_forward", "double_backward")
 
 
 def _dual(x: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
-    with warnings.catch_warnings():  # of TorchScript, which PyTorch itself uses at the first dual number
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with _without_warning():
         return [forward_ad.make_dual(part, along) for part, along in zip(x, v, strict=True)]
+
+
+@contextmanager
+def _without_warning() -> Iterator[None]:
+    """Of TorchScript, which PyTorch itself uses at the first dual number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
 
 
 def _reverse(slope: Tensor | None, of: Sequence[Tensor]) -> Product:

@@ -17,8 +17,8 @@ from earlycrop.budget import Budget
 from earlycrop.counting import Target
 from earlycrop.errors import EarlyCropError, OptimizerError, VerificationError
 from earlycrop.evaluation import BatchNormMode, Evaluation, Loss, MeanLoss, ScoringSet
-from earlycrop.kernel import empirical_ntk
 from earlycrop.harvest import HarvestReport, harvest_units
+from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method, get_method
 from earlycrop.plan import Plan, candidates, rows_of
 from earlycrop.report import Check, Report, Width
@@ -65,7 +65,7 @@ class Pruner:
             they are cut or masked with the model, all of them or none.
         optimizer_state: `slice` carries momentum and moments through the cut, `reset` forgets them.
         bn_mode: What batch norm does while scoring, see `MeanLoss`.
-        micro_batch: Samples scored at once; None takes the largest of the given batches.
+        micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
         verify: Prove after the cut that the model computes what the gated dense one did; keeps a float64 copy
             for that moment.
         seed: Where random scores start.
@@ -453,13 +453,15 @@ def bare(model: nn.Module) -> nn.Module:
         return bare(model.module)
     wrappers = [nn.DataParallel, nn.parallel.DistributedDataParallel]
     sharded = sys.modules.get("torch.distributed.fsdp")  # loaded wherever something is sharded
-    wrappers += [getattr(sharded, name) for name in ("FullyShardedDataParallel", "FSDPModule") if hasattr(sharded, name)]
+    wrappers += [
+        getattr(sharded, name) for name in ("FullyShardedDataParallel", "FSDPModule") if hasattr(sharded, name)
+    ]
     for name, module in model.named_modules():
         if isinstance(module, tuple(wrappers)):
             raise EarlyCropError(
-                f"{f'`{name}`' if name else 'The model'} is wrapped by {type(module).__name__}, which remembers the old "
-                f"shapes. Give the module inside, on every process the same batches and seed, and wrap it anew, with "
-                f"a new optimizer where parameters were sharded, after the cut."
+                f"{f'`{name}`' if name else 'The model'} is wrapped by {type(module).__name__}, which remembers the "
+                f"old shapes. Give the module inside, on every process the same batches and seed; after the cut wrap "
+                f"it anew, with a new optimizer where parameters were sharded."
             )
     return model
 

@@ -3,8 +3,10 @@
 import pytest
 from matplotlib.figure import Figure
 
-from earlycrop_lab.figures import accuracy, channels, draw, regime
+import earlycrop
+from earlycrop_lab.figures import _widths, accuracy, channels, draw, draw_plan, regime
 from earlycrop_lab.tasks.classification import Classification
+from tests import dense
 from tests.lab.results import report, result
 
 PRUNED = Classification(epochs=4)
@@ -74,3 +76,16 @@ def test_channels_or_the_part_of_the_weights_of_each_layer(unit, label, bars):
     assert [bar.get_width() for bar in axes.patches] == bars  # of both layers before, then after
     assert label in axes.get_xlabel()
     assert "10 / 40" in drawn(figure)
+
+
+@pytest.mark.parametrize("method", ["snap", "snip"])
+def test_a_plan_has_a_picture_before_anything_is_cut(method, tmp_path):
+    net, batch = dense.mlp(4, 10, 8, 3), dense.vectors(12)
+    pruner = earlycrop.Pruner(net, method, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch])
+    plan = pruner.dry_run()
+    path = draw_plan(plan, tmp_path / "widths.png")
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert [each.name for each in tmp_path.iterdir()] == ["widths.png"]
+    (axes,) = _widths(plan.as_dict()["rows"], method == "snip", "").axes
+    after = [row.after / row.before if method == "snip" else row.after for row in plan.rows]
+    assert [bar.get_width() for bar in axes.patches][len(after) :] == pytest.approx(after)

@@ -7,16 +7,16 @@ two roles (an embedding that is also the head) is scaled in the one that creates
 parameters that create. A rule that knows better says so itself (`Created.gates`).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.fx import Node
 
 from earlycrop.structure.trace import module_of
-from earlycrop.structure.walk import Created, Place, Side, Walk, operator_of, tensor_nodes
+from earlycrop.structure.walk import Created, Place, Read, Side, Walk, operator_of, tensor_nodes
 
 Classes = Int[Tensor, "_"]
 """For each index of a dimension the number of its class, or -1 where it cannot leave."""
@@ -65,6 +65,8 @@ def find_gates(
         creators.setdefault(created.sites or created.node, []).append(created)
     own = modules.places({c.node for c in walk.created if operator_of(c.node).rstrip("_") in CREATING})
     readers = {created.node: _reader(modules, created) for created in walk.created}
+    read = _at_readers(walk, classes)
+    again = torch.cat([group for group, _ in read]) if read else torch.empty(0, dtype=torch.int64)
     implicit = {key: runs for key, runs in creators.items() if not any(created.gates for created in runs)}
     behind = _behind_norms(walk, modules, {key: [readers[c.node] for c in runs] for key, runs in implicit.items()})
 
@@ -94,12 +96,63 @@ def find_gates(
                         norm = module_of(reader)
                 for where, side, dim, labels, item in places:
                     numbers = classes(labels)
+                    if numbers is not None and not created.gates:
+                        numbers = torch.where(torch.isin(numbers, again), -1, numbers)
                     if numbers is not None and bool((numbers >= 0).any()):
                         gate = Gate(where, side, dim, numbers, item, number, norm)
                         found.setdefault((where, side, dim, item), gate)
-        return tuple(found.values())
+        heads = [
+            Gate(where, side, dim, torch.where(torch.isin(numbers, group), numbers, -1), item, len(creators) + number)
+            for number, (group, places) in enumerate(read)
+            for where, side, dim, labels, item in places
+            if (numbers := classes(labels)) is not None
+        ]
+        return (*found.values(), *heads)
 
     return gates(after_norm=True), gates(after_norm=False)
+
+
+def _at_readers(
+    walk: Walk, classes: Callable[[Tensor | None], Classes | None]
+) -> list[tuple[Classes, Sequence[Place]]]:
+    """Heads of attention and units of recurrent cells: their classes, and the places where these are read.
+
+    What makes a head (q, k and v) is not in proportion to it, and a cell carries its state beside what reads it.
+    """
+    found: list[tuple[Classes, Sequence[Place]]] = []
+    seen = torch.empty(0, dtype=torch.int64)
+    for labels in walk.recreated:
+        numbers = classes(labels)
+        if numbers is None:
+            continue
+        numbers = numbers.unique()
+        mine = numbers[(numbers >= 0) & ~torch.isin(numbers, seen)]
+        reads = [
+            one for one in walk.reads if (n := classes(one.labels)) is not None and bool(torch.isin(n, mine).any())
+        ]
+        if not reads or any(one.site is None and not _reads_input(walk, one) for one in reads):
+            continue  # the gates of what creates them have to do
+        places = {(place.where, place.side, place.dim): place for place in (_place(walk, one) for one in reads)}
+        reached = torch.cat([n for one in reads if (n := classes(one.labels)) is not None])
+        found.append((mine[torch.isin(mine, reached)], tuple(places.values())))
+        seen = torch.cat([seen, mine])
+    return found
+
+
+def _place(walk: Walk, read: Read) -> Place:
+    if _reads_input(walk, read):
+        return Place(module_of(read.node), "input", 1 if operator_of(read.node).startswith("conv") else -1, read.labels)
+    assert read.site is not None
+    name, dim = read.site
+    return Place(name, "parameter", dim, read.labels)
+
+
+def _reads_input(walk: Walk, read: Read) -> bool:
+    """Whether what is read is what a linear layer or a convolution was given."""
+    module = walk.modules.get(module_of(read.node))
+    return isinstance(module, nn.Linear | nn.modules.conv._ConvNd) and (
+        read.site is None or walk.names.get(f"{module_of(read.node)}.weight".lstrip(".")) == read.site[0]
+    )
 
 
 CREATING = ("linear", "addmm", "matmul", "mm", "bmm", "embedding", "conv1d", "conv2d", "conv3d")

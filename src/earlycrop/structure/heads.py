@@ -6,7 +6,7 @@ takes the width of a head as it was built. A module becomes one only when a cut 
 """
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,16 +97,19 @@ def head(model: nn.Module) -> None:
     """Every `nn.MultiheadAttention` of a model takes the width of a head as it is; its sizes follow its weights."""
     for module in model.modules():
         if type(module) in (nn.MultiheadAttention, HeadedAttention):
-            module.__class__ = HeadedAttention
-            module._qkv_same_embed_dim = False  # what torch asks before it takes a fused kernel for the whole layer
-            weights = (
-                (module.in_proj_weight,) * 3
-                if module.in_proj_weight is not None
-                else (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-            )
-            module.embed_dim = module.out_proj.weight.shape[0]
-            module.num_heads = module.out_proj.weight.shape[1] // module.head_dim
-            module.kdim, module.vdim = weights[1].shape[1], weights[2].shape[1]
+            _head(cast(nn.MultiheadAttention, module))
+
+
+def _head(module: nn.MultiheadAttention) -> None:
+    module.__class__ = HeadedAttention
+    module._qkv_same_embed_dim = False  # what torch asks before it takes a fused kernel for the whole layer
+    joined = module.in_proj_weight
+    key, value = (joined, joined) if joined is not None else (module.k_proj_weight, module.v_proj_weight)
+    assert key is not None
+    assert value is not None
+    module.embed_dim, inside = module.out_proj.weight.shape
+    module.num_heads = inside // module.head_dim
+    module.kdim, module.vdim = key.shape[1], value.shape[1]
 
 
 def fit(model: nn.Module) -> None:
@@ -115,4 +118,4 @@ def fit(model: nn.Module) -> None:
         if isinstance(module, nn.MultiheadAttention):
             width, inside = module.out_proj.weight.shape
             if width != inside or width != module.embed_dim or isinstance(module, HeadedAttention):
-                head(module)
+                _head(module)

@@ -25,12 +25,15 @@ def label(model: nn.Module, program: Program) -> Walk:
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
         elif node.op == "call_function":
+            if node.all_input_nodes and walk.made.issuperset(node.all_input_nodes):
+                walk.made.add(node)
             if not node.users and rule_of(node) is mixing:
                 continue  # nobody reads it
             walk.values[node] = apply(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]
             walk.origin[node] = name
+            walk.made.add(node)
             walk.values[node] = list(walk.tensors[name])
             if node.users:
                 used.add(name)

@@ -286,10 +286,15 @@ def build(
     told = " ".join(one.reason for one in frozen)
     frozen += [Frozen(where, why, 0) for where, why in walk.unruled.items() if where not in told]
     gates, creating_gates = find_gates(walk, classes)
+
+    def shrinks(labels: Tensor) -> bool:
+        found = classes(labels)
+        return found is not None and len(found.unique()) > 1
+
     guesses = {
         key: shrinking[0]
         for key, sizes in walk.guesses.items()
-        if guessed(key[1]) and (shrinking := [labels for labels in sizes if len(root[labels].unique()) > 1])
+        if guessed(key[1]) and (shrinking := [labels for labels in sizes if shrinks(labels)])
     }
     attributes = {**guesses, **_own_attributes(walk, layers), **walk.attributes}
 

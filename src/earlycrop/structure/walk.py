@@ -47,10 +47,10 @@ class Created:
 
 @dataclass(frozen=True)
 class Read:
-    """Where channels are read: a parameter dimension whose entries are multiplied by them, and summed."""
+    """Where channels are read: a parameter dimension (None: one computed) that is multiplied by them, and summed."""
 
     node: Node
-    site: Site
+    site: Site | None
     labels: Tensor
 
 
@@ -64,6 +64,7 @@ class Walk:
     values: dict[Node, Any] = field(default_factory=dict)
     tensors: dict[str, list[Tensor | None]] = field(default_factory=dict)
     origin: dict[Node, str] = field(default_factory=dict)
+    made: set[Node] = field(default_factory=set)
     parametric: int = 0
     created: list[Created] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
@@ -227,17 +228,24 @@ class Walk:
             return []
         if arg in self.origin:
             return [(self.origin[arg], dim)]
-        labels, found = self.raw(arg)[dim] if self.raw(arg) else None, []
-        for name, dims in upstream(self, arg) if isinstance(labels, Tensor) else ():
-            found += [
-                (name, d) for d, one in enumerate(dims) if one is not None and bool(torch.isin(one, labels).any())
-            ]
-        return found
+        labels = self.raw(arg)[dim]
+        if not isinstance(labels, Tensor) or arg not in self.made:
+            return []
+        return [
+            (name, d)
+            for name, dims in upstream(self, arg)
+            for d, one in enumerate(dims)
+            if one is not None and bool(torch.isin(one, labels).any())
+        ]
 
     def read(self, node: Node, weight: Any, dim: int, labels: Tensor | None) -> None:
-        """Note that a parameter's entries along `dim` are multiplied by these channels."""
-        if weight in self.origin and labels is not None:
+        """Note that a parameter's entries along `dim`, or those of what is computed from it, read these channels."""
+        if labels is None:
+            return
+        if weight in self.origin:
             self.reads.append(Read(node, (self.origin[weight], dim % len(shape_of(weight))), labels))
+        elif weight in self.made:
+            self.reads.append(Read(node, None, labels))
 
     def attribute(self, node: Node, name: str, labels: Tensor | None, index: int | None = None) -> None:
         """An integer of the module that ran `node` counts these labels."""
@@ -280,19 +288,15 @@ def _places(dims: Dims, grid: Grid) -> list[int]:
 
 
 def upstream(walk: Walk, node: Node) -> list[tuple[str, list[Tensor | None]]]:
-    """The parameters and buffers that a value is computed from, where it is computed from nothing else."""
-    found, todo, seen = [], [node], set()
+    """The parameters and buffers that a value, computed from nothing else, is computed from."""
+    names: dict[str, None] = {}
+    todo = [node]
     while todo:
         one = todo.pop()
-        if one in seen:
-            continue
-        seen.add(one)
         if one in walk.origin:
-            found.append((walk.origin[one], walk.tensors[walk.origin[one]]))
-        elif one.op == "placeholder":
-            return []
-        todo += tensor_nodes((one.args, one.kwargs))
-    return found
+            names[walk.origin[one]] = None
+        todo += one.all_input_nodes
+    return [(name, walk.tensors[name]) for name in names]
 
 
 def operator_of(node: Any) -> str:

@@ -55,7 +55,8 @@ class WeightUnits:
     def __init__(
         self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...] = ()
     ) -> None:
-        self.model, self.example_inputs, self.optimizer = model, as_inputs(example_inputs), optimizer
+        self.model, self.optimizer = model, optimizer
+        self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
         self.ignore = ignore
         self.copies: tuple[nn.Module, ...] = ()
         self.left: Tensor | None = None
@@ -74,9 +75,16 @@ class WeightUnits:
         self.sizes = [parameter.numel() for parameter in self._parameters()]
         self.keep = torch.ones(sum(self.sizes), dtype=torch.bool, device=self._parameters()[0].device)
         self.frozen: tuple[Frozen, ...] = ()
-        self._flops = flops(model, self.example_inputs)
+        self._flops = flops(model, self._given[0])
         self._handles: list[Any] = []
         self._held: list[tuple[nn.Parameter, Tensor]] = []
+
+    @property
+    def example_inputs(self) -> tuple[object, ...]:
+        """The inputs that were given, on the device and in the precision to which the model has moved since."""
+        inputs, dtype = self._given
+        now = self._parameters()[0]
+        return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
 
     @property
     def chart(self) -> WeightChart:
@@ -100,14 +108,14 @@ class WeightUnits:
         """Set all others to zero, with their optimizer state."""
         self.keep = keep.to(self.keep.device) & self.keep
         for parameter, gone in self._gone():
-            rebind(parameter, parameter.data.masked_fill(gone, 0))
+            rebind(parameter, parameter.data.clone().masked_fill_(gone, 0))  # a clone keeps the memory format
             state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}
             for key, value in state.items():
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[key] = value.masked_fill(gone, 0)
+                    state[key] = value.clone().masked_fill_(gone, 0)
         for name, keep in self.masks().items():
             for twin in (copy.get_parameter(name) for copy in self.copies):
-                rebind(twin, twin.data.masked_fill(~keep.to(twin.device), 0))
+                rebind(twin, twin.data.clone().masked_fill_(~keep.to(twin.device), 0))
         self.hold()
 
     def reap(self, structure: Structure, keep: Bool[Tensor, "classes"]) -> None:

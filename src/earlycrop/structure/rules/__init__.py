@@ -16,4 +16,15 @@ pointwise share one rule.
 from earlycrop.structure.rules import attention, mixing, movement, norms, pointwise, products, recurrent
 from earlycrop.structure.rules.registry import RULES, apply, rule_of
 
-__all__ = ["RULES", "apply", "attention", "mixing", "movement", "norms", "pointwise", "products", "recurrent", "rule_of"]
+__all__ = [
+    "RULES",
+    "apply",
+    "attention",
+    "mixing",
+    "movement",
+    "norms",
+    "pointwise",
+    "products",
+    "recurrent",
+    "rule_of",
+]

@@ -19,12 +19,11 @@ def attention(walk: Walk, node: Any) -> Any:
     walk.fix(k, [-1, -2])
     walk.fix(v, [-1, -2])
     reason = f"its number scales the attention ({walk.where(node)})"
-    width = [walk.dims(one)[-1] for one in (q, k)]
     if scale is None:
-        for labels in width:
-            walk.labels.freeze(labels, reason)
+        walk.freeze(q, reason, [-1])
+        walk.freeze(k, reason, [-1])
     else:
-        walk.tie(*width, input_reason(walk, node))
+        walk.tie(walk.dims(q)[-1], walk.dims(k)[-1], input_reason(walk, node))
     for one in (q, k, v):
         walk.freeze(one, f"mixed over positions ({walk.where(node)})", [-2])
     result = walk.dims(q)

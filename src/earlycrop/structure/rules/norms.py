@@ -81,12 +81,14 @@ def weight_norm(walk: Walk, node: Any) -> Any:
     dim = argument(node, 2, "dim", 0)
     kept = None if dim == -1 else dim
     reason = (
-        f"the weight's norm counts it ({walk.where(node)}); `torch.nn.utils.parametrize.remove_parametrizations` before "
-        f"pruning sets it free"
+        f"the weight's norm counts it ({walk.where(node)}); before pruning, "
+        f"`torch.nn.utils.parametrize.remove_parametrizations` sets it free"
     )
     walk.freeze(v, reason, [d for d in range(len(shape_of(v))) if d != kept])
     dims: Dims = [None] * len(shape_of(v))
     if kept is not None:
-        labels = walk.tie(walk.dims(v)[kept], walk.dims(g)[kept], f"normalised with what cannot leave ({walk.where(node)})")
+        labels = walk.tie(
+            walk.dims(v)[kept], walk.dims(g)[kept], f"normalised with what cannot leave ({walk.where(node)})"
+        )
         dims[kept] = labels
     return dims if isinstance(node.meta["val"], Tensor) else (dims, list(walk.dims(g)))

@@ -1,0 +1,118 @@
+"""Every way to a Hessian product against the dense Hessian, and what `auto` does where one of them fails."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from earlycrop.evaluation import Evaluation, MeanLoss
+from earlycrop.products import WAYS
+from earlycrop.scores import CropGroupSum, CropMixed
+from earlycrop.scores.abstract import Network
+from earlycrop.units import Channels, Weights
+from tests import dense
+
+
+def at(net: nn.Module, batch, units=None, loss=dense.cross_entropy, **options) -> Evaluation:
+    chart = (units or Weights()).of(net, batch[0][:2], None, ()).units
+    return Evaluation(MeanLoss(net, loss, [batch], "running", **options), chart)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("make", [dense.conv_norm_net, dense.depthwise_net])
+def test_every_way_agrees_with_the_dense_hessian_of_weights(make, way):
+    net, batch = make(), dense.images()
+    found = at(net, batch, hessian=way, micro_batch=4)
+    _, g, hessian = dense.full_hessian(net.eval(), dense.cross_entropy, batch, dense.prunable(net))
+    v = torch.randn(g.numel()).double()
+    tolerance = 1e-8 if way == "central_difference" else 1e-12
+    torch.testing.assert_close(found.hessian_gradient(), hessian @ g, atol=tolerance, rtol=0)
+    torch.testing.assert_close(found.hessian_product(v), hessian @ v, atol=1e3 * tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_agrees_with_the_dense_hessian_of_gates(way):
+    net, batch = dense.residual_net(), dense.images()
+    found = at(net, batch, Channels(), hessian=way, micro_batch=4)
+    classes = {gate.where: gate.classes for gate in found.chart.gates}
+    g, hessian = dense.gate_hessian(net.eval(), dense.cross_entropy, batch, classes, 7)
+    torch.testing.assert_close(found.hessian_gradient(), hessian @ g, atol=1e-8 if way[0] == "c" else 1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("score", [CropMixed(), CropGroupSum()])
+@pytest.mark.parametrize("way", WAYS)
+def test_every_way_agrees_on_mixed_derivatives(way, score):
+    net, batch = dense.residual_net(), dense.images()
+    units = Channels().of(net, batch[0], None, ())
+
+    def scores(hessian) -> Tensor:
+        loss = MeanLoss(net, dense.cross_entropy, [batch], "running", hessian=hessian)
+        return score(Network(net, (batch[0],), lambda: loss, units.weights, units.units, units.made_of))
+
+    torch.testing.assert_close(scores(way), scores("double_backward"), atol=1e-8 if way[0] == "c" else 1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("units", [Weights(), Channels()])
+@pytest.mark.parametrize("make", [dense.conv_norm_net, dense.residual_net, dense.depthwise_net, dense.concat_net])
+def test_auto_goes_the_fastest_way_on_ordinary_networks(make, units):
+    found = at(make(), dense.images(), units)
+    found.hessian_gradient()
+    assert found.loss._ways[0] == "reverse_over_forward"
+
+
+class Cube(torch.autograd.Function):
+    """x³ with a gradient that has a gradient, and no forward derivative."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * grad
+
+
+def test_auto_goes_another_way_where_an_operator_has_no_forward_derivative():
+    net, batch = dense.mlp(4, 5, 3), dense.vectors()
+    own = dense.Net(lambda n, x: n.b(Cube.apply(n.a(x))), a=net[0], b=net[2])
+    plain = dense.Net(lambda n, x: n.b(n.a(x) ** 3), a=net[0], b=net[2])
+    found = at(own, batch, micro_batch=2)
+    torch.testing.assert_close(found.hessian_gradient(), at(plain, batch).hessian_gradient(), atol=1e-12, rtol=0)
+    assert found.loss._ways == ["double_backward"]
+    with pytest.raises(RuntimeError):
+        at(own, batch, hessian="reverse_over_forward").hessian_gradient()
+
+
+def test_auto_goes_another_way_where_a_part_has_no_gradient_but_a_tangent():
+    """Under `no_grad` a target is a constant for autograd, and moves with the weights for dual numbers."""
+    net, (x, y) = dense.mlp(4, 5, 3), dense.vectors()
+
+    def frozen_target(model, batch) -> Tensor:
+        with torch.no_grad():
+            target = model(batch[0]).softmax(1)
+        return dense.cross_entropy(model, batch) + (model(batch[0] * 2) - target).square().mean()
+
+    def detached_target(model, batch) -> Tensor:
+        target = model(batch[0]).softmax(1).detach()
+        return dense.cross_entropy(model, batch) + (model(batch[0] * 2) - target).square().mean()
+
+    found = at(net, (x, y), loss=frozen_target)
+    expected = at(net, (x, y), loss=detached_target, hessian="double_backward").hessian_gradient()
+    torch.testing.assert_close(found.hessian_gradient(), expected, atol=1e-12, rtol=0)
+    assert found.loss._ways == ["double_backward"]
+    detached = at(net, (x, y), loss=detached_target)
+    torch.testing.assert_close(detached.hessian_gradient(), expected, atol=1e-12, rtol=0)
+    assert detached.loss._ways[0] == "reverse_over_forward"
+
+
+def test_activations_that_are_computed_again_are_computed_with_the_gates():
+    from torch.utils.checkpoint import checkpoint
+
+    net, batch = dense.residual_net(), dense.images()
+    again = dense.Net(lambda n, x: checkpoint(n.net, x, use_reentrant=False), net=net)
+    for units in (Weights(), Channels()):
+        expected = at(net, batch, units).hessian_gradient()
+        chart = units.of(net, batch[0], None, ()).units
+        inner = MeanLoss(net, lambda m, b: nn.functional.cross_entropy(again(b[0]), b[1]), [batch], "running")
+        torch.testing.assert_close(Evaluation(inner, chart).hessian_gradient(), expected, atol=1e-12, rtol=0)
