@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -60,17 +60,19 @@ class Rows(Protocol):
 
 @runtime_checkable
 class Chart(Rows, Protocol):
-    """One vector, at its present value, and the leaves through which the model computes with it."""
+    """One vector, at its present value, and the leaves through which the model computes with it.
+
+    Attributes:
+        ways: To a product with the Hessian, the fastest first; the last works for every operator.
+    """
+
+    ways: ClassVar[tuple[Way, ...]]
 
     @property
     def values(self) -> Vector:
         """Where the vector is now."""
         ...
 
-    @property
-    def ways(self) -> tuple[Way, ...]:
-        """The ways to a product with the Hessian, the fastest first; the last works for every operator."""
-        ...
 
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
         """The leaves' move for a move of the vector."""
