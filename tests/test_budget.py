@@ -324,3 +324,41 @@ def test_a_fraction_that_must_stay_is_of_the_dense_layer_at_every_step():
         scores[units.structure.tensors["0.weight"].classes[0]] = 0.0
         units.keep_only(units.choose(Budget(sparsity, min_channels=0.5), scores, Global()))
     assert net[0].out_features == 8
+
+
+class Sequence(nn.Module):
+    def __init__(self, layer: nn.Module, width: int):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 3)
+
+    def forward(self, x):
+        arguments = (x, x, x) if isinstance(self.layer, nn.MultiheadAttention) else (x,)
+        return self.head(self.layer(*arguments)[0])
+
+
+@pytest.mark.parametrize("sparsity", [0.3, 0.6])
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRU])
+def test_a_recurrent_layers_width_is_a_multiple_not_its_rows(make, sparsity):
+    net, x = Sequence(make(5, 24, batch_first=True), 24).double(), torch.randn(2, 3, 5, dtype=torch.float64)
+    units = Channels().of(net, x, None, ())
+    units.keep_only(units.choose(Budget(sparsity, "params", round_to=8), torch.rand(len(units.keep)), Global()))
+    assert net.layer.hidden_size in (8, 16)
+    net(x)
+
+
+@pytest.mark.parametrize(("round_to", "heads"), [(6, (1, 2, 3, 4, 5)), (4, (2, 4))])
+def test_heads_leave_whole_and_their_channels_are_multiples(round_to, heads):
+    """Of six heads of six channels so many stay that the width of all is a multiple."""
+    layer, x = nn.MultiheadAttention(36, 6, batch_first=True), torch.randn(2, 3, 36, dtype=torch.float64)
+    net = Sequence(layer, 36).double()
+    units = Channels().of(net, x, None, ())
+    scores = torch.rand(len(units.keep))
+    in_head = units.structure.tensors["layer.out_proj.weight"].classes[1]
+    scores[in_head.unique()] *= 0.5  # heads leave first
+    for sparsity in (0.2, 0.4, 0.5):
+        keep = units.choose(Budget(sparsity, "params", round_to=round_to), scores, Global())
+        left = int(keep[in_head].sum())
+        assert left in {6 * k for k in heads} | {36}
+        assert set(scores[in_head.unique()][keep[in_head.unique()]].tolist()) == set(
+            scores[in_head.unique()].sort(descending=True).values[: left // 6].tolist()
+        )

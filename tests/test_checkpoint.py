@@ -15,9 +15,11 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from earlycrop import CheckpointError, Pruner, load, load_state, save, save_state
 from earlycrop.files import DTYPES
+from earlycrop.structure import cut, trace
 from tests import dense, oracles
 from tests.cases import CASES
 
@@ -155,6 +157,7 @@ import sys
 sys.modules["numpy"] = None
 import torch, earlycrop
 from torch import nn
+
 net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
 x = torch.randn(8, 4)
 earlycrop.Pruner(net, "snap", 0.5, example_inputs=x, loss=lambda m, b: m(b).square().mean(), batches=[x]).check(0)
@@ -571,3 +574,19 @@ def test_a_state_loaded_is_its_own(tmp_path):
     with open(tmp_path / "state", "r+b") as file:
         file.write(bytes(8000))
     assert same(found, state)
+
+
+@pytest.mark.parametrize("name", ["transformer_layer", "multihead_attention", "recurrent_lstm", "group_norm_two"])
+def test_attributes_that_a_cut_changed_come_back_in_a_network_built_anew(name, tmp_path):
+    """Heads, hidden units and groups live in integers of modules, and in one case in the kind of a module."""
+    torch.manual_seed(0)
+    case = CASES[name]
+    net = case.build().double().eval()
+    structure = trace(net, case.inputs())
+    cut(structure, net, torch.arange(len(structure)) % 3 > 0, None)
+    save(net, tmp_path / "small")
+    again = case.build().double().eval()
+    load(again, tmp_path / "small")
+    with torch.no_grad():
+        found, wanted = tree_leaves(again(*case.inputs())), tree_leaves(net(*case.inputs()))
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True))

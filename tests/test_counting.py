@@ -109,3 +109,42 @@ def test_counting_operations_touches_nothing_and_never_fails():
 def test_each_target_names_its_count():
     counts = Counts(1, 2, 3, 4.0)
     assert [counts.of(target) for target in ("weight", "params", "node", "flops")] == [1, 2, 3, 4]
+
+
+class Recurrent(nn.Module):
+    def __init__(self, layer: nn.Module, width: int):
+        super().__init__()
+        self.layer, self.head = layer, nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(x)[0])
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "width"),
+    [
+        (nn.LSTM, {}, 7),
+        (nn.LSTM, {"num_layers": 2, "bidirectional": True}, 14),
+        (nn.LSTM, {"proj_size": 4}, 4),
+        (nn.GRU, {"num_layers": 2}, 7),
+        (nn.RNN, {"bidirectional": True, "bias": False}, 14),
+    ],
+)
+def test_operations_of_recurrent_layers_by_hand(make, options, width):
+    """Each weight once for each time step, which PyTorch's counter does not see on the CPU."""
+    steps, net = 6, Recurrent(make(5, 7, batch_first=True, **options), width).double()
+    x = torch.randn(2, steps, 5, dtype=torch.float64)
+
+    def by_hand(net):
+        return sum(2 * steps * weight.numel() for name, weight in net.named_parameters() if "weight" in name)
+
+    assert flops(net, x) == by_hand(net)
+    structure = trace(net, x)
+    assert Counter(structure, net)().flops == by_hand(net)
+    keep = torch.ones(len(structure), dtype=torch.bool)
+    for space in structure.spaces().unique():
+        keep[(structure.spaces() == space).nonzero().flatten()[2:4]] = False
+    promised = Counter(structure, net)(keep).flops
+    after = cut(structure, net, keep, None)
+    assert len(after) < len(structure)
+    assert promised == by_hand(net) == flops(net, x)

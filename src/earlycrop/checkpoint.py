@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from earlycrop.errors import CheckpointError
 from earlycrop.files import read, write
+from earlycrop.structure.heads import fit
+from earlycrop.structure.strided import subsample
 from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.walk import tensors_of
 
@@ -105,6 +107,8 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
             rebind(tensors[name], value)
         for (name, attribute), value in widths.items():
             setattr(modules[name], attribute, value)
+        fit(model)
+        subsample(model)
 
 
 def save_state(state: Any, path: str | os.PathLike[str]) -> int:

@@ -73,7 +73,6 @@ class Chart(Rows, Protocol):
         """Where the vector is now."""
         ...
 
-
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
         """The leaves' move for a move of the vector."""
         ...
@@ -196,7 +195,8 @@ class MeanLoss:
         slope, scale = None, 0.0
         if gradient is not None:
             slope, scale = float((gradient * direction).sum()), float(gradient.norm() * direction.norm())
-        ways = [way for way in chart.ways if way not in self._failed] if self.hessian == "auto" else [self.hessian]
+        auto = self.hessian == "auto"
+        ways: list[Way] = [way for way in chart.ways if way not in self._failed] if auto else [self.hessian]
         for way in ways:
             last = way == ways[-1]
             try:

@@ -194,7 +194,7 @@ class Checkpoints:
 
     def discard(self) -> None:
         """The run has its result, or begins anew."""
-        for name in (CHECKPOINT, ATTEMPTS):
+        for name in (ATTEMPTS, CHECKPOINT):  # the checkpoint last: while it is there, the rest is tidied up next time
             (self.folder / name).unlink(missing_ok=True)
         sweep(self.folder / CHECKPOINT)
         self.done = None

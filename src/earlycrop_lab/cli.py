@@ -4,6 +4,7 @@ Options of `train` are the fields of a description; what is wrong with them, the
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -17,12 +18,13 @@ import torch
 from rich.console import Console
 
 from earlycrop.errors import nearest
+from earlycrop.files import replacing
 from earlycrop_lab import report
 from earlycrop_lab.display import Display
-from earlycrop_lab.figures import draw
+from earlycrop_lab.figures import draw, draw_plan
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
 from earlycrop_lab.runs import MODEL, RESULT, Result, find, folder_name, read, run, twin
-from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.classification import Classification, plan
 
 OVERVIEW = """\
 earlycrop: make a network small before you pay for training it.
@@ -31,6 +33,7 @@ earlycrop: make a network small before you pay for training it.
   earlycrop train --method earlycrop-s --sparsity 0.95 --data cifar10 --with-dense
                                    one run: trained, pruned, measured, drawn, kept in runs/;
                                    if it is cut off, the same command goes on from its last checkpoint
+  earlycrop train --dry-run ...    what would leave, layer by layer, before anything is trained
   earlycrop methods                what can be asked for with --method
   earlycrop show RUN               a finished run: its table, its curve, its pictures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
@@ -136,9 +139,12 @@ def _surroundings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("where and how; it changes no name")
     if parser.prog.endswith("train"):
         group.add_argument("--with-dense", action="store_true", help="train its dense twin afterwards, to compare with")
+        group.add_argument(
+            "--dry-run", action="store_true", help="tell what would leave at the initial weights, and train nothing"
+        )
         group.add_argument("--data-root", help="where data sets lie (default: $EARLYCROP_DATA, or data)")
     else:
-        group.set_defaults(data_root=None)
+        group.set_defaults(data_root=None, dry_run=False)
     group.add_argument("--out", type=Path, default=Path("runs"), help="where folders of runs are made (default: runs)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--country", default=COUNTRY, help=f"whose electricity, as an ISO code (default: {COUNTRY})")
@@ -176,6 +182,8 @@ def _run(description: Classification, options: argparse.Namespace, console: Cons
     if not options.pue >= 1:
         raise Misuse(f"a site's energy is at least its machines': --pue has to be 1 or more, not {options.pue:g}")
     device = _device(options.device)
+    if options.dry_run:
+        return _plan(description, options, device, console)
     dense = description.dense_twin()
     folder = options.out / folder_name(description)
 
@@ -189,6 +197,20 @@ def _run(description: Classification, options: argparse.Namespace, console: Cons
     else:
         draw(result, folder)
     return 0 if beside or not options.with_dense or dense == description else 1
+
+
+def _plan(description: Classification, options: argparse.Namespace, device: str, console: Console) -> int:
+    """What would leave at the initial weights, as text, as records and as a picture."""
+    found = plan(description, options.data_root, device)
+    folder = options.out / f"plan-{folder_name(description)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "plan.json") as file:
+        file.write(json.dumps(found.as_dict(), indent=1, allow_nan=False).encode())
+    _print(console, str(found))
+    _print(console, "")
+    for path in (folder / "plan.json", draw_plan(found, folder / "widths.png")):
+        _print(console, str(path))
+    return 0
 
 
 def _one(description: Classification, options: argparse.Namespace, device: str, console: Console) -> Result:

@@ -19,7 +19,11 @@ def built(model: str, configuration: str, attention: str | None = "sdpa", **sett
     chosen = getattr(transformers, configuration)(**settings)
     if attention is not None:
         chosen._attn_implementation = attention
-    return getattr(transformers, model)(chosen)
+    network = getattr(transformers, model)(chosen)
+    for module in network.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = max(module.eps, 1e-6)  # 1e-12 makes noise of the only channel that is left
+    return network
 
 
 WORDS = integers(11, 3, 5)
@@ -32,7 +36,6 @@ BERT: dict[str, Any] = {
     "intermediate_size": 10,
     "max_position_embeddings": 6,
     "hidden_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-6,
     "attention_probs_dropout_prob": 0.0,
 }
 
@@ -43,7 +46,7 @@ def bert():
     return built("BertForSequenceClassification", "BertConfig", num_labels=3, **BERT)
 
 
-@case("hf_bert_words", WORDS, needs="transformers", least=8 + 2 * (4 + 10) + 8, slow=True)
+@case("hf_bert_words", WORDS, needs="transformers", least=8 + 2 * (4 + 10), slow=True)
 def bert_words():
     """The masked language model: its decoder is the table of words, behind a layer of the stream's width."""
     return built("BertForMaskedLM", "BertConfig", "eager", **BERT)
@@ -69,7 +72,7 @@ def distilbert():
 GPT: dict[str, Any] = {
     "vocab_size": 11,
     "n_embd": 8,
-    "n_layer": 2,
+    "n_layer": 1,
     "n_head": 4,
     "n_inner": 10,
     "n_positions": 6,
@@ -82,13 +85,13 @@ GPT: dict[str, Any] = {
 }
 
 
-@case("hf_gpt2", WORDS, needs="transformers", least=8 + 2 * 10)
+@case("hf_gpt2", WORDS, needs="transformers", least=8 + 10)
 def gpt2():
     """The head is the table of words; each layer's output width is an integer that its view reads."""
     return built("GPT2LMHeadModel", "GPT2Config", **GPT)
 
 
-@case("hf_gpt2_eager", WORDS, needs="transformers", least=8 + 2 * 10, slow=True)
+@case("hf_gpt2_eager", WORDS, needs="transformers", least=8 + 10, slow=True)
 def gpt2_eager():
     return built("GPT2LMHeadModel", "GPT2Config", "eager", **GPT)
 
@@ -161,7 +164,6 @@ def vit():
         num_attention_heads=4,
         intermediate_size=10,
         image_size=8,
-        layer_norm_eps=1e-6,
         patch_size=4,
         num_labels=3,
         hidden_dropout_prob=0.0,
@@ -195,6 +197,5 @@ def convnext():
         hidden_sizes=[4, 6],
         depths=[1, 1],
         patch_size=2,
-        layer_norm_eps=1e-6,
         num_labels=3,
     )

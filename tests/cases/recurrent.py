@@ -42,11 +42,9 @@ recurrent("recurrent_lstm_both_ways", nn.LSTM, bidirectional=True)
 recurrent("recurrent_gru_both_ways", nn.GRU, bidirectional=True, num_layers=2)
 recurrent("recurrent_rnn_both_ways", nn.RNN, bidirectional=True, bias=False, slow=True)
 recurrent("recurrent_lstm_without_bias", nn.LSTM, bias=False)
-recurrent("recurrent_lstm_projected", nn.LSTM, proj_size=4, least=5 + 4, most=5 + 4)
-recurrent("recurrent_lstm_projected_two_layers", nn.LSTM, proj_size=4, num_layers=2, least=5 + 4, most=5 + 4)
-recurrent(
-    "recurrent_lstm_projected_both_ways", nn.LSTM, proj_size=4, bidirectional=True, least=5 + 4, most=5 + 4, slow=True
-)
+recurrent("recurrent_lstm_projected", nn.LSTM, proj_size=4, least=5 + 4)
+recurrent("recurrent_lstm_projected_two_layers", nn.LSTM, proj_size=4, num_layers=2, least=5 + 4)
+recurrent("recurrent_lstm_projected_both_ways", nn.LSTM, proj_size=4, bidirectional=True, least=5 + 4, slow=True)
 
 
 @case("recurrent_time_first", real(4, 3, 5), least=6 + 7, most=6 + 7)

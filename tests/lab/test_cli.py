@@ -192,3 +192,13 @@ def test_the_entry_point_itself_needs_nothing_but_python():
         "assert not {'torch', 'numpy', 'earlycrop', 'matplotlib', *entry.NEEDED} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_dry_run_tells_what_would_leave_and_trains_nothing(tmp_path, capsys):
+    assert main(["train", "--dry-run", "--network=mlp", "--width=16", "--sparsity=0.5", f"--out={tmp_path}"]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} == {"plan.json", "widths.png"}
+    plan = json.loads((folder / "plan.json").read_text())
+    assert abs(1 - plan["after"]["prunable"] / plan["before"]["prunable"] - 0.5) < 0.05
+    told = capsys.readouterr().out
+    assert all(row["layer"] in told for row in plan["rows"])

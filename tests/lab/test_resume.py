@@ -150,13 +150,16 @@ def test_the_command_tells_of_its_attempts_and_leaves_nothing_but_the_result(tmp
     ]
 
 
-def test_what_was_cut_off_after_its_result_is_tidied_up(tmp_path):
+@pytest.mark.parametrize("unlinked", [1, 2])
+def test_what_was_cut_off_after_its_result_is_tidied_up(unlinked, tmp_path):
+    """Before the first or the second of its two files was removed."""
     description = replace(SMALL, network="mlp", width=16, epochs=2)
     with pytest.MonkeyPatch.context() as patch:
-        at_call(patch, module.Checkpoints, "discard", 1)
+        at_call(patch, module.Path, "unlink", unlinked)
         with pytest.raises(Cut):
             run(description, tmp_path)
     folder = tmp_path / folder_name(description)
+    assert (folder / "result.json").exists()
     assert (folder / CHECKPOINT).exists()
     run(description, tmp_path)
     assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "result.json"]

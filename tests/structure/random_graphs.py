@@ -8,6 +8,7 @@ is older stays a dead end, as dead ends must not disturb either.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -558,3 +559,15 @@ def product(at):
     if at.beside(lambda y: y.dim() == 3 and y.shape[-1] == at.channels) is not None:
         return Apply(lambda x, y: (x @ y.mT).softmax(-1) @ y)
     return Apply(lambda x: (x.mT @ x).tanh())
+
+
+CREATORS = ("layer", "conv", "functional", "attention", "recurrence", "add")
+"""What makes channels: it is drawn more often than the rest."""
+
+
+def random_steps(generator: random.Random) -> tuple[str, list[Step]]:
+    """A description without hypothesis, for a benchmark."""
+    names = [*CREATORS, *sorted(OPERATIONS)]
+    chosen = ["layer", *generator.choices(names, k=generator.randint(4, 10))]
+    steps = [(name, generator.randint(0, 3), generator.randint(0, 3), generator.randint(0, 199)) for name in chosen]
+    return generator.choice(["image", "tokens", "vector"]), steps

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from earlycrop.errors import TraceError
 from earlycrop.structure import cut, trace
 from tests.oracles import attribute_faults, choose, disagreement, make_unique, tensors
-from tests.structure.random_graphs import OPERATIONS, Net, example
-
-CREATORS = ("layer", "conv", "functional", "attention", "recurrence", "add")  # what makes channels comes more often
+from tests.structure.random_graphs import CREATORS, OPERATIONS, Net, example
 
 
 def a_step(operations):

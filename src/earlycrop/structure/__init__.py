@@ -5,6 +5,7 @@ labels.py     a label for every index, and what was found equal or immovable
 walk.py       what a walk through the graph knows
 rules/        what each operator does to labels
 heads.py      multi-head attention with fewer heads than its width has room for
+strided.py    1×1 convolutions with a stride, where a cut has left them few channels
 labelling.py  the walk
 gates.py      where a class is scaled once on every path
 structure.py  the classes of coupled channels that came out

@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from earlycrop.structure.labelling import label
 from earlycrop.structure.structure import Structure, build, couple, ignoring
-from earlycrop.structure.surgery import cut
+from earlycrop.structure.surgery import remove
 from earlycrop.structure.trace import Program, as_inputs, export
 from earlycrop.structure.walk import operator_of, shape_of
 
@@ -143,7 +143,7 @@ def _traced_after(structure: Structure, model: nn.Module, example_inputs: object
     program = structure.program
     assert program is not None
     smaller = program.copy_of(model)
-    cut(structure, smaller, keep, None)
+    remove(structure, smaller, keep, None)
     try:
         return program.again(smaller, example_inputs)
     except Exception:  # what ran before does not run now, whatever it raises

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.structure.heads import fit
+from earlycrop.structure.strided import subsample
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.walk import tensors_of
 
@@ -20,7 +21,8 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
     """Remove the classes that are not in `keep` from the model and from the optimizer's state.
 
     Parameters and buffers stay the same objects, so names, ties and the optimizer's references survive;
-    `.grad` becomes None. Module integers such as `out_channels` follow. All or nothing.
+    `.grad` becomes None. Module integers such as `out_channels` follow. All or nothing. Convolutions that PyTorch
+    could hang in, so narrow are they now, compute the same by another way (`strided.py`).
 
     Returns:
         The structure of the smaller model.
@@ -29,6 +31,13 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
         EarlyCropError: `keep` does not fit, or would empty a layer.
         OptimizerError: some state of the optimizer cannot be cut entry by entry.
     """
+    after = remove(structure, model, keep, optimizer)
+    subsample(model)
+    return after
+
+
+def remove(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimizer | None) -> Structure:
+    """`cut` that leaves each operator what it was, so that graphs before and after can be compared."""
     keep = keep.detach().cpu()
     if keep.shape != (len(structure),) or keep.dtype != torch.bool:
         raise EarlyCropError(

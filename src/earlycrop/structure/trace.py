@@ -193,13 +193,24 @@ def _record(model: nn.Module, inputs: Inputs, running: list[str]) -> Program:
     for number, value in enumerate(pytree.tree_leaves(inputs)):
         placeholder(f"input_{number}", value, InputKind.USER_INPUT, None)
     # a compiled module must run its own code here, and the operators must meet PreDispatch before anything else
-    with torch.compiler.set_stance("force_eager"), enable_python_dispatcher(), recorder:
+    with torch.compiler.set_stance("force_eager"), _compiling(), enable_python_dispatcher(), recorder:
         outputs = pytree.tree_leaves(model(*inputs))
     for value in outputs:
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
     recorder.graph.output(tuple(recorder.nodes_of(outputs)))
     return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module())
+
+
+@contextmanager
+def _compiling() -> Iterator[None]:
+    """Code that asks (`torch.compiler.is_compiling()`) is told what `torch.export` tells it, and reads no values."""
+    was = torch.compiler._is_compiling_flag
+    try:
+        torch.compiler._is_compiling_flag = True
+        yield
+    finally:
+        torch.compiler._is_compiling_flag = was
 
 
 class _Recorder(ProxyTorchDispatchMode):

@@ -19,7 +19,7 @@ from earlycrop.errors import nearest
 from earlycrop.scores import READINGS, Reading
 from earlycrop.timing import AbstractDetector, Never
 from earlycrop_lab.checkpoints import Checkpoints, Forgetful
-from earlycrop_lab.data import DATASETS, load
+from earlycrop_lab.data import DATASETS, Batch, Batches, Dataset, load
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions, Tracker
 from earlycrop_lab.measure.meters import Meters
 from earlycrop_lab.measure.record import Columns, Epoch, History
@@ -199,20 +199,10 @@ def train(
     device, progress, checkpoints = torch.device(device), progress or Silent(), checkpoints or Forgetful()
     torch.manual_seed(d.seed)  # dropout; the model and the data have their own seeds
 
-    # Data: images lie in one tensor on the device and are augmented there, batch by batch.
-    data = load(d.data, root, size=d.image_size, recipe=d.recipe).to(device)
-    if d.image_size is None:
-        data = data.enlarged(get_network(d.network).least)
-    if d.train_size is not None:
-        data = data.subset(d.train_size)
-    batches = data.batches(d.batch_size, seed=d.seed)
-    scoring = data.scoring_batches(seed=d.seed)
+    # Data, model and optimizer.
+    data, batches, scoring = read(d, root, device)
     example = scoring[0][0][:2]
-
-    # Model and optimizer.
-    model = build(
-        d.network, classes=len(data.classes), channels=data.channels, size=data.size, width=d.width, seed=d.seed
-    ).to(device)
+    model = network(d, data, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
     schedule = OneCycle(optimizer, peak=d.learning_rate)
     meters = Meters(model, optimizer, device)
@@ -221,20 +211,7 @@ def train(
 
     with Tracker(country, pue) as tracker:
         with clock.phase("scoring"):
-            pruner = earlycrop.Pruner(
-                model,
-                pruning_method(d),
-                sparsity=d.sparsity,
-                target=d.target,
-                example_inputs=(example,),
-                optimizer=optimizer,
-                loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
-                batches=scoring,
-                epochs=d.epochs,
-                min_channels=d.min_channels,
-                round_to=d.round_to,
-                seed=d.seed,
-            )
+            pruner = pruner_of(d, model, scoring, optimizer)
 
         # The pruner first, which makes the model small; the optimizer after the schedule, which sets its rates.
         done = checkpoints.restore(
@@ -290,6 +267,54 @@ def train(
     emissions = tracker.emissions
     columns = measure(model, example, pruner, meters, epochs[-1].test_accuracy, emissions)
     return Outcome(model, list(epochs), pruner.report, columns, emissions)
+
+
+def read(d: Classification, root: str | None, device: torch.device) -> tuple[Dataset, Batches, list[Batch]]:
+    """The data on the device, where images lie in one tensor and are augmented batch by batch; batches for scoring."""
+    data = load(d.data, root, size=d.image_size, recipe=d.recipe).to(device)
+    if d.image_size is None:
+        data = data.enlarged(get_network(d.network).least)
+    if d.train_size is not None:
+        data = data.subset(d.train_size)
+    return data, data.batches(d.batch_size, seed=d.seed), data.scoring_batches(seed=d.seed)
+
+
+def network(d: Classification, data: Dataset, device: torch.device) -> nn.Module:
+    """The network at its initial weights."""
+    shape = {"classes": len(data.classes), "channels": data.channels, "size": data.size}
+    return build(d.network, **shape, width=d.width, seed=d.seed).to(device)
+
+
+def pruner_of(
+    d: Classification, model: nn.Module, scoring: list[Batch], optimizer: torch.optim.Optimizer | None = None
+) -> earlycrop.Pruner:
+    """What prunes the network as described."""
+    return earlycrop.Pruner(
+        model,
+        pruning_method(d),
+        sparsity=d.sparsity,
+        target=d.target,
+        example_inputs=(scoring[0][0][:2],),
+        optimizer=optimizer,
+        loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+        batches=scoring,
+        epochs=d.epochs,
+        min_channels=d.min_channels,
+        round_to=d.round_to,
+        seed=d.seed,
+    )
+
+
+def plan(d: Classification, root: str | None = None, device: str = "cpu") -> earlycrop.Plan:
+    """What would leave if the network were cut at its initial weights; nothing is trained.
+
+    Raises:
+        ValueError: If the data, the network and the method do not fit together, or the method removes nothing.
+        OSError: If the data cannot be had.
+    """
+    torch.manual_seed(d.seed)
+    data, _, scoring = read(d, root, torch.device(device))
+    return pruner_of(d, network(d, data, torch.device(device)), scoring).dry_run()
 
 
 @torch.no_grad()

@@ -1,0 +1,94 @@
+"""The graph that is noted while a copy runs, held against the one that PyTorch exports."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.fx import Node
+from torch.utils import _pytree as pytree
+
+from earlycrop.structure import trace
+from earlycrop.structure.trace import Program, _shadow, _traced, export, module_of
+from earlycrop.structure.walk import canonical_names
+from tests.cases import CASES
+
+# `hf_vit` makes an empty attention mask only where it is exported
+NAMES = [name for name, case in CASES.items() if not case.slow and name != "hf_vit"]
+
+
+def operators(program: Program, names: dict[str, str]) -> list[tuple]:
+    """Operator, arguments, shapes and module of every node; nodes by their number, tied tensors by their first name."""
+    known: dict[Node, object] = {}
+    for spec, node in zip(program.graph_signature.input_specs, program.graph.nodes, strict=False):
+        known[node] = names.get(str(spec.target), spec.target) or spec.kind.name
+    found = []
+    for node in program.graph.nodes:
+        if node.op == "call_function" and "_assert_tensor_metadata" not in str(node.target):
+            known[node] = len(found)
+            arguments = pytree.tree_map_only(Node, known.get, (node.args, dict(node.kwargs)))
+            shapes = [tuple(t.shape) for t in pytree.tree_leaves(node.meta["val"]) if isinstance(t, Tensor)]
+            found.append((str(node.target), str(arguments), shapes, module_of(node)))
+        elif node.op == "output":
+            found.append(tuple(pytree.tree_map_only(Node, known.get, tuple(node.args[0]))))
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_noted_is_what_is_exported(name):
+    model, inputs = CASES[name].build().double().eval(), CASES[name].inputs()
+    try:
+        exported = _traced("exported", _shadow("exported", model), inputs, [])
+        with torch.backends.cudnn.flags(enabled=False):  # as `torch.export` has it; the flag is an argument of norms
+            noted = _traced("recorded", _shadow("recorded", model), inputs, [])
+    except Exception:
+        pytest.skip("only one of the ways leads there, so nothing can differ")
+    names = canonical_names(model)
+    paths = {id(module): path for path, module in reversed([*model.named_modules(remove_duplicate=False)])}
+    first = {path: paths[id(module)] for path, module in model.named_modules(remove_duplicate=False)}
+
+    def named(rows):
+        return [(*row[:3], first.get(row[3], row[3])) if len(row) == 4 else row for row in rows]
+
+    assert named(operators(noted, names)) == named(operators(exported, names))
+
+
+def test_most_networks_need_no_export():
+    ways = {}
+    for name in NAMES[::6]:
+        ways[name] = export(CASES[name].build().double(), CASES[name].inputs()).way
+    assert sum(way == "recorded" for way in ways.values()) >= 0.8 * len(ways), ways
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own imports
+def test_a_compiled_layer_is_seen_through():
+    model = nn.Sequential(nn.Linear(4, 5), torch.compile(nn.Linear(5, 6)), nn.Linear(6, 3))
+    structure = trace(model, torch.zeros(2, 4))
+    assert len(structure) == 5 + 6
+
+
+class Values(nn.Module):
+    """Branches on a value: nothing may be noted of one branch as if it were all."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        return self.second(hidden if hidden.sum() > 0 else -hidden)
+
+
+class Aside(nn.Module):
+    """Reads a weight behind autograd's back."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.first(x) * self.first.bias.data)
+
+
+@pytest.mark.parametrize("model", [Values(), Aside()])
+def test_what_comes_from_elsewhere_is_refused(model):
+    with pytest.raises((ValueError, RuntimeError)):
+        _traced("recorded", _shadow("recorded", model), (torch.zeros(2, 4),), [])
