@@ -16,18 +16,23 @@ from earlycrop_lab.measure.hardware import environment, load
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
 
-def interleaved(works: Mapping[str, Callable[[], object]], repeats: int, warm: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    works: Mapping[str, Callable[[], object]],
+    repeats: int,
+    warm: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Seconds of each piece of work in each round; all pieces run in every round, so that what others do on the
     machine falls on all alike. Ratios are of one round: see `ratio`."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(warm + repeats):
         for name, work in works.items():
-            began = time.perf_counter()
+            began = clock()
             work()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if round_ >= warm:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 

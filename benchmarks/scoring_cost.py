@@ -1,12 +1,13 @@
 """What a score costs in gradient passes over the same samples: weights and channels, every way to H g, and `auto`.
 
-A gradient pass is forward and backward for all prunable weights of the network, in the same state and micro-batch.
-A score counts whole, with its own first pass; the calibration of batch norm is told apart.
+A gradient pass is PyTorch's own: forward and backward for all parameters in eval mode, in the given batches. A score
+counts whole, with its own first pass, in the library's micro-batches; the calibration of batch norm is told apart.
 
-    python -m benchmarks.scoring_cost [--samples 128] [--repeats 5]
+    python -m benchmarks.scoring_cost [--samples 128] [--repeats 5] [--cpu-time]
 """
 
 import argparse
+import time
 from collections.abc import Callable
 from typing import get_args
 
@@ -40,11 +41,18 @@ def loss(model: nn.Module, batch: tuple[torch.Tensor, torch.Tensor]) -> torch.Te
     return F.cross_entropy(model(batch[0]), batch[1])
 
 
+def gradient(net: nn.Module, batches: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    net.eval()
+    for batch in batches:
+        torch.autograd.grad(loss(net, batch), list(net.parameters()))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--cpu-time", action="store_true", help="of this process, which others disturb less")
     parser.add_argument("--networks", type=int, nargs="*", default=range(len(NETWORKS)), help="which, by number")
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
@@ -57,7 +65,7 @@ def main() -> None:
         weights = Weights().of(net, x[:2], None, ()).units
         units = {"weights": weights, "channels": Channels().of(net, x[:2], None, ()).units}
         works: dict[str, Callable[[], object]] = {
-            "gradient": lambda net=net, chart=weights: MeanLoss(net, loss, batches, "running").gradient(chart),
+            "gradient": lambda net=net: gradient(net, batches),
         }
         for kind, chart in units.items():
             for way in get_args(Way):
@@ -74,12 +82,21 @@ def main() -> None:
                     pass
 
             works["calibration"] = calibration
-        seconds = interleaved(works, arguments.repeats)
+        seconds = interleaved(
+            works, arguments.repeats, clock=time.process_time if arguments.cpu_time else time.perf_counter
+        )
         rows += [
             {"network": name, "work": work, **ratio(found, seconds["gradient"]), "seconds": min(found)}
             for work, found in seconds.items()
         ]
-    write("scoring_cost", rows, samples=arguments.samples, batch=arguments.batch, unit="gradient passes")
+    write(
+        "scoring_cost",
+        rows,
+        samples=arguments.samples,
+        batch=arguments.batch,
+        unit="gradient passes",
+        cpu_time=arguments.cpu_time,
+    )
 
 
 if __name__ == "__main__":

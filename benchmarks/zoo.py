@@ -1,6 +1,6 @@
 """The structure engine over the whole zoo: what is cut, left whole, refused, and whether what is left is right.
 
-    python -m benchmarks.zoo [--random 500]
+    python -m benchmarks.zoo [--random 500] [--quick]
 
 Every network of `tests/cases` has unique values far from initialisation, in float64. Random sets of 30, 70 and 90 % of
 its classes leave a copy, and the independent oracle of `tests/oracles.py` (survivors found by value, all else zeroed in
@@ -63,12 +63,14 @@ def judge(build: Callable[[], nn.Module], inputs: tuple, norms: dict | None = No
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int, default=0, help="so many random networks, too")
+    parser.add_argument("--quick", action="store_true", help="without the networks that the tests mark slow")
     parser.add_argument("--families", nargs="*", help="only these files of tests/cases")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     models = []
     for name, case in CASES.items():
-        if not arguments.families or case.family in arguments.families:
+        wanted = not arguments.families or case.family in arguments.families
+        if wanted and not (arguments.quick and case.slow):
             models.append((case.family, name, case.build, case.inputs(), case.norms))
     generator = random.Random(0)
     for number in range(arguments.random):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -27,7 +27,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils import _pytree as pytree
 
 from earlycrop.errors import ScoreError
-from earlycrop.products import EXACT, WAYS, Product, Way, double_backward
+from earlycrop.products import WAYS, Product, Way, double_backward
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Vector = Float[Tensor, "units"]
@@ -60,7 +60,13 @@ class Rows(Protocol):
 
 @runtime_checkable
 class Chart(Rows, Protocol):
-    """One vector, at its present value, and the leaves through which the model computes with it."""
+    """One vector, at its present value, and the leaves through which the model computes with it.
+
+    Attributes:
+        ways: To a product with the Hessian, the fastest first; the last works for every operator.
+    """
+
+    ways: ClassVar[tuple[Way, ...]]
 
     @property
     def values(self) -> Vector:
@@ -117,7 +123,7 @@ class MeanLoss:
         bn_mode: `running`: statistics as they are; `calibrated`: estimated anew on the scoring set and put
             back afterwards; `batch`: of each micro-batch; `auto`: calibrated where a norm never saw a batch,
             else running.
-        micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
+        micro_batch: Samples worked through at once, which changes no score. None takes a third of the largest
             given batch and at most 32, so that scoring needs no more memory than a training step; where samples
             meet in a norm with the batch's own statistics, it takes the largest given batch whole.
         hessian: How products with the Hessian are had, see `products.py`; `auto` takes the fastest that the
@@ -145,10 +151,10 @@ class MeanLoss:
             bn_mode = "calibrated" if unseen else "running"
         self.bn_mode: BatchNormMode = bn_mode
         self._norms, self._temperature = norms, 1.0
-        self._ways = [*EXACT] if hessian == "auto" else [hessian]
+        self._failed: set[Way] = set()
         meets = bn_mode == "batch" and bool(norms)  # samples meet in the batch's own statistics
         meets |= any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
-        self._micro_batch = self.set.micro_batch or (self.set.largest if meets else min(-(-self.set.largest // 4), 32))
+        self._micro_batch = self.set.micro_batch or (self.set.largest if meets else min(-(-self.set.largest // 3), 32))
         self._precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
@@ -189,17 +195,20 @@ class MeanLoss:
         slope, scale = None, 0.0
         if gradient is not None:
             slope, scale = float((gradient * direction).sum()), float(gradient.norm() * direction.norm())
-        while True:
+        ways: list[Way] = [self.hessian]
+        if self.hessian == "auto":
+            ways = [way for way in chart.ways if way not in self._failed]
+        for way in ways:
+            last = way == ways[-1]
             try:
-                found, product = self._product(WAYS[self._ways[0]], chart, direction, of)
-                if slope is None or abs(found - slope) <= scale * torch.finfo(self._precision).eps ** 0.5:
+                found, product = self._product(WAYS[way], chart, direction, of)
+                if last or slope is None or abs(found - slope) <= scale * torch.finfo(self._precision).eps ** 0.5:
                     return product
-            except (NotImplementedError, RuntimeError) as error:  # an operator without a forward derivative
-                if len(self._ways) == 1 or isinstance(error, torch.OutOfMemoryError):
+            except (NotImplementedError, RuntimeError) as error:  # an operator without (an exact) forward derivative
+                if last or isinstance(error, torch.OutOfMemoryError):
                     raise
-            if len(self._ways) == 1:
-                return product
-            del self._ways[0]
+            self._failed.add(way)
+        raise AssertionError("the last way returns or raises")
 
     def _product(
         self, way: Callable[..., Product], chart: Chart, direction: Vector, of: Rows | None

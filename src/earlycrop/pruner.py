@@ -65,7 +65,7 @@ class Pruner:
             they are cut or masked with the model, all of them or none.
         optimizer_state: `slice` carries momentum and moments through the cut, `reset` forgets them.
         bn_mode: What batch norm does while scoring, see `MeanLoss`.
-        micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
+        micro_batch: Samples scored at once; None: a third of the largest given batch, at most 32, see `MeanLoss`.
         verify: Prove after the cut that the model computes what the gated dense one did; keeps a float64 copy
             for that moment.
         seed: Where random scores start.
@@ -131,7 +131,9 @@ class Pruner:
         if isinstance(self.units, ChannelUnits) and isinstance(self.method.score, AbstractLossScore | CropMixed):
             self.units.check_gates(batch_statistics=bn_mode == "batch")
         self.optimizer = optimizer
-        self.units.choose(self.budget, torch.zeros_like(self.units.units.values), self.method.allocation)
+        self.units.choose(
+            self.budget, self.units.per_class(torch.zeros_like(self.units.units.values)), self.method.allocation
+        )
         if isinstance(timing, AbstractDetector):
             self._instrument = timing.instrument(self)
 
@@ -305,13 +307,13 @@ class Pruner:
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""
-        score = self.method.score
+        score, units = self.method.score, self.units
         if isinstance(score, AbstractLossScore):
-            return score(Evaluation(self._mean_loss(), self.units.units))
-        units = self.units
-        return score(
-            Network(self.model, self._inputs, self._mean_loss, units.weights, units.units, units.made_of, self.seed)
+            return units.per_class(score(Evaluation(self._mean_loss(), units.units)))
+        network = Network(
+            self.model, self._inputs, self._mean_loss, units.weights, units.units, units.made_of, self.seed
         )
+        return units.per_class(score(network))
 
     # The cut ------------------------------------------------------------------------------------------
 

@@ -104,7 +104,7 @@ class StandardisedWeights(nn.Module):
         return self.head(F.relu(F.conv2d(x, weight, padding=1)))
 
 
-@case("bilinear", real(4, 5), real(4, 3), named=("bilinear",))
+@case("bilinear", real(4, 5), real(4, 3), least=15, most=15)
 class Bilinear(nn.Module):
     def __init__(self):
         super().__init__()
@@ -119,7 +119,7 @@ class Bilinear(nn.Module):
         return self.head(F.relu(self.both(F.relu(self.left(x)), F.relu(self.right(y)))))
 
 
-@case("einsum", real(3, 5, 6), least=7, named=("einsum",))
+@case("einsum", real(3, 5, 6), least=15, most=15)
 class Einsum(nn.Module):
     def __init__(self):
         super().__init__()

@@ -134,7 +134,7 @@ class Adapted(nn.Module):
 
 @case("adapters", real(4, 5), least=2 + 8 + 2 + 6 + 2, most=2 + 8 + 2 + 6 + 2)
 def adapters():
-    return nn.Sequential(Adapted(5, 8, 2), nn.ReLU(), Adapted(8, 6, 2), nn.ReLU(), Adapted(6, 3, 2))
+    return nn.Sequential(Adapted(5, 8, 2), nn.Tanh(), Adapted(8, 6, 2), nn.Tanh(), Adapted(6, 3, 2))
 
 
 @case("adapters_in_the_weight", real(4, 5), least=8 + 2)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from earlycrop.evaluation import Evaluation, MeanLoss
-from earlycrop.scores import Crop, CropGroupSum, CropMixed
+from earlycrop.scores import Crop, CropGroupSum, CropMixed, Magnitude
 from earlycrop.units import Channels
 from tests import dense
 from tests.scores.worth import best, channels, classes, pruner, worth
@@ -237,3 +237,36 @@ def test_a_gate_before_batch_statistics_is_nothing_and_one_behind_them_is_not():
     g, _ = dense.gate_hessian(net, dense.cross_entropy, batch, places, len(here.units.keep))
     assert g.abs().max() < 1e-12
     assert here.scores()[classes(here, "conv1")].min() > 1e-6  # behind the norm there is a signal
+
+
+@pytest.mark.parametrize("score", [Crop(), CropMixed()])
+@pytest.mark.parametrize("gate", ["post_norm", "pre_norm"])
+@pytest.mark.parametrize("reduce", ["sum_abs", "max"])
+def test_separate_gates_of_a_stream_are_reduced_after_the_score(score, gate, reduce):
+    """2.9: a gate for each creator of a residual stream, against as many gates written out."""
+    net, batch = dense.residual_net(), dense.images()
+    here = pruner(net, score, Channels(gate, reduce), [batch], bn_mode="running", micro_batch=3)
+    sites = SITES[dense.residual_net]
+    places = {norm if gate == "post_norm" else layer: classes(here, layer) for layer, norm in sites.items()}
+    count = len(here.units.keep)
+    apart = {site: number * count + found for number, (site, found) in enumerate(places.items())}
+    arguments = net.eval(), dense.cross_entropy, batch, apart, count * len(places)
+    if isinstance(score, Crop):
+        g, hessian = dense.gate_hessian(*arguments)
+        signed = hessian @ g
+    else:
+        signed = dense.mixed_by_autograd(*arguments)
+    of_each = signed.abs().view(len(places), count)  # zero where a place has no such class
+    expected = of_each.sum(0) if reduce == "sum_abs" else of_each.amax(0)
+    torch.testing.assert_close(here.scores(), expected, atol=1e-12, rtol=0)
+    shared = pruner(net, score, Channels(gate), [batch], bn_mode="running").scores()
+    assert not torch.allclose(here.scores(), shared)
+    here.check(0)  # and the cut goes by them
+
+
+@pytest.mark.parametrize("reduce", ["sum_abs", "max"])
+def test_scores_of_classes_need_no_reduction(reduce):
+    net, batch = dense.residual_net(), dense.images()
+    for score in (CropGroupSum(), Magnitude()):
+        expected = worth(net, score, Channels(), [batch])
+        assert torch.equal(worth(net, score, Channels(reduce=reduce), [batch]), expected)

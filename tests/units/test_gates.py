@@ -266,28 +266,12 @@ def test_recurrent_units(kind):
         count=8,
     )
 
-    def step(x: Tensor, h: Tensor, state: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """One step, h being what the others read (gated) and `state` what the unit keeps for itself."""
-        w_x, w_h, b_x, b_h = (
-            getattr(rnn, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        )
-        a, b = F.linear(x, w_x, b_x), F.linear(h, w_h, b_h)
-        if kind is nn.RNN:
-            return (new := torch.tanh(a + b)), new
-        if kind is nn.GRU:
-            r, z, _ = torch.sigmoid(a + b).chunk(3, 1)
-            candidate = torch.tanh(a.chunk(3, 1)[2] + r * b.chunk(3, 1)[2])
-            return (new := (1 - z) * candidate + z * state), new
-        i, f, _, o = torch.sigmoid(a + b).chunk(4, 1)
-        memory = f * state + i * torch.tanh((a + b).chunk(4, 1)[2])
-        return o * torch.tanh(memory), memory
-
     def logits(c: Tensor) -> Tensor:
         x = batch[0]
         for layer, part in enumerate((c[:4], c[4:])):
             h, state, outputs = torch.zeros(5, 4).double(), torch.zeros(5, 4).double(), []
             for t in range(6):
-                h, state = step(x[:, t], h, state, layer)
+                h, state = step(rnn, x[:, t], h, state, f"_l{layer}")
                 h = h * part
                 outputs.append(h)
             x = torch.stack(outputs, 1)
@@ -295,6 +279,47 @@ def test_recurrent_units(kind):
 
     agrees(at, batch, logits)
     assert rnn._flat_weights[1] is rnn.weight_hh_l0
+    # in the graph: units of both layers leave together, for a module has one width
+    agrees(at_gates(net, batch)[0], batch, lambda c: logits(torch.cat([c, c])))
+
+
+def step(rnn: nn.Module, x: Tensor, h: Tensor, state: Tensor, layer: str = "") -> tuple[Tensor, Tensor]:
+    """One step, h being what the others read (gated) and `state` what the unit keeps for itself."""
+    w_x, w_h, b_x, b_h = (getattr(rnn, f"{name}{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    a, b = F.linear(x, w_x, b_x), F.linear(h, w_h, b_h)
+    if isinstance(rnn, nn.RNN | nn.RNNCell):
+        return (new := torch.tanh(a + b)), new
+    if isinstance(rnn, nn.GRU | nn.GRUCell):
+        r, z, _ = torch.sigmoid(a + b).chunk(3, 1)
+        candidate = torch.tanh(a.chunk(3, 1)[2] + r * b.chunk(3, 1)[2])
+        return (new := (1 - z) * candidate + z * state), new
+    i, f, _, o = torch.sigmoid(a + b).chunk(4, 1)
+    memory = f * state + i * torch.tanh((a + b).chunk(4, 1)[2])
+    return o * torch.tanh(memory), memory
+
+
+@pytest.mark.parametrize("kind", [nn.LSTMCell, nn.GRUCell, nn.RNNCell])
+def test_recurrent_cells(kind):
+    """The gate multiplies h where it is read: the columns of W_hh and of the head."""
+    cell, head = kind(3, 4).double(), nn.Linear(4, 3).double()
+
+    def forward(n, x):
+        h = x.new_zeros(len(x), n.cell.hidden_size)
+        state = (h, h) if kind is nn.LSTMCell else h
+        for t in range(4):
+            state = n.cell(x[:, t], state)
+        return n.head(last(state))
+
+    batch = torch.randn(5, 4, 3).double(), torch.randint(3, (5,))
+
+    def logits(c: Tensor) -> Tensor:
+        h = state = torch.zeros(5, 4).double()
+        for t in range(4):
+            h, state = step(cell, batch[0][:, t], h, state)
+            h = h * c
+        return head(h)
+
+    agrees(at_gates(dense.Net(forward, cell=cell, head=head), batch)[0], batch, logits)
 
 
 def last(state):
@@ -327,6 +352,30 @@ def test_attention_heads(where):
     else:
         at = by_hand(net, batch, Gate("attention.out_proj.weight", "parameter", 1, heads), count=3)
     agrees(at, batch, lambda c: head(attend(batch[0], c).sum(1)))
+    if where != "q.input":  # in the graph: the heads, and what the output projection writes
+        agrees(at_gates(net, batch)[0], batch, lambda c: head((attend(batch[0], c[:3]) * c[3:]).sum(1)))
+
+
+def test_heads_by_hand_with_shared_keys_and_values():
+    """Two heads of keys and values, each with two queries: they leave together, gated where the projection reads."""
+    net = dense.Net(
+        lambda n, x: n.head(torch.tanh(n.out(grouped(n, x).transpose(1, 2).flatten(2))).sum(1)),
+        **{name: nn.Linear(5, width) for name, width in (("q", 12), ("k", 6), ("v", 6))},
+        out=nn.Linear(12, 4),
+        head=nn.Linear(4, 3),
+    ).double()
+    batch = torch.randn(5, 4, 5).double(), torch.randint(3, (5,))
+
+    def grouped(n, x):
+        q, k, v = (one(x).unflatten(-1, (-1, 3)).transpose(1, 2) for one in (n.q, n.k, n.v))
+        k, v = k.repeat_interleave(2, 1), v.repeat_interleave(2, 1)
+        return torch.softmax(q @ k.transpose(2, 3) / 3**0.5, -1) @ v
+
+    def logits(c: Tensor) -> Tensor:
+        mixed = grouped(net, batch[0]) * c[:2].repeat_interleave(2).view(1, 4, 1, 1)
+        return net.head(torch.tanh(net.out(mixed.transpose(1, 2).flatten(2)) * c[2:]).sum(1))
+
+    agrees(at_gates(net, batch)[0], batch, logits)
 
 
 def mixed_of(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
         OptimizerError: some state of the optimizer cannot be cut entry by entry.
     """
     after = remove(structure, model, keep, optimizer)
-    subsample(model)
+    if not bool(keep.all()):
+        subsample(model)
     return after
 
 

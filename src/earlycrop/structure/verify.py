@@ -14,6 +14,8 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from earlycrop.structure.rules import rule_of
+from earlycrop.structure.rules.norms import weight_norm
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import as_inputs, duplicate
 from earlycrop.structure.walk import operator_of, tensors_of
@@ -88,7 +90,7 @@ def verify(
 class _Gated(Interpreter):
     """Runs the dense graph with closed channels; norms that mix channels count only the open ones, if asked.
 
-    Channels are closed where parameters, and what is computed from parameters alone, meet data.
+    Channels are closed where parameters, and what is computed from parameters entry by entry, meet something else.
     """
 
     def __init__(self, structure: Structure, tensors: dict[str, Tensor], keep: Tensor, kept_statistics: bool) -> None:
@@ -103,7 +105,7 @@ class _Gated(Interpreter):
         for node in program.graph.nodes:
             inputs = node.all_input_nodes
             if specs.get(node.name) in (InputKind.PARAMETER, InputKind.BUFFER) or (
-                node.op == "call_function" and inputs and self.made.issuperset(inputs)
+                inputs and self.made.issuperset(inputs) and _entrywise(node)
             ):
                 self.made.add(node)
 
@@ -183,6 +185,12 @@ class _Gated(Interpreter):
             shape[dim] = x.shape[dim]
             result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
         return result
+
+
+def _entrywise(node: Node) -> bool:
+    """Whether an operator on parameters makes another parameter of them, and does not sum over channels."""
+    rule = None if node.op != "call_function" else rule_of(node)
+    return rule is weight_norm or (rule is not None and rule.__module__.endswith(("pointwise", "movement", "mixing")))
 
 
 class _Double(TorchFunctionMode):

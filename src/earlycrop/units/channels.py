@@ -1,11 +1,11 @@
 """Channels: classes of them that only leave together, and then really leave."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,11 +25,16 @@ class Channels:
     Args:
         gate: Where a class's gate sits: behind the norm that directly follows a creator (`post_norm`), or on
             the creator's own output (`pre_norm`, as in the authors' code).
+        reduce: One gate for all creators of a class (`shared`: their effects cancel or add up before the score is
+            taken), or one each, whose scores a class sums (`sum_abs`) or of which it has the largest (`max`).
     """
 
     gate: Literal["post_norm", "pre_norm"] = "post_norm"
+    reduce: Literal["shared", "sum_abs", "max"] = "shared"
 
     def __post_init__(self) -> None:
+        if self.reduce not in ("shared", "sum_abs", "max"):
+            raise ValueError(f"`reduce` is 'shared', 'sum_abs' or 'max'; found {self.reduce!r}.")
         if self.gate not in ("post_norm", "pre_norm"):
             raise ValueError(f"`gate` is 'post_norm' or 'pre_norm'; found {self.gate!r}.")
 
@@ -42,7 +47,7 @@ class Channels:
         together: tuple[tuple[str, ...], ...] = (),
     ) -> "ChannelUnits":
         """The classes of a model; traces it."""
-        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together)
+        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together, self.reduce)
 
 
 class ChannelUnits:
@@ -63,8 +68,9 @@ class ChannelUnits:
         ignore: tuple[str, ...] = (),
         gate: str = "post_norm",
         together: tuple[tuple[str, ...], ...] = (),
+        reduce: str = "shared",
     ) -> None:
-        self.model, self.optimizer, self.gate = model, optimizer, gate
+        self.model, self.optimizer, self.gate, self.reduce = model, optimizer, gate, reduce
         self.example_inputs = as_inputs(example_inputs)
         self.dense = self.structure = trace(model, self.example_inputs, ignore, together)
         self.copies: tuple[nn.Module, ...] = ()
@@ -75,8 +81,24 @@ class ChannelUnits:
 
     @property
     def units(self) -> GateChart:
-        """One gate of value 1 for each class that is left."""
-        return GateChart(self._gates, len(self.structure), self._like)
+        """One gate of value 1 for each class that is left; or for each of its creators, if they are not shared."""
+        gates, count = self._gates, len(self.structure)
+        if self.reduce != "shared":
+            owners = self._owners()
+            keys = [gate.classes * self._creators + gate.creator for gate in gates]
+            places = zip(gates, keys, strict=True)
+            numbers = [torch.where(gate.classes < 0, -1, torch.searchsorted(owners, key)) for gate, key in places]
+            gates = tuple(replace(gate, classes=one) for gate, one in zip(gates, numbers, strict=True))
+            count = owners.numel()
+        return GateChart(gates, count, self._like)
+
+    def per_class(self, scores: Vector) -> Float[Tensor, "classes"]:
+        """Scores of gates that are not shared, reduced over each class; others are those of the classes already."""
+        if self.reduce == "shared" or scores.numel() != (owners := self._owners()).numel():
+            return scores
+        classes = (owners // self._creators).to(scores.device)
+        how = "sum" if self.reduce == "sum_abs" else "amax"
+        return scores.new_zeros(len(self.structure)).scatter_reduce(0, classes, scores.abs(), how)
 
     @property
     def made_of(self) -> Entries:
@@ -169,6 +191,15 @@ class ChannelUnits:
     @property
     def _gates(self) -> tuple[Gate, ...]:
         return self.structure.gates if self.gate == "post_norm" else self.structure.creating_gates
+
+    def _owners(self) -> Int[Tensor, "gates"]:
+        """Every pair of a class and a creator of it that has a gate, as one number, in the order of the classes."""
+        pairs = [gate.classes[gate.classes >= 0] * self._creators + gate.creator for gate in self._gates]
+        return torch.cat(pairs).unique() if pairs else torch.zeros(0, dtype=torch.int64)
+
+    @property
+    def _creators(self) -> int:
+        return 1 + max((gate.creator for gate in self._gates), default=0)
 
     @property
     def _like(self) -> Tensor:

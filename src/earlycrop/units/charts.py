@@ -7,13 +7,14 @@ puts them, or other tensors like them, in place while the model computes. Deriva
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from earlycrop.products import Way
 from earlycrop.structure import Gate, Structure
 
 Vector = Float[Tensor, "units"]
@@ -33,6 +34,8 @@ class WeightChart:
     model: nn.Module
     names: tuple[str, ...]
     alive: Bool[Tensor, "units"] | None = None
+
+    ways: ClassVar[tuple[Way, ...]] = ("reverse_over_forward", "double_backward")
 
     @property
     def values(self) -> Vector:
@@ -92,6 +95,8 @@ class GateChart:
     gates: tuple[Gate, ...]
     count: int
     like: Tensor
+
+    ways: ClassVar[tuple[Way, ...]] = ("double_backward",)  # tangents of the weights would be computed as zeros
 
     @property
     def values(self) -> Vector:

@@ -93,6 +93,10 @@ class WeightUnits:
 
     units = made_of = weights = chart
 
+    def per_class(self, scores: Vector) -> Vector:
+        """Scores of weights are those of the units."""
+        return scores
+
     def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "weights"]:
         """The weights that stay, an exact number of them."""
         layer = torch.repeat_interleave(
