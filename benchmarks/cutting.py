@@ -104,8 +104,12 @@ def ours(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list[f
     return {"classes": len(structure), "sparsity reached": 1 - left.prunable / dense.prunable}
 
 
-def theirs(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list[float]]) -> None:
-    """Time torch-pruning: the dependency graph (in the pruner's constructor) and a global magnitude step."""
+def theirs(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list[float]]) -> float:
+    """Time torch-pruning: the dependency graph (in the pruner's constructor) and a global magnitude step.
+
+    Returns the part of the parameters that left, for a step that removes nothing is soon done.
+    """
+    whole = sum(p.numel() for p in model.parameters())
     import torch_pruning as tp
 
     heads = [one for name, one in model.named_modules() if name in ("fc", "classifier", "lm_head")]
@@ -123,6 +127,7 @@ def theirs(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list
     ended = time.perf_counter()
     for name, value in (("build", built - began), ("step", ended - built), ("theirs", ended - began)):
         seconds[name].append(value)
+    return 1 - sum(p.numel() for p in model.parameters()) / whole
 
 
 def measure(name: str, rounds: int, sparsity: float) -> dict[str, Any]:
@@ -131,12 +136,12 @@ def measure(name: str, rounds: int, sparsity: float) -> dict[str, Any]:
     torch.manual_seed(0)
     model, x = make(), inputs()
     seconds: dict[str, list[float]] = {k: [] for k in ("trace", "choose", "cut", "ours", "build", "step", "theirs")}
-    facts, failure = {}, None
+    facts, failure, removed = {}, None, None
     for number in range(rounds + 1):
         facts = ours(copy.deepcopy(model), x, sparsity, seconds)
         if failure is None and sum(seconds["theirs"]) < PATIENCE:
             try:
-                theirs(copy.deepcopy(model), x, sparsity, seconds)
+                removed = theirs(copy.deepcopy(model), x, sparsity, seconds)
             except Exception as error:  # the row says which
                 failure = f"{type(error).__name__}: {str(error)[:80]}"
         print(f"{name}, round {number} of {rounds}", file=sys.stderr)
@@ -150,7 +155,7 @@ def measure(name: str, rounds: int, sparsity: float) -> dict[str, Any]:
     row["first s"] = cold
     pairs = len(seconds["theirs"])
     row["ratio"] = ratio(seconds["ours"][:pairs], seconds["theirs"])["median"] if failure is None else None
-    row |= {"n": rounds, "n theirs": pairs, "torch-pruning fails": failure or ""}
+    row |= {"n": rounds, "n theirs": pairs, "theirs removed": removed, "torch-pruning fails": failure or ""}
     return row
 
 
