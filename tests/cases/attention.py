@@ -25,7 +25,7 @@ class SingleHeadAttention(nn.Module):
         return self.head(F.relu(self.inner(weights @ self.value(x))))
 
 
-@case("scaled_attention", real(3, 5, 6), least=7)
+@case("scaled_attention", real(3, 5, 6), least=8 + 7)
 class ScaledAttention(nn.Module):
     """The fused attention divides by the square root of the head's size: queries and keys cannot be made narrower."""
 
@@ -44,7 +44,7 @@ class ScaledAttention(nn.Module):
         return self.head(F.relu(self.inner(self.output(x))))
 
 
-@case("multihead_attention", real(3, 5, 6), least=0)
+@case("multihead_attention", real(3, 5, 6), least=8 + 7 + 2)
 class MultiheadAttention(nn.Module):
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ class MultiheadAttention(nn.Module):
         return self.head(F.relu(self.inner(x + self.attention(x, x, x, need_weights=False)[0])))
 
 
-@case("transformer_layer", real(3, 5, 6), least=0)
+@case("transformer_layer", real(3, 5, 6), least=8 + 10 + 2)
 def transformer_layer():
     return nn.Sequential(
         nn.Linear(6, 8), nn.TransformerEncoderLayer(8, 2, 10, dropout=0.0, batch_first=True), nn.Linear(8, 3)
@@ -128,7 +128,7 @@ class FusedUnbindAttributes(Heads):
         return self.out(x.transpose(1, 2).reshape(batch, tokens, self.heads * self.head_dim))
 
 
-@around("heads_fused_inner", least=AROUND)
+@around("heads_fused_inner", least=AROUND + 3)
 class FusedInner(Heads):
     """The product of heads and width is an integer of its own."""
 
@@ -204,7 +204,7 @@ class SeparateAttributes(Separate):
         return x.view(x.shape[0], x.shape[1], self.heads, self.head_dim).permute(0, 2, 1, 3)
 
 
-@around("heads_by_division", least=AROUND)
+@around("heads_by_division", least=AROUND + 3)
 class SeparateDivided(Separate):
     """The heads' width follows from the number of heads: with a head less, all would be wider."""
 
@@ -227,7 +227,7 @@ class ByHand(Separate):
         return self.drop(scores.softmax(-1)) @ v
 
 
-@around("heads_by_hand_folded", least=AROUND)
+@around("heads_by_hand_folded", least=AROUND + 3)
 class Folded(Separate):
     """Heads are folded into the batch, as fairseq's and torch's own attention have it."""
 
@@ -289,7 +289,7 @@ class TalkingHeads(Separate):
         return (q @ k.transpose(-2, -1)).softmax(1) @ v
 
 
-@around("heads_mixed_by_layer", least=AROUND)
+@around("heads_mixed_by_layer", least=AROUND + 3 + 3 + 3)
 class MixedByLayer(Separate):
     """A linear layer over the heads on the way to the softmax and behind it (Shazeer et al., 2020)."""
 
@@ -342,7 +342,7 @@ class GroupedFused(GroupedInterleave):
         return F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
 
 
-@around("grouped_query_by_view", least=AROUND)
+@around("grouped_query_by_view", least=AROUND + 2)
 class GroupedView(GroupedInterleave):
     """The queries are seen as (groups, heads of a group)."""
 
@@ -463,7 +463,7 @@ class HeadBiasEmbedding(Separate):
 # ------------------------------------------------------------------------------------------------------ other forms
 
 
-@around("heads_einsum", least=AROUND)
+@around("heads_einsum", least=AROUND + 3 + 2 + 2)
 class EinsumHeads(nn.Module):
     """Weights with a dimension for the heads, and every product an einsum."""
 
@@ -490,7 +490,7 @@ class EinopsHeads(Heads):
         return self.out(rearrange(weights @ v, "b h t d -> b t (h d)"))
 
 
-@around("heads_einops_counted", least=AROUND, needs="einops")
+@around("heads_einops_counted", least=AROUND + 3, needs="einops")
 class EinopsCounted(Heads):
     """The number of heads is given and their width follows."""
 
@@ -579,7 +579,7 @@ class LatentQueries(nn.Module):
 # ------------------------------------------------------------------------------------------------- torch's own layers
 
 
-@case("multihead_weights", real(3, 5, 6), least=7)
+@case("multihead_weights", real(3, 5, 6), least=8 + 8 + 7)
 class MultiheadWeights(nn.Module):
     """The averaged weights are an output too; time first."""
 
@@ -594,7 +594,7 @@ class MultiheadWeights(nn.Module):
         return self.head(F.relu(self.inner(x))), weights
 
 
-@case("multihead_cross", real(3, 5, 6), real(3, 4, 5), real(3, 4, 7), least=7)
+@case("multihead_cross", real(3, 5, 6), real(3, 4, 5), real(3, 4, 7), least=8 + 8 + 7 + 2)
 class MultiheadCross(nn.Module):
     """Keys and values of other widths, an extra learned key and value, and a causal mask."""
 
@@ -610,7 +610,7 @@ class MultiheadCross(nn.Module):
         return self.head(F.relu(self.inner(x)))
 
 
-@case("multihead_zero_key", real(3, 5, 6), least=7)
+@case("multihead_zero_key", real(3, 5, 6), least=8 + 7)
 class MultiheadZeroKey(nn.Module):
     """A key of zeros beside the tokens', and each head's weights as an output."""
 
@@ -642,11 +642,13 @@ class Encoder(nn.Module):
         return self.head(self.encoder(self.stem(x)))
 
 
-case("transformer_encoder", real(3, 5, 6), least=10)(lambda: Encoder(1))
-case("transformer_encoder_norm_first", real(3, 5, 6), least=20)(lambda: Encoder(norm_first=True, activation="gelu"))
+case("transformer_encoder", real(3, 5, 6), least=8 + 10 + 2)(lambda: Encoder(1))
+case("transformer_encoder_norm_first", real(3, 5, 6), least=8 + 20 + 4)(
+    lambda: Encoder(norm_first=True, activation="gelu")
+)
 
 
-@case("transformer_encoder_masked", real(3, 5, 6), least=10, slow=True)
+@case("transformer_encoder_masked", real(3, 5, 6), least=8 + 10 + 2, slow=True)
 class EncoderMasked(Encoder):
     """A causal mask and padded tokens."""
 
@@ -659,7 +661,7 @@ class EncoderMasked(Encoder):
         return self.head(self.encoder(self.stem(x), mask=causal, src_key_padding_mask=padded, is_causal=True))
 
 
-@case("transformer_decoder", real(3, 4, 6), real(3, 5, 8), least=10)
+@case("transformer_decoder", real(3, 4, 6), real(3, 5, 8), least=10 + 2 + 2)
 class Decoder(nn.Module):
     def __init__(self):
         super().__init__()
@@ -670,7 +672,7 @@ class Decoder(nn.Module):
         return self.head(self.decoder(self.stem(x), memory, tgt_is_causal=False))
 
 
-@case("transformer", real(3, 4, 6), real(3, 5, 6), least=10 + 10, slow=True)
+@case("transformer", real(3, 4, 6), real(3, 5, 6), least=20 + 6, slow=True)
 class Transformer(nn.Module):
     """Encoder and decoder of torch's own class."""
 

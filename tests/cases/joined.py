@@ -155,7 +155,7 @@ class SplitLiteral(nn.Module):
         return self.head(F.relu(self.left(left) + self.right(right)))
 
 
-@case("slices", image(3), least=5)
+@case("slices", image(3), least=4 + 5)
 class Slices(nn.Module):
     """A partial convolution: the first channels are convolved, the others pass, and both are joined again."""
 
@@ -218,7 +218,7 @@ class Maxout(nn.Module):
         return self.head(F.relu(self.second(x)))
 
 
-@case("repeated_channels", image(3), least=5)
+@case("repeated_channels", image(3), least=3 + 4 + 5)
 class RepeatedChannels(nn.Module):
     def __init__(self):
         super().__init__()

@@ -61,7 +61,7 @@ def weight_norm_of_hooks():
         )
 
 
-@case("orthogonal", real(4, 5), least=4, whole=("2.parametrizations.weight.original",))
+@case("orthogonal", real(4, 5), least=6 + 4, whole=("2.parametrizations.weight.original",))
 def orthogonal():
     return nn.Sequential(
         nn.Linear(5, 6),
@@ -137,7 +137,7 @@ def adapters():
     return nn.Sequential(Adapted(5, 8, 2), nn.Tanh(), Adapted(8, 6, 2), nn.Tanh(), Adapted(6, 3, 2))
 
 
-@case("adapters_in_the_weight", real(4, 5), least=8 + 2)
+@case("adapters_in_the_weight", real(4, 5), least=8 + 6)
 class AdaptersInTheWeight(nn.Module):
     """The same with the product added to the weight."""
 
@@ -166,7 +166,7 @@ class WeightsScaledByRows(nn.Module):
         return self.head(F.relu(F.linear(x, self.rows * self.second.weight * self.columns, self.second.bias)))
 
 
-@case("weights_concatenated", real(4, 5), least=6)
+@case("weights_concatenated", real(4, 5), least=6 + 7)
 class WeightsConcatenated(nn.Module):
     """Two weights are put together before they are used."""
 

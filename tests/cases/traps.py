@@ -126,7 +126,7 @@ class HyperNetwork(nn.Module):
         return self.head(F.relu(F.linear(F.relu(self.stem(x)), weight)))
 
 
-@case("conditional_convolution", image(3), least=5 + 5)
+@case("conditional_convolution", image(3), least=5 + 6 + 5)
 class ConditionalConvolution(nn.Module):
     """Experts' filters, mixed for each batch."""
 
@@ -171,7 +171,7 @@ class ChannelsLastFlatten(nn.Module):
         return self.head(F.relu(self.first(x)).permute(0, 2, 3, 1).flatten(1))
 
 
-@case("unflatten", real(4, 5), least=7)
+@case("unflatten", real(4, 5), least=7 + 6)
 def unflatten():
     """Features become channels and places; the widths stand in the module."""
     return nn.Sequential(
@@ -179,7 +179,7 @@ def unflatten():
     )
 
 
-@case("generator", real(4, 5), least=7)
+@case("generator", real(4, 5), least=7 + 6 + 5)
 class Generator(nn.Module):
     """The same with every size but the places' read from the tensor."""
 
