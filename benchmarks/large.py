@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--group-width", type=int, default=48, choices=(16, 48))
     parser.add_argument("--sparsity", type=float, default=0.985)
     parser.add_argument("--samples", type=int, default=100)
-    parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--batch", type=int, default=100)
     arguments = parser.parse_args()
     rows, began = [], time.perf_counter()
 
