@@ -2,7 +2,7 @@
 
 With the default micro-batch and without micro-batches, for CroP-U and CroP-S, through the pruner as users do.
 
-    python -m benchmarks.scoring_memory [--batch 64]
+    python -m benchmarks.scoring_memory [--batch 64] [--networks 0 3]
 """
 
 import argparse
@@ -62,13 +62,14 @@ def scoring(net: nn.Module, method: str, batches: list[tuple[Tensor, Tensor]], m
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--networks", type=int, nargs="*", default=range(len(NETWORKS)), metavar="N")
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2 * arguments.batch, 3, 32, 32, generator=generator)
     y = torch.randint(10, (len(x),), generator=generator)
     batches = list(zip(x.split(arguments.batch), y.split(arguments.batch), strict=True))
     rows = []
-    for name, make in NETWORKS.items():
+    for name, make in [list(NETWORKS.items())[number] for number in arguments.networks]:
         step = training(make(), batches[0])
         for method in ("crop-u", "crop-s"):
             for what, micro_batch in (("default", None), ("whole batches", arguments.batch)):
