@@ -560,7 +560,7 @@ class NonLocal(nn.Module):
 
 @case("products_of_open_channels", real(3, 5, 6), least=4 + 5 + 5, whole=("open.bias",))
 class ProductsOfOpenChannels(nn.Module):
-    """Features plus one on both sides of a product: a closed channel still counts. With zeros on one side it does not."""
+    """Features plus one on both sides of a product: closed channels still count; with zeros on one side they do not."""
 
     def __init__(self):
         super().__init__()
