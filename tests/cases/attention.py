@@ -558,6 +558,21 @@ class NonLocal(nn.Module):
         return self.head(x + self.norm(self.out(y)))
 
 
+@case("products_of_open_channels", real(3, 5, 6), least=4 + 5 + 5, whole=("open.bias",))
+class ProductsOfOpenChannels(nn.Module):
+    """Features plus one on both sides of a product: closed channels still count; with zeros on one side they do not."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.closed, self.plain = nn.Linear(6, 4), nn.Linear(6, 4), nn.Linear(6, 4)
+        self.v, self.inner, self.head = nn.Linear(6, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+
+    def forward(self, x):
+        kernel = F.elu(self.open(x)) + 1
+        x = (kernel @ kernel.mT + self.plain(x) @ torch.sigmoid(self.closed(x)).mT) @ self.v(x)
+        return self.head(F.relu(self.inner(x)))
+
+
 @case("latent_queries", real(3, 5, 6), least=8 + 8 + 3 + 7)
 class LatentQueries(nn.Module):
     """Learned queries read the tokens (Perceiver, DETR): their width is the stream's."""
