@@ -3,6 +3,7 @@
 registry.py   the table, and how a node finds its rule
 pointwise.py  each entry from the entries at its own place
 products.py   convolutions, linear layers, matrix products: where channels are created and read
+closed.py     whether a closed channel is zero
 attention.py  scaled dot products: whole heads
 recurrent.py  LSTM, GRU, RNN and their cells: hidden units
 norms.py      per-channel parameters follow the channels

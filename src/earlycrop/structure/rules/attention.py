@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from earlycrop.structure.rules.products import contract
 from earlycrop.structure.rules.registry import argument, input_reason, rule
 from earlycrop.structure.walk import Walk, shape_of
 
@@ -23,6 +24,7 @@ def attention(walk: Walk, node: Any) -> Any:
         walk.freeze(q, reason, [-1])
         walk.freeze(k, reason, [-1])
     else:
+        contract(walk, node, q, k, walk.dims(q)[-1])
         walk.tie(walk.dims(q)[-1], walk.dims(k)[-1], input_reason(walk, node))
     for one in (q, k, v):
         walk.freeze(one, f"mixed over positions ({walk.where(node)})", [-2])

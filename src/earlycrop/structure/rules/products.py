@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from earlycrop.structure.labels import Dims
+from earlycrop.structure.rules.closed import zero_when_closed
 from earlycrop.structure.rules.registry import argument, input_reason, rule, same_in_each_group, unknown
 from earlycrop.structure.walk import Walk, shape_of, unlabelled
 
@@ -168,6 +169,7 @@ def matmul(walk: Walk, node: Any) -> Any:
     walk.fix(a, [-1])
     walk.fix(b, [-2])
     da, db = walk.dims(a), walk.dims(b)
+    contract(walk, node, a, b, da[-1])
     read = walk.tie(da[-1], db[-2], input_reason(walk, node))
     walk.read(node, a, -1, read)
     walk.read(node, b, -2, read)
@@ -190,12 +192,21 @@ def matmul(walk: Walk, node: Any) -> Any:
     return result
 
 
+def contract(walk: Walk, node: Any, a: Any, b: Any, labels: Tensor | None) -> None:
+    """A sum over channels of two factors, of which one has to be zero on closed channels."""
+    if labels is not None and not zero_when_closed(walk, a) and not zero_when_closed(walk, b):
+        walk.labels.freeze(
+            labels, f"summed over with factors that are not zero on closed channels ({walk.where(node)})"
+        )
+
+
 def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
     """One factor is a vector, which is contracted with the last dimension of a, or the second to last of b."""
     da = -1 if len(shape_of(b)) == 1 else 0
     db = 0 if len(shape_of(b)) == 1 else -2
     walk.fix(a, [da])
     walk.fix(b, [db])
+    contract(walk, node, a, b, walk.dims(a)[da])
     read = walk.tie(walk.dims(a)[da], walk.dims(b)[db], input_reason(walk, node))
     walk.read(node, a, da, read)
     walk.read(node, b, db, read)
@@ -212,6 +223,7 @@ def baddbmm(walk: Walk, node: Any) -> Any:
     walk.fix(x, [-1])
     walk.fix(y, [-2])
     dx, dy = walk.dims(x), walk.dims(y)
+    contract(walk, node, x, y, dx[-1])
     walk.tie(dx[-1], dy[-2], input_reason(walk, node))
     batch = walk.tie(dx[0], dy[0], input_reason(walk, node))
     if dx[0] is not None and dy[0] is not None:
@@ -253,6 +265,8 @@ def einsum(walk: Walk, node: Any) -> Any:
         first = labels[0]
         for other in labels[1:]:
             first = walk.tie(first, other, input_reason(walk, node))
+        if len(labels) > 1 and name not in output:
+            contract(walk, node, operands[places[0][0]], operands[places[1][0]], first)
         if len(labels) == 1 and name not in output:
             walk.labels.freeze(first, f"summed over ({walk.where(node)})")
         result[name] = first
