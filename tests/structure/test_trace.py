@@ -53,7 +53,7 @@ def test_what_is_noted_is_what_is_exported(name):
 
 def test_most_networks_need_no_export():
     ways = {}
-    for name in NAMES[::6]:
+    for name in [name for name in NAMES if not CASES[name].refused][::6]:
         ways[name] = export(CASES[name].build().double(), CASES[name].inputs()).way
     assert sum(way == "recorded" for way in ways.values()) >= 0.8 * len(ways), ways
 
