@@ -118,12 +118,14 @@ def shapes_without(net, inputs, dead):
 QUICK = ["mlp", "mlp_of_tokens", "resnet", "mobilenet", "chain", "unet", "group_norm_pairs", "glu", "concat"]
 
 
-@pytest.mark.parametrize("name", dense.some_of([*CASES], QUICK))
+@pytest.mark.parametrize("name", dense.some_of([name for name, case in CASES.items() if not case.refused], QUICK))
 def test_no_network_of_the_zoo_computes_anything_else(name):
     """On other inputs than those of the proof, in eval mode, and its gradients for what is left."""
     case = CASES[name]
     torch.manual_seed(0)
     net, inputs = case.build().double(), case.inputs()
+    if not list(layers_of(net)):
+        pytest.skip("its weights are no layer's")
     structure = trace(net, inputs)
     for density in (0.02, 0.2) if not case.slow else (0.02,):
         twin = masked(copy.deepcopy(net), inputs, density)

@@ -13,10 +13,11 @@ so the product holds the cross terms ∇²L_b ∇L_a; the mean of ∇²L_b ∇L_
 
 import math
 import sys
+from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -123,7 +124,7 @@ class MeanLoss:
         bn_mode: `running`: statistics as they are; `calibrated`: estimated anew on the scoring set and put
             back afterwards; `batch`: of each micro-batch; `auto`: calibrated where a norm never saw a batch,
             else running.
-        micro_batch: Samples worked through at once, which changes no score. None takes a third of the largest
+        micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
             given batch and at most 32, so that scoring needs no more memory than a training step; where samples
             meet in a norm with the batch's own statistics, it takes the largest given batch whole.
         hessian: How products with the Hessian are had, see `products.py`; `auto` takes the fastest that the
@@ -154,7 +155,7 @@ class MeanLoss:
         self._failed: set[Way] = set()
         meets = bn_mode == "batch" and bool(norms)  # samples meet in the batch's own statistics
         meets |= any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
-        self._micro_batch = self.set.micro_batch or (self.set.largest if meets else min(-(-self.set.largest // 3), 32))
+        self._micro_batch = self.set.micro_batch or (self.set.largest if meets else min(-(-self.set.largest // 4), 32))
         self._precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
@@ -374,9 +375,9 @@ CALIBRATION = 256
 class ScoringSet:
     """The scoring set as one collection of samples, however it was cut when it was given.
 
-    Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are
-    joined and cut evenly. Batches that cannot be joined (texts of different lengths) are cut one by one, and those
-    that hold something else than samples are kept as given.
+    Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are cut evenly, as
+    if they were one. Batches that cannot be joined (texts of different lengths) are cut one by one, and those that hold
+    something else than samples are kept as given.
 
     Raises:
         ScoreError: there is no sample in it.
@@ -393,21 +394,37 @@ class ScoringSet:
         if micro_batch is not None and micro_batch < 1:
             raise ScoreError(f"`micro_batch` must be at least 1; found {micro_batch}.")
         self.samples, self.largest, self.micro_batch = sum(sizes), max(sizes), micro_batch
-        joined = _join(batches)
-        self._parts = list(zip(batches, sizes, strict=True)) if joined is None else [(joined, self.samples)]
+        self._batches, self._ends = batches, list(accumulate(sizes))
+        self._joins = _fit(batches)
 
     def first(self, size: int) -> Any:
         """The first `size` samples as one batch, or all if there are fewer (of the first batch if they do not join)."""
-        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._parts[0][0])
+        if self._joins:
+            return self._between(0, min(size, self.samples))
+        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._batches[0])
 
     def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
         """Batches of at most `size` samples, as even as can be, with their sizes."""
-        for whole, samples in self._parts:
-            pieces = math.ceil(samples / size) if _even(pytree.tree_leaves(whole)) else 1
-            bounds = [samples * k // pieces for k in range(pieces + 1)]
+        for begin, end in [(0, self.samples)] if self._joins else pairwise([0, *self._ends]):
+            if begin == end:
+                continue
+            even = self._joins or _even(pytree.tree_leaves(self._batches[bisect(self._ends, begin)]))
+            pieces = math.ceil((end - begin) / size) if even else 1
+            bounds = [begin + (end - begin) * k // pieces for k in range(pieces + 1)]
             for start, stop in pairwise(bounds):
-                part = whole if pieces == 1 else pytree.tree_map_only(Tensor, lambda t, a=start, b=stop: t[a:b], whole)
-                yield part, stop - start
+                yield self._between(start, stop), stop - start
+
+    def _between(self, start: int, stop: int) -> Any:
+        """These samples as one batch; views where they lie in one, and a batch itself where it is asked for whole."""
+        first, last = bisect(self._ends, start), bisect(self._ends, stop - 1)
+        offsets, parts = [0, *self._ends], []
+        for number in range(first, last + 1):
+            begin, end = max(start - offsets[number], 0), min(stop, self._ends[number]) - offsets[number]
+            part = self._batches[number]
+            if (begin, end) != (0, self._ends[number] - offsets[number]):
+                part = pytree.tree_map_only(Tensor, lambda t, a=begin, b=end: t[a:b], part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else pytree.tree_map(lambda *column: torch.cat(column), *parts)
 
 
 def _samples(batch: Any) -> int:
@@ -419,16 +436,13 @@ def _samples(batch: Any) -> int:
     )
 
 
-def _join(batches: list[Any]) -> Any:
-    """All batches as one, or None if they do not fit together."""
+def _fit(batches: list[Any]) -> bool:
+    """Whether all batches can be joined along their first dimension."""
+    if not all(_even(pytree.tree_leaves(batch)) for batch in batches):
+        return False
     flat = [pytree.tree_flatten(batch) for batch in batches]
-    for leaves, spec in flat:
-        if spec != flat[0][1] or not _even(leaves):
-            return None
-        if any(a.shape[1:] != b.shape[1:] or a.dtype != b.dtype for a, b in zip(leaves, flat[0][0], strict=True)):
-            return None
-    joined = [torch.cat(column) for column in zip(*(leaves for leaves, _ in flat), strict=True)]
-    return pytree.tree_unflatten(joined, flat[0][1])
+    kinds = [(spec, [(leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves]) for leaves, spec in flat]
+    return all(kind == kinds[0] for kind in kinds)
 
 
 def _even(leaves: list[Any]) -> bool:

@@ -106,6 +106,8 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, str], dict[
         CheckpointError: the file is not there, is damaged, or is something else.
     """
     path = os.fspath(path)
+    if os.path.isdir(path):
+        raise CheckpointError(f"Cannot read {path}: it is a folder. Name the file in it that {WRITERS[kind]} wrote.")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}

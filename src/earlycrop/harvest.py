@@ -26,6 +26,7 @@ from earlycrop.counting import Counter, Counts
 from earlycrop.errors import VerificationError
 from earlycrop.report import Width
 from earlycrop.structure import Frozen, Structure, Verification, Verifier, trace
+from earlycrop.structure.rules.closed import MOVES, ZERO_AT_ZERO
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import module_of
 from earlycrop.structure.walk import operator_of, tensor_nodes
@@ -199,29 +200,8 @@ CONTRACTIONS |= {"matmul": (1, 0), "mm": (1, 0)}
 CONTRACTIONS |= {f"conv_transpose{n}d": (1, 0) for n in (1, 2, 3)}
 """Operators that read channels through a weight: its dimension that writes, and the one that reads."""
 
-MOVES = frozenset(
-    {
-        *("view", "reshape", "_unsafe_view", "view_as", "reshape_as", "flatten", "unflatten", "squeeze"),
-        *("unsqueeze", "permute", "transpose", "t", "movedim", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint"),
-        *("expand", "expand_as", "broadcast_to", "cat", "concat", "concatenate", "stack", "chunk", "split"),
-        *("split_with_sizes", "unsafe_split", "tensor_split", "unbind", "slice", "narrow", "select"),
-        *("index_select", "flip", "roll", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "clone"),
-        *("contiguous", "detach", "alias", "to", "_to_copy", "type_as", "float", "lift_fresh_copy"),
-    }
-)
-"""Operators that only move entries."""
-
 SPATIAL = ("max_pool", "avg_pool", "adaptive_avg_pool", "_adaptive_avg_pool", "adaptive_max_pool", "upsample_")
 """Beginnings of operators that mix places of one channel, and of zeros make zeros."""
-
-ZEROS = MOVES | frozenset(
-    {
-        *("relu", "relu6", "leaky_relu", "prelu", "gelu", "silu", "tanh", "elu", "celu", "selu", "hardswish"),
-        *("mish", "neg", "abs", "sign", "square", "sin", "softshrink", "hardshrink", "dropout", "feature_dropout"),
-        *("mean", "sum", "amax", "amin", "glu"),
-    }
-)
-"""Operators that make zeros of zeros, channel by channel."""
 
 CONSTANTS = frozenset(
     {
@@ -349,7 +329,7 @@ class Flow:
         name, args = operator_of(node).rstrip("_"), tensor_nodes((node.args, node.kwargs))
         if name in MOVES or node.target is operator.getitem:
             return False
-        if name not in ZEROS | CONSTANTS | CARRIES and not name.startswith(SPATIAL):
+        if name not in ZERO_AT_ZERO | CONSTANTS | CARRIES and not name.startswith(SPATIAL):
             return True
         present = self._present(node)
         return any(bool((self._present(arg) & ~present)[:-1].any()) for arg in args if arg.name not in self._origin)

@@ -65,7 +65,7 @@ class Pruner:
             they are cut or masked with the model, all of them or none.
         optimizer_state: `slice` carries momentum and moments through the cut, `reset` forgets them.
         bn_mode: What batch norm does while scoring, see `MeanLoss`.
-        micro_batch: Samples scored at once; None: a third of the largest given batch, at most 32, see `MeanLoss`.
+        micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
         verify: Prove after the cut that the model computes what the gated dense one did; keeps a float64 copy
             for that moment.
         seed: Where random scores start.

@@ -28,7 +28,7 @@ class Crop(AbstractLossScore):
 
     def __call__(self, at: Evaluation) -> Vector:
         """|θ ∘ (∇²L ∇L)|."""
-        return (at.values * at.hessian_gradient()).abs()
+        return at.hessian_gradient().mul_(at.values).abs_()  # in place: a vector may be as long as the network is large
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,12 @@ def trace(
     batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
     examples = max(batch[:1], default=1)
     names = sorted({name for _, name, _ in walk.guesses})
-    for guessed in (names, [], *([name] for name in names)) if names else ([],):
-        structure = build(walk, ignored, examples, guessed.__contains__)
-        if _rehearse(structure, model, example_inputs, structure.spaces().unique().tolist()):
-            return structure
-    structure = build(walk, ignored, examples, names.__contains__)
+    structures = []
+    for guessed in dict.fromkeys([tuple(names), (), *((name,) for name in names)]):
+        structures.append(build(walk, ignored, examples, guessed.__contains__))
+        if _rehearse(structures[-1], model, example_inputs, structures[-1].spaces().unique().tolist()):
+            return structures[-1]
+    structure = structures[0]
     spaces = structure.spaces()
     good = _passing(structure, model, example_inputs, [], spaces.unique().tolist())
     return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), LITERAL)

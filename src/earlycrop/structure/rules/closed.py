@@ -14,65 +14,30 @@ CREATING += tuple(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 
 
 NORMS = ("batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm")
 
-ZERO_AT_ZERO = (
-    *(
-        "relu",
-        "relu6",
-        "leaky_relu",
-        "rrelu",
-        "elu",
-        "selu",
-        "celu",
-        "gelu",
-        "silu",
-        "mish",
-        "hardswish",
-        "tanh",
-        "prelu",
-    ),
-    *(
-        "neg",
-        "abs",
-        "sign",
-        "sqrt",
-        "square",
-        "sin",
-        "tan",
-        "asinh",
-        "erf",
-        "dropout",
-        "feature_dropout",
-        "alpha_dropout",
-    ),
-    *(
-        "clone",
-        "contiguous",
-        "detach",
-        "alias",
-        "to",
-        "_to_copy",
-        "float",
-        "view",
-        "reshape",
-        "_unsafe_view",
-        "flatten",
-    ),
-    *("unflatten", "squeeze", "unsqueeze", "permute", "transpose", "t", "movedim", "numpy_T", "mT", "expand", "slice"),
-    *(
-        "narrow",
-        "select",
-        "chunk",
-        "split",
-        "split_with_sizes",
-        "unbind",
-        "repeat",
-        "repeat_interleave",
-        "flip",
-        "roll",
-    ),
-    *("div", "mean", "sum", "avg_pool1d", "avg_pool2d", "max_pool1d", "max_pool2d", "adaptive_avg_pool2d"),
+JOINS = ("cat", "concat", "concatenate", "stack")
+
+MOVES = frozenset(
+    {
+        *("view", "reshape", "_unsafe_view", "view_as", "reshape_as", "flatten", "unflatten", "squeeze"),
+        *("unsqueeze", "permute", "transpose", "t", "movedim", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint"),
+        *("expand", "expand_as", "broadcast_to", *JOINS, "chunk", "split"),
+        *("split_with_sizes", "unsafe_split", "tensor_split", "unbind", "slice", "narrow", "select"),
+        *("index_select", "flip", "roll", "repeat_interleave", "pixel_shuffle", "pixel_unshuffle", "clone"),
+        *("contiguous", "detach", "alias", "to", "_to_copy", "type_as", "float", "lift_fresh_copy"),
+    }
 )
-"""Zero where their first operand is."""
+"""Operators that only move entries."""
+
+ZERO_AT_ZERO = MOVES | frozenset(
+    {
+        *("relu", "relu6", "leaky_relu", "rrelu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish"),
+        *("tanh", "softshrink", "hardshrink", "neg", "abs", "sign", "square", "sin", "tan", "asinh", "glu"),
+        *("dropout", "feature_dropout", "mean", "sum", "amax", "amin", "repeat"),
+    }
+)
+"""Operators that make zeros of zeros."""
+
+POOLS = ("max_pool1d", "max_pool2d", "avg_pool1d", "avg_pool2d", "adaptive_avg_pool2d")
 
 
 def zero_when_closed(walk: Walk, node: Any) -> bool:
@@ -90,7 +55,7 @@ def zero_when_closed(walk: Walk, node: Any) -> bool:
         return any(one in walk.made for one in operands[1:2])
     if name in ("mul", "matmul", "mm", "bmm", "einsum"):
         return any(zero_when_closed(walk, one) for one in operands)
-    if name in ("add", "sub", "cat", "stack"):
-        tensors = name in ("cat", "stack") or len(operands) == 2
+    if name in ("add", "sub", *JOINS):
+        tensors = name in JOINS or len(operands) == 2
         return tensors and all(zero_when_closed(walk, one) for one in operands)
-    return name in ZERO_AT_ZERO and zero_when_closed(walk, operands[0])
+    return (name in ZERO_AT_ZERO or name in ("div", "sqrt", "erf", *POOLS)) and zero_when_closed(walk, operands[0])
