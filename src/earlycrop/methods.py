@@ -17,6 +17,8 @@ from earlycrop.scores import (
     CropMixed,
     Grasp,
     Magnitude,
+    NtkSap,
+    Px,
     Random,
     Reading,
     Snip,
@@ -98,6 +100,8 @@ METHODS: dict[str, Method] = {
         Method("earlycrop-u-ntk",  Crop(),               Weights(),  NtkSettled(),   Halving(5)),
         Method("earlycrop-s-ntk",  Crop(),               Channels(), NtkSettled(),   OneShot()),
         Method("synflow",          SynFlow(),            Weights(),  AtInit(),       Exponential(100)),
+        Method("ntk-sap",          NtkSap(),             Weights(),  AtInit(),       Exponential(20)),
+        Method("px",               Px(),                 Weights(),  AtInit(),       Exponential(100)),
     )
 }  # fmt: skip
 """The methods by name; a new method is a new row."""
