@@ -1,6 +1,7 @@
 """NTK-SAP: finite differences over the mask, draws that are fresh and repeatable, and a model that is as it was."""
 
 import copy
+import itertools
 from dataclasses import replace
 from random import Random
 
@@ -143,12 +144,12 @@ def test_rounds_never_revive_and_no_layer_is_emptied():
     here.units.keep_only = lambda keep: (choose(keep), seen.append(here.units.keep.clone()))[0]
     report = here.check(0)
     assert len(seen) == 6
-    assert all(bool((after <= before).all()) for before, after in zip(seen, seen[1:], strict=False))
+    assert all(bool((after <= before).all()) for before, after in itertools.pairwise(seen))
     assert report.collapsed == ()
 
 
 def test_a_channel_feels_what_its_weights_do_together():
-    """Without biases a hidden channel is its filter: the slope by its gate is the signed sum over the filter's masks."""
+    """Without biases a hidden channel is its filter: the slope by its gate is the sum over the filter's masks."""
     net = dense.mlp(5, 7, 3, bias=False, act=nn.ReLU)
     x = torch.zeros(2, 5).double()
     with pytest.MonkeyPatch.context() as patch:

@@ -48,7 +48,7 @@ def path_by_path(net: nn.Sequential, x: Tensor, masks: list[Tensor], below: floa
     for path in filter(there, paths):
         value = 1.0
         for layer, (a, b) in zip(layers, itertools.pairwise(path), strict=True):
-            value *= float(layer.weight[b, a]) ** 2
+            value *= float(layer.weight.detach()[b, a]) ** 2
         for score, (a, b) in zip(scores, itertools.pairwise(path), strict=True):
             score[b, a] += z1[path[-1]] * value
     return torch.cat([score.detach().reshape(-1) for score in scores])
@@ -197,11 +197,11 @@ def test_labels_and_the_loss_itself_play_no_part():
     assert torch.equal(
         worth(net, Px(), batches=[(x, y)], loss=lambda model, batch: model(batch[0]).square().mean()), first
     )
-    assert torch.equal(worth(net, Px(), batches=[{"image": x}], example_inputs=x, loss=of_a_dict), first)
+    assert torch.equal(worth(net, Px(), batches=[[x]], loss=by_keyword), first)
 
 
-def of_a_dict(model, batch):
-    return model(x=batch["image"]).relu().mean()  # an activation of the loss is none of the network's
+def by_keyword(model, batch):
+    return model(x=batch[0]).relu().mean()  # an activation of the loss is none of the network's
 
 
 def test_everything_is_as_it_was():
@@ -231,7 +231,7 @@ def test_rounds_never_revive_and_no_layer_is_emptied():
     here.units.keep_only = lambda keep: (choose(keep), seen.append(here.units.keep.clone()))[0]
     report = here.check(0)
     assert len(seen) == 6
-    assert all(bool((after <= before).all()) for before, after in zip(seen, seen[1:], strict=False))
+    assert all(bool((after <= before).all()) for before, after in itertools.pairwise(seen))
     assert report.collapsed == ()
 
 
@@ -247,9 +247,9 @@ def test_paths_beyond_single_precision():
 
 
 def test_paths_beyond_double_precision_are_refused():
-    net = dense.mlp(50, *[200] * 140, 10, bias=False, act=nn.ReLU)
+    net, (x, y) = dense.mlp(4, 50, 50, 50, 3, act=nn.ReLU), dense.vectors()
     with pytest.raises(ScoreError, match="more than float64 can hold"):
-        worth(net, Px(), batches=[(dense.vectors(2, 50)[0].abs(), torch.zeros(2, dtype=torch.long))])
+        worth(net, Px(), batches=[(x * 1e152, y)])
 
 
 class Inner(nn.Module):
@@ -303,7 +303,7 @@ def test_a_weight_that_is_computed_is_refused():
 def test_a_loss_that_never_calls_the_network_is_told():
     net = dense.mlp(4, 5, 3, act=nn.ReLU)
     with pytest.raises(ScoreError, match="never called it"):
-        worth(net, Px(), batches=[dense.vectors()], loss=lambda model, batch: model[2].weight.sum())
+        worth(net, Px(), batches=[dense.vectors()], loss=lambda model, batch: next(model.parameters()).sum())
 
 
 @pytest.mark.parametrize(

@@ -110,11 +110,11 @@ class _Paths:
         with _Noted() as noted:
             outputs = self._model(*args, **kwargs)
         squares = pytree.tree_map_only(Tensor, lambda t: t.double().square() if _flows(t) else t, (args, kwargs))
-        z1 = floats(self._through(squares, noted.pattern))
+        z1 = floats(_through(self._unit, squares, noted.pattern))
         samples = next((tensor.shape[0] for tensor in floats(squares) if tensor.ndim), 1)
         sums = [z.unflatten(0, (samples, -1)).sum(0) for z in z1]
         if self.ones is None:
-            self._check(squares, noted.pattern)
+            _refuse_bends(_linear(self._model, torch.clone), squares, noted.pattern)
             self.ones, self.totals = one_sample_of_ones((args, kwargs)), sums
         else:
             self.totals = [total + z for total, z in zip(self.totals, sums, strict=True)]
@@ -123,51 +123,60 @@ class _Paths:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def _through(self, inputs: Any, pattern: Sequence[Tensor]) -> Any:
-        with _Replayed(pattern):
-            return self._unit(*inputs[0], **inputs[1])
 
-    def _check(self, like: Any, pattern: Sequence[Tensor]) -> None:
-        """Refuse a network that is not linear between its activations: what comes of u and of v must add up.
+def _refuse_bends(model: nn.Module, like: Any, pattern: Sequence[Tensor]) -> None:
+    """Refuse a network that is not linear when a pattern is held: what comes of u and of v must add up.
 
-        Of either sign, so that what only bends below zero (a clamp, an ELU) is seen too.
-        """
-        generator = torch.Generator().manual_seed(0)
+    v is nearly −u/2, so everything that bends at zero (a clamp, an ELU) does so here.
 
-        def noise(tensor: Tensor) -> Tensor:
-            drawn = torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu")
-            return drawn.to(tensor.device) if _flows(tensor) else tensor
+    Args:
+        model: The network without biases, with the signs that its weights have.
+        like: What it takes.
+        pattern: What is held.
+    """
+    generator = torch.Generator().manual_seed(0)
 
-        u, v = (pytree.tree_map_only(Tensor, noise, like) for _ in "uv")
-        both = pytree.tree_map(lambda a, b: a + b if _flows(a) else a, u, v)
-        if _add_up(*(floats(self._through(inputs, pattern)) for inputs in (u, v, both))):
-            return
-        for (name, a), (_, b), (_, c) in zip(*(self._trail(inputs, pattern) for inputs in (u, v, both)), strict=False):
-            if not _add_up(a, b, c):
-                raise _refused(name, self._unit.get_submodule(name), "is not linear in what flows through it")
+    def noise(tensor: Tensor) -> Tensor:
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64, device="cpu").to(tensor.device)
 
-    def _trail(self, inputs: Any, pattern: Sequence[Tensor]) -> list[tuple[str, list[Tensor]]]:
-        """What modules took and gave, in order, each with the name of the module whose doing it is."""
-        trail: list[tuple[str, list[Tensor]]] = []
-        running = [""]
+    u = pytree.tree_map(lambda t: noise(t) if _flows(t) else t, like)
+    v = pytree.tree_map(lambda t: noise(t) / 10 - t / 2 if _flows(t) else t, u)
+    both = pytree.tree_map(lambda a, b: a + b if _flows(a) else a, u, v)
+    if _add_up(*(floats(_through(model, inputs, pattern)) for inputs in (u, v, both))):
+        return
+    for (name, a), (_, b), (_, c) in zip(*(_trail(model, inputs, pattern) for inputs in (u, v, both)), strict=False):
+        if not _add_up(a, b, c):
+            raise _refused(name, model.get_submodule(name), "is not linear in what flows through it")
 
-        def took(name: str, taken: Any) -> None:
-            trail.append((running[-1], [tensor.clone() for tensor in floats(taken)]))
-            running.append(name)
 
-        def gave(given: Any) -> None:
-            trail.append((running.pop(), [tensor.clone() for tensor in floats(given)]))
+def _through(model: nn.Module, inputs: Any, pattern: Sequence[Tensor]) -> Any:
+    """The outputs when the pattern is held."""
+    with _Replayed(pattern):
+        return model(*inputs[0], **inputs[1])
 
-        with ExitStack() as stack:
-            for name, module in self._unit.named_modules():
-                before = module.register_forward_pre_hook(
-                    lambda _module, args, kwargs, name=name: took(name, (args, kwargs)), with_kwargs=True
-                )
-                after = module.register_forward_hook(lambda _module, _args, output: gave(output))
-                stack.callback(before.remove)
-                stack.callback(after.remove)
-            self._through(inputs, pattern)
-        return trail
+
+def _trail(model: nn.Module, inputs: Any, pattern: Sequence[Tensor]) -> list[tuple[str, list[Tensor]]]:
+    """What modules took and gave, in order, each with the name of the module whose doing it is."""
+    trail: list[tuple[str, list[Tensor]]] = []
+    running = [""]
+
+    def took(name: str, taken: Any) -> None:
+        trail.append((running[-1], [tensor.clone() for tensor in floats(taken)]))
+        running.append(name)
+
+    def gave(given: Any) -> None:
+        trail.append((running.pop(), [tensor.clone() for tensor in floats(given)]))
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            before = module.register_forward_pre_hook(
+                lambda _module, args, kwargs, name=name: took(name, (args, kwargs)), with_kwargs=True
+            )
+            after = module.register_forward_hook(lambda _module, _args, output: gave(output))
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        _through(model, inputs, pattern)
+    return trail
 
 
 aten = torch.ops.aten
