@@ -288,6 +288,20 @@ def test_a_module_that_makes_no_paths_is_refused_by_name(module):
         worth(net, Px(), batches=[dense.vectors()])
 
 
+@pytest.mark.parametrize("function", [torch.neg, lambda x: x - 2 * x])
+def test_a_sign_on_the_way_is_refused(function):
+    """Linear, but its square is not what a network of squares computes."""
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), Inner(lambda x: torch.relu(function(x)))).double()
+    with pytest.raises(ScoreError, match=r"`2` \(Inner\) turns the sign"):
+        worth(net, Px(), batches=[dense.vectors()])
+
+
+def test_an_output_that_is_no_samples_is_refused():
+    net = dense.Net(lambda n, x: n.layer(x).sum(), layer=nn.Linear(4, 3)).double()
+    with pytest.raises(ScoreError, match=r"an output of shape \(\)"):
+        worth(net, Px(), batches=[dense.vectors()], loss=lambda model, batch: model(batch[0]))
+
+
 def test_the_networks_own_forward_is_named_as_such():
     net = dense.conv_norm_net(torch.tanh)
     with pytest.raises(ScoreError, match="The `forward` of Net is not linear"):

@@ -79,7 +79,7 @@ class NtkSap(AbstractNetworkScore):
             for drawn in (weights, moved):
                 with of.weights.placed(model, [mask * weight for mask, weight in zip(masks, drawn, strict=True)]):
                     outputs.append(floats(model(*batch)))
-            return sum((a - b).square().sum() / len(a) for a, b in zip(*outputs, strict=True))  # type: ignore[return-value]
+            return sum((a - b).square().sum() / a.shape[:1].numel() for a, b in zip(*outputs, strict=True))  # type: ignore[return-value]
 
         return MeanLoss(twin, distance, [inputs], bn_mode="running").gradient(of.units)
 

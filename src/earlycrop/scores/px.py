@@ -68,6 +68,7 @@ class Px(AbstractNetworkScore):
                 "`Px` counts the paths through the network, and here they are more than float64 can hold, or the "
                 "inputs are not finite. Score without them: `SynFlow()`, or `NtkSap()`."
             )
+        _refuse_signs(squared, paths.ones)
 
         def kernel(model: nn.Module, batch: tuple[tuple[Any, ...], dict[str, Any]]) -> Tensor:
             sizes = floats(model(*batch[0], **batch[1]))
@@ -112,6 +113,12 @@ class _Paths:
         squares = pytree.tree_map_only(Tensor, lambda t: t.double().square() if _flows(t) else t, (args, kwargs))
         z1 = floats(_through(self._unit, squares, noted.pattern))
         samples = next((tensor.shape[0] for tensor in floats(squares) if tensor.ndim), 1)
+        odd = next((tuple(z.shape) for z in z1 if not z.ndim or z.shape[0] % samples), None)
+        if odd is not None:
+            raise ScoreError(
+                f"`Px` sums outputs over samples, but of {samples} samples {type(self._model).__name__} made an output of "
+                f"shape {odd}. Its first dimension must count samples."
+            )
         sums = [z.unflatten(0, (samples, -1)).sum(0) for z in z1]
         if self.ones is None:
             _refuse_bends(_linear(self._model, torch.clone), squares, noted.pattern)
@@ -149,13 +156,21 @@ def _refuse_bends(model: nn.Module, like: Any, pattern: Sequence[Tensor]) -> Non
             raise _refused(name, model.get_submodule(name), "is not linear in what flows through it")
 
 
-def _through(model: nn.Module, inputs: Any, pattern: Sequence[Tensor]) -> Any:
-    """The outputs when the pattern is held."""
+def _refuse_signs(squared: nn.Module, ones: Any) -> None:
+    """Refuse a network that takes one path from another: the squares on the way would not be positive."""
+    for name, tensors in _trail(squared, ones, None):
+        if any(bool((tensor < 0).any()) for tensor in tensors):
+            raise _refused(name, squared.get_submodule(name), "turns the sign of what flows through it")
+
+
+def _through(model: nn.Module, inputs: Any, pattern: Sequence[Tensor] | None) -> Any:
+    """The outputs when the pattern is held; None lets everything through activations."""
     with _Replayed(pattern):
         return model(*inputs[0], **inputs[1])
 
 
-def _trail(model: nn.Module, inputs: Any, pattern: Sequence[Tensor]) -> list[tuple[str, list[Tensor]]]:
+@torch.no_grad()
+def _trail(model: nn.Module, inputs: Any, pattern: Sequence[Tensor] | None) -> list[tuple[str, list[Tensor]]]:
     """What modules took and gave, in order, each with the name of the module whose doing it is."""
     trail: list[tuple[str, list[Tensor]]] = []
     running = [""]
@@ -213,17 +228,17 @@ class _Noted(TorchDispatchMode):
 class _Replayed(TorchDispatchMode):
     """Lets through what the pattern says, whatever flows."""
 
-    def __init__(self, pattern: Sequence[Tensor]) -> None:
+    def __init__(self, pattern: Sequence[Tensor] | None) -> None:
         super().__init__()
-        self._pattern = iter(pattern)
+        self._pattern = None if pattern is None else iter(pattern)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        operator = func.overloadpacket
+        operator, pattern = func.overloadpacket, self._pattern
         if operator in ACTIVATIONS:
-            slopes = next(self._pattern)
+            slopes = 1.0 if pattern is None else next(pattern)
             return args[0].mul_(slopes) if func._schema.is_mutable else args[0] * slopes
-        if operator in POOLS:
-            winners, dims = next(self._pattern), POOLS[operator]
+        if operator in POOLS and pattern is not None:
+            winners, dims = next(pattern), POOLS[operator]
             return args[0].flatten(-dims).gather(-1, winners.flatten(-dims)).view_as(winners), winners
         return func(*args, **(kwargs or {}))
 
