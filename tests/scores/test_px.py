@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earlycrop import METHODS, Method, Pruner, ScoreError
-from earlycrop.scores import Px
+from earlycrop.scores import Px, SynFlow
 from earlycrop.steps import Exponential
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
@@ -177,6 +177,16 @@ def test_every_layer_and_unit_carries_the_same():
     total = torch.stack([part.sum() for part in parts])
     torch.testing.assert_close(total, total[:1].expand(3), atol=0, rtol=1e-12)
     torch.testing.assert_close(parts[0].sum(1), parts[1].sum(0), atol=0, rtol=1e-12)
+
+
+def test_where_all_outputs_are_reached_alike_it_is_synflow_of_the_squares():
+    net, batch = dense.mlp(4, 7, 6, 3, bias=False, act=nn.ReLU), dense.vectors()
+    found = worth(net, Px(), batches=[batch])
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.square_()
+    ratio = found / worth(net, SynFlow(), example_inputs=batch[0])
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), atol=0, rtol=1e-12)
 
 
 def test_on_channels_it_is_what_goes_through_the_channel():

@@ -116,8 +116,8 @@ class _Paths:
         odd = next((tuple(z.shape) for z in z1 if not z.ndim or z.shape[0] % samples), None)
         if odd is not None:
             raise ScoreError(
-                f"`Px` sums outputs over samples, but of {samples} samples {type(self._model).__name__} made an output of "
-                f"shape {odd}. Its first dimension must count samples."
+                f"`Px` sums outputs over samples, but of {samples} samples {type(self._model).__name__} made an output "
+                f"of shape {odd}. Its first dimension must count samples."
             )
         sums = [z.unflatten(0, (samples, -1)).sum(0) for z in z1]
         if self.ones is None:
