@@ -54,7 +54,7 @@ def title(result: Result) -> str:
     """What was trained, for how long, and that it is one run."""
     d = result.description
     images = f", {d.train_size:,} training images" if d.train_size else ""
-    epochs = f"{d.epochs} epoch{'s' * (d.epochs > 1)}"
+    epochs = f"{d.total_epochs} epoch{'s' * (d.total_epochs > 1)}"
     return f"{d.network} of width {d.width} on {d.data}{images}, {epochs}, seed {d.seed} (n = 1)"
 
 
@@ -148,6 +148,11 @@ ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
         lambda c: c.sparse_cuda_bytes or c.dense_cuda_bytes,
     ),
     ("memory of the whole process", lambda c: amount(c.process_bytes, "MB", 1e-6), lambda c: c.process_bytes),
+    (
+        "inference, a batch forward",
+        lambda c: amount(c.inference_milliseconds, "ms"),
+        lambda c: c.inference_milliseconds,
+    ),
     ("model on disk", lambda c: amount(c.disk_bytes, "MB", 1e-6), lambda c: c.disk_bytes),
     ("emissions, CO₂ equivalent", lambda c: amount(c.grams_co2, "g"), lambda c: c.grams_co2),
     ("energy", lambda c: amount(c.kwh, "Wh", 1000), lambda c: c.kwh),
@@ -178,6 +183,7 @@ def what_left(report: dict[str, Any]) -> str:
     why = {
         "init": "before training",
         "epoch": f"at epoch {report['epoch']:g}, as asked",
+        "round": f"after {report['epoch']:g} epochs, in full training",
         "trigger": f"at epoch {report['epoch']:g}: the detector fired",
         "cap": f"at epoch {report['epoch']:g}: the cap came before the detector fired",
         "static": f"at epoch {report['epoch']:g}: the weights do not move",
