@@ -1,5 +1,6 @@
 """PX: path by path on networks that are small enough, and what is refused because it has no paths."""
 
+import copy
 import itertools
 from dataclasses import replace
 
@@ -30,7 +31,7 @@ def path_by_path(net: nn.Sequential, x: Tensor, masks: list[Tensor], below: floa
     h = x
     for layer in layers[:-1]:
         before = layer(h)
-        slopes.append(torch.where(before > 0, 1.0, below))
+        slopes.append(torch.where(before > 0, dense.f64(1.0), below))
         h = before * slopes[-1]
     paths = list(itertools.product(*(range(width) for width in widths)))
 
@@ -254,6 +255,18 @@ def test_paths_beyond_single_precision():
     scores = worth(net, Px(), batches=[(x, torch.zeros(4, dtype=torch.long))])
     assert torch.isfinite(scores).all()
     assert scores.max() > 3e38
+
+
+@pytest.mark.parametrize("depth", [3, 12, 40])
+def test_single_precision_loses_nothing_that_counts(depth):
+    """z₁ is had in float32 where it fits (the paths of forty layers do not), and is the same but for rounding."""
+    net, (x, y) = dense.mlp(4, *[64] * depth, 3, bias=False, act=nn.ReLU).float(), dense.vectors()
+    scores = []
+    for dtype in (torch.float32, torch.float64):
+        here = pruner(copy.deepcopy(net).to(dtype), Px(), batches=[(x.float().to(dtype), y)])
+        here.units.keep_only(torch.rand(here.units.keep.shape, generator=torch.Generator().manual_seed(2)) > 0.4)
+        scores.append(here.scores())
+    torch.testing.assert_close(scores[0], scores[1], atol=0, rtol=1e-4)
 
 
 def test_paths_beyond_double_precision_are_refused():
