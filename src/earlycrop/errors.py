@@ -28,6 +28,10 @@ class VerificationError(EarlyCropError):
     """The cut network does not compute what the gated dense one does."""
 
 
+class RankError(EarlyCropError):
+    """Another process of the group failed, is gone, or does something else."""
+
+
 class CheckpointError(EarlyCropError):
     """The file is not a saved model of this kind, or it is damaged."""
 

@@ -17,7 +17,7 @@ from bisect import bisect
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import accumulate, islice, pairwise
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
@@ -27,6 +27,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.utils import _pytree as pytree
 
+from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import ScoreError
 from earlycrop.products import WAYS, Product, Way, double_backward
 
@@ -129,9 +130,11 @@ class MeanLoss:
             meet in a norm with the batch's own statistics, it takes the largest given batch whole.
         hessian: How products with the Hessian are had, see `products.py`; `auto` takes the fastest that the
             model's operators allow.
+        ranks: The processes that share the work on the micro-batches. All of them hold the whole scoring set, and
+            while they score rank 0's buffers; what they compute is summed.
 
     Raises:
-        ScoreError: the set is empty, or the loss is not a finite scalar.
+        ScoreError: the set is empty, the loss is not a finite scalar, or a norm would wait for other ranks.
     """
 
     def __init__(
@@ -142,17 +145,23 @@ class MeanLoss:
         bn_mode: BatchNormMode = "auto",
         micro_batch: int | None = None,
         hessian: Way = "auto",
+        ranks: Ranks = ALONE,
     ) -> None:
-        self.model, self.loss = model, loss
+        self.model, self.loss, self.ranks = model, loss, ranks
         self.hessian: Way = hessian
         self.set = batches if isinstance(batches, ScoringSet) else ScoringSet(batches, micro_batch)
         norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
         if bn_mode == "auto":
             unseen = any(n.num_batches_tracked is not None and int(n.num_batches_tracked) == 0 for n in norms)
-            bn_mode = "calibrated" if unseen else "running"
+            bn_mode = ranks.first("calibrated" if unseen else "running")
         self.bn_mode: BatchNormMode = bn_mode
         self._norms, self._temperature = norms, 1.0
         self._failed: set[Way] = set()
+        if bn_mode == "batch" and ranks.size > 1 and any(isinstance(norm, nn.SyncBatchNorm) for norm in norms):
+            raise ScoreError(
+                "SyncBatchNorm takes its statistics over all ranks at once, but each of them scores batches of its own, "
+                "and not equally many. Score with `bn_mode='running'` or 'calibrated'."
+            )
         meets = bn_mode == "batch" and bool(norms)  # samples meet in the batch's own statistics
         meets |= any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
         self._micro_batch = self.set.micro_batch or (self.set.largest if meets else min(-(-self.set.largest // 4), 32))
@@ -169,7 +178,7 @@ class MeanLoss:
 
     def tempered(self, temperature: float) -> "MeanLoss":
         """The same loss with the model's outputs divided by a temperature."""
-        twin = MeanLoss(self.model, self.loss, self.set, self.bn_mode, hessian=self.hessian)
+        twin = MeanLoss(self.model, self.loss, self.set, self.bn_mode, hessian=self.hessian, ranks=self.ranks)
         twin._temperature = temperature
         return twin
 
@@ -186,7 +195,7 @@ class MeanLoss:
         if not leaves:
             return chart.collect(self.model, ())
         with self.scoring(leaves):
-            return chart.collect(self.model, self._each(slopes))
+            return self.ranks.sum(chart.collect(self.model, self._each(slopes)))
 
     def hessian_product(
         self, chart: Chart, direction: Vector, gradient: Vector | None = None, of: Rows | None = None
@@ -204,21 +213,23 @@ class MeanLoss:
         if self.hessian == "auto":
             ways = [way for way in chart.ways if way not in self._failed]
         for way in ways:
-            last = way == ways[-1]
+            last, part = way == ways[-1], None
             try:
-                found, product = self._product(WAYS[way], chart, direction, of)
-                if last or slope is None or abs(found - slope) <= scale * torch.finfo(self._precision).eps ** 0.5:
-                    return product
+                part = self._product(WAYS[way], chart, direction, of)
             except (NotImplementedError, RuntimeError) as error:  # an operator without (an exact) forward derivative
                 if last or isinstance(error, torch.OutOfMemoryError):
                     raise
+            found = self.ranks.gather(None if part is None else part[0])
+            if part is not None and None not in found:  # a rank without a batch does not see that an operator is missing
+                if last or slope is None or abs(sum(found) - slope) <= scale * torch.finfo(self._precision).eps ** 0.5:
+                    return self.ranks.sum(part[1])
             self._failed.add(way)
         raise AssertionError("the last way returns or raises")
 
     def _product(
         self, way: Callable[..., Product], chart: Chart, direction: Vector, of: Rows | None
     ) -> tuple[float, Float[Tensor, "rows"]]:
-        """⟨∇L, v⟩ and the rows of H v in one way."""
+        """⟨∇L, v⟩ and the rows of H v in one way; of the batches of this rank."""
         model, slope = self.model, 0.0
         at, along = chart.leaves(model), chart.push(model, direction)
         rows = at if of is None else of.leaves(model)
@@ -242,8 +253,8 @@ class MeanLoss:
         return slope, total
 
     def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:
-        """What is had of each batch, and its share of the set."""
-        for batch, samples in self.batches():
+        """What is had of each batch of this rank, and the batch's share of the whole set."""
+        for batch, samples in islice(self.batches(), self.ranks.rank, None, self.ranks.size):
             yield work(batch, samples / self.samples), samples / self.samples
 
     def _value(self, batch: Any) -> Tensor:
@@ -292,6 +303,7 @@ class MeanLoss:
             stack.enter_context(_without_tf32())
             stack.enter_context(self._without_fused_kernels())
             try:
+                self.ranks.share(buffer for _, _, buffer, _ in buffers)
                 self.model.eval()
                 for tensor in (*(parameter for parameter, _ in flags), *moved):
                     tensor.requires_grad_(id(tensor) in wanted)  # what is not differentiated saves no activations

@@ -4,7 +4,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Literal, get_args
 
@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from earlycrop.budget import Budget
 from earlycrop.counting import Target
+from earlycrop.distributed import checksums, ranks_of
 from earlycrop.errors import EarlyCropError, OptimizerError, VerificationError
 from earlycrop.evaluation import BatchNormMode, Evaluation, Loss, MeanLoss, ScoringSet
 from earlycrop.harvest import HarvestReport, harvest_units
@@ -86,6 +87,10 @@ class Pruner:
         verify: Prove after the cut that the model computes what the gated dense one did; keeps a float64 copy
             for that moment.
         seed: Where random scores start.
+        group: Where several processes train this model together, each with a part of the data: their process group,
+            `torch.distributed.group.WORLD` usually. The scoring set then is the union of all `batches`, and every
+            rank cuts the same; all of them call the same methods of the pruner. "alone" if the other processes have
+            nothing to do with this one.
 
     Raises:
         EarlyCropError: in one of its kinds, before anything is touched: the model cannot be traced, the target
@@ -115,8 +120,10 @@ class Pruner:
         micro_batch: int | None = None,
         verify: bool = True,
         seed: int = 0,
+        group: object = None,
     ) -> None:
         self.model = model = bare(model)
+        self._ranks = ranks_of(group)
         self._optimizer, self.epochs, self.seed = optimizer, epochs, seed
         self.method = method if isinstance(method, Method) else get_method(method)
         self.budget = Budget(sparsity, target, min_channels, round_to, protect_layers)
@@ -143,6 +150,9 @@ class Pruner:
         ):
             if value not in allowed:
                 raise EarlyCropError(f"`{name}` is one of {allowed}; found {value!r}.")
+        if self._ranks.size > 1:
+            said = {"method": self.method, "budget": self.budget, "seed": seed, "bn_mode": bn_mode, "epochs": epochs}
+            self._ranks.compare({name: repr(value) for name, value in said.items()} | checksums(model.named_parameters()))
         timing = self.method.timing
         if isinstance(timing, AbstractCourse):
             if epochs is None:
@@ -152,7 +162,7 @@ class Pruner:
         if self.method.score.needs_data or isinstance(timing, NtkSettled):
             if loss is None:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
-            self._set = ScoringSet(batches if batches is not None else [], micro_batch)
+            self._set = ScoringSet(self._ranks.union(batches if batches is not None else []), micro_batch)
         self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
         if isinstance(self.units, ChannelUnits) and isinstance(
@@ -210,10 +220,11 @@ class Pruner:
         Raises:
             ScoreError: the loss or the scores are not finite; the model is as it was.
             VerificationError: the cut was not exact; the model is as it was.
+            RankError: that, or something else, happened on another rank; the model is as it was.
         """
         if isinstance(self.method.timing, Never):
             return None
-        with torch.inference_mode(False):  # what is made in it can never be trained
+        with torch.inference_mode(False), self._ranks.together():  # what is made in inference mode can never be trained
             report = None if self.done else self._check(epoch)
             if self._gathering is not None and report is None:
                 self._gathering.reset()
@@ -232,24 +243,22 @@ class Pruner:
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
         units, before = self.units, self.units.counts()
         widths, plan = units.widths(), None
-        try:
-            with torch.inference_mode(False), self._all_or_nothing():
-                worth = self._leave(self.targets)
-                plan = Plan(
-                    method=self.method.name,
-                    unit=self._unit,
-                    target=self.budget.target,
-                    requested_sparsity=self.budget.sparsity,
-                    samples=self._samples,
-                    before=before,
-                    after=units.counts(),
-                    rows=rows_of(units, widths, worth),
-                    frozen=units.frozen,
-                    classes=candidates(units.dense, units.keep, worth) if isinstance(units, ChannelUnits) else (),
-                )
-                raise _Undone
-        except _Undone:
-            assert plan is not None
+        with torch.inference_mode(False), self._ranks.together(), suppress(_Undone), self._all_or_nothing():
+            worth = self._leave(self.targets)
+            plan = Plan(
+                method=self.method.name,
+                unit=self._unit,
+                target=self.budget.target,
+                requested_sparsity=self.budget.sparsity,
+                samples=self._samples,
+                before=before,
+                after=units.counts(),
+                rows=rows_of(units, widths, worth),
+                frozen=units.frozen,
+                classes=candidates(units.dense, units.keep, worth) if isinstance(units, ChannelUnits) else (),
+            )
+            raise _Undone
+        assert plan is not None
         return plan
 
     def harvest(self) -> HarvestReport:
@@ -273,12 +282,18 @@ class Pruner:
             raise EarlyCropError(
                 f"Cannot harvest: {why}. Call it once, after `check` has returned the report of a method for weights."
             )
-        with torch.inference_mode(False), self._all_or_nothing():
-            if self._optimizer_state == "reset" and self.optimizer is not None:
-                self.optimizer.state.clear()
-            return harvest_units(units)
+        with torch.inference_mode(False), self._ranks.together():
+            self._compare()
+            self._ranks.share(self.model.buffers())  # what is dead depends on them
+            with self._all_or_nothing():
+                if self._optimizer_state == "reset" and self.optimizer is not None:
+                    self.optimizer.state.clear()
+                report = harvest_units(units)
+                self._ranks.meet("the end of the harvest")
+            return report
 
     def _check(self, epoch: float) -> Report | None:
+        self._compare()
         timing = self.method.timing
         if isinstance(timing, Rewinding) and self._early is None and epoch >= timing.to - 1e-9:
             self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model)}
@@ -355,23 +370,39 @@ class Pruner:
 
     def choose(self) -> Tensor:
         """Score now; true for each unit that would stay at the target."""
-        return self.units.choose(self.budget, self.scores(), self.method.allocation)
+        with self._ranks.together():
+            return self.units.choose(self.budget, self.scores(), self.method.allocation)
 
     def kernel(self, samples: int) -> Tensor:
         """The empirical neural tangent kernel now, on the first samples of the scoring set."""
-        return empirical_ntk(self._mean_loss(), list(self.parameters("all").values()), samples)
+        with self._ranks.together():
+            return empirical_ntk(self._mean_loss(), list(self.parameters("all").values()), samples)
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""
-        return self._scores(None if self._gathering is None else self._gathering.total)
+        with self._ranks.together():
+            return self._scores(self._gathered())
 
     # The cut ------------------------------------------------------------------------------------------
 
     def _scores(self, gathered: Tensor | None) -> Tensor:
         score, units = self.method.score, self.units
         if isinstance(score, AbstractLossScore):
-            return units.per_class(score(Evaluation(self._mean_loss(), units.units)))
-        return units.per_class(score(self._network(gathered)))
+            scores = units.per_class(score(Evaluation(self._mean_loss(), units.units)))
+        else:
+            scores = units.per_class(score(self._network(gathered)))
+        self._ranks.share([scores])  # not all are sums over ranks, and the last bit may decide
+        return scores
+
+    def _gathered(self) -> Tensor | None:
+        """What the score has gathered from training: the mean over ranks."""
+        total = None if self._gathering is None else self._gathering.total
+        return None if total is None else self._ranks.sum(total) / self._ranks.size
+
+    def _compare(self) -> None:
+        """All ranks must have the same parameters still."""
+        if self._ranks.size > 1:
+            self._ranks.compare(checksums(self.model.named_parameters()))
 
     @property
     def targets(self) -> list[float]:
@@ -407,11 +438,11 @@ class Pruner:
     def _mean_loss(self) -> MeanLoss:
         assert self._set is not None
         assert self._loss is not None
-        return MeanLoss(self.model, self._loss, self._set, self._bn_mode)
+        return MeanLoss(self.model, self._loss, self._set, self._bn_mode, ranks=self._ranks)
 
     def _look(self, timing: AbstractDetector, epoch: float) -> None:
         assert self._instrument is not None
-        value = self._instrument.read(epoch)
+        value = self._ranks.first(self._instrument.read(epoch))  # the last bit may decide
         self._last = epoch  # not before: a look that fails can be had again
         if value is None:
             return
@@ -448,6 +479,7 @@ class Pruner:
                 self.optimizer.state.clear()
             left = units.keep[alive]
             verification = None if verifier is None else self._verified(verifier.compare(self.model, left))
+            self._ranks.meet("the end of the cut")
         self.report = Report(
             method=method.name,
             unit=self._unit,
@@ -476,7 +508,7 @@ class Pruner:
         channels = isinstance(units, ChannelUnits)
         count = int(units.keep.sum()) if channels else units.keep.numel()
         worth, place = torch.zeros(count, dtype=torch.float64), torch.arange(count)
-        gathered = None if self._gathering is None else self._gathering.total
+        gathered = self._gathered()
         for sparsity in sparsities:
             scores = self._scores(gathered)
             keep = units.choose(self.budget.at(sparsity), scores, method.allocation)
@@ -576,8 +608,8 @@ def bare(model: nn.Module) -> nn.Module:
         if isinstance(module, tuple(wrappers)):
             raise EarlyCropError(
                 f"{f'`{name}`' if name else 'The model'} is wrapped by {type(module).__name__}, which remembers the "
-                f"old shapes. Give the module inside, on every process the same batches and seed; after the cut wrap "
-                f"it anew, with a new optimizer where parameters were sharded."
+                f"old shapes. Give the module inside, with the process group as `group`; after the cut wrap it anew, "
+                f"with a new optimizer where parameters were sharded."
             )
     return model
 

@@ -84,10 +84,11 @@ def rebind(tensor: Tensor, data: Tensor) -> None:
     """Give a parameter or buffer other data of any shape; it stays the same object.
 
     While an old loss is alive so is the node that accumulates this parameter's gradient, and that node
-    remembers the old shape. PyTorch drops it when the data change their type, so they do, for a moment.
+    remembers the old shape. PyTorch drops it when the data change their type, so they do, for a moment. Where the shape
+    stays, so does the node: DistributedDataParallel waits for it.
     """
     tensor.grad = None
-    if tensor.requires_grad:
+    if tensor.requires_grad and (tensor.shape, tensor.dtype, tensor.device) != (data.shape, data.dtype, data.device):
         detour = torch.float32 if data.dtype != torch.float32 else torch.float64
         tensor.data = torch.empty(0, dtype=detour, device=data.device)
     tensor.data = data
