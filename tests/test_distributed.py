@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from earlycrop import METHODS, EarlyCropError, Pruner, RankError, ScoreError, get_method
+from earlycrop import EarlyCropError, Pruner, RankError, ScoreError, get_method
 from earlycrop.distributed import Ranks
 from earlycrop.timing import AtEpoch, NtkSettled
 from tests import dense
@@ -216,7 +216,9 @@ def fifty(rank: int, name: str, make_optimizer, rewrap: bool, views: bool) -> di
 
 @pytest.mark.parametrize("views", [False, True])
 @pytest.mark.parametrize("make_optimizer", [adam, momentum])
-@pytest.mark.parametrize(("name", "rewrap"), [("crop-s", True), ("crop-u", True), ("crop-u", False), ("cropit-s", True)])
+@pytest.mark.parametrize(
+    ("name", "rewrap"), [("crop-s", True), ("crop-u", True), ("crop-u", False), ("cropit-s", True)]
+)
 def test_ranks_stay_bitwise_equal_through_a_cut(ranks, name, rewrap, make_optimizer, views):
     zero, one = ranks(fifty, name, make_optimizer, rewrap, views)
     for what in ("parameters", "state"):
@@ -420,7 +422,7 @@ def tensors(rank: int) -> None:
         assert bool((tensor == torch.ones(2, 3).to(dtype)).all())
         assert empty.numel() == 0
     stored = torch.zeros(1000, 1000)
-    (first, name, labels), (second, *_) = together.union([(stored[rank], f"rank {rank}", torch.arange(3))])[:2]
+    (first, name, labels), *_ = together.union([(stored[rank], f"rank {rank}", torch.arange(3))])
     assert name == "rank 0"
     assert len(labels) == 3
     assert first.untyped_storage().nbytes() == 4000  # not what it is a view of

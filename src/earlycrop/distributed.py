@@ -1,9 +1,9 @@
 """The processes that train one model together, each with a copy of it and a part of the data.
 
-Two promises. Where a number decides something, every rank has the same one, bit for bit: a sum over all of them, or rank
-0's. And nobody is waited for in vain: before ranks communicate, each says what about, so that one that has failed, is
-gone or does something else is an error on all of them. A rank that is silent is waited for as long as the process group
-was told when it was made (`init_process_group(timeout=...)`).
+Two promises. Where a number decides something, every rank has the same one, bit for bit: a sum over all of them, or
+rank 0's. And nobody is waited for in vain: before ranks communicate, each says what about, so that one that has failed,
+is gone or does something else is an error on all of them. A rank that is silent is waited for as long as the process
+group was told when it was made (`init_process_group(timeout=...)`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

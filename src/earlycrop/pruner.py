@@ -152,7 +152,9 @@ class Pruner:
                 raise EarlyCropError(f"`{name}` is one of {allowed}; found {value!r}.")
         if self._ranks.size > 1:
             said = {"method": self.method, "budget": self.budget, "seed": seed, "bn_mode": bn_mode, "epochs": epochs}
-            self._ranks.compare({name: repr(value) for name, value in said.items()} | checksums(model.named_parameters()))
+            self._ranks.compare(
+                {name: repr(value) for name, value in said.items()} | checksums(model.named_parameters())
+            )
         timing = self.method.timing
         if isinstance(timing, AbstractCourse):
             if epochs is None:
