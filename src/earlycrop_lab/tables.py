@@ -162,6 +162,16 @@ class Row:
         """What was asked to leave; None for dense."""
         return self.description.sparsity if self.prunes else None
 
+    @property
+    def asked(self) -> str:
+        """The same in percent."""
+        return NONE if self.sparsity is None else f"{100 * self.sparsity:g} %"
+
+    @property
+    def label(self) -> str:
+        """The method and what was asked, for a picture."""
+        return self.name if self.sparsity is None else f"{self.name} {self.asked}"
+
     def spread(self, column: Column) -> Spread | None:
         """The number over the seeds."""
         return Spread.of(map(column.read, self.results))
@@ -221,6 +231,21 @@ def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def shown_columns(rows: Sequence[Row]) -> list[Column]:
     """The columns that any of the rows has."""
     return [column for column in COLUMNS if any(row.spread(column) for row in rows)]
+
+
+def frontier(rows: Iterable[Row], cost: Column) -> list[Row]:
+    """The rows that no other beats, by increasing cost: none is as accurate for less, nor more accurate for as much.
+
+    Both are means; rows without the cost are left out.
+    """
+    accuracy = COLUMNS[0]
+    points = [(c.mean, a.mean, row) for row in rows if (c := row.spread(cost)) and (a := row.spread(accuracy))]
+    best = [
+        (cheap, good, row)
+        for cheap, good, row in points
+        if not any(c <= cheap and a >= good and (c, a) != (cheap, good) for c, a, _ in points)
+    ]
+    return [row for *_, row in sorted(best, key=lambda point: point[0])]
 
 
 def setting(d: Classification) -> str:
@@ -285,8 +310,9 @@ def markdown(rows: Sequence[Row]) -> str:
         lines = [header, ["---", *("---:" for _ in header[1:])]]
         for row in group:
             marks = f" [{row.marks}]" if row.marks else ""
-            asked = NONE if row.sparsity is None else f"{100 * row.sparsity:g} %"
-            lines.append([f"`{row.name}`{marks}", asked, str(len(row.results)), *(row.text(each) for each in columns)])
+            lines.append(
+                [f"`{row.name}`{marks}", row.asked, str(len(row.results)), *(row.text(each) for each in columns)]
+            )
         parts.append(f"**{name}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     notes = [f"- {f'[{letter}] ' if letter else ''}{text}" for letter, text in footnotes(rows)]
     return "\n\n".join([*parts, SPREAD, "\n".join(notes)]) + "\n"

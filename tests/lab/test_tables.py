@@ -95,7 +95,11 @@ def test_only_what_can_be_compared_stands_together():
 
 def test_what_is_asked_of_a_method_is_another_row_with_its_name():
     asked = (Classification(), Classification(target="node"), Classification(round_to=8))
-    assert [row.name for row in table(result(each, report()) for each in asked)] == ["earlycrop-s", "earlycrop-s (round to 8)", "earlycrop-s (target node)"]
+    assert [row.name for row in table(result(each, report()) for each in asked)] == [
+        "earlycrop-s",
+        "earlycrop-s (round to 8)",
+        "earlycrop-s (target node)",
+    ]
 
 
 def test_runs_under_other_conditions_are_marked_and_the_commonest_are_not():
