@@ -4,7 +4,8 @@ Each is a matplotlib figure, drawn once for a paper, a picture file and the page
 keeps its size there; colours are few and named here, so that the page can give each its twin for dark screens.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, isfinite, log10
@@ -27,11 +28,11 @@ from earlycrop_lab.tables import COLUMNS, Column, Row, amount, frontier, percent
 
 WIDTH = 360.0
 """In points, as all lengths here."""
-SIZE, SMALL = 9.5, 8.5
+SIZE, SMALL = 10.5, 9.5
 INK, SOFT, GRID, PAPER, DENSE = "#1c2126", "#5d6673", "#e1e5ea", "#ffffff", "#7d8596"
 HUES = ("#0b7a75", "#d1495b", "#3b5bdb", "#b86e00", "#8b3fb0", "#4c7d24", "#0f7cb5", "#a84a14", "#b8307f", "#6a6a15")
 """Of the methods, in the order of the rows; dense is grey."""
-LETTER = 0.58
+LETTER = 0.57
 """Width of a letter in parts of its size: how long a text will be is estimated, so that no picture depends on fonts."""
 LEVELS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 """Sparsities worth a tick."""
@@ -45,7 +46,7 @@ NAMED = {column.name: column for column in COLUMNS}
 ACCURACY, WEIGHTS = NAMED["test_accuracy"], NAMED["weight_sparsity"]
 PEAK = Column(
     "peak_bytes",
-    "peak memory of a training step",
+    "peak memory",
     "",
     lambda result: max(filter(None, _memory(result)), default=None),
     "MB",
@@ -122,7 +123,9 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
         ends[name] = (xs[-1], ys[-1])
     _names_beside(axes, ends, hues)
     ticks = {-log10(1 - level) for level in {*LEVELS, *(row.sparsity or 0.0 for row in pruned)}}
-    axes.xaxis.set_major_locator(FixedLocator([x for x in sorted(ticks) if left - 1e-3 <= x <= right + 1e-3]))
+    axes.xaxis.set_major_locator(
+        FixedLocator([x for x in sorted(ticks) if axes.get_xlim()[0] <= x <= axes.get_xlim()[1]])
+    )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - 10**-x):.4g} %"))
     axes.set_xlabel("weights removed", fontsize=SIZE)
     _headed(axes, "test accuracy")
@@ -154,7 +157,7 @@ def _ranking(rows: Sequence[Row]) -> Chart:
     axes.set_xlabel("test accuracy", fontsize=SIZE)
     asked = next(row.asked for row in rows if row.prunes)
     note = f"Most accurate: {ranked[0].name}, {percent(_mean(ranked[0], ACCURACY))}."
-    return Chart("accuracy-sparsity", f"Accuracy with {asked} of the weights removed", note, _figure(axes))
+    return Chart("accuracy-sparsity", f"Accuracy at {asked} sparsity", note, _figure(axes))
 
 
 # Accuracy against cost ------------------------------------------------------------------------------------
@@ -196,14 +199,16 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
         if (spread := row.spread(ACCURACY)) and spread.deviation:
             lines.append(((x, y - spread.deviation), (x, y + spread.deviation)))
         _point(axes, x, row, hues[row.name])
-    named = sorted(known, key=lambda row: all(row is not other for other in best))  # those of the frontier choose first
-    _names_at(axes, [(row, spots[id(row)], any(row is other for other in best)) for row in named], hues, lines)
+    known = sorted(known, key=lambda row: all(row is not other for other in best))  # the frontier chooses first
+    names = labels(rows)
+    _names_at(axes, [(names(row), hues[row.name], spots[id(row)], n < len(best)) for n, row in enumerate(known)], lines)
     axes.set_xlabel(cost.heading.replace(", all", ""), fontsize=SIZE)
     _headed(axes, "test accuracy")
     told = "; ".join(
-        f"{row.label} ({percent(_mean(row, ACCURACY))}, {cost.show(_mean(row, cost))} {cost.unit})" for row in best
+        f"{names(row)} ({percent(_mean(row, ACCURACY))}, {cost.show(_mean(row, cost))} {cost.unit})" for row in best
     )
-    note = f"On the frontier (dashed, names in bold), where no other row is as good in both: {told}."
+    what = "The memory is that of the largest training step of the run. " if cost is PEAK else ""
+    note = f"{what}On the frontier (dashed, names in bold), where no other row is as good in both: {told}."
     return Chart(f"accuracy-{name}", f"Accuracy against {cost.group}", note, _figure(axes))
 
 
@@ -221,7 +226,7 @@ def moments(rows: Sequence[Row]) -> list[Chart]:
 
 
 def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str], several: bool) -> Chart:
-    first = {row.name: row for row in reversed(rows)}
+    first, names = {row.name: row for row in reversed(rows)}, labels(rows)
     legend = ceil(len(first) / 2) * 13.0
     above, below = _axes_two(310 + legend, left=38, right=12, bottom=40 + legend)
     small, seen = LABELS.get(kind, ("what must become small", "what was seen"))
@@ -270,7 +275,7 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str], several: 
     _headed(above, small)
     _headed(below, seen)
     _legend(_figure(below), [first[name] for name in dict.fromkeys(row.name for row in rows)], hues)
-    cuts = "; ".join(f"{row.label}, {_when(row.results)}" for row in rows)
+    cuts = "; ".join(f"{names(row)}: {_when(row.results)}" for row in rows)
     note = (
         "A line a run, until its cut (triangle: filled where the signal fell below the threshold, hollow where the "
         f"detector was made to cut without it). Cut at epoch: {cuts}."
@@ -279,12 +284,12 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str], several: 
 
 
 def _when(results: Iterable[Result]) -> str:
-    """The moments of the runs, with the reason of those that did not trigger."""
+    """The moments of the runs, how many runs each, and the reason of those that did not trigger."""
+    moments = Counter((r.report["epoch"], r.report["reason"]) for r in results if r.report)
     told = []
-    for result in results:
-        if result.report:
-            why = "" if result.report["reason"] == "trigger" else f" ({result.report['reason']})"
-            told.append(f"{result.report['epoch']:g}{why}")
+    for (epoch, reason), runs in sorted(moments.items()):
+        why = [reason] * (reason != "trigger") + [f"{runs} runs"] * (runs > 1)
+        told.append(f"{epoch:g}" + (f" ({', '.join(why)})" if why else ""))
     return ", ".join(told)
 
 
@@ -309,7 +314,7 @@ def widths(rows: Sequence[Row]) -> list[Chart]:
 
 def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
     layers = list(dict.fromkeys(w["layer"] for row in rows for w in (row.results[0].report or {})["widths"]))
-    pitch = 12.0 if len(layers) <= 60 else 8.0
+    pitch = 13.0 if len(layers) <= 60 else 8.0
     letters = min(SMALL, pitch * 0.8)
     shown = [layer if len(layer) <= 22 else f"…{layer[-21:]}" for layer in layers]
     longest = max(_width(row.name) for row in rows)
@@ -333,12 +338,11 @@ def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
     axes.tick_params(axis="y", length=0)
     axes.spines[:].set_visible(False)
     n = sorted({len(row.results) for row in rows})
-    total = "; ".join(f"{row.name} {percent(1 - _mean(row, WEIGHTS))} of the weights" for row in rows)
     note = (
         "A full grey bar is the dense layer. Coloured: the part of its output channels that stays, or of its weights "
-        f"where they are masked; mean over n = {' or '.join(map(str, n))}. Kept in all: {total}."
+        f"where they are masked; mean over n = {' or '.join(map(str, n))}."
     )
-    return Chart(name, f"What each layer keeps, {rows[0].asked} removed", note, _figure(axes))
+    return Chart(name, f"What each layer keeps at {rows[0].asked} sparsity", note, _figure(axes))
 
 
 def _kept(row: Row) -> dict[str, float]:
@@ -368,6 +372,12 @@ def colours(rows: Iterable[Row]) -> dict[str, str]:
     names = list(dict.fromkeys(row.name for row in rows if row.prunes))
     hues = {name: HUES[number % len(HUES)] for number, name in enumerate(names)}
     return hues | {row.name: DENSE for row in rows if not row.prunes}
+
+
+def labels(rows: Iterable[Row]) -> Callable[[Row], str]:
+    """What a row of these is called: its sparsity is said only if there are several."""
+    several = len(_levels(rows)) > 1
+    return lambda row: row.label if several else row.name
 
 
 def _levels(rows: Iterable[Row]) -> list[float]:
@@ -559,8 +569,7 @@ def apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[
 
 def _names_at(
     axes: Axes,
-    named: Sequence[tuple[Row, Place, bool]],
-    hues: Mapping[str, str],
+    named: Sequence[tuple[str, str, Place, bool]],
     lines: Sequence[tuple[Place, Place]],
 ) -> None:
     """Names beside points: in turn each where it covers no point, no name and, if it can, no line.
@@ -568,14 +577,14 @@ def _names_at(
     Bold ones are always named, others if there is room.
     """
     frame = axes.get_window_extent()
-    points = [axes.transData.transform(at) for _, at, _ in named]
+    points = [axes.transData.transform(at) for _, _, at, _ in named]
     taken: list[Box] = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
     strokes: list[Box] = []
     for ends in lines:
         (ax, ay), (bx, by) = map(axes.transData.transform, ends)
         strokes.append((min(ax, bx) - 1, min(ay, by) - 1, max(ax, bx) + 1, max(ay, by) + 1))
-    for (row, at, bold), (x, y) in zip(named, points, strict=True):
-        width, height = _width(row.label) * (1.1 if bold else 1), 1.1 * SMALL
+    for (name, hue, at, bold), (x, y) in zip(named, points, strict=True):
+        width, height = _width(name) * (1.1 if bold else 1), 1.1 * SMALL
         places = [(dx, dy) for reach in (6, 12, 20, 30) for dx, dy in _around(reach, width, height)]
         boxes = [(x + dx, y + dy, x + dx + width, y + dy + height) for dx, dy in places]
         inside = [b for b in boxes if b[0] > frame.x0 and b[2] < WIDTH and b[1] > frame.y0 and b[3] < frame.y1 + 8]
@@ -588,7 +597,7 @@ def _names_at(
         taken.append(choice[0])
         far = max(left - x, x - right, low - y, y - high) > 8
         axes.annotate(
-            row.label,
+            name,
             at,
             (left, (low + high) / 2),
             textcoords="figure points",
@@ -596,7 +605,7 @@ def _names_at(
             va="center",
             fontsize=SMALL,
             fontweight="bold" if bold else "normal",
-            color=hues[row.name] if bold else SOFT,
+            color=hue if bold else SOFT,
             arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
             if far
             else None,

@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib import rc_context
 
 from earlycrop.files import replacing
-from earlycrop_lab.charts import COSTS, DENSE, GRID, HUES, INK, PAPER, SOFT, Chart, charts, reading
+from earlycrop_lab.charts import COSTS, DENSE, GRID, HUES, INK, PAPER, SOFT, Chart, charts, labels, reading
 from earlycrop_lab.report import what_left
 from earlycrop_lab.runs import RESULT, Result, read
 from earlycrop_lab.tables import (
@@ -29,6 +29,7 @@ from earlycrop_lab.tables import (
     markdown,
     shown_columns,
     table,
+    times,
 )
 
 FAILURE = "failure.json"
@@ -168,13 +169,14 @@ def _link(name: str, kind: str, text: str) -> str:
 
 def _summary(rows: Sequence[Row]) -> str:
     """Which row is the most accurate, and which are on the frontiers."""
-    accuracy = COLUMNS[0]
+    accuracy, names = COLUMNS[0], labels(rows)
     best = max(rows, key=lambda row: spread.mean if (spread := row.spread(accuracy)) else 0)
-    items = [f"Most accurate: <b>{escape(best.label)}</b>, {best.text(accuracy)} %, n = {len(best.results)}."]
+    told = _whole(f"{best.text(accuracy)} %, n = {len(best.results)}")
+    items = [f"Most accurate: <b>{_whole(names(best))}</b>, {told}."]
     for cost in COSTS.values():
         if len(rows) > 1 and (front := frontier(rows, cost)):
-            names = ", ".join(f"<b>{escape(row.label)}</b>" for row in front)
-            items.append(f"On the frontier of accuracy and {cost.group}: {names}.")
+            told = ", ".join(f"<b>{_whole(names(row))}</b>" for row in front)
+            items.append(f"On the frontier of accuracy and {cost.group}: {told}.")
     return f"<ul class='summary'>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
@@ -208,19 +210,25 @@ def _cell(row: Row, column: Column) -> str:
     spread = row.spread(column)
     if spread is None:
         return NONE
-    text = f"<data value='{spread.mean!r}'>{column.show(spread.mean)}</data>"
+    beside = []
     if deviation := column.show_deviation(spread):
-        text += f"<small>± {deviation}</small>"
+        beside.append(f"± {deviation}")
     if spread.n < len(row.results):
-        text += f"<small>n = {spread.n}</small>"
+        beside.append(f"n = {spread.n}")
     if column.multiple and (multiple := row.multiple(column)) is not None:
-        text += f"<small>×{multiple:.3g}</small>"
-    return text
+        beside.append(times(multiple))
+    small = f"<small>{' '.join(beside)}</small>" if beside else ""
+    return f"<data value='{spread.mean!r}'>{column.show(spread.mean)}</data>{small}"
 
 
 def _picture(chart: Chart, name: str) -> str:
-    title, note = escape(chart.title), escape(chart.note)
-    return f"<figure><h3>{title}</h3>{inline(chart, name)}<figcaption>{note}</figcaption></figure>"
+    said = f"<figcaption>{_whole(chart.note)}</figcaption>"
+    return f"<figure><h3>{_whole(chart.title)}</h3>{inline(chart, name)}{said}</figure>"
+
+
+def _whole(text: str) -> str:
+    """Escaped, with numbers and their units on one line."""
+    return escape(re.sub(r"(?<=\d) (?=(?:s|ms|g|MB|runs)\b|%)|(?<=±) |(?<=n) (?==)|(?<==) (?=\d)", "\u00a0", text))
 
 
 def inline(chart: Chart, name: str) -> str:
@@ -247,11 +255,9 @@ XMLNS = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/
 
 def _conditions(rows: Sequence[Row]) -> str:
     notes = footnotes(rows)
-    several = (
-        "Rows with a letter have runs under other conditions; their times compare with nobody's."
-        if len(notes) > 1
-        else ""
-    )
+    several = ""
+    if len(notes) > 1:
+        several = "Rows with a letter have runs under other conditions than most; their times cannot be compared."
     items = "".join(f"<li>{f'<b>{letter}</b> ' if letter else ''}{escape(text)}</li>" for letter, text in notes)
     return f"<section><h2>Under what conditions</h2><p class='note'>{several}</p><ul>{items}</ul></section>"
 
@@ -315,7 +321,7 @@ td small,.name small,summary small{display:block;color:var(--soft);font-size:.75
 sup{color:var(--hue1);margin-left:.15em}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem;align-items:start;
  margin-top:1rem}
-figure{margin:0;padding:.8rem}figure svg{display:block;width:100%;height:auto;stroke-linejoin:round}
+figure{margin:0;padding:.7rem .6rem}figure svg{display:block;width:100%;height:auto;stroke-linejoin:round}
 figcaption{margin-top:.5rem}
 details{margin:.4rem 0;padding:.5rem .8rem}summary{cursor:pointer;font-weight:600}
 pre{font-size:.78rem;line-height:1.4;overflow-x:auto;margin:.4rem 0;padding:.6rem;background:var(--page);

@@ -68,10 +68,13 @@ class Column:
         return f"{named} [{self.unit}]" if self.unit else named
 
     def show(self, value: float | None) -> str:
-        """A value without its unit: percents to a tenth, else three digits that count."""
+        """A value without its unit: percents to a tenth, counts whole, else three digits that count."""
         if value is None:
             return NONE
-        return percent(value).removesuffix(" %") if self.unit == "%" else amount(value, scale=self.scale)
+        if self.unit == "%":
+            return percent(value).removesuffix(" %")
+        shown = value * self.scale
+        return _digits(shown) if self.unit and 0.001 <= shown < 1000 else amount(shown)
 
     def show_deviation(self, spread: Spread) -> str:
         """A deviation with the decimals of its mean; empty for one run, and where all runs agree."""
@@ -192,7 +195,7 @@ class Row:
         if spread.n < len(self.results):
             text += f" (n = {spread.n})"
         multiple = self.multiple(column) if column.multiple else None
-        return text if multiple is None else f"{text} (×{multiple:.3g})"
+        return text if multiple is None else f"{text} ({times(multiple)})"
 
 
 def table(results: Iterable[Result]) -> list[Row]:
@@ -376,6 +379,15 @@ def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
     return f"{text} {unit}".rstrip()
 
 
+def times(multiple: float) -> str:
+    """A multiple.
+
+    >>> times(0.7), times(11.82)
+    ('×0.700', '×11.8')
+    """
+    return f"×{_digits(multiple)}"
+
+
 def large(value: float | None) -> str:
     """With a letter for the thousands.
 
@@ -388,6 +400,11 @@ def large(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"
+
+
+def _digits(value: float) -> str:
+    """Three of them, zeros too, so that a column can be read down."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _seedless(description: Classification) -> Classification:

@@ -96,7 +96,8 @@ def browsing(home: Path) -> Iterator[Browser]:
 
     def as_three_and_four() -> None:
         low, high = os.dup(its_reads), os.dup(its_writes)  # neither may be overwritten by the other
-        os.dup2(low, 3), os.dup2(high, 4)
+        os.dup2(low, 3)
+        os.dup2(high, 4)
 
     process = subprocess.Popen(
         [
@@ -111,12 +112,13 @@ def browsing(home: Path) -> Iterator[Browser]:
             f"--user-data-dir={home}",
             "--remote-debugging-pipe",
         ],
-        preexec_fn=as_three_and_four,  # noqa: PLW1509 - the protocol wants these two numbers
+        preexec_fn=as_three_and_four,  # the protocol wants these two numbers
         close_fds=False,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    os.close(its_reads), os.close(its_writes)
+    os.close(its_reads)
+    os.close(its_writes)
     try:
         yield Browser(writes, reads)
     finally:
@@ -126,4 +128,5 @@ def browsing(home: Path) -> Iterator[Browser]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        os.close(reads), os.close(writes)
+        os.close(reads)
+        os.close(writes)

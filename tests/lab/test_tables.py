@@ -50,7 +50,7 @@ def test_one_run_has_no_spread_and_says_that_it_is_one():
 def test_a_number_that_some_runs_lack_says_of_how_many_it_is():
     runs = [pruned(0, grams_co2=1.0), pruned(1, grams_co2=3.0), pruned(2)]
     (row,) = table(runs)
-    assert row.text(COLUMN["grams_co2"]) == "2 ± 1 (n = 2)"  # √2 at the decimals of 2
+    assert row.text(COLUMN["grams_co2"]) == "2.00 ± 1.41 (n = 2)"
     assert row.text(COLUMN["inference_milliseconds"]) == "–"
 
 
@@ -60,7 +60,7 @@ def test_the_multiple_is_of_the_dense_mean():
     steps = COLUMN["optimizer_steps"]
     assert first.multiple(steps) is None
     assert second.multiple(steps) == pytest.approx((100 + 40) / 2 / 50)
-    assert second.text(steps).endswith("(×1.4)")
+    assert second.text(steps).endswith("(×1.40)")
     assert table(runs[2:])[0].multiple(steps) is None  # without a twin
 
 
