@@ -29,8 +29,8 @@ from earlycrop_lab.tables import COLUMNS, Column, Row, amount, frontier, percent
 WIDTH = 360.0
 """In points, as all lengths here."""
 SIZE, SMALL = 10.5, 9.5
-INK, SOFT, GRID, PAPER, DENSE = "#1c2126", "#5d6673", "#e1e5ea", "#ffffff", "#7d8596"
-HUES = ("#0b7a75", "#d1495b", "#3b5bdb", "#b86e00", "#8b3fb0", "#4c7d24", "#0f7cb5", "#a84a14", "#b8307f", "#6a6a15")
+INK, SOFT, GRID, PAPER, DENSE = "#1c2126", "#5d6673", "#e1e5ea", "#ffffff", "#687282"
+HUES = ("#0b7a75", "#c2334a", "#3b5bdb", "#a66300", "#8b3fb0", "#4c7d24", "#0c6fa3", "#a84a14", "#b8307f", "#6a6a15")
 """Of the methods, in the order of the rows; dense is grey."""
 LETTER = 0.57
 """Width of a letter in parts of its size: how long a text will be is estimated, so that no picture depends on fonts."""

@@ -42,7 +42,8 @@ class Browser:
             self.events.append(answer)
 
     def open(self, path: Path, width: int, height: int, scheme: str) -> None:
-        """Show a file on a screen of that size, light or dark."""
+        """Show a file on a screen of that size, light or dark, in a page of its own."""
+        self.session, self.events = None, []
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime", "Log"):
@@ -59,7 +60,7 @@ class Browser:
         """What a script in the page comes to."""
         answer = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
         assert "exceptionDetails" not in answer, answer
-        return answer["result"]["value"]
+        return answer["result"].get("value")
 
     def picture(self, whole: bool = True) -> bytes:
         """The page as PNG, beyond what the screen shows."""

@@ -8,7 +8,7 @@ from statistics import mean, stdev
 import pytest
 
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tables import COLUMNS, Spread, by_setting, csv, footnotes, markdown, shown_columns, table
+from earlycrop_lab.tables import COLUMNS, Spread, by_setting, csv, footnotes, frontier, markdown, shown_columns, table
 from earlycrop_lab.tasks.classification import Classification
 from tests.lab.results import report, result
 
@@ -157,3 +157,22 @@ def test_columns_that_no_row_has_are_not_shown():
     shown = {column.name for column in shown_columns(table([dense(0)]))}
     assert "sparse_step_milliseconds" not in shown
     assert {"test_accuracy", "seconds", "disk_bytes"} <= shown
+
+
+def test_the_frontier_is_what_no_other_row_beats_in_both():
+    asked = {  # accuracy, seconds beside the dense phase's
+        "dense": (0.9, 10.0),
+        "snap": (0.8, 5.0),  # on it
+        "crop-s": (0.7, 6.0),  # less accurate than snap, and slower
+        "earlycrop-s": (0.8, 6.0),  # as accurate as snap, and slower
+        "snip": (0.9, 10.0),  # as good as dense in both
+        "random-s": (0.5, 1.0),  # the cheapest
+    }
+    runs = [
+        (dense if method == "dense" else lambda seed, m=method, **said: pruned(seed, method=m, **said))(
+            0, test_accuracy=accuracy, dense_seconds=seconds, scoring_seconds=0.0, sparse_seconds=0.0
+        )
+        for method, (accuracy, seconds) in asked.items()
+    ]
+    assert [row.name for row in frontier(table(runs), COLUMN["seconds"])] == ["random-s", "snap", "dense", "snip"]
+    assert frontier(table(runs), COLUMN["grams_co2"]) == []  # nobody had it
