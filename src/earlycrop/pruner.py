@@ -234,7 +234,7 @@ class Pruner:
         widths, plan = units.widths(), None
         try:
             with torch.inference_mode(False), self._all_or_nothing():
-                worth = self._leave(self._targets)
+                worth = self._leave(self.targets)
                 plan = Plan(
                     method=self.method.name,
                     unit=self._unit,
@@ -374,14 +374,14 @@ class Pruner:
         return units.per_class(score(self._network(gathered)))
 
     @property
-    def _targets(self) -> list[float]:
-        """The sparsities at which it scores anew."""
+    def targets(self) -> list[float]:
+        """The sparsities on the way to the one that was asked for: it scores anew for each."""
         return self.method.steps.towards(self.budget.sparsity)
 
     @property
     def _moments(self) -> int:
         """How often units leave: at each step in a training of its own, or in all steps at one moment."""
-        return len(self._targets) if isinstance(self.method.timing, AbstractCourse) else 1
+        return len(self.targets) if isinstance(self.method.timing, AbstractCourse) else 1
 
     def _network(self, gathered: Tensor | None = None) -> Network:
         units = self.units
@@ -442,7 +442,7 @@ class Pruner:
                     units.retrace()
                 if units.structure.program is not None:
                     verifier = Verifier(units.structure, self.model, self._inputs)
-            self._leave([self._targets[self.cuts]] if course else self._targets)
+            self._leave([self.targets[self.cuts]] if course else self.targets)
             rewound = isinstance(method.timing, Rewinding)
             if (rewound or self._optimizer_state == "reset") and self.optimizer is not None:
                 self.optimizer.state.clear()

@@ -29,8 +29,8 @@ from earlycrop_lab.tables import COLUMNS, Column, Row, amount, frontier, percent
 WIDTH = 360.0
 """In points, as all lengths here."""
 SIZE, SMALL = 10.5, 9.5
-INK, SOFT, GRID, PAPER, DENSE = "#1c2126", "#5d6673", "#e1e5ea", "#ffffff", "#687282"
-HUES = ("#0b7a75", "#c2334a", "#3b5bdb", "#a66300", "#8b3fb0", "#4c7d24", "#0c6fa3", "#a84a14", "#b8307f", "#6a6a15")
+INK, SOFT, GRID, PAPER, DENSE = "#1c2126", "#5d6673", "#e1e5ea", "#ffffff", "#5f6876"
+HUES = ("#0b7a75", "#c2334a", "#3b5bdb", "#945800", "#8b3fb0", "#4c7d24", "#0c6fa3", "#a84a14", "#b8307f", "#6a6a15")
 """Of the methods, in the order of the rows; dense is grey."""
 LETTER = 0.57
 """Width of a letter in parts of its size: how long a text will be is estimated, so that no picture depends on fonts."""
@@ -314,13 +314,12 @@ def widths(rows: Sequence[Row]) -> list[Chart]:
 
 def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
     layers = list(dict.fromkeys(w["layer"] for row in rows for w in (row.results[0].report or {})["widths"]))
-    pitch = 13.0 if len(layers) <= 60 else 8.0
-    letters = min(SMALL, pitch * 0.8)
+    pitch = 13.0
     shown = [layer if len(layer) <= 22 else f"…{layer[-21:]}" for layer in layers]
     longest = max(_width(row.name) for row in rows)
     axes = _axes(
         pitch * len(layers) + 0.75 * longest + 30,
-        left=10 + max(len(layer) * LETTER * letters for layer in shown),
+        left=10 + max(_width(layer) for layer in shown),
         right=12 + max(0.62 * _width(row.name) - 25 * (len(rows) - 1 - place) for place, row in enumerate(rows)),
         bottom=12,
         top=18 + 0.75 * longest,
@@ -332,7 +331,7 @@ def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
         axes.add_patch(_bars(place, [0.86] * len(layers), GRID))
         axes.add_patch(_bars(place, [0.86 * kept.get(layer, 0.0) for layer in layers], hues[row.name]))
         _text(axes, (place + 0.1, 1), (0, 5), row.name, hues[row.name], above=True, rotation=50)
-    axes.set_yticks(range(len(layers)), shown, fontsize=letters)
+    axes.set_yticks(range(len(layers)), shown, fontsize=SMALL)
     axes.set_xticks([])
     axes.grid(False)
     axes.tick_params(axis="y", length=0)

@@ -129,14 +129,17 @@ def _describe(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to run; it names the folder")
     hints = get_type_hints(Classification)
     for each in fields(Classification):
+        name, usual = "--" + each.name.replace("_", "-"), "" if each.default is None else f" (default: {each.default})"
+        if hints[each.name] is bool:
+            group.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=each.metadata["help"])
+            continue
         kind = next(
             (number for number in (int, float) if number in (hints[each.name], *get_args(hints[each.name]))), str
         )
-        usual = "" if each.default is None else f" (default: {each.default})"
         choices = each.metadata["choices"]
         among = f": {', '.join(choices)}" if choices else ""
         group.add_argument(
-            "--" + each.name.replace("_", "-"),
+            name,
             type=kind,
             default=argparse.SUPPRESS,
             metavar={int: "N", float: "X", str: "NAME"}[kind],
@@ -244,9 +247,9 @@ def _one(description: Classification, options: argparse.Namespace, device: str, 
 def _apart(description: Classification, options: argparse.Namespace, device: str) -> None:
     """Train in a fresh process, so that its memory is its own and nothing is warm from the run before it."""
     said = [
-        f"--{each.name.replace('_', '-')}={getattr(description, each.name)}"
+        f"--{each.name.replace('_', '-')}" + ("" if (value := getattr(description, each.name)) is True else f"={value}")
         for each in fields(description)
-        if getattr(description, each.name) is not None
+        if getattr(description, each.name) not in (None, False)
     ]
     where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
     where += [f"--checkpoint-every={options.checkpoint_every}"]

@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 import earlycrop
+from earlycrop.allocation import Global
 from earlycrop_lab.measure.record import Columns
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import NONE, amount, large, percent, setting
@@ -51,7 +52,9 @@ def markdown(results: Sequence[Result]) -> str:
 
 def title(result: Result) -> str:
     """What was trained, for how long, and that it is one run."""
-    return f"{setting(result.description)}, seed {result.description.seed} (n = 1)"
+    d = result.description
+    total = "" if d.total_epochs == d.epochs else f", {d.total_epochs} epochs in all"
+    return f"{setting(d)}{total}, seed {d.seed} (n = 1)"
 
 
 def _step(milliseconds: float | None, steps: int) -> str:
@@ -103,6 +106,11 @@ ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
         lambda c: c.sparse_cuda_bytes or c.dense_cuda_bytes,
     ),
     ("memory of the whole process", lambda c: amount(c.process_bytes, "MB", 1e-6), lambda c: c.process_bytes),
+    (
+        "inference, a batch forward",
+        lambda c: amount(c.inference_milliseconds, "ms"),
+        lambda c: c.inference_milliseconds,
+    ),
     ("model on disk", lambda c: amount(c.disk_bytes, "MB", 1e-6), lambda c: c.disk_bytes),
     ("emissions, CO₂ equivalent", lambda c: amount(c.grams_co2, "g"), lambda c: c.grams_co2),
     ("energy", lambda c: amount(c.kwh, "Wh", 1000), lambda c: c.kwh),
@@ -133,6 +141,7 @@ def what_left(report: dict[str, Any]) -> str:
     why = {
         "init": "before training",
         "epoch": f"at epoch {report['epoch']:g}, as asked",
+        "round": f"after {report['epoch']:g} epochs, in full training",
         "trigger": f"at epoch {report['epoch']:g}: the detector fired",
         "cap": f"at epoch {report['epoch']:g}: the cap came before the detector fired",
         "static": f"at epoch {report['epoch']:g}: the weights do not move",
@@ -165,17 +174,20 @@ def curve(report: dict[str, Any]) -> Table:
 
 
 def methods() -> Table:
-    """The table of methods: every row a choice of worth, units, moment, steps and allocation."""
+    """The table of methods: every row a choice of worth, units, moment, steps and, if it is not global, allocation."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in ("method", "score", "units", "timing", "steps", "allocation"):
-        table.add_column(column, overflow="fold", no_wrap=column != "score")
+    for column in ("method", "score", "units", "timing", "steps"):
+        table.add_column(column, overflow="fold", no_wrap=column != "units")
     for name, method in earlycrop.METHODS.items():
-        parts = (method.score, method.units, method.timing, method.steps, method.allocation)
-        table.add_row(name, *(_brief(part) if prunes(method) else NONE for part in parts))
+        parts = [_brief(part) for part in (method.score, method.units, method.timing, method.steps)]
+        if method.allocation != Global():
+            parts[-1] += f", {_brief(method.allocation)}"
+        table.add_row(name, *(part if prunes(method) else NONE for part in parts))
     return table
 
 
 def _brief(part: Any) -> str:
     """As its own source, without what it has by default."""
     said = [(each.name, getattr(part, each.name)) for each in fields(part) if getattr(part, each.name) != each.default]
-    return type(part).__name__ + (f"({', '.join(f'{name}={value!r}' for name, value in said)})" if said else "")
+    values = [name if value is True else str(value) for name, value in said]
+    return type(part).__name__ + (f"({', '.join(values)})" if said else "")

@@ -110,9 +110,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("sparse_memory_bytes", "peak memory", "cut", lambda r: r.columns.sparse_memory_bytes, "MB", 1e-6),
     Column("dense_cuda_bytes", "CUDA memory", "dense", lambda r: r.columns.dense_cuda_bytes, "MB", 1e-6),
     Column("sparse_cuda_bytes", "CUDA memory", "cut", lambda r: r.columns.sparse_cuda_bytes, "MB", 1e-6),
-    Column(
-        "inference_milliseconds", "inference", "", lambda r: getattr(r.columns, "inference_milliseconds", None), "ms"
-    ),
+    Column("inference_milliseconds", "inference", "", lambda r: r.columns.inference_milliseconds, "ms"),
     Column("disk_bytes", "disk", "", lambda r: r.columns.disk_bytes, "MB", 1e-6),
     Column("grams_co2", "emissions", "CO₂", lambda r: r.columns.grams_co2, "g", multiple=True),
     Column("kwh", "emissions", "energy", lambda r: r.columns.kwh, "Wh", 1000),
@@ -154,9 +152,9 @@ class Row:
         """The method, with what was asked of it that is not usual."""
         d = self.description
         asked = [
-            f"{each.name.replace('_', ' ')} {getattr(d, each.name)}"
+            each.name.replace("_", " ") + ("" if value is True else f" {value}")
             for each in fields(d)
-            if each.name in PRUNING and each.name != "sparsity" and getattr(d, each.name) != each.default
+            if each.name in PRUNING and each.name != "sparsity" and (value := getattr(d, each.name)) != each.default
         ]
         return f"{d.method} ({', '.join(asked)})" if asked else d.method
 
