@@ -67,12 +67,9 @@ def test_accuracy_stands_over_the_weights_that_left():
     chart = by_sparsity(ROWS)
     assert chart is not None
     (axes,) = chart.figure.axes
-    (channels,) = {
-        tuple(line.get_ydata())
-        for line in axes.lines
-        if line.get_linestyle() == "-" and len(line.get_xdata()) == 2 and line.get_linewidth() == 1.4
-    }
-    assert channels == pytest.approx((0.75, 0.6))
+    lines = [np.asarray(line.get_ydata()).tolist() for line in axes.lines if line.get_linewidth() == 1.4]
+    channels, _ = lines
+    assert channels == pytest.approx([0.75, 0.6])
     assert {y for _, y in points(axes, "D")} == {0.65}  # masks
     assert sorted(texts(axes)) == ["dense", "earlycrop-s", "snip"]
     assert "earlycrop-s 90 %, 75.0 %; earlycrop-s 99 %, 60.0 %" in chart.note
@@ -84,8 +81,8 @@ def test_a_deviation_is_a_bar_and_one_run_has_none():
     chart = by_sparsity(ROWS)
     assert chart is not None
     (axes,) = chart.figure.axes
-    bars = [line.get_ydata() for line in axes.lines if line.get_alpha() == 0.55]
-    assert [tuple(bar) for bar in bars] == [pytest.approx((0.75 - 0.1 / 2**0.5, 0.75 + 0.1 / 2**0.5))]
+    (bar,) = [np.asarray(line.get_ydata()).tolist() for line in axes.lines if line.get_alpha() == 0.55]
+    assert bar == pytest.approx([0.75 - 0.1 / 2**0.5, 0.75 + 0.1 / 2**0.5])
 
 
 def test_with_one_sparsity_the_methods_stand_by_accuracy():
@@ -136,7 +133,7 @@ def test_the_moments_stand_where_the_runs_were_cut():
     runs = [pruned("earlycrop-s", 0.95, 0), pruned("earlycrop-s", 0.95, 1, report("cap", epoch=2.5))]
     (chart,) = moments(table(runs))
     above, below = chart.figure.axes[::-1]
-    assert [line.get_ydata()[0] for line in above.lines if line.get_color() != HUES[0]] == [0.05]
+    assert [np.asarray(line.get_ydata())[0] for line in above.lines if line.get_color() != HUES[0]] == [0.05]
     assert points(below, ".") == {(1.0, 0.5), (2.0, 0.51)}
     faces = [line.get_markerfacecolor() for line in above.lines if line.get_marker() == "v"]
     assert faces == [HUES[0], PAPER]  # triggered, and not
@@ -152,7 +149,7 @@ def test_bars_are_as_long_as_the_part_that_stays_on_average():
     other = report(widths=[{"layer": "conv", "before": 40, "after": 30}, {"layer": "fc", "before": 10, "after": 5}])
     (chart,) = widths(table([pruned("snap", 0.95, 0), pruned("snap", 0.95, 1, other)]))
     (axes,) = chart.figure.axes
-    grey, hue = [patch.get_path().vertices.reshape(-1, 5, 2) for patch in axes.patches]
+    grey, hue = [np.asarray(patch.get_path().vertices).reshape(-1, 5, 2) for patch in axes.patches]
     lengths = [[float(np.ptp(bar[:, 0])) for bar in bars] for bars in (grey, hue)]
     parts = [of / full for of, full in zip(lengths[1], lengths[0], strict=True)]
     assert parts == pytest.approx([(0.25 + 0.75) / 2, (1 + 0.5) / 2])
