@@ -180,7 +180,7 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: amount(x)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        margin = 0.12 * (max(costs) - min(costs) or max(costs) or 1)
+        margin = 0.12 * max(max(costs) - min(costs), 0.1 * max(costs)) or 1
         axes.set_xlim(max(0, min(costs) - margin), max(costs) + 1.6 * margin)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     _accuracies(axes, known)
@@ -459,7 +459,7 @@ def _accuracies(axes: Axes, rows: Iterable[Row], vertical: bool = True) -> None:
     margin = 0.07 * (high - low or 0.1)
     (axes.set_ylim if vertical else axes.set_xlim)(low - margin, high + margin)
     axis = axes.yaxis if vertical else axes.xaxis
-    axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(MaxNLocator(7 if vertical else 4, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
