@@ -376,9 +376,12 @@ class Pruner:
             return self.units.choose(self.budget, self.scores(), self.method.allocation)
 
     def kernel(self, samples: int) -> Tensor:
-        """The empirical neural tangent kernel now, on the first samples of the scoring set."""
+        """The empirical neural tangent kernel of what is left now, on the first samples of the scoring set."""
+        masks = self.units.masks() if isinstance(self.units, WeightUnits) else {}
+        parameters = self.parameters("all")
+        closed = [masks.get(name) for name in parameters]
         with self._ranks.together():
-            return empirical_ntk(self._mean_loss(), list(self.parameters("all").values()), samples)
+            return empirical_ntk(self._mean_loss(), list(parameters.values()), samples, closed)
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""

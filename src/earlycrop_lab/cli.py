@@ -1,4 +1,4 @@
-"""The verbs of the command: `train`, `methods`, `show`, `demo`.
+"""The verbs of the command: `train`, `methods`, `show`, `report`, `demo`.
 
 Options of `train` are the fields of a description; what is wrong with them, the description says itself.
 """
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from earlycrop.errors import nearest
 from earlycrop.files import replacing
-from earlycrop_lab import report
+from earlycrop_lab import page, report
 from earlycrop_lab.display import Display
 from earlycrop_lab.figures import draw, draw_plan
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
@@ -37,6 +37,7 @@ earlycrop: make a network small before you pay for training it.
   earlycrop methods                what can be asked for with --method
   earlycrop show RUN               a finished run: its table, its curve, its pictures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
+  earlycrop report FOLDER          all runs in a folder, as one page with tables and pictures
 
 `earlycrop train --help` lists every option. Data sets: digits (nothing to download), cifar10, cifar100,
 tiny-imagenet, folder:PATH. The library itself is `import earlycrop`, for your own training loop."""
@@ -85,6 +86,7 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         "demo": verbs.add_parser("demo", help="EarlyCroP-S against dense on digits", allow_abbrev=False),
         "methods": verbs.add_parser("methods", help="the table of methods", allow_abbrev=False),
         "show": verbs.add_parser("show", help="a finished run", allow_abbrev=False),
+        "report": verbs.add_parser("report", help="a folder of runs as a page", allow_abbrev=False),
     }
     if arguments[0] not in parsers:
         near = nearest(arguments[0], parsers)
@@ -101,6 +103,14 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
     )
     parsers["show"].add_argument("--out", type=Path, default=Path("runs"), help="where runs are (default: runs)")
     parsers["show"].set_defaults(act=_show)
+    parsers["report"].add_argument("results", metavar="RESULTS", type=Path, help="a folder of runs")
+    parsers["report"].add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page; tables and pictures lie beside it in a folder of its name (default: RESULTS/report.html)",
+    )
+    parsers["report"].set_defaults(act=_report)
     for each in parsers.values():
         each.add_argument("--traceback", action="store_true", help="show where an error came from")
 
@@ -280,6 +290,14 @@ def _show(options: argparse.Namespace, console: Console) -> int:
         return 0
     folder = find(options.run, options.out)
     _tell(read(folder), folder, folder.parent, console, full=True)
+    return 0
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    if not options.results.is_dir():
+        raise Misuse(f"there is no folder {options.results}: report wants the folder that --out of `train` named")
+    for path in page.write(options.results, options.out or options.results / "report.html"):
+        _print(console, str(path))
     return 0
 
 
