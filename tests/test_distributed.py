@@ -421,6 +421,9 @@ def tensors(rank: int) -> None:
         together.share([tensor, empty := torch.empty(0)])
         assert bool((tensor == torch.ones(2, 3).to(dtype)).all())
         assert empty.numel() == 0
+    assert together.first(torch.tensor([rank, 7], dtype=torch.uint32)).tolist() == [0, 7]
+    assert [one.tolist() for one in together.gather(torch.tensor([rank], dtype=torch.uint16))] == [[0], [1]]
+    assert together.total(rank, 2.5) == [1, 5.0]
     stored = torch.zeros(1000, 1000)
     (first, name, labels), *_ = together.union([(stored[rank], f"rank {rank}", torch.arange(3))])
     assert name == "rank 0"

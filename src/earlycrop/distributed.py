@@ -6,6 +6,7 @@ is gone or does something else is an error on all of them. A rank that is silent
 group was told when it was made (`init_process_group(timeout=...)`).
 """
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -78,9 +79,20 @@ class Ranks:
         """Every rank's, in the order of the ranks."""
         return self._exchange("values of all ranks", value)
 
+    def total(self, *numbers: float) -> list[Any]:
+        """Σ over ranks of each number, on the host."""
+        return [sum(each) for each in zip(*self.gather(numbers), strict=True)]
+
     def first(self, value: T) -> T:
         """Rank 0's."""
-        return self._exchange("a value of rank 0", value)[0]
+        if self.size == 1:
+            return value
+        self.meet("a value of rank 0")
+        found = [_packed(value) if self.rank == 0 else None]
+        with _reached():
+            dist.broadcast_object_list(found, group=self._group, group_src=0)
+        assert found[0] is not None
+        return _unpacked(found[0])
 
     def share(self, tensors: Iterable[Tensor]) -> None:
         """Make them rank 0's, in place."""
@@ -131,7 +143,8 @@ class Ranks:
             return [word]
         found: list[Any] = [None] * self.size
         with _reached():
-            dist.all_gather_object(found, (about, word), group=self._group)
+            dist.all_gather_object(found, (about, _packed(word)), group=self._group)
+        found = [(theirs, _unpacked(said)) for theirs, said in found]
         if about != FAILED:
             for rank, (theirs, why) in enumerate(found):
                 if theirs == FAILED:
@@ -152,11 +165,13 @@ def ranks_of(group: Any) -> Ranks:
     """The ranks of the process group that was asked for.
 
     Args:
-        group: A process group; "alone" for this process; None where there is no other.
+        group: A process group, or its ranks; "alone" for this process; None where there is no other.
 
     Raises:
         EarlyCropError: nothing was said, and there are several processes.
     """
+    if isinstance(group, Ranks):
+        return group
     if group is not None and not isinstance(group, str):
         return Ranks(group)
     if group not in (None, "alone"):
@@ -192,6 +207,17 @@ class _Sent:
 
     tensor: Tensor
     kind: str
+
+
+def _packed(value: Any) -> bytes:
+    """In PyTorch's own format: pickle alone cannot hold tensors of every type."""
+    buffer = io.BytesIO()
+    torch.save(value, buffer)
+    return buffer.getvalue()
+
+
+def _unpacked(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data), weights_only=False)  # from the ranks of this very training
 
 
 @contextmanager

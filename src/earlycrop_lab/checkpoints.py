@@ -26,6 +26,7 @@ import numpy as np
 import torch
 
 from earlycrop import load_state, save_state
+from earlycrop.distributed import ALONE, Ranks
 from earlycrop.files import sweep
 from earlycrop_lab.measure.memory import process_peak_bytes
 
@@ -67,6 +68,25 @@ class Forgetful:
         """Nothing."""
 
 
+class Followed:
+    """On the other ranks of a run that several processes train: goes on as rank 0 does, and keeps nothing itself."""
+
+    def __init__(self, ranks: Ranks):
+        self.ranks = ranks
+
+    def restore(self, **parts: Part) -> int:
+        """To where rank 0's checkpoint is."""
+        done, saved = self.ranks.first((None, None))
+        if saved is not None:
+            _go_on(parts, saved, self.ranks.rank)
+        return done or 0
+
+    def save(self, done: int, now: bool = False) -> None:
+        """Tell rank 0 what only this one knows, if it makes a checkpoint."""
+        if self.ranks.first(False):
+            self.ranks.gather(_random())
+
+
 class Checkpoints:
     """The checkpoint of a run in its folder, and the lock on that folder.
 
@@ -84,6 +104,7 @@ class Checkpoints:
         about: Anything worth knowing of the circumstances.
         anew: Forget a checkpoint that is there.
         every: At least so many seconds between two checkpoints.
+        ranks: The processes that train together, of which this is the first; the others have `Followed`.
 
     Raises:
         Occupied: another process is at work in the folder.
@@ -91,12 +112,20 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, of: str, *, about: dict[str, Any] | None = None, anew: bool = False, every: float = 0.0
+        self,
+        folder: Path,
+        of: str,
+        *,
+        about: dict[str, Any] | None = None,
+        anew: bool = False,
+        every: float = 0.0,
+        ranks: Ranks = ALONE,
     ):
         self.folder, self.of, self.about, self.every = folder, of, about or {}, every
         self.done: int | None = None
         self.attempts, self.lost_seconds, self.saving_seconds = 1, 0.0, 0.0
         self.process_bytes: int | None = None
+        self.ranks = ranks
         self._anew, self._saves = anew, 0
         self._parts: dict[str, Part] = {}
         self._saved: dict[str, Any] | None = None
@@ -137,11 +166,10 @@ class Checkpoints:
             ValueError: the checkpoint does not fit the parts; these may be half restored.
         """
         self._parts = parts
+        self.ranks.first((self.done, self._saved))
         if self._saved is not None:
             try:
-                for name, part in parts.items():
-                    part.load_state_dict(self._saved["parts"][name])
-                _set_random(self._saved["random"])
+                _go_on(parts, self._saved, 0)
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise ValueError(
                     f"The checkpoint in {self.folder} does not fit this version of the laboratory "
@@ -167,7 +195,7 @@ class Checkpoints:
             OSError: it cannot be written; the checkpoint before it is as it was.
         """
         start = time.perf_counter()
-        if start - self._last < self.every and not now:
+        if not self.ranks.first(now or start - self._last >= self.every):
             return
         self.process_bytes = max(self.process_bytes or 0, process_peak_bytes() or 0) or None
         state = {
@@ -179,7 +207,7 @@ class Checkpoints:
             "lost_seconds": self.lost_seconds,
             "saving_seconds": self.saving_seconds,
             "process_bytes": self.process_bytes,
-            "random": _random(),
+            "random": self.ranks.gather(_random()),
             "parts": {name: part.state_dict() for name, part in self._parts.items()},
         }
         try:
@@ -249,6 +277,14 @@ def _alone(folder: Path) -> Iterator[None]:
             folder.rmdir()
     finally:
         os.close(descriptor)
+
+
+def _go_on(parts: dict[str, Part], saved: dict[str, Any], rank: int) -> None:
+    """Take the parts and the random generators to where they were."""
+    for name, part in parts.items():
+        part.load_state_dict(saved["parts"][name])
+    if rank < len(saved["random"]):  # there may have been fewer
+        _set_random(saved["random"][rank])
 
 
 def _random() -> dict[str, Any]:

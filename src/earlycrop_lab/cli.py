@@ -17,14 +17,16 @@ from typing import get_args, get_type_hints
 import torch
 from rich.console import Console
 
+from earlycrop.distributed import Ranks
 from earlycrop.errors import nearest
 from earlycrop.files import replacing
 from earlycrop_lab import page, report
 from earlycrop_lab.display import Display
 from earlycrop_lab.figures import draw, draw_plan
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
-from earlycrop_lab.runs import MODEL, RESULT, Result, find, folder_name, read, run, twin
+from earlycrop_lab.runs import MODEL, RESULT, Result, find, folder_name, follow, read, run, twin
 from earlycrop_lab.tasks.classification import Classification, plan
+from earlycrop_lab.torchrun import joined, processes
 
 OVERVIEW = """\
 earlycrop: make a network small before you pay for training it.
@@ -195,12 +197,18 @@ def _run(description: Classification, options: argparse.Namespace, console: Cons
     if not options.pue >= 1:
         raise Misuse(f"a site's energy is at least its machines': --pue has to be 1 or more, not {options.pue:g}")
     device = _device(options.device)
+    if processes() > 1 and (options.with_dense or options.dry_run):
+        raise Misuse("torchrun trains one run at a time: leave out --with-dense and --dry-run")
     if options.dry_run:
         return _plan(description, options, device, console)
     dense = description.dense_twin()
     folder = options.out / folder_name(description)
 
-    result = _one(description, options, device, console)
+    with joined(device) as (ranks, device):
+        if ranks.rank > 0:
+            follow(description, ranks=ranks, root=options.data_root, device=device)
+            return 0
+        result = _one(description, options, device, console, ranks)
     beside = None
     if options.with_dense and dense != description:
         _apart(dense, options, device)
@@ -226,7 +234,9 @@ def _plan(description: Classification, options: argparse.Namespace, device: str,
     return 0
 
 
-def _one(description: Classification, options: argparse.Namespace, device: str, console: Console) -> Result:
+def _one(
+    description: Classification, options: argparse.Namespace, device: str, console: Console, ranks: Ranks
+) -> Result:
     """Train in this process, watched."""
     display = Display(console, title=folder_name(description))
     with display.live():
@@ -241,6 +251,7 @@ def _one(description: Classification, options: argparse.Namespace, device: str, 
             checkpoint_every=options.checkpoint_every,
             progress=display,
             say=lambda text: _print(console, text),
+            ranks=ranks,
         )
 
 

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 
 import earlycrop
+from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import nearest
 from earlycrop.files import replacing
-from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints, Occupied
+from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints, Followed, Occupied
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions
 from earlycrop_lab.measure.hardware import environment, load
 from earlycrop_lab.measure.memory import process_peak_bytes
@@ -98,6 +99,7 @@ def run(
     checkpoint_every: float = 0.0,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _: None,
+    ranks: Ranks = ALONE,
 ) -> Result:
     """The result of a description: read if its folder under `out` has it, else trained, measured and kept there.
 
@@ -113,6 +115,7 @@ def run(
             made, and after the cut.
         progress: Who watches it train.
         say: Told in a sentence what is done.
+        ranks: The processes that train it together, of which this is the first; the others `follow`.
 
     Raises:
         ValueError: If the folder holds the result of another description, another process is at work in it, or
@@ -121,7 +124,9 @@ def run(
         OSError: If data or folder cannot be read or written.
     """
     folder = out / folder_name(description)
-    if (folder / RESULT).exists() and not again:
+    there = (folder / RESULT).exists() and not again
+    ranks.first(there)
+    if there:
         found = read(folder)
         if found.description != description:
             raise ValueError(
@@ -135,10 +140,10 @@ def run(
         return found
 
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    kept = Checkpoints(folder, of=repr(description), about=where, anew=again, every=checkpoint_every)
+    kept = Checkpoints(folder, of=repr(description), about=where, anew=again, every=checkpoint_every, ranks=ranks)
     with kept as checkpoints:
         where["started"] = kept.about["started"]
-        changed = {name: kept.about[name] for name in DECIDING if kept.about[name] != where[name]}
+        changed = {name: kept.about.get(name) for name in DECIDING if kept.about.get(name) != where[name]}
         if changed:
             where["changed_from"] = changed
             say(f"It began with other {' and '.join(changed)}: figures may differ in their last digits.")
@@ -151,6 +156,7 @@ def run(
                 pue=pue,
                 progress=progress,
                 checkpoints=checkpoints,
+                ranks=ranks,
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_left(kept.done, description.total_epochs)) from None
@@ -174,7 +180,13 @@ def run(
     return result
 
 
-DECIDING = ("packages", "commit", "device", "cpu", "threads")
+def follow(description: Classification, *, ranks: Ranks, root: str | None = None, device: str = "cpu") -> None:
+    """What the other ranks do while the first `run`s: train their part, if the result is not there already."""
+    if not ranks.first(False):
+        train(description, root=root, device=device, checkpoints=Followed(ranks), ranks=ranks)
+
+
+DECIDING = ("packages", "commit", "device", "cpu", "threads", "ranks")
 """What of the environment may change the last bits of a result."""
 
 

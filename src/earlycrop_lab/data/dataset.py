@@ -124,9 +124,9 @@ class Dataset:
         part = balanced(self.train_labels.cpu(), train_size, seed).to(self.device)
         return replace(self, train_images=self.train_images[part], train_labels=self.train_labels[part])
 
-    def batches(self, batch_size: int, seed: int = 0) -> "Batches":
-        """Shuffled and augmented batches of the training split."""
-        return Batches(self, batch_size, seed)
+    def batches(self, batch_size: int, seed: int = 0, part: int = 0, parts: int = 1) -> "Batches":
+        """Shuffled and augmented batches of the training split, or one of several parts of each."""
+        return Batches(self, batch_size, seed, part, parts)
 
     def test_batches(self, batch_size: int = 1000) -> Iterator[Batch]:
         """The whole test split in its own order, with the plain transform."""
@@ -179,16 +179,22 @@ class Batches:
         dataset: Where the images come from.
         batch_size: Images in each batch; the whole split if that is smaller.
         seed: Decides order and augmentation, with the epoch's number.
+        part: Which part of each batch, counted from 0.
+        parts: Into how many each is divided.
     """
 
     dataset: Dataset
     batch_size: int
     seed: int = 0
+    part: int = 0
+    parts: int = 1
 
     def __post_init__(self):
         if self.batch_size < 1:
             raise DataError(f"A batch cannot have {self.batch_size} images; use 1 or more.")
         object.__setattr__(self, "batch_size", min(self.batch_size, len(self.dataset.train_labels)))
+        if self.batch_size < self.parts:
+            raise DataError(f"A batch of {self.batch_size} images cannot be divided between {self.parts} processes.")
 
     def __len__(self) -> int:
         return len(self.dataset.train_labels) // self.batch_size
@@ -201,7 +207,7 @@ class Batches:
         order = torch.randperm(n, generator=generator).to(data.device)
         chances = data.augmentation.draw(n, generator).to(data.device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            now = slice(start, start + self.batch_size)
+            now = slice(start + self.part, start + self.batch_size, self.parts)
             images = data.augmentation(data.train_images[order[now]], chances[now])
             yield data.plain(images), data.train_labels[order[now]]
 

@@ -57,15 +57,19 @@ class Tracker:
         country: ISO 3166-1 alpha-3 code.
         pue: Power usage effectiveness of the site.
         every: Seconds between two looks at the power.
+        counts: Whether to count at all: where several processes work on one run, one of them does.
     """
 
-    def __init__(self, country: str = COUNTRY, pue: float = 1.0, every: float = 10.0):
+    def __init__(self, country: str = COUNTRY, pue: float = 1.0, every: float = 10.0, counts: bool = True):
         self.country, self.pue = country, pue
         self._failed = ""
         self._tracker: Any = None
         self._emissions: Emissions | None = None
         self._start = time.perf_counter()
         self._earlier: Spent = (0.0, 0.0, 0.0)
+        if not counts:
+            self._failed = "another process counts"
+            return
         handlers = _signal_handlers()
         try:
             from codecarbon import OfflineEmissionsTracker

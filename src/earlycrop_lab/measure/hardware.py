@@ -23,6 +23,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "cpu": cpu_name(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "ranks": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
         "load": load(),
     }
 

@@ -7,7 +7,7 @@ epoch. Test images are looked at for nothing else: batches for scoring come from
 """
 
 from dataclasses import dataclass, field, fields, replace
-from math import ceil, isfinite
+from math import ceil, isfinite, nan
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,11 +16,12 @@ from torch.nn import functional as F
 
 import earlycrop
 from earlycrop.counting import Target, flops
+from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import nearest
 from earlycrop.scores import READINGS, Reading
 from earlycrop.steps import Exponential, Remaining
 from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, Never
-from earlycrop_lab.checkpoints import Checkpoints, Forgetful
+from earlycrop_lab.checkpoints import Checkpoints, Followed, Forgetful
 from earlycrop_lab.data import DATASETS, Batch, Batches, Dataset, load
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions, Tracker
 from earlycrop_lab.measure.meters import Meters
@@ -29,6 +30,7 @@ from earlycrop_lab.measure.time import inference
 from earlycrop_lab.models import NETWORKS, build, get_network
 from earlycrop_lab.tasks.progress import Progress, Silent
 from earlycrop_lab.tasks.schedule import Schedule, course
+from earlycrop_lab.torchrun import data_parallel
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,8 @@ def train(
     country: str = COUNTRY,
     pue: float = 1.0,
     progress: Progress | None = None,
-    checkpoints: Checkpoints | Forgetful | None = None,
+    checkpoints: Checkpoints | Followed | Forgetful | None = None,
+    ranks: Ranks = ALONE,
 ) -> Outcome:
     """Train as described and measure.
 
@@ -239,16 +242,17 @@ def train(
         pue: Power usage effectiveness of the site.
         progress: Who watches.
         checkpoints: Where it goes on if it was cut off, and what it keeps on its way.
+        ranks: The processes that train it together, each on its part of every batch. What is measured is rank 0's.
 
     Raises:
         ValueError: If the data, the network and the method do not fit together, or the loss is no longer finite.
         OSError: If the data cannot be had.
     """
     device, progress, checkpoints = torch.device(device), progress or Silent(), checkpoints or Forgetful()
-    torch.manual_seed(d.seed)  # dropout; the model and the data have their own seeds
+    torch.manual_seed(d.seed + 1009 * ranks.rank)  # dropout; the model and the data have their own seeds
 
     # Data, model and optimizer.
-    data, batches, scoring = read(d, root, device)
+    data, batches, scoring = read(d, root, device, ranks)
     example = scoring[0][0][:2]
     model = network(d, data, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
@@ -257,9 +261,9 @@ def train(
     clock = meters.clock
     epochs = History(Epoch)
 
-    with Tracker(country, pue) as tracker:
+    with Tracker(country, pue, counts=ranks.rank == 0) as tracker:
         with clock.phase("scoring"):
-            pruner = pruner_of(d, model, scoring, optimizer)
+            pruner = pruner_of(d, model, scoring, optimizer, ranks=ranks)
 
         # The pruner first, which makes the model small; the optimizer after the schedule, which sets its rates.
         done = checkpoints.restore(
@@ -276,6 +280,7 @@ def train(
         for epoch in range(done, total):
             with clock.phase("scoring"):
                 report = pruner.check(epoch)
+                parallel = data_parallel(model, ranks)  # anew, for the one before it remembers the old shapes
             schedule.begin(course(pruner, epoch, report is not None, len(batches), d.learning_rate, total))
             if report:
                 meters.forget("sparse")  # the figures of a step are those of the last cut's network
@@ -290,9 +295,9 @@ def train(
                 for x, y in batches.epoch(epoch):
                     with meters.step(phase, x, y):
                         optimizer.zero_grad()
-                        logits = model(x)
+                        logits = parallel(x)
                         loss = F.cross_entropy(logits, y)
-                        loss.backward()
+                        (loss * (ranks.size * len(y) / batches.batch_size)).backward()  # parts may differ by an image
                         nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
                         optimizer.step()
                     rate = optimizer.param_groups[0]["lr"]
@@ -301,32 +306,36 @@ def train(
                     hits.append((logits.argmax(1) == y).sum())
                     seen += len(y)
                     progress.step()
-                mean_loss = float(torch.stack(losses).sum()) / seen
+                seen, hit, lost = ranks.total(seen, int(torch.stack(hits).sum()), float(torch.stack(losses).sum()))
+                mean_loss = lost / seen
             if not isfinite(mean_loss):
                 raise ValueError(f"The loss is {mean_loss} in epoch {epoch + 1}: try a smaller --learning-rate.")
 
             with clock.phase("evaluation"):
-                accuracy = evaluate(model, data.test_batches())
+                accuracy = evaluate(model, data.test_batches()) if ranks.rank == 0 else nan
             trained = clock.seconds["dense"] + clock.seconds["scoring"] + clock.seconds["sparse"]
-            trained_accuracy = int(torch.stack(hits).sum()) / seen
-            epochs.append(Epoch(epoch + 1, phase, mean_loss, trained_accuracy, accuracy, first_rate, rate, trained))
+            epochs.append(Epoch(epoch + 1, phase, mean_loss, hit / seen, accuracy, first_rate, rate, trained))
             progress.epoch(epochs[-1])
             checkpoints.save(epoch + 1)
 
     emissions = tracker.emissions
     images = next(iter(data.test_batches()))[0][: d.batch_size]
-    columns = measure(model, example, pruner, meters, epochs[-1].test_accuracy, emissions, inference(model, images))
+    milliseconds = inference(model, images) if ranks.rank == 0 else nan  # the others leave it the machine
+    columns = measure(model, example, pruner, meters, epochs[-1].test_accuracy, emissions, milliseconds)
     return Outcome(model, list(epochs), pruner.report, columns, emissions)
 
 
-def read(d: Classification, root: str | None, device: torch.device) -> tuple[Dataset, Batches, list[Batch]]:
+def read(
+    d: Classification, root: str | None, device: torch.device, ranks: Ranks = ALONE
+) -> tuple[Dataset, Batches, list[Batch]]:
     """The data on the device, where images lie in one tensor and are augmented batch by batch; batches for scoring."""
     data = load(d.data, root, size=d.image_size, recipe=d.recipe).to(device)
     if d.image_size is None:
         data = data.enlarged(get_network(d.network).least)
     if d.train_size is not None:
         data = data.subset(d.train_size)
-    return data, data.batches(d.batch_size, seed=d.seed), data.scoring_batches(seed=d.seed)
+    batches = data.batches(d.batch_size, seed=d.seed, part=ranks.rank, parts=ranks.size)
+    return data, batches, data.scoring_batches(seed=d.seed)
 
 
 def network(d: Classification, data: Dataset, device: torch.device) -> nn.Module:
@@ -341,8 +350,9 @@ def pruner_of(
     scoring: list[Batch],
     optimizer: torch.optim.Optimizer | None = None,
     method: earlycrop.Method | None = None,
+    ranks: Ranks = ALONE,
 ) -> earlycrop.Pruner:
-    """What prunes the network as described."""
+    """What prunes the network as described; of several processes each brings a part of the batches for scoring."""
     return earlycrop.Pruner(
         model,
         method or pruning_method(d),
@@ -351,11 +361,12 @@ def pruner_of(
         example_inputs=(scoring[0][0][:2],),
         optimizer=optimizer,
         loss=mean_loss,
-        batches=scoring,
+        batches=scoring[ranks.rank :: ranks.size],
         epochs=d.budget,
         min_channels=d.min_channels,
         round_to=d.round_to,
         seed=d.seed,
+        group=ranks,
     )
 
 
