@@ -199,7 +199,9 @@ def states(net: nn.Module, optimizer: torch.optim.Optimizer, pruner: Pruner) -> 
     state = {(name, key): v for name, p in net.named_parameters() for key, v in optimizer.state[p].items()}
     masks = {} if pruner.report.unit == "channels" else pruner.units.masks()
     zero = all(not net.get_parameter(name)[~keep].any() for name, keep in masks.items())
-    return {"parameters": dict(net.named_parameters()), "state": state, "keep": pruner.units.keep, "zero": zero}
+    buffers = {name: buffer for name, buffer in net.named_buffers() if "running" not in name}
+    parameters = dict(net.named_parameters())
+    return {"parameters": parameters, "buffers": buffers, "state": state, "keep": pruner.units.keep, "zero": zero}
 
 
 def fifty(rank: int, name: str, make_optimizer, rewrap: bool, views: bool) -> dict:
@@ -221,7 +223,7 @@ def fifty(rank: int, name: str, make_optimizer, rewrap: bool, views: bool) -> di
 )
 def test_ranks_stay_bitwise_equal_through_a_cut(ranks, name, rewrap, make_optimizer, views):
     zero, one = ranks(fifty, name, make_optimizer, rewrap, views)
-    for what in ("parameters", "state"):
+    for what in ("parameters", "buffers", "state"):
         assert zero[what].keys() == one[what].keys()
         assert all(torch.equal(a, one[what][key]) for key, a in zero[what].items())
     assert zero["state"]
@@ -229,6 +231,47 @@ def test_ranks_stay_bitwise_equal_through_a_cut(ranks, name, rewrap, make_optimi
     assert not zero["keep"].all()
     assert zero["zero"]
     assert one["zero"]
+
+
+def beside(rank: int, name: str) -> tuple[dict[str, Tensor], str]:
+    net = small()
+    torch.manual_seed(rank)  # dropout
+    optimizer = adam(net)
+    pruner = make(net, name, parts(EVEN)[rank], optimizer=optimizer, group=dist.group.WORLD)
+    for epoch in range(int(pruner.total_epochs) + 1):
+        pruner.check(epoch)
+        wrapped = DistributedDataParallel(net).train()
+        for batch in parts(HALVES)[rank] * 2:
+            optimizer.zero_grad()
+            dense.cross_entropy(wrapped, batch).backward()
+            optimizer.step()
+    assert pruner.done
+    # the proof is made with what batch norm has seen on this rank
+    return dict(net.named_parameters()), repr(replace(pruner.report, seconds=0.0, verification=None))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PRUNING)
+def test_every_method_beside_a_loop_of_two_ranks(ranks, name):
+    (zero, report), (one, same) = ranks(beside, name)
+    assert report == same
+    assert all(torch.equal(tensor, one[key]) for key, tensor in zero.items())
+
+
+def statistics(rank: int) -> tuple[Tensor, Tensor, Tensor]:
+    norm = nn.BatchNorm2d(2).double()
+    wrapped = DistributedDataParallel(norm)
+    for batch in parts(HALVES)[rank] * 2:
+        wrapped(batch[0])
+    before = norm.running_mean.clone()
+    wrapped(batch[0])
+    return before, batch[0].mean((0, 2, 3)), norm.running_mean
+
+
+def test_batch_norm_sees_each_ranks_own_part_and_goes_on_from_rank_0s_statistics(ranks):
+    (zero, _, _), (one, seen, after) = ranks(statistics)
+    assert not torch.equal(zero, one)
+    torch.testing.assert_close(after, 0.9 * zero + 0.1 * seen)
 
 
 def not_wrapped_anew(rank: int) -> None:
@@ -336,6 +379,11 @@ def interrupted_cut(rank: int) -> tuple[str, list[tuple[int, ...]]]:
 def test_a_cut_that_fails_on_one_rank_is_undone_on_all(ranks):
     dense_shapes = [tuple(p.shape) for p in small().parameters()]
     assert ranks(interrupted_cut) == [("RankError", dense_shapes), ("ZeroDivisionError", dense_shapes)]
+
+
+def test_a_group_is_a_group():
+    with pytest.raises(EarlyCropError, match="`group` is a process group or \"alone\"; found 'world'"):
+        make(small(), "crop-s", [BATCH], group="world")
 
 
 def unsaid(rank: int) -> None:
