@@ -10,9 +10,8 @@ from rich.table import Table
 import earlycrop
 from earlycrop_lab.measure.record import Columns
 from earlycrop_lab.runs import Result
+from earlycrop_lab.tables import NONE, amount, large, percent, setting
 from earlycrop_lab.tasks.classification import prunes
-
-NONE = "–"
 
 
 def comparison(results: Sequence[Result]) -> Table:
@@ -52,51 +51,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 def title(result: Result) -> str:
     """What was trained, for how long, and that it is one run."""
-    d = result.description
-    images = f", {d.train_size:,} training images" if d.train_size else ""
-    epochs = f"{d.epochs} epoch{'s' * (d.epochs > 1)}"
-    return f"{d.network} of width {d.width} on {d.data}{images}, {epochs}, seed {d.seed} (n = 1)"
-
-
-def percent(part: float | None) -> str:
-    """A part, in percent.
-
-    >>> percent(0.9501), percent(None)
-    ('95.0 %', '–')
-    """
-    return NONE if part is None else f"{100 * part:.1f} %"
-
-
-def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
-    """Three digits that count, thousands apart.
-
-    >>> amount(11173962), amount(0.01234, "g"), amount(1536000, "MB", 1e-6), amount(64.128, "s"), amount(0)
-    ('11,173,962', '0.0123 g', '1.54 MB', '64.1 s', '0')
-    """
-    if value is None:
-        return NONE
-    value *= scale
-    if isinstance(value, int) or value >= 1000:
-        text = f"{value:,.0f}"
-    elif value == 0:
-        text = "0"
-    else:
-        text = f"{value:.3g}" if value >= 0.001 else f"{value:.2e}"
-    return f"{text} {unit}".rstrip()
-
-
-def large(value: float | None) -> str:
-    """With a letter for the thousands.
-
-    >>> large(1234567), large(62_000_000_000), large(12)
-    ('1.23 M', '62 G', '12')
-    """
-    if value is None:
-        return NONE
-    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
-        if value >= size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.3g}"
+    return f"{setting(result.description)}, seed {result.description.seed} (n = 1)"
 
 
 def _step(milliseconds: float | None, steps: int) -> str:

@@ -1,0 +1,378 @@
+"""Finished runs as the poster's table: a row a description, its numbers over the seeds, beside its dense twin's.
+
+`rows = table(results)`, then `markdown(rows)` or `csv(rows)`; other forms read `row.spread(column)` of `COLUMNS`.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from csv import writer
+from dataclasses import asdict, dataclass, fields, replace
+from statistics import fmean, stdev
+
+import earlycrop
+from earlycrop.units import Weights
+from earlycrop_lab.runs import Result
+from earlycrop_lab.tasks.classification import PRUNING, Classification, prunes
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Spread:
+    """What a number is over the seeds: mean, sample standard deviation (over n − 1), n.
+
+    >>> Spread.of([1.0, None, 2.0, 3.0])
+    Spread(mean=2.0, deviation=1.0, n=3)
+    >>> Spread.of([0.5])
+    Spread(mean=0.5, deviation=None, n=1)
+    """
+
+    mean: float
+    deviation: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread | None":
+        """Of the runs that have the number; None if none has."""
+        had = [value for value in values if value is not None]
+        return cls(fmean(had), stdev(had) if len(had) > 1 else None, len(had)) if had else None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the table.
+
+    Args:
+        name: In a CSV file, with its unit.
+        group: What it is of.
+        label: Which of the group's; empty if it is alone.
+        read: The number of a run, None where it does not apply or was not had.
+        unit: Of what is shown, which is the number times `scale`.
+        scale: See `unit`.
+        multiple: Whether it says how many times the dense run's it is.
+    """
+
+    name: str
+    group: str
+    label: str
+    read: Callable[[Result], float | None]
+    unit: str = ""
+    scale: float = 1.0
+    multiple: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The group, the label and the unit in one line."""
+        named = f"{self.group}, {self.label}" if self.label else self.group
+        return f"{named} [{self.unit}]" if self.unit else named
+
+    def show(self, value: float | None) -> str:
+        """A value without its unit: percents to a tenth, else three digits that count."""
+        if value is None:
+            return NONE
+        return percent(value).removesuffix(" %") if self.unit == "%" else amount(value, scale=self.scale)
+
+    def show_deviation(self, spread: Spread) -> str:
+        """A deviation with the decimals of its mean; empty for one run, and where all runs agree."""
+        if not spread.deviation:
+            return ""
+        shown = self.show(spread.mean)
+        if "e" in shown:
+            return self.show(spread.deviation)
+        decimals = len(shown.partition(".")[2])
+        return f"{spread.deviation * (100 if self.unit == '%' else self.scale):,.{decimals}f}"
+
+
+def _pruned(read: Callable[[Result], float | None]) -> Callable[[Result], float | None]:
+    """Nothing for a dense run, which has no such phase."""
+    return lambda result: None if result.report is None else read(result)
+
+
+COLUMNS: tuple[Column, ...] = (
+    Column("test_accuracy", "test accuracy", "", lambda r: r.columns.test_accuracy, "%"),
+    Column("weight_sparsity", "sparsity", "weights", lambda r: r.columns.weight_sparsity, "%"),
+    Column("node_sparsity", "sparsity", "nodes", lambda r: r.columns.node_sparsity, "%"),
+    Column("parameters", "parameters", "", lambda r: r.columns.parameters_after),
+    Column("flops", "FLOPs", "", lambda r: r.columns.flops_after, "M", 1e-6),
+    Column("epochs", "epochs", "", lambda r: len(r.epochs)),
+    Column("optimizer_steps", "steps", "", lambda r: r.columns.optimizer_steps, multiple=True),
+    Column("seconds", "training time", "all", lambda r: r.columns.seconds, "s", multiple=True),
+    Column("dense_seconds", "training time", "dense", lambda r: r.columns.dense_seconds, "s"),
+    Column("scoring_seconds", "training time", "scoring", _pruned(lambda r: r.columns.scoring_seconds), "s"),
+    Column("sparse_seconds", "training time", "sparse", _pruned(lambda r: r.columns.sparse_seconds), "s"),
+    Column("dense_step_milliseconds", "training step", "dense", lambda r: r.columns.dense_step_milliseconds, "ms"),
+    Column("sparse_step_milliseconds", "training step", "cut", lambda r: r.columns.sparse_step_milliseconds, "ms"),
+    Column("dense_memory_bytes", "peak memory", "dense", lambda r: r.columns.dense_memory_bytes, "MB", 1e-6),
+    Column("sparse_memory_bytes", "peak memory", "cut", lambda r: r.columns.sparse_memory_bytes, "MB", 1e-6),
+    Column("dense_cuda_bytes", "CUDA memory", "dense", lambda r: r.columns.dense_cuda_bytes, "MB", 1e-6),
+    Column("sparse_cuda_bytes", "CUDA memory", "cut", lambda r: r.columns.sparse_cuda_bytes, "MB", 1e-6),
+    Column(
+        "inference_milliseconds", "inference", "", lambda r: getattr(r.columns, "inference_milliseconds", None), "ms"
+    ),
+    Column("disk_bytes", "disk", "", lambda r: r.columns.disk_bytes, "MB", 1e-6),
+    Column("grams_co2", "emissions", "CO₂", lambda r: r.columns.grams_co2, "g", multiple=True),
+    Column("kwh", "emissions", "energy", lambda r: r.columns.kwh, "Wh", 1000),
+)
+"""The poster's, in its order; a step and memory are those of the dense phase and those after the cut."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """All seeds of one description.
+
+    Args:
+        results: The runs, by seed; their descriptions differ in nothing else.
+        dense: The runs of the dense twin, by seed; empty if there is none.
+        marks: Letters of the conditions of its runs that are not the table's commonest (see `footnotes`).
+    """
+
+    results: tuple[Result, ...]
+    dense: tuple[Result, ...]
+    marks: str
+
+    @property
+    def description(self) -> Classification:
+        """Of its first seed."""
+        return self.results[0].description
+
+    @property
+    def prunes(self) -> bool:
+        """Whether anything ever leaves."""
+        return prunes(earlycrop.get_method(self.description.method))
+
+    @property
+    def setting(self) -> str:
+        """What it shares with its dense twin: the network, the data, the training."""
+        return setting(self.description)
+
+    @property
+    def name(self) -> str:
+        """The method, with what was asked of it that is not usual."""
+        d = self.description
+        asked = [
+            f"{each.name.replace('_', ' ')} {getattr(d, each.name)}"
+            for each in fields(d)
+            if each.name in PRUNING and each.name != "sparsity" and getattr(d, each.name) != each.default
+        ]
+        return f"{d.method} ({', '.join(asked)})" if asked else d.method
+
+    @property
+    def sparsity(self) -> float | None:
+        """What was asked to leave; None for dense."""
+        return self.description.sparsity if self.prunes else None
+
+    def spread(self, column: Column) -> Spread | None:
+        """The number over the seeds."""
+        return Spread.of(map(column.read, self.results))
+
+    def multiple(self, column: Column) -> float | None:
+        """Its mean over the dense twin's; None for dense itself and without a twin."""
+        own, dense = self.spread(column), Spread.of(map(column.read, self.dense))
+        return own.mean / dense.mean if self.prunes and own and dense and dense.mean else None
+
+    def text(self, column: Column) -> str:
+        """As shown in a line: mean ± deviation (n where not all runs have it), and the multiple."""
+        spread = self.spread(column)
+        if spread is None:
+            return NONE
+        text = column.show(spread.mean)
+        if deviation := column.show_deviation(spread):
+            text += f" ± {deviation}"
+        if spread.n < len(self.results):
+            text += f" (n = {spread.n})"
+        multiple = self.multiple(column) if column.multiple else None
+        return text if multiple is None else f"{text} (×{multiple:.3g})"
+
+
+def table(results: Iterable[Result]) -> list[Row]:
+    """The rows: by setting, in each dense first, then by sparsity, masks after channels, as the methods are listed."""
+    results = list(results)
+    groups: dict[Classification, list[Result]] = defaultdict(list)
+    for result in sorted(results, key=lambda result: result.description.seed):
+        groups[_seedless(result.description)].append(result)
+    letters = {text: _letter(number) for number, text in enumerate(conditions(results))}
+    rows = [
+        Row(
+            tuple(group),
+            tuple(groups.get(_seedless(description.dense_twin()), ())),
+            "".join(sorted({letters[condition(result)] for result in group})),
+        )
+        for description, group in groups.items()
+    ]
+    methods = list(earlycrop.METHODS)
+
+    def order(row: Row) -> tuple:
+        method = row.description.method
+        masks = isinstance(earlycrop.get_method(method).units, Weights)
+        return (row.setting, row.prunes, row.sparsity or 0, masks, methods.index(method), row.name)
+
+    return sorted(rows, key=order)
+
+
+def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """The rows that can be compared with each other, by what they share."""
+    groups: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        groups[row.setting].append(row)
+    return dict(groups)
+
+
+def shown_columns(rows: Sequence[Row]) -> list[Column]:
+    """The columns that any of the rows has."""
+    return [column for column in COLUMNS if any(row.spread(column) for row in rows)]
+
+
+def setting(d: Classification) -> str:
+    """What a run shares with its dense twin, in words; what is usual for the data is not said.
+
+    >>> setting(Classification(data="cifar10", train_size=10_000, epochs=12, learning_rate=0.001))
+    'resnet18 of width 64 on cifar10, 10,000 training images, 12 epochs, learning rate 0.001'
+    """
+    usual = d.usual()
+    images = f", {d.train_size:,} training images" if d.train_size else ""
+    told = ("network", "width", "data", "train_size", "epochs", "seed", *PRUNING)
+    more = [
+        f", {each.name.replace('_', ' ')} {getattr(d, each.name)}"
+        for each in fields(d)
+        if each.metadata["tag"] is not None
+        and each.name not in told
+        and getattr(d, each.name) != getattr(usual, each.name)
+    ]
+    epochs = f"{d.epochs} epoch{'s' * (d.epochs > 1)}"
+    return f"{d.network} of width {d.width} on {d.data}{images}, {epochs}{''.join(more)}"
+
+
+def condition(result: Result) -> str:
+    """Under what the figures of a run were had, but for the load: hardware, threads, versions, electricity."""
+    e, m = result.environment, result.emissions
+    device = e["cpu"] if e["device"] == "cpu" else f"{e['device']}, {e['cpu']}"
+    versions = [f"{name} {version}" for name, version in e["packages"].items() if name in ("earlycrop", "torch")]
+    commit = f", commit {_short(e['commit'])}" if e.get("commit") else ""
+    began = f"; begun with other {' and '.join(e['changed_from'])}" if e.get("changed_from") else ""
+    return (
+        f"{device}, {e['threads']} thread{'s' * (e['threads'] > 1)} on {e['cpus']} CPUs; "
+        f"{', '.join(versions)}{commit}{began}. "
+        f"Emissions: mix of {m.country}, PUE {m.pue:g}, whole machine; {m.power}."
+    )
+
+
+def conditions(results: Iterable[Result]) -> dict[str, list[Result]]:
+    """The runs by condition, the commonest first."""
+    groups: dict[str, list[Result]] = defaultdict(list)
+    for result in results:
+        groups[condition(result)].append(result)
+    return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def footnotes(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """For each condition its letter in `Row.marks`, empty for the commonest, and the condition with its runs' load."""
+    notes = []
+    for number, (text, runs) in enumerate(conditions(result for row in rows for result in row.results).items()):
+        loads = [run.environment.get(name) for run in runs for name in ("load", "load_after")]
+        known = [load for load in loads if load is not None]
+        load = f"load {min(known):g} to {max(known):g}" if known else "load unknown"
+        notes.append((_letter(number), f"{len(runs)} run{'s' * (len(runs) > 1)}, {load}: {text}"))
+    return notes
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """A Markdown table for each setting, and under what the figures were had."""
+    parts = []
+    columns = shown_columns(rows)
+    for name, group in by_setting(rows).items():
+        header = ["method", "asked", "n", *(column.heading for column in columns)]
+        lines = [header, ["---", *("---:" for _ in header[1:])]]
+        for row in group:
+            marks = f" [{row.marks}]" if row.marks else ""
+            asked = NONE if row.sparsity is None else f"{100 * row.sparsity:g} %"
+            lines.append([f"`{row.name}`{marks}", asked, str(len(row.results)), *(row.text(each) for each in columns)])
+        parts.append(f"**{name}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+    notes = [f"- {f'[{letter}] ' if letter else ''}{text}" for letter, text in footnotes(rows)]
+    return "\n\n".join([*parts, SPREAD, "\n".join(notes)]) + "\n"
+
+
+SPREAD = (
+    "Mean ± sample standard deviation over the seeds, n runs a row; no ± where all agree. "
+    "× is the multiple of the dense run's mean. “Dense” is the phase before the cut, “cut” what is left after it."
+)
+
+
+def csv(rows: Sequence[Row]) -> str:
+    """Every number unrounded and in the unit of its name: what was asked, then mean, deviation and n of each column."""
+    file = io.StringIO()
+    lines = writer(file, lineterminator="\n")
+    asked = [each.name for each in fields(Classification) if each.name != "seed"]
+    header = [*asked, "seeds", "conditions"]
+    for column in COLUMNS:
+        header += [f"{column.name}_{part}" for part in ("mean", "deviation", "n")]
+        header += [f"{column.name}_multiple"] * column.multiple
+    lines.writerow(header)
+    for row in rows:
+        d = asdict(row.description)
+        if not row.prunes:
+            d = {name: None if name in PRUNING else value for name, value in d.items()}
+        line = [d[name] for name in asked]
+        line.append(" ".join(str(result.description.seed) for result in row.results))
+        line.append(" | ".join(dict.fromkeys(map(condition, row.results))))
+        for column in COLUMNS:
+            spread = row.spread(column)
+            line += [None, None, 0] if spread is None else [spread.mean, spread.deviation, spread.n]
+            line += [row.multiple(column)] * column.multiple
+        lines.writerow(line)
+    return file.getvalue()
+
+
+def percent(part: float | None) -> str:
+    """A part, in percent.
+
+    >>> percent(0.9501), percent(None)
+    ('95.0 %', '–')
+    """
+    return NONE if part is None else f"{100 * part:.1f} %"
+
+
+def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
+    """Three digits that count, thousands apart.
+
+    >>> amount(11173962), amount(0.01234, "g"), amount(1536000, "MB", 1e-6), amount(64.128, "s"), amount(0)
+    ('11,173,962', '0.0123 g', '1.54 MB', '64.1 s', '0')
+    """
+    if value is None:
+        return NONE
+    value *= scale
+    if isinstance(value, int) or value >= 1000:
+        text = f"{value:,.0f}"
+    elif value == 0:
+        text = "0"
+    else:
+        text = f"{value:.3g}" if value >= 0.001 else f"{value:.2e}"
+    return f"{text} {unit}".rstrip()
+
+
+def large(value: float | None) -> str:
+    """With a letter for the thousands.
+
+    >>> large(1234567), large(62_000_000_000), large(12)
+    ('1.23 M', '62 G', '12')
+    """
+    if value is None:
+        return NONE
+    for letter, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.3g}"
+
+
+def _seedless(description: Classification) -> Classification:
+    return replace(description, seed=0)
+
+
+def _letter(number: int) -> str:
+    """Of the n-th condition: none, a, b, …, z, aa, bb, …"""
+    return "" if number == 0 else chr(ord("a") + (number - 1) % 26) * (1 + (number - 1) // 26)
+
+
+def _short(commit: str) -> str:
+    head, changed, _ = commit.partition("-changed")
+    return head[:9] + changed
