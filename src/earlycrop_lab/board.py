@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from earlycrop_lab.apart import Note, progress
-from earlycrop_lab.report import percent
 from earlycrop_lab.runs import Result, folder_name
+from earlycrop_lab.tables import percent
 from earlycrop_lab.tasks.classification import Classification
 
 

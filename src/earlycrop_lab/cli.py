@@ -21,7 +21,7 @@ from earlycrop.errors import nearest
 from earlycrop.files import replacing
 from earlycrop_lab import estimate, report
 from earlycrop_lab.apart import Apart
-from earlycrop_lab.compare import compare, todo
+from earlycrop_lab.compare import brief, compare, keep, markdown, todo
 from earlycrop_lab.display import Display
 from earlycrop_lab.engines import Engine, Local, Ray
 from earlycrop_lab.estimate import measured
@@ -321,8 +321,15 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         checkpoint_every=options.checkpoint_every,
         threads=threads,
     )
-    found = compare(runs, apart, _engine(options, threads), console, options.workers)
-    return 0
+    outcomes = compare(runs, apart, _engine(options, threads), console, options.workers)
+    if console.is_terminal:
+        for part in brief(outcomes):
+            console.print(part, markup=False, highlight=False)
+    else:
+        _print(console, "\n" + markdown(outcomes))
+    for path in keep(outcomes, options.out):
+        _print(console, str(path))
+    return 1 if any(isinstance(how, str) for _, how in outcomes) else 0
 
 
 def _grids(options: argparse.Namespace) -> list[Grid]:

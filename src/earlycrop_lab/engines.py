@@ -9,9 +9,10 @@ whoever waits can look around; when nobody waits any more, work in hand is stopp
             ...
 """
 
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -31,7 +32,7 @@ Work = Callable[[T, Callable[[], bool]], R]
 class Engine(Protocol):
     """Does pieces of work somewhere, several at a time."""
 
-    def each(self, work: Work[T, R], pieces: Sequence[T]) -> Iterator[tuple[T, R | str] | None]:
+    def each(self, work: Work[T, R], pieces: Sequence[T]) -> Generator[tuple[T, R | str] | None, None, None]:
         """Every piece as it ends, with what `work` returned, or why its worker was lost; None now and then."""
         ...
 
@@ -46,7 +47,7 @@ class Local:
 
     workers: int = 1
 
-    def each(self, work: Work[T, R], pieces: Sequence[T]) -> Iterator[tuple[T, R | str] | None]:
+    def each(self, work: Work[T, R], pieces: Sequence[T]) -> Generator[tuple[T, R | str] | None, None, None]:
         """As `Engine` says; an exception of `work` comes out here."""
         stop = threading.Event()
         with ThreadPoolExecutor(self.workers) as pool:
@@ -84,7 +85,7 @@ class Ray:
         if find_spec("ray") is None:
             raise ValueError('The engine ray needs `pip install "earlycrop[ray]"`; --engine local does without.')
 
-    def each(self, work: Work[T, R], pieces: Sequence[T]) -> Iterator[tuple[T, R | str] | None]:
+    def each(self, work: Work[T, R], pieces: Sequence[T]) -> Generator[tuple[T, R | str] | None, None, None]:
         """As `Engine` says.
 
         Raises:
@@ -93,9 +94,10 @@ class Ray:
         """
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read where the cluster is started: nothing is sent anywhere
         import ray
+        from ray.exceptions import RayError, RayTaskError
 
         own = {"num_cpus": self.cpus * self.workers, "include_dashboard": False} if self.address is None else {}
-        ray.init(self.address or "local", log_to_driver=False, logging_level="error", **own)
+        ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         try:
             self._check(ray.cluster_resources())
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_unasked)
@@ -105,9 +107,9 @@ class Ray:
                 for each in ended:
                     try:
                         said = ray.get(each)
-                    except ray.exceptions.RayTaskError:  # of `work` itself
+                    except RayTaskError:  # of `work` itself
                         raise
-                    except ray.exceptions.RayError as error:
+                    except RayError as error:
                         said = f"its worker was lost {RETRIES + 1} times ({type(error).__name__})"
                     yield waiting.pop(each), said
                 if not ended:
@@ -115,7 +117,7 @@ class Ray:
         finally:
             ray.shutdown()  # which ends the workers
 
-    def _check(self, there: dict[str, float]) -> None:
+    def _check(self, there: Mapping[str, float]) -> None:
         for kind, needed in (("CPU", self.cpus), ("GPU", self.gpus)):
             if needed > there.get(kind, 0):
                 raise ValueError(

@@ -17,13 +17,14 @@ from earlycrop.errors import EarlyCropError
 from earlycrop.timing import AbstractDetector, AtEpoch, AtInit
 from earlycrop.units import Channels
 from earlycrop_lab.board import duration
+from earlycrop_lab.data import Batch, Batches, Dataset
 from earlycrop_lab.tasks.classification import (
     Classification,
     evaluate,
     network,
     pruner_of,
-    pruning_method,
     prunes,
+    pruning_method,
     read,
 )
 
@@ -34,8 +35,8 @@ PASSES = 4
 
 HOW = f"""\
 Estimated from the median of {STEPS} training steps of each network, dense and after a random cut of its channels to \
-the same sparsity; masks are taken to save nothing, a detector to wait until its cap, a method that cuts more than \
-once to train densely throughout, and a scoring to cost {PASSES} gradient passes. Evaluation, loading the data and \
+the same sparsity. Masks are taken to save nothing, a detector to wait until its cap, a method that cuts more than \
+once to train densely throughout, a score with data to cost {PASSES} gradient passes. Evaluation, loading the data and \
 starting each process are in it. Runs with a result count nothing; runs that were cut off count in full."""
 
 
@@ -45,16 +46,16 @@ class Cost:
 
     Args:
         start: Its process, the data, the network.
-        dense_epoch: Training for an epoch, all channels.
-        sparse_epoch: The same with the channels that stay; None where they cannot be cut so.
+        dense: A training epoch with all channels.
+        sparse: The same with the channels that stay.
         cut: Tracing the network and taking channels out.
         scoring: A gradient pass over the scoring set.
         evaluation: Once over the test split.
     """
 
     start: float
-    dense_epoch: float
-    sparse_epoch: float | None
+    dense: float
+    sparse: float
     cut: float
     scoring: float
     evaluation: float
@@ -62,14 +63,12 @@ class Cost:
 
 def seconds(d: Classification, cost: Cost) -> float:
     """How long a run takes that is made of such parts; rather too much than too little."""
-    method = pruning_method(d)
-    total = cost.start + d.epochs * cost.evaluation
-    if not prunes(method):
-        return total + d.epochs * cost.dense_epoch
     dense = dense_epochs(d)
-    after = cost.sparse_epoch if isinstance(method.units, Channels) and cost.sparse_epoch else cost.dense_epoch
-    passes = PASSES * method.score.needs_data * len(list(method.steps.towards(d.sparsity)))
-    return total + dense * cost.dense_epoch + (d.epochs - dense) * after + cost.cut + passes * cost.scoring
+    passes = 0
+    if prunes(method := pruning_method(d)) and method.score.needs_data:
+        passes = PASSES * len(list(method.steps.towards(d.sparsity)))
+    training = dense * cost.dense + (d.epochs - dense) * cost.sparse
+    return cost.start + training + cost.cut + passes * cost.scoring + d.epochs * cost.evaluation
 
 
 def dense_epochs(d: Classification) -> float:
@@ -85,46 +84,66 @@ def dense_epochs(d: Classification) -> float:
 
 
 def measured(runs: Iterable[Classification], root: str | None, device: str) -> Iterator[tuple[Classification, Cost]]:
-    """Each run with its cost; networks, data and sparsities that several runs share are measured once.
+    """Each run with its cost; a network on its data is measured once, and cut once for each sparsity.
 
     Raises:
         ValueError: If a run's data, network and method do not fit together.
         OSError: If data cannot be had.
     """
-    known: dict[Classification, Cost] = {}
     process = timed(lambda: subprocess.run([sys.executable, "-c", "import earlycrop_lab.apart"], check=True))
+    known: dict[Classification, tuple[Cost, Bench]] = {}
+    cuts: dict[Classification, tuple[float, float]] = {}
     for run in runs:
-        # of the same cost: seeds, and methods at the same sparsity
-        pruned = {name: getattr(run, name) for name in ("sparsity", "target", "round_to", "min_channels")}
-        like = replace(run, method="random-s", seed=0, reading=None, **pruned)
-        if like not in known:
-            known[like] = _measure(like, root, torch.device(device), process)
-        yield run, known[like]
+        dense = replace(run.dense_twin(), seed=0)
+        if dense not in known:
+            known[dense] = _dense(dense, root, torch.device(device), process)
+        cost, bench = known[dense]
+        if isinstance(pruning_method(run).units, Channels):
+            like = replace(run, method="random-s", seed=0, reading=None)
+            if like not in cuts:
+                cuts[like] = _cut(like, bench, cost)
+            cut, sparse = cuts[like]
+            cost = replace(cost, cut=cut, sparse=sparse)
+        yield run, cost
 
 
-def _measure(d: Classification, root: str | None, device: torch.device, process: float) -> Cost:
+Bench = tuple[Dataset, Batches, list[Batch]]
+"""The data, its training batches, its scoring set."""
+
+
+def _dense(d: Classification, root: str | None, device: torch.device, process: float) -> tuple[Cost, Bench]:
+    """What all runs with this training share; masks cost no cut and save nothing."""
     start = time.perf_counter()
     data, batches, scoring = read(d, root, device)
     model = network(d, data, device)
-    begun = time.perf_counter() - start
-    batch = next(batches.epoch(0))
-    dense = _step(model, batch)
-    gradient = dense * sum(len(y) for _, y in scoring) / len(batch[1])
+    process += time.perf_counter() - start
+    step = _step(model, next(batches.epoch(0)))
     some = data.tested_on(d.batch_size)
     looked = timed(lambda: evaluate(model, some.test_batches()), device)
-    evaluation = looked * len(data.test_labels) / len(some.test_labels)
-    start = time.perf_counter()
+    samples = sum(len(labels) for _, labels in scoring)
+    cost = Cost(
+        start=process,
+        dense=step * len(batches),
+        sparse=step * len(batches),
+        cut=0.0,
+        scoring=step * samples / batches.batch_size,
+        evaluation=looked * len(data.test_labels) / len(some.test_labels),
+    )
+    return cost, (data, batches, scoring)
+
+
+def _cut(d: Classification, bench: Bench, cost: Cost) -> tuple[float, float]:
+    """Seconds of the cut, and of an epoch after it."""
+    data, batches, scoring = bench
+    model = network(d, data, data.device)
     try:
-        pruner_of(d, model, scoring).check(0)
-        sparse = _step(model, batch)
-    except EarlyCropError:  # too much of this network for random choice: taken as dense
-        sparse = None
-    cut = time.perf_counter() - start
-    epoch = None if sparse is None else sparse * len(batches)
-    return Cost(process + begun, dense * len(batches), epoch, cut, gradient, evaluation)
+        cut = timed(lambda: pruner_of(d, model, scoring).check(0), data.device)
+    except EarlyCropError:  # it cannot be cut so far at random: perhaps by another score; taken as dense
+        return 0.0, cost.dense
+    return cut, _step(model, next(batches.epoch(0))) * len(batches)
 
 
-def _step(model: nn.Module, batch: Any) -> float:
+def _step(model: nn.Module, batch: Batch) -> float:
     """Seconds of a training step."""
     images, labels = batch
     optimizer = torch.optim.Adam(model.parameters())

@@ -63,10 +63,10 @@ class Grid:
         return list(dict.fromkeys(self._run(*point) for point in product(*axes)))
 
     def _run(self, seed: int, data: str, network: str | None, method: str, sparsity: float) -> Classification:
-        said = {**self.fixed, "sparsity": sparsity}
+        said = {**self.fixed, "seed": seed, "data": data, "network": network, "method": method, "sparsity": sparsity}
         if not prunes(earlycrop.get_method(method)):
             said = {name: value for name, value in said.items() if name not in PRUNING}
-        return Classification(method=method, data=data, network=network, seed=seed, **said)
+        return Classification(**said)
 
 
 TABLE_A = (
