@@ -30,8 +30,6 @@ from earlycrop_lab.tasks.classification import Classification
 FAILURE, PROGRESS = "failure.json", "progress.json"
 OCCUPIED = 75
 """Exit code of a process that found another at work in its folder."""
-PATIENCE = 10.0
-"""Seconds to wait for that other, which may be on its way out because its own caller was killed."""
 PAUSE = 0.2
 """Seconds between two looks."""
 LAST_WORDS = 4000
@@ -51,6 +49,8 @@ class Apart:
         again: Run it from its beginning, even if it has a result or was cut off.
         checkpoint_every: At least so many seconds between two checkpoints.
         threads: Of the process.
+        patience: Seconds to wait for another process in the run's folder, which may be on its way out because its own
+            caller was killed.
     """
 
     out: Path
@@ -61,6 +61,7 @@ class Apart:
     again: bool = False
     checkpoint_every: float = 0.0
     threads: int = 1
+    patience: float = 10.0
 
     def __call__(self, description: Classification, stopped: Callable[[], bool]) -> str | None:
         """Why there is no result; None where there is one.
@@ -211,12 +212,13 @@ def main(order: dict[str, Any]) -> int:
     folder = out / folder_name(description)
     device = find_device(order.pop("device"))
     beacon, began = Beacon(folder, order.pop("since")), time.monotonic()
+    patience = order.pop("patience")
     while True:
         try:
             run(description, out, device=device, progress=beacon, **order)
             return 0
         except Occupied:
-            if time.monotonic() - began > PATIENCE:
+            if time.monotonic() - began > patience:
                 return OCCUPIED
             time.sleep(PAUSE)
         except Exception as error:  # whatever it is, the other runs go on, and it is told in the table
