@@ -17,7 +17,7 @@ from earlycrop.errors import OptimizerError, ScoreError, VerificationError
 from earlycrop.evaluation import ScoringSet
 from earlycrop.steps import Exponential
 from earlycrop.structure import Verification
-from earlycrop.timing import AbstractDetector, AtEpoch, LazyRegime, Never
+from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, LazyRegime, Never, Regime
 from earlycrop.units import Weights
 from tests import dense
 
@@ -74,9 +74,11 @@ def train(net: nn.Module, optimizer, steps: int = 2) -> None:
         optimizer.step()
 
 
-def until_cut(net: nn.Module, optimizer, pruner: Pruner, epochs: int = 8):
-    for epoch in range(epochs):
-        if report := pruner.check(epoch):
+def until_cut(net: nn.Module, optimizer, pruner: Pruner):
+    """The last report."""
+    for epoch in range(int(pruner.total_epochs) + 1):
+        report = pruner.check(epoch)
+        if report and pruner.done:
             return report
         train(net, optimizer)
     return None
@@ -101,7 +103,8 @@ def test_every_method_beside_a_loop(name):
     assert pruner.pruned
     assert report is pruner.report
     assert report.method == name
-    assert (report.reason in ("trigger", "cap")) == isinstance(method.timing, AbstractDetector) == (report.epoch >= 1)
+    assert (report.reason in ("trigger", "cap")) == isinstance(method.timing, AbstractDetector)
+    assert (report.reason == "round") == isinstance(method.timing, AbstractCourse) == (report.epoch >= 8)
     assert (report.reason == "init") == (report.epoch == 0)
     assert report.samples == (24 if pruner._set is not None else 0)
     assert [id(p) for p in net.parameters()] == objects
@@ -142,9 +145,10 @@ def test_scoring_and_looking_leave_everything_bit_for_bit(name):
         assert dense.everything(net, optimizer) == before
         assert torch.equal(pruner.scores(), first)  # no dropout, no other chance
     pruner.choose()
-    if isinstance(METHODS[name].timing, AbstractDetector):
+    if isinstance(METHODS[name].timing, AbstractDetector | AbstractCourse):
         assert pruner.check(0) is None
         pruner.check(0.999)
+    pruner._regimes.enter(Regime())
     assert dense.everything(net, optimizer) == before
 
 

@@ -15,15 +15,30 @@ from earlycrop.scores import (
     Crop,
     CropGroupSum,
     CropMixed,
+    FilterNorm,
+    GateDecorator,
     Grasp,
     Magnitude,
+    NormScale,
     Random,
     Reading,
     Snip,
     SynFlow,
 )
 from earlycrop.steps import Exponential, Halving, OneShot, Steps
-from earlycrop.timing import AbstractTiming, AtInit, LazyRegime, Never, NtkSettled, RateSettled, ScoreSettled
+from earlycrop.timing import (
+    AbstractTiming,
+    AfterTraining,
+    AtInit,
+    EarlyBird,
+    LazyRegime,
+    Never,
+    NtkSettled,
+    RateSettled,
+    Rewinding,
+    ScoreSettled,
+    TickTock,
+)
 from earlycrop.units import Channels, Weights
 
 
@@ -48,11 +63,24 @@ class Method:
     allocation: Allocation = Global()  # noqa: RUF009 - frozen, without state
 
     def __post_init__(self) -> None:
+        of_channels = NormScale | FilterNorm | GateDecorator
+        if isinstance(self.score, of_channels) and not isinstance(self.units, Channels):
+            raise ValueError(f"{self.name}: {type(self.score).__name__} is a score of channels, not of single weights.")
+        if isinstance(self.timing, Rewinding) and not isinstance(self.units, Weights):
+            raise ValueError(f"{self.name}: what left in whole channels cannot be rewound; `Rewinding` is for weights.")
         if isinstance(self.score, CropMixed | CropGroupSum) and not isinstance(self.units, Channels):
             raise ValueError(
                 f"{self.name}: {type(self.score).__name__} is a reading of CroP for channels; "
                 f"weights have only one, `Crop()`."
             )
+
+    def total_epochs(self, epochs: float, sparsity: float) -> float:
+        """All epochs that are trained where the budget of one training is `epochs`.
+
+        >>> get_method("earlycrop-s").total_epochs(30, 0.98), get_method("ltr").total_epochs(30, 0.98)
+        (30, 204)
+        """
+        return self.timing.total(epochs, len(self.steps.towards(sparsity)))
 
     def reading(self, reading: Reading) -> "Method":
         """The same method with another reading of CroP's channel score.
@@ -71,6 +99,7 @@ class Method:
 
 
 LAZY = LazyRegime()
+SUMMED = Channels(reduce="sum_abs")
 
 METHODS: dict[str, Method] = {
     method.name: method
@@ -98,6 +127,11 @@ METHODS: dict[str, Method] = {
         Method("earlycrop-u-ntk",  Crop(),               Weights(),  NtkSettled(),   Halving(5)),
         Method("earlycrop-s-ntk",  Crop(),               Channels(), NtkSettled(),   OneShot()),
         Method("synflow",          SynFlow(),            Weights(),  AtInit(),       Exponential(100)),
+        Method("earlybird",        NormScale(),          Channels(), EarlyBird(),    OneShot()),
+        Method("gate-decorators",  GateDecorator(),      SUMMED,     TickTock(),     Exponential(20)),
+        Method("efficient-convnets", FilterNorm(),       Channels(), AfterTraining(), OneShot(),       Uniform()),
+        Method("ltr",              Magnitude(),          Weights(),  Rewinding(1),   Exponential(6)),
+        Method("imp",              Magnitude(),          Weights(),  Rewinding(0),   Exponential(6)),
     )
 }  # fmt: skip
 """The methods by name; a new method is a new row."""

@@ -21,13 +21,30 @@ from earlycrop.harvest import HarvestReport, harvest_units
 from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method, get_method
 from earlycrop.plan import Plan, candidates, rows_of
+from earlycrop.regime import Regimes
 from earlycrop.report import Check, Report, Width
-from earlycrop.scores import AbstractLossScore, CropMixed, Network
-from earlycrop.structure import Verification, Verifier
-from earlycrop.structure.surgery import unharmed
+from earlycrop.scores import (
+    AbstractGatheredScore,
+    AbstractGathering,
+    AbstractLossScore,
+    CropMixed,
+    GateDecorator,
+    Network,
+)
+from earlycrop.structure import Verification, Verifier, layers_of
+from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.trace import as_inputs
 from earlycrop.structure.walk import tensors_of
-from earlycrop.timing import AbstractDetector, AbstractInstrument, Never, NtkSettled, Reason
+from earlycrop.timing import (
+    AbstractCourse,
+    AbstractDetector,
+    AbstractInstrument,
+    Never,
+    NtkSettled,
+    Reason,
+    Regime,
+    Rewinding,
+)
 from earlycrop.units import ChannelUnits, WeightUnits
 
 
@@ -104,6 +121,7 @@ class Pruner:
         self.method = method if isinstance(method, Method) else get_method(method)
         self.budget = Budget(sparsity, target, min_channels, round_to, protect_layers)
         self.report: Report | None = None
+        self.cuts = 0
         self.curve: list[Check] = []
         self._inputs, self._verify = as_inputs(example_inputs), verify
         self._loss, self._optimizer_state = loss, optimizer_state
@@ -112,6 +130,11 @@ class Pruner:
         self._last: float | None = None
         self._warned = False
         self._rates: list[float] = []
+        self._early: dict[str, Tensor] | None = None
+        self._gathering: AbstractGathering | None = None
+        layers = {layer.name for layer in layers_of(model)}
+        names = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] in layers]
+        self._regimes = Regimes(model, tuple(names))
         if isinstance(self.method.timing, Never):
             return
         for name, value, allowed in (
@@ -121,6 +144,10 @@ class Pruner:
             if value not in allowed:
                 raise EarlyCropError(f"`{name}` is one of {allowed}; found {value!r}.")
         timing = self.method.timing
+        if isinstance(timing, AbstractCourse):
+            if epochs is None:
+                raise EarlyCropError(f"{self.method.name} trains in full before it prunes: give `epochs`, the budget.")
+            timing.total(epochs, self._moments)  # complains of a budget that is too short
         self._set: ScoringSet | None = None
         if self.method.score.needs_data or isinstance(timing, NtkSettled):
             if loss is None:
@@ -128,7 +155,9 @@ class Pruner:
             self._set = ScoringSet(batches if batches is not None else [], micro_batch)
         self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
-        if isinstance(self.units, ChannelUnits) and isinstance(self.method.score, AbstractLossScore | CropMixed):
+        if isinstance(self.units, ChannelUnits) and isinstance(
+            self.method.score, AbstractLossScore | CropMixed | GateDecorator
+        ):
             self.units.check_gates(batch_statistics=bn_mode == "batch")
         self.optimizer = optimizer
         self.units.choose(
@@ -136,6 +165,7 @@ class Pruner:
         )
         if isinstance(timing, AbstractDetector):
             self._instrument = timing.instrument(self)
+        self._gather()
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -155,13 +185,18 @@ class Pruner:
 
     @property
     def pruned(self) -> bool:
-        """Whether it has pruned."""
+        """Whether it has pruned, once at least."""
         return self.report is not None
 
     @property
     def done(self) -> bool:
-        """Whether nothing more will leave: it has pruned, or never will."""
-        return self.pruned or isinstance(self.method.timing, Never)
+        """Whether nothing more will leave: it has pruned for the last time, or never will."""
+        return isinstance(self.method.timing, Never) or self.cuts == self._moments
+
+    @property
+    def total_epochs(self) -> float | None:
+        """All epochs that the method trains; more than the budget where each round is a training of its own."""
+        return None if self.epochs is None else self.method.total_epochs(self.epochs, self.budget.sparsity)
 
     def check(self, epoch: float) -> Report | None:
         """Look, and prune if it is time; call it with 0 before training, then after every epoch (or part of one).
@@ -170,16 +205,21 @@ class Pruner:
             epoch: Epochs finished; a fraction such as `step / steps_per_epoch` to look more often.
 
         Returns:
-            The report at the call that prunes, else None.
+            The report at a call that prunes, else None. Most methods prune once; `done` says whether that was all.
 
         Raises:
             ScoreError: the loss or the scores are not finite; the model is as it was.
             VerificationError: the cut was not exact; the model is as it was.
         """
-        if self.done:
+        if isinstance(self.method.timing, Never):
             return None
         with torch.inference_mode(False):  # what is made in it can never be trained
-            return self._check(epoch)
+            report = None if self.done else self._check(epoch)
+            if self._gathering is not None and report is None:
+                self._gathering.reset()
+            regime = self.method.timing.regime(epoch, self.epochs, self._moments)
+            self._regimes.enter(regime, anew=report is not None)
+            return report
 
     def dry_run(self) -> Plan:
         """What would leave if the moment were now: scored, cut, counted, and all of it undone.
@@ -187,14 +227,14 @@ class Pruner:
         Raises:
             EarlyCropError: there is nothing left to plan; or what `check` raises.
         """
-        if self.done:
+        if self.done or self.pruned:
             why = "has pruned already" if self.pruned else "never prunes"
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
         units, before = self.units, self.units.counts()
         widths, plan = units.widths(), None
         try:
             with torch.inference_mode(False), self._all_or_nothing():
-                worth = self._leave()
+                worth = self._leave(self.targets)
                 plan = Plan(
                     method=self.method.name,
                     unit=self._unit,
@@ -240,6 +280,14 @@ class Pruner:
 
     def _check(self, epoch: float) -> Report | None:
         timing = self.method.timing
+        if isinstance(timing, Rewinding) and self._early is None and epoch >= timing.to - 1e-9:
+            self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model)}
+        if isinstance(timing, AbstractCourse):
+            assert self.epochs is not None
+            moments, report = timing.moments(self.epochs, self._moments), None
+            while self.cuts < len(moments) and epoch >= moments[self.cuts] - 1e-9:
+                report = self._prune(epoch, "round")
+            return report
         if isinstance(timing, AbstractDetector) and timing.due(epoch, self._last):
             self._look(timing, epoch)
         reason = timing.reason(epoch, self.epochs, [check.value for check in self.curve], self.budget.sparsity)
@@ -259,6 +307,10 @@ class Pruner:
             "instrument": None if self._instrument is None else self._instrument.state_dict(),
             "units": None if isinstance(self.method.timing, Never) else self.units.state_dict(),
             "report": None if self.report is None else asdict(self.report),
+            "cuts": self.cuts,
+            "early": self._early,
+            "regime": asdict(self._regimes.now),
+            "gathering": None if self._gathering is None else self._gathering.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -283,8 +335,12 @@ class Pruner:
         if state["units"] is not None:
             with self._all_or_nothing():
                 self.units.load_state_dict(state["units"])
-        self.report, self.curve, self._last = report, curve, state["last"]
-        self._rates, self._warned = list(state["rates"]), state["warned"]
+        self.report, self.curve, self._last, self.cuts = report, curve, state["last"], state["cuts"]
+        self._rates, self._warned, self._early = list(state["rates"]), state["warned"], state["early"]
+        self._regimes.enter(Regime(**state["regime"]), anew=True)
+        self._gather()
+        if self._gathering is not None:
+            self._gathering.load_state_dict(state["gathering"])
         if report is not None:
             self._instrument = None
         elif self._instrument is not None:
@@ -307,15 +363,46 @@ class Pruner:
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""
+        return self._scores(None if self._gathering is None else self._gathering.total)
+
+    # The cut ------------------------------------------------------------------------------------------
+
+    def _scores(self, gathered: Tensor | None) -> Tensor:
         score, units = self.method.score, self.units
         if isinstance(score, AbstractLossScore):
             return units.per_class(score(Evaluation(self._mean_loss(), units.units)))
-        network = Network(
-            self.model, self._inputs, self._mean_loss, units.weights, units.units, units.made_of, self.seed
-        )
-        return units.per_class(score(network))
+        return units.per_class(score(self._network(gathered)))
 
-    # The cut ------------------------------------------------------------------------------------------
+    @property
+    def targets(self) -> list[float]:
+        """The sparsities on the way to the one that was asked for: it scores anew for each."""
+        return self.method.steps.towards(self.budget.sparsity)
+
+    @property
+    def _moments(self) -> int:
+        """How often units leave: at each step in a training of its own, or in all steps at one moment."""
+        return len(self.targets) if isinstance(self.method.timing, AbstractCourse) else 1
+
+    def _network(self, gathered: Tensor | None = None) -> Network:
+        units = self.units
+        return Network(
+            model=self.model,
+            example_inputs=self._inputs,
+            loss=self._mean_loss,
+            weights=units.weights,
+            units=units.units,
+            made_of=units.made_of,
+            scales=units.scales,
+            seed=self.seed,
+            gathered=gathered,
+        )
+
+    def _gather(self) -> None:
+        """Watch training anew, where the score is gathered from it, until nothing more will leave."""
+        if self._gathering is not None:
+            self._gathering.close()
+        watch = isinstance(self.method.score, AbstractGatheredScore) and not self.done
+        self._gathering = self.method.score.gather(self._network()) if watch else None  # type: ignore[union-attr]
 
     def _mean_loss(self) -> MeanLoss:
         assert self._set is not None
@@ -343,16 +430,24 @@ class Pruner:
 
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started = time.perf_counter()
-        units, method = self.units, self.method
+        units, method, alive = self.units, self.method, self.units.keep
         before, widths = units.counts(), units.widths()
-        with self._all_or_nothing():
+        if self.report is not None:  # what earlier cuts removed counts too
+            before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
+        course = isinstance(method.timing, AbstractCourse)
+        with self._plainly(), self._all_or_nothing():
             verifier = None
-            if isinstance(units, ChannelUnits) and self._verify and units.structure.program is not None:
-                verifier = Verifier(units.structure, self.model, self._inputs)
-            self._leave()
-            if self._optimizer_state == "reset" and self.optimizer is not None:
+            if isinstance(units, ChannelUnits) and self._verify:
+                if units.structure.program is None:
+                    units.retrace()
+                if units.structure.program is not None:
+                    verifier = Verifier(units.structure, self.model, self._inputs)
+            self._leave([self.targets[self.cuts]] if course else self.targets)
+            rewound = isinstance(method.timing, Rewinding)
+            if (rewound or self._optimizer_state == "reset") and self.optimizer is not None:
                 self.optimizer.state.clear()
-            verification = None if verifier is None else self._verified(verifier.compare(self.model, units.keep))
+            left = units.keep[alive]
+            verification = None if verifier is None else self._verified(verifier.compare(self.model, left))
         self.report = Report(
             method=method.name,
             unit=self._unit,
@@ -370,22 +465,30 @@ class Pruner:
             verification=verification,
             curve=tuple(self.curve),
         )
+        self.cuts += 1
+        self._gather()
         self._instrument = None  # it has seen enough, and θ(0) is as large as the dense network
         return self.report
 
-    def _leave(self) -> Tensor:
+    def _leave(self, sparsities: Sequence[float]) -> Tensor:
         """Score and let units leave, step by step; the last score of each unit that there was before."""
         units, method = self.units, self.method
-        alive = units.keep.nonzero().flatten().cpu()
-        worth, place = torch.zeros(alive.numel(), dtype=torch.float64), torch.arange(alive.numel())
-        for sparsity in method.steps.towards(self.budget.sparsity):
-            scores = self.scores()
+        channels = isinstance(units, ChannelUnits)
+        count = int(units.keep.sum()) if channels else units.keep.numel()
+        worth, place = torch.zeros(count, dtype=torch.float64), torch.arange(count)
+        gathered = None if self._gathering is None else self._gathering.total
+        for sparsity in sparsities:
+            scores = self._scores(gathered)
             keep = units.choose(self.budget.at(sparsity), scores, method.allocation)
-            if isinstance(units, ChannelUnits):
+            if channels:
                 worth[place] = scores.detach().cpu().double()
                 place = place[keep.cpu()]
+                gathered = None if gathered is None else gathered[keep.to(gathered.device)]
             else:
                 worth = torch.where(units.keep.cpu(), scores.detach().cpu().double(), worth)
+            if self._early is not None:
+                for name, tensor in tensors_of(self.model):
+                    rebind(tensor, self._early[name].to(tensor).clone())
             units.keep_only(keep)
         return worth
 
@@ -396,6 +499,17 @@ class Pruner:
     @property
     def _samples(self) -> int:
         return self._set.samples if self._set is not None else 0
+
+    @contextmanager
+    def _plainly(self) -> Iterator[None]:
+        """Within it nothing is frozen or gated, as it was when the network was traced; so it stays if all goes well."""
+        regime = self._regimes.now
+        self._regimes.enter(Regime())
+        try:
+            yield
+        except BaseException:
+            self._regimes.enter(regime)
+            raise
 
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:

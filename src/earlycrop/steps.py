@@ -65,4 +65,30 @@ class Exponential:
         return [*(1 - (1 - sparsity) ** (k / self.n) for k in range(1, self.n)), sparsity]
 
 
-Steps = OneShot | Halving | Exponential
+@dataclass(frozen=True)
+class Remaining:
+    """A fixed part of what is left leaves in each step, and in the last one less (Frankle and Carbin, 2019).
+
+    Args:
+        part: The part.
+    """
+
+    part: float = 0.2
+
+    def __post_init__(self) -> None:
+        if not 0 < self.part < 1:
+            raise ValueError(f"`part` is the part of what is left that leaves, between 0 and 1; found {self.part}.")
+
+    def towards(self, sparsity: float) -> list[float]:
+        """1 − (1 − part)^k as long as that is below the sparsity, then the sparsity.
+
+        >>> [round(step, 3) for step in Remaining(0.2).towards(0.5)], len(Remaining(0.2).towards(0.98))
+        ([0.2, 0.36, 0.488, 0.5], 18)
+        """
+        steps = []
+        while (step := 1 - (1 - self.part) ** (len(steps) + 1)) < sparsity - 1e-12:
+            steps.append(step)
+        return [*steps, sparsity]
+
+
+Steps = OneShot | Halving | Exponential | Remaining

@@ -109,7 +109,7 @@ def regime(result: Result) -> Figure | None:
     below.set_title("learning rate", loc="left", fontsize=10)
     below.set_ylim(0, 1.15 * max(rate for _, rate in rates))
     below.set_xlabel("epoch")
-    below.set_xlim(0, result.description.epochs * 1.02)
+    below.set_xlim(0, len(result.epochs) * 1.02)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     above.annotate(
         f"threshold {threshold:.3g}",

@@ -153,7 +153,7 @@ def run(
                 checkpoints=checkpoints,
             )
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(_left(kept.done, description.epochs)) from None
+            raise KeyboardInterrupt(_left(kept.done, description.total_epochs)) from None
         where["load_after"] = load()
 
         emissions = outcome.emissions.including(kept.lost_seconds)

@@ -2,30 +2,47 @@
 
 random.py     nothing: the baseline
 magnitude.py  |θ|
+filter_norm.py    Σ|θ| of a filter
+norm_scale.py     Σ|γ| of a channel's norms
+gate_decorator.py Σ|φ ∂L/∂φ|, gathered while training goes on
 snip.py       |θ ∘ g|
 grasp.py      θ ∘ Hg, signed
 crop.py       |θ ∘ Hg|, and its three readings for channels
 synflow.py    |θ ∘ ∂R/∂θ|, without data
 """
 
-from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, Network
+from earlycrop.scores.abstract import (
+    AbstractGatheredScore,
+    AbstractGathering,
+    AbstractLossScore,
+    AbstractNetworkScore,
+    Network,
+)
 from earlycrop.scores.crop import READINGS, Crop, CropGroupSum, CropMixed, Reading
+from earlycrop.scores.filter_norm import FilterNorm
+from earlycrop.scores.gate_decorator import GateDecorator
 from earlycrop.scores.grasp import Grasp
 from earlycrop.scores.magnitude import Magnitude
+from earlycrop.scores.norm_scale import NormScale
 from earlycrop.scores.random import Random
 from earlycrop.scores.snip import Snip
 from earlycrop.scores.synflow import SynFlow
 
 __all__ = [
     "READINGS",
+    "AbstractGatheredScore",
+    "AbstractGathering",
     "AbstractLossScore",
     "AbstractNetworkScore",
     "Crop",
     "CropGroupSum",
     "CropMixed",
+    "FilterNorm",
+    "GateDecorator",
     "Grasp",
     "Magnitude",
     "Network",
+    "NormScale",
     "Random",
     "Reading",
     "Snip",

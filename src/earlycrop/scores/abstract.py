@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -33,6 +33,39 @@ class AbstractNetworkScore(ABC):
         """One number per unit; the highest stay."""
 
 
+class AbstractGathering(ABC):
+    """Something that watches gradients while training goes on."""
+
+    @property
+    @abstractmethod
+    def total(self) -> Vector | None:
+        """One number per unit; None before anything was seen."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Begin anew."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Watch no longer."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What was seen."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from that."""
+
+
+class AbstractGatheredScore(AbstractNetworkScore):
+    """A score of the network that is gathered from training's own steps between two checks."""
+
+    @abstractmethod
+    def gather(self, of: "Network") -> AbstractGathering:
+        """Watch from now on."""
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A network and its units, for scores that look at it.
@@ -44,7 +77,9 @@ class Network:
         weights: All prunable weights as one vector.
         units: The vector of the units: weights, or gates where they sit.
         made_of: Which entries of which parameters each unit is made of.
+        scales: The scales of the norms that units go through; of single weights there are none.
         seed: Where random numbers start.
+        gathered: What a score's gathering has seen.
     """
 
     model: nn.Module
@@ -53,12 +88,19 @@ class Network:
     weights: Chart
     units: Chart
     made_of: "Entries"
+    scales: "Entries"
     seed: int = 0
+    gathered: Vector | None = None
 
 
 @runtime_checkable
 class Entries(Rows, Protocol):
     """Which entries of which parameters each unit is made of."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters."""
+        ...
 
     def total(self, tensors: Sequence[Tensor]) -> Vector:
         """Per unit the sum over its entries of tensors shaped like the parameters."""

@@ -132,6 +132,11 @@ class Structure:
                 if classes is not None:
                     yield name, dim, classes
 
+    def same_classes(self, other: "Structure") -> bool:
+        """Whether every dimension of every tensor belongs to the same classes."""
+        mine, theirs = ({(n, dim): classes for n, dim, classes in s.dimensions()} for s in (self, other))
+        return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
     def after(self, keep: Bool[Tensor, "classes"]) -> "Structure":
         """The structure of the model from which the classes that are not in `keep` have left.
 

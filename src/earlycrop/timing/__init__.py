@@ -1,33 +1,56 @@
 """When is the moment? Each rule is a pure function of what an instrument saw at each look.
 
 fixed.py          before training, after an epoch, never
+after_training.py when training is over, and then again for a while
+rewinding.py      when training is over, and then back to an early epoch, round after round
+tick_tock.py      when training is over, a few channels at a time
+early_bird.py     on the masks of the last epochs
 lazy_regime.py    the poster's rule, on the drift of the weights
 rate_settled.py   on the pace of that drift
 score_settled.py  on what a scoring would keep
 ntk_settled.py    on the empirical neural tangent kernel
 """
 
-from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, AbstractTiming, Reason, Scene
+from earlycrop.timing.abstract import (
+    AbstractCourse,
+    AbstractDetector,
+    AbstractInstrument,
+    AbstractTiming,
+    Reason,
+    Regime,
+    Scene,
+)
+from earlycrop.timing.after_training import AfterTraining
+from earlycrop.timing.early_bird import EarlyBird, MaskDistance
 from earlycrop.timing.fixed import AtEpoch, AtInit, Never
 from earlycrop.timing.lazy_regime import Drift, LazyRegime
 from earlycrop.timing.ntk_settled import KernelChange, NtkSettled
 from earlycrop.timing.rate_settled import RateSettled
+from earlycrop.timing.rewinding import Rewinding
 from earlycrop.timing.score_settled import Overlap, ScoreSettled
+from earlycrop.timing.tick_tock import TickTock
 
 __all__ = [
+    "AbstractCourse",
     "AbstractDetector",
     "AbstractInstrument",
     "AbstractTiming",
+    "AfterTraining",
     "AtEpoch",
     "AtInit",
     "Drift",
+    "EarlyBird",
     "KernelChange",
     "LazyRegime",
+    "MaskDistance",
     "Never",
     "NtkSettled",
     "Overlap",
     "RateSettled",
     "Reason",
+    "Regime",
+    "Rewinding",
     "Scene",
     "ScoreSettled",
+    "TickTock",
 ]

@@ -8,7 +8,24 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
-Reason = Literal["init", "epoch", "trigger", "static", "cap"]
+Reason = Literal["init", "epoch", "trigger", "static", "cap", "round"]
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What a method asks of training between two checks, beside what the loop does anyway.
+
+    Args:
+        name: For whoever sets the learning rate.
+        penalty: λ of λ Σ|γ| over the scales γ of all norms, added to each backward pass.
+        frozen: Convolutions and linear layers stand still.
+        gated: Batch norms compute φ (x̂ + β/γ) with φ = γ, so that one number opens and closes a channel.
+    """
+
+    name: Literal["", "tick", "tock"] = ""
+    penalty: float = 0.0
+    frozen: bool = False
+    gated: bool = False
 
 
 class AbstractInstrument(ABC):
@@ -57,6 +74,30 @@ class AbstractTiming(ABC):
             curve: What the instrument has seen so far.
             sparsity: The requested sparsity.
         """
+
+    def total(self, epochs: float, cuts: int) -> float:
+        """All epochs that are trained where the budget of one training is `epochs` and the method cuts so often."""
+        return epochs
+
+    def regime(self, epoch: float, epochs: float | None, cuts: int) -> Regime:
+        """What is asked of training from this epoch on."""
+        return Regime()
+
+
+class AbstractCourse(AbstractTiming):
+    """A timing that trains in full, prunes and goes on: its moments follow from the budget of one training."""
+
+    @abstractmethod
+    def moments(self, epochs: float, cuts: int) -> list[float]:
+        """The epochs, counted over everything that is trained, at which units leave."""
+
+    @abstractmethod
+    def total(self, epochs: float, cuts: int) -> float:
+        """All epochs that are trained."""
+
+    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+        """At the first of its moments; the pruner knows how many there were."""
+        raise NotImplementedError("A course has moments; ask for those.")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Channels: classes of them that only leave together, and then really leave."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
 from earlycrop.structure import Frozen, Gate, cut, trace
+from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.trace import as_inputs
 from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
 
@@ -72,6 +73,7 @@ class ChannelUnits:
     ) -> None:
         self.model, self.optimizer, self.gate, self.reduce = model, optimizer, gate, reduce
         self.example_inputs = as_inputs(example_inputs)
+        self._given = ignore, together
         self.dense = self.structure = trace(model, self.example_inputs, ignore, together)
         self.copies: tuple[nn.Module, ...] = ()
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
@@ -103,7 +105,12 @@ class ChannelUnits:
     @property
     def made_of(self) -> Entries:
         """The filters and biases that create each class."""
-        return Entries(self.structure, self._like)
+        return self._entries(self.structure.creators)
+
+    @property
+    def scales(self) -> Entries:
+        """The scales of the norms that each class goes through."""
+        return self._entries((name, 0) for name in norm_scales(self.model) if name in self.structure.tensors)
 
     @property
     def weights(self) -> WeightChart:
@@ -151,6 +158,12 @@ class ChannelUnits:
         left[self.keep] = keep.cpu()
         self.keep = left
 
+    def retrace(self) -> None:
+        """Have the graph of what is left, which a cut forgets, where the same classes are found in it."""
+        found = trace(self.model, self.example_inputs, *self._given)
+        if found.same_classes(self.structure):
+            self.structure = found
+
     def counts(self) -> Counts:
         """What is left, from shapes."""
         return Counter(self.structure, self.model)()
@@ -187,6 +200,11 @@ class ChannelUnits:
             self.structure, self.keep = structure, keep
 
         return restore
+
+    def _entries(self, sites: Iterable[tuple[str, int]]) -> Entries:
+        tensors = self.structure.tensors
+        among = tuple(site for site in sites if tensors[site[0]].classes[site[1]] is not None)
+        return Entries(self.structure, self._like, among)
 
     @property
     def _gates(self) -> tuple[Gate, ...]:

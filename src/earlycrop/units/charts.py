@@ -145,20 +145,22 @@ class GateChart:
 
 @dataclass(frozen=True, eq=False)
 class Entries:
-    """Which entries of which parameters each class is made of: those that create it. For sums over them.
+    """Which entries of which parameters belong to each class, for sums over them.
 
     Args:
         structure: The classes.
         like: A tensor of the model's precision and device.
+        sites: The parameters and their dimensions.
     """
 
     structure: Structure
     like: Tensor
+    sites: tuple[tuple[str, int], ...]
 
     @property
     def names(self) -> tuple[str, ...]:
         """The parameters."""
-        return tuple(dict.fromkeys(name for name, _ in self._sites()))
+        return tuple(dict.fromkeys(name for name, _ in self.sites))
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
         """The parameters, in the model that is given."""
@@ -183,16 +185,12 @@ class Entries:
         """Per class the sum over its entries, given one tensor per name."""
         by_name = dict(zip(self.names, tensors, strict=True))
         total = self.like.new_zeros(len(self.structure) + 1, dtype=_at_least_float32(self.like))
-        for name, dim in self._sites():
+        for name, dim in self.sites:
             classes = self.structure.tensors[name].classes[dim]
             assert classes is not None
             per_index = by_name[name].movedim(dim, 0).reshape(classes.numel(), -1).sum(1, dtype=total.dtype)
             total.index_add_(0, torch.where(classes < 0, len(self.structure), classes).to(total.device), per_index)
         return total[:-1]
-
-    def _sites(self) -> Iterable[tuple[str, int]]:
-        tensors = self.structure.tensors
-        return (site for site in self.structure.creators if tensors[site[0]].classes[site[1]] is not None)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ class WeightUnits:
         """All prunable weights as one vector; the units, what they are made of, and the weights are one thing here."""
         return WeightChart(self.model, self.names, self.keep)
 
-    units = made_of = weights = chart
+    units = made_of = scales = weights = chart
 
     def per_class(self, scores: Vector) -> Vector:
         """Scores of weights are those of the units."""

@@ -34,10 +34,12 @@ class Meters:
         self.peak_bytes: dict[str, int] = {}
         self.cuda_bytes: dict[str, int] = {}
         self.count: dict[str, int] = defaultdict(int)
+        self.taken = 0
 
     @contextmanager
     def step(self, phase: str, *batch: Tensor) -> Iterator[None]:
         """Measure the training step within."""
+        self.taken += 1
         self.count[phase] += 1
         if self.count[phase] == WATCHED:
             with self._watched(phase, batch):
@@ -46,16 +48,21 @@ class Meters:
             with self.clock.step(phase):
                 yield
 
+    def forget(self, phase: str) -> None:
+        """The network is another one from here on: what a step of that phase takes is measured anew."""
+        self.count.pop(phase, None)
+        self.clock.forget(phase)
+
     def state_dict(self) -> dict[str, Any]:
         """What was measured so far."""
         measured = {"peak_bytes": self.peak_bytes, "cuda_bytes": self.cuda_bytes, "count": dict(self.count)}
-        return {"clock": self.clock.state_dict(), **measured}
+        return {"clock": self.clock.state_dict(), "taken": self.taken, **measured}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from that; what was measured before in this process is forgotten."""
         self.clock.load_state_dict(state["clock"])
         self.peak_bytes, self.cuda_bytes = dict(state["peak_bytes"]), dict(state["cuda_bytes"])
-        self.count = defaultdict(int, state["count"])
+        self.count, self.taken = defaultdict(int, state["count"]), state["taken"]
 
     @contextmanager
     def _watched(self, phase: str, batch: tuple[Tensor, ...]) -> Iterator[None]:

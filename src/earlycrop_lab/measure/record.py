@@ -86,6 +86,8 @@ class Columns:
         grams_co2: CO₂ equivalent of training and evaluation.
         kwh: Energy of the same.
         optimizer_steps: Updates in all.
+        inference_milliseconds: Median forward pass of the network at the end, in eval mode, over a training batch's
+            number of test images.
         attempts: Processes that worked on the run: 1 if it was never cut off.
         lost_seconds: What of their work was lost and done again, and setting up anew; in no other time, but its energy
             is in `kwh` and `grams_co2`, at the run's mean power.
@@ -118,6 +120,7 @@ class Columns:
     grams_co2: float | None
     kwh: float | None
     optimizer_steps: int
+    inference_milliseconds: float | None = None
     attempts: int = 1
     lost_seconds: float = 0.0
     saving_seconds: float = 0.0

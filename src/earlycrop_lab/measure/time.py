@@ -9,6 +9,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 WARM = 5
 """Steps at the start of each phase, and of each process, that do not count: caches fill, kernels are chosen."""
@@ -27,6 +28,27 @@ class StepTime:
     milliseconds: float
     cpu_milliseconds: float
     steps: int
+
+
+@torch.no_grad()
+def inference(model: nn.Module, images: Tensor, seconds: float = 1.0) -> float:
+    """Median milliseconds of a forward pass in eval mode over these images, among at least five warm ones.
+
+    Args:
+        model: The network; its training flag is left as found.
+        images: A batch, where the model is.
+        seconds: After the five it goes on until so much time has gone.
+    """
+    training, clock = model.training, Clock(images.device)
+    model.eval()
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(clock._warm["forward"]) < 5:
+        with clock.step("forward"):
+            model(images)
+    model.train(training)
+    measured = clock.steps("forward")
+    assert measured is not None
+    return measured.milliseconds
 
 
 class Clock:
@@ -89,6 +111,11 @@ class Clock:
             return None
         took, worked = zip(*noted, strict=True)
         return StepTime(median(took), median(worked), len(noted))
+
+    def forget(self, name: str) -> None:
+        """The steps of that phase; its seconds stay."""
+        self._warm.pop(name, None)
+        self._cold.pop(name, None)
 
     def state_dict(self) -> dict[str, Any]:
         """What was noted so far."""

@@ -1,12 +1,13 @@
 """Image classification with early pruning, from the data to the columns of the poster.
 
 Adam, at a constant rate until the cut and One-Cycle over what then remains of a fixed budget; methods that prune at
-initialisation, and dense training, have One-Cycle from their first step. The figure that counts is the accuracy after
-the last epoch. Test images are looked at for nothing else: batches for scoring come from the training split.
+initialisation, and dense training, have One-Cycle from their first step; those that train in full before they prune
+have the budget for each training, unless it is to be divided. The figure that counts is the accuracy after the last
+epoch. Test images are looked at for nothing else: batches for scoring come from the training split.
 """
 
 from dataclasses import dataclass, field, fields, replace
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any, Literal, get_args
 
 import torch
@@ -17,15 +18,17 @@ import earlycrop
 from earlycrop.counting import Target, flops
 from earlycrop.errors import nearest
 from earlycrop.scores import READINGS, Reading
-from earlycrop.timing import AbstractDetector, Never
+from earlycrop.steps import Exponential, Remaining
+from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, Never
 from earlycrop_lab.checkpoints import Checkpoints, Forgetful
 from earlycrop_lab.data import DATASETS, Batch, Batches, Dataset, load
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions, Tracker
 from earlycrop_lab.measure.meters import Meters
 from earlycrop_lab.measure.record import Columns, Epoch, History
+from earlycrop_lab.measure.time import inference
 from earlycrop_lab.models import NETWORKS, build, get_network
 from earlycrop_lab.tasks.progress import Progress, Silent
-from earlycrop_lab.tasks.schedule import OneCycle
+from earlycrop_lab.tasks.schedule import Schedule, course
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,12 @@ class Classification:
         tag="",
         choices=tuple(READINGS),
         help="how CroP reads a channel's worth; the method's own if not said",
+    )
+    prune_at: float | None = option(tag="at", help="prune after so many epochs, whatever the method would wait for")
+    rounds: int | None = option(tag="rounds", help="cuts of a method that cuts often, each taking the same part")
+    per_round: float | None = option(tag="each", help="the part of what is left that leaves in each of its cuts")
+    equal_budget: bool = option(
+        False, tag="equal", help="divide the epochs between the trainings of a method that needs several"
     )
     round_to: int = option(1, tag="round", help="widths in multiples of this")
     min_channels: int = option(1, tag="least", help="channels that every layer keeps")
@@ -121,11 +130,22 @@ class Classification:
             if not (isfinite(getattr(self, name)) and getattr(self, name) > least):
                 raise ValueError(f"{name} cannot be {getattr(self, name):g}.")
         method = earlycrop.get_method(self.method)
+        for name in ("rounds", "per_round"):
+            if getattr(self, name) is not None and not isinstance(method.timing, AbstractCourse):
+                raise ValueError(f"{self.method} cuts at one moment: leave out {name}.")
+        if self.prune_at is not None:
+            if isinstance(method.timing, AbstractCourse):
+                raise ValueError(f"{self.method} trains in full before it prunes: leave out prune_at.")
+            if not 0 <= self.prune_at < self.epochs:
+                raise ValueError(f"prune_at is an epoch from 0 to {self.epochs - 1}, not {self.prune_at:g}.")
         if not prunes(method):
             said = [name for name in PRUNING if getattr(self, name) != self._default(name)]
             if said:
                 raise ValueError(f"{self.method} removes nothing: leave out {' and '.join(said)}, or choose a method.")
-        pruning_method(self)
+        method = pruning_method(self)
+        if self.budget < 1:
+            raise ValueError(f"{self.epochs} epochs cannot be divided between the trainings of {self.method}.")
+        method.total_epochs(self.budget, self.sparsity)  # complains of a budget that is too short
         if isinstance(method.timing, AbstractDetector) and (cap := method.timing.cap(self.epochs)) >= self.epochs:
             raise ValueError(
                 f"{self.method} may watch until epoch {cap:g} and then needs epochs to train what is left: "
@@ -140,6 +160,25 @@ class Classification:
         """What begins the folder's name: the data, the network, the method and how much it removes."""
         pruned = (self.sparsity,) if prunes(earlycrop.get_method(self.method)) else ()
         return (self.data, self.network, self.method, *pruned)
+
+    @property
+    def budget(self) -> int:
+        """Epochs of one training: all that were asked for, unless they are to be divided between several."""
+        if not self.equal_budget:
+            return self.epochs
+        method, fitting = pruning_method(self), 0
+        for epochs in range(1, self.epochs + 1):
+            try:
+                if method.total_epochs(epochs, self.sparsity) <= self.epochs:
+                    fitting = epochs
+            except ValueError:  # too short to be rewound
+                pass
+        return fitting
+
+    @property
+    def total_epochs(self) -> int:
+        """Everything that is trained."""
+        return ceil(pruning_method(self).total_epochs(self.budget, self.sparsity))
 
     def usual(self) -> "Classification":
         """The same data, network and method, with everything else as it is where nothing is said."""
@@ -156,12 +195,21 @@ def prunes(method: earlycrop.Method) -> bool:
 
 
 def pruning_method(d: Classification) -> earlycrop.Method:
-    """The method of the table, with another reading of CroP if one was asked for."""
+    """The method of the table, with another reading of CroP, moment or number of cuts if one was asked for."""
     method = earlycrop.get_method(d.method)
-    return method if d.reading is None else method.reading(d.reading)
+    if d.reading is not None:
+        method = method.reading(d.reading)
+    if d.prune_at is not None:
+        method = replace(method, timing=AtEpoch(d.prune_at))
+    if d.per_round is not None:
+        return replace(method, steps=Remaining(d.per_round))
+    return method if d.rounds is None else replace(method, steps=Exponential(d.rounds))
 
 
-PRUNING = ("sparsity", "target", "reading", "round_to", "min_channels")
+PRUNING = (
+    *("sparsity", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
+    *("round_to", "min_channels"),
+)
 """The fields that mean nothing to a run that does not prune."""
 
 
@@ -209,7 +257,7 @@ def train(
     example = scoring[0][0][:2]
     model = network(d, data, device)
     optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
-    schedule = OneCycle(optimizer, peak=d.learning_rate)
+    schedule = Schedule(optimizer)
     meters = Meters(model, optimizer, device)
     clock = meters.clock
     epochs = History(Epoch)
@@ -228,13 +276,14 @@ def train(
             tracker=tracker,
             epochs=epochs,
         )
-        progress.begin(d.epochs, len(batches), done)
-        for epoch in range(done, d.epochs):
+        total = d.total_epochs
+        progress.begin(total, len(batches), done)
+        for epoch in range(done, total):
             with clock.phase("scoring"):
                 report = pruner.check(epoch)
-            if pruner.done and not schedule.started:  # from here on, One-Cycle over what remains
-                schedule.start((d.epochs - epoch) * len(batches))
+            schedule.begin(course(pruner, epoch, report is not None, len(batches), d.learning_rate, total))
             if report:
+                meters.forget("sparse")  # the figures of a step are those of the last cut's network
                 progress.cut(report)
                 checkpoints.save(epoch, now=True)
 
@@ -270,7 +319,8 @@ def train(
             checkpoints.save(epoch + 1)
 
     emissions = tracker.emissions
-    columns = measure(model, example, pruner, meters, epochs[-1].test_accuracy, emissions)
+    images = next(iter(data.test_batches()))[0][: d.batch_size]
+    columns = measure(model, example, pruner, meters, epochs[-1].test_accuracy, emissions, inference(model, images))
     return Outcome(model, list(epochs), pruner.report, columns, emissions)
 
 
@@ -307,7 +357,7 @@ def pruner_of(
         optimizer=optimizer,
         loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
         batches=scoring,
-        epochs=d.epochs,
+        epochs=d.budget,
         min_channels=d.min_channels,
         round_to=d.round_to,
         seed=d.seed,
@@ -340,7 +390,13 @@ def evaluate(model: nn.Module, batches) -> float:
 
 
 def measure(
-    model: nn.Module, example: Tensor, pruner: earlycrop.Pruner, meters: Meters, accuracy: float, emissions: Emissions
+    model: nn.Module,
+    example: Tensor,
+    pruner: earlycrop.Pruner,
+    meters: Meters,
+    accuracy: float,
+    emissions: Emissions,
+    inference_milliseconds: float,
 ) -> Columns:
     """The columns of the poster; what the saved file and the process say is added by who keeps the run."""
     report, seconds = pruner.report, meters.clock.seconds
@@ -376,7 +432,8 @@ def measure(
         disk_bytes=None,
         grams_co2=emissions.grams_co2,
         kwh=emissions.kwh,
-        optimizer_steps=sum(meters.count.values()),
+        optimizer_steps=meters.taken,
+        inference_milliseconds=inference_milliseconds,
     )
 
 

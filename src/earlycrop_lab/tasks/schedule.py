@@ -1,44 +1,138 @@
-"""The learning rate of a run that is pruned on its way."""
+"""The learning rate of a run, whose method decides when it begins anew.
 
-from typing import Any
+Until the cut the rate is constant, for the detectors need that; then One-Cycle covers what remains of the budget. Dense
+training and methods that prune before it have One-Cycle from their first step. Methods that train in full before they
+prune have a cycle for each training (`course`).
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 
+import earlycrop
+from earlycrop.timing import AfterTraining, Rewinding, TickTock
 
-class OneCycle:
-    """The optimizer's own rate until `start`, from then on One-Cycle over the steps that remain.
+TICK, TOCK = 0.01, 0.1
+"""The rate of a Tick and the peak of a Tock, of the peak of training: 1e-3 and 1e-2 of 0.1 in the original."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the rate goes over so many steps.
+
+    Args:
+        kind: `constant`; `one_cycle` from 1/25 of the peak up to it and down to nearly nothing; `triangle` from a tenth
+            of the peak up to it and back.
+        steps: Of the whole shape.
+        peak: The highest rate.
+        begin: The step of the shape with which it begins.
+    """
+
+    kind: Literal["constant", "one_cycle", "triangle"]
+    steps: int
+    peak: float
+    begin: int = 0
+
+
+def course(
+    pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, peak: float, epochs: int
+) -> Shape | None:
+    """The shape that begins with this epoch; None if the last one goes on.
+
+    Args:
+        pruner: After its check of this epoch.
+        epoch: Epochs that are done.
+        cut: Whether it has just pruned.
+        steps_per_epoch: Optimizer steps of an epoch.
+        peak: The peak of training.
+        epochs: All epochs of the run.
+    """
+    budget = pruner.epochs
+    assert budget is not None
+
+    def one_cycle(length: float, begin: float = 0) -> Shape:
+        return Shape("one_cycle", round(length * steps_per_epoch), peak, round(begin * steps_per_epoch))
+
+    match timing := pruner.method.timing:
+        case AfterTraining() | Rewinding() if epoch == 0:
+            return one_cycle(budget)
+        case AfterTraining() if cut:
+            return one_cycle(epochs - epoch)
+        case Rewinding() if cut:
+            return one_cycle(budget, begin=timing.to)
+        case TickTock():
+            for name, start, length in timing.stretches(budget, len(pruner.targets)):
+                if start == epoch:
+                    steps = round(length * steps_per_epoch)
+                    return {
+                        "dense": one_cycle(length),
+                        "tick": Shape("constant", steps, TICK * peak),
+                        "tock": Shape("triangle", steps, TOCK * peak),
+                        "tune": Shape("triangle", steps, TOCK * peak),
+                    }[name]
+        case _ if pruner.done and (cut or epoch == 0):
+            return one_cycle(epochs - epoch)
+    return None
+
+
+class Schedule:
+    """The optimizer's own rate until a shape begins.
 
     Args:
         optimizer: Whose rate it is.
-        peak: The highest rate of the cycle.
     """
 
-    def __init__(self, optimizer: Optimizer, peak: float):
-        self.optimizer, self.peak = optimizer, peak
-        self.cycle: OneCycleLR | None = None
+    def __init__(self, optimizer: Optimizer):
+        self.optimizer = optimizer
+        self.shape: Shape | None = None
+        self._taken = 0
+        self._cycle: OneCycleLR | None = None
+        self._betas = [group.get("betas") for group in optimizer.param_groups]
 
-    @property
-    def started(self) -> bool:
-        """Whether the cycle has begun."""
-        return self.cycle is not None
-
-    def start(self, steps: int) -> None:
-        """Begin the cycle, of so many steps."""
-        self.cycle = OneCycleLR(self.optimizer, max_lr=self.peak, total_steps=steps)
+    def begin(self, shape: Shape | None) -> None:
+        """Begin that shape; nothing if there is none."""
+        if shape is None:
+            return
+        self.shape, self._taken, self._cycle = shape, shape.begin, None
+        if shape.kind == "one_cycle":
+            for group in self.optimizer.param_groups:  # which it asks for if it does not begin at its beginning
+                group |= {"initial_lr": shape.peak / 25, "max_lr": shape.peak, "min_lr": shape.peak / 25e4}
+                group |= {"max_momentum": 0.95, "base_momentum": 0.85}
+            last = shape.begin - 1
+            self._cycle = OneCycleLR(self.optimizer, shape.peak, total_steps=shape.steps, last_epoch=last)
+            return
+        for group, betas in zip(self.optimizer.param_groups, self._betas, strict=True):
+            group["lr"] = self._rate()
+            if betas is not None:  # which One-Cycle moves
+                group["betas"] = betas
 
     def step(self) -> None:
         """After each step of the optimizer."""
-        if self.cycle is not None:
-            self.cycle.step()
+        self._taken += 1
+        if self._cycle is not None:
+            self._cycle.step()
+        elif self.shape is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = self._rate()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the cycle is; empty before it starts."""
-        return {} if self.cycle is None else self.cycle.state_dict()
+        """Where it is."""
+        cycle = None if self._cycle is None else self._cycle.state_dict()
+        return {"shape": None if self.shape is None else asdict(self.shape), "taken": self._taken, "cycle": cycle}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there; the optimizer's own state, its rates, is to be loaded after it."""
-        if state:
-            self.start(state["total_steps"])
-            assert self.cycle is not None
-            self.cycle.load_state_dict(state)
+        if state["shape"] is not None:
+            self.begin(Shape(**state["shape"]))
+        self._taken = state["taken"]
+        if self._cycle is not None:
+            self._cycle.load_state_dict(state["cycle"])
+
+    def _rate(self) -> float:
+        assert self.shape is not None
+        if self.shape.kind == "constant":
+            return self.shape.peak
+        half = max(self.shape.steps / 2, 1)
+        return self.shape.peak * (1 - 0.9 * min(abs(self._taken - half) / half, 1))

@@ -1,0 +1,55 @@
+"""What a method asks of training between two checks, done to the model: frozen layers, a penalty, gated norms."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from earlycrop.structure.gated_norms import gate_norms, norm_scales, plain_norms
+from earlycrop.timing import Regime
+
+
+class Regimes:
+    """The regime that a model is in.
+
+    Args:
+        model: The network.
+        layers: The names of the parameters that stand still when layers are frozen.
+    """
+
+    def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
+        self.model, self.now = model, Regime()
+        self._layers = layers
+        self._frozen: list[Tensor] = []
+        self._handles: list[Any] = []
+
+    def enter(self, regime: Regime, anew: bool = False) -> None:
+        """From now on train like this.
+
+        Args:
+            regime: The regime.
+            anew: The model's tensors are others than they were (it was cut, or made anew).
+        """
+        if regime == self.now and not anew:
+            return
+        for parameter in self._frozen:
+            parameter.requires_grad_(True)
+        for handle in self._handles:
+            handle.remove()
+        (gate_norms if regime.gated else plain_norms)(self.model)
+        layers = [self.model.get_parameter(name) for name in self._layers] if regime.frozen else []
+        self._frozen = [parameter.requires_grad_(False) for parameter in layers if parameter.requires_grad]
+        scales = [self.model.get_parameter(name) for name in norm_scales(self.model)] if regime.penalty else []
+        self._handles = [
+            scale.register_post_accumulate_grad_hook(_pull(regime.penalty)) for scale in scales if scale.requires_grad
+        ]
+        self.now = regime
+
+
+def _pull(strength: float) -> Any:
+    """The gradient of λ|γ|, added once a backward pass."""
+
+    def hook(scale: Tensor) -> None:
+        assert scale.grad is not None
+        scale.grad.add_(scale.detach().sign(), alpha=strength)
+
+    return hook

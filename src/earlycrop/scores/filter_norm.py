@@ -1,0 +1,17 @@
+"""Filters with large weights stay."""
+
+from dataclasses import dataclass
+
+import torch
+
+from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
+
+
+@dataclass(frozen=True)
+class FilterNorm(AbstractNetworkScore):
+    """Σ|θ| over the weights of the filters that create a class of channels, biases apart (Li et al., 2017)."""
+
+    def __call__(self, of: Network) -> Vector:
+        """The L1 norm."""
+        entries = [parameter.detach() for parameter in of.made_of.leaves(of.model)]
+        return of.made_of.total([entry.abs() if entry.ndim > 1 else torch.zeros_like(entry) for entry in entries])

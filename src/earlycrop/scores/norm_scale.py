@@ -1,0 +1,26 @@
+"""Large scales stay: what a norm multiplies a channel with."""
+
+from dataclasses import dataclass
+
+import torch
+
+from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
+
+
+@dataclass(frozen=True)
+class NormScale(AbstractNetworkScore):
+    """Σ|γ| over the norms that a class of channels goes through (Liu et al., 2017; You et al., 2020).
+
+    Channels without a norm leave last.
+    """
+
+    def __call__(self, of: Network) -> Vector:
+        """The sum of the scales' absolute values."""
+        scales = [scale.detach() for scale in of.scales.leaves(of.model)]
+        return behind(of, of.scales.total([scale.abs() for scale in scales]))
+
+
+def behind(of: Network, scores: Vector) -> Vector:
+    """Scores of norms' scales, with channels that have none above all others."""
+    have = of.scales.total([torch.ones_like(scale) for scale in of.scales.leaves(of.model)]) > 0
+    return torch.where(have, scores, scores.max() + 1) if scores.numel() else scores
