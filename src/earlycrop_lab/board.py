@@ -106,7 +106,7 @@ class Board:
             if not epochs:
                 return None
             note = self.notes.get(run)
-            still = note.epochs - note.epoch if note else run.epochs
+            still = note.epochs - note.epoch if note else run.total_epochs
             seconds += still * sum(took for _, _, took in alike) / epochs
         return seconds / min(self.workers, max(len(self.open), 1))
 

@@ -164,6 +164,10 @@ def _describe(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> N
     for each in fields(Classification):
         if each.name in without:
             continue
+        name = "--" + each.name.replace("_", "-")
+        if hints[each.name] is bool:
+            group.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=each.metadata["help"])
+            continue
         kind = next(
             (number for number in (int, float) if number in (hints[each.name], *get_args(hints[each.name]))), str
         )
@@ -171,7 +175,7 @@ def _describe(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> N
         choices = each.metadata["choices"]
         among = f": {', '.join(choices)}" if choices else ""
         group.add_argument(
-            "--" + each.name.replace("_", "-"),
+            name,
             type=kind,
             default=argparse.SUPPRESS,
             metavar={int: "N", float: "X", str: "NAME"}[kind],
@@ -280,10 +284,11 @@ def _one(description: Classification, options: argparse.Namespace, device: str, 
 
 def _apart(description: Classification, options: argparse.Namespace, device: str) -> None:
     """Train in a fresh process, so that its memory is its own and nothing is warm from the run before it."""
+    values = {each.name.replace("_", "-"): getattr(description, each.name) for each in fields(description)}
     said = [
-        f"--{each.name.replace('_', '-')}={getattr(description, each.name)}"
-        for each in fields(description)
-        if getattr(description, each.name) is not None
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in values.items()
+        if value is not None and value is not False
     ]
     where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
     where += [f"--checkpoint-every={options.checkpoint_every}"]

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import earlycrop
 from earlycrop.errors import EarlyCropError
-from earlycrop.timing import AbstractDetector, AtEpoch, AtInit
+from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, AtInit
 from earlycrop.units import Channels
 from earlycrop_lab.board import duration
 from earlycrop_lab.data import Batch, Batches, Dataset
@@ -35,9 +35,9 @@ PASSES = 4
 
 HOW = f"""\
 Estimated from the median of {STEPS} training steps of each network, dense and after a random cut of its channels to \
-the same sparsity. Masks are taken to save nothing, a detector to wait until its cap, a method that cuts more than \
-once to train densely throughout, a score with data to cost {PASSES} gradient passes. Evaluation, loading the data and \
-starting each process are in it. Runs with a result count nothing; runs that were cut off count in full."""
+the same sparsity. Masks are taken to save nothing, a detector to wait until its cap, a method of several cuts to be \
+dense until the last, a score with data to cost {PASSES} gradient passes. Evaluation, loading the data and starting \
+each process are in it. Runs with a result count nothing; runs that were cut off count in full."""
 
 
 @dataclass(frozen=True)
@@ -66,21 +66,24 @@ def seconds(d: Classification, cost: Cost) -> float:
     dense = dense_epochs(d)
     passes = 0
     if prunes(method := pruning_method(d)) and method.score.needs_data:
-        passes = PASSES * len(list(method.steps.towards(d.sparsity)))
-    training = dense * cost.dense + (d.epochs - dense) * cost.sparse
-    return cost.start + training + cost.cut + passes * cost.scoring + d.epochs * cost.evaluation
+        passes = PASSES * len(method.steps.towards(d.sparsity))
+    training = dense * cost.dense + (d.total_epochs - dense) * cost.sparse
+    return cost.start + training + cost.cut + passes * cost.scoring + d.total_epochs * cost.evaluation
 
 
 def dense_epochs(d: Classification) -> float:
-    """Epochs before the cut, at most."""
-    match pruning_method(d).timing:
+    """Epochs before the last cut, at most."""
+    method = pruning_method(d)
+    match method.timing:
         case AtInit():
             return 0
         case AtEpoch(epoch):
-            return min(epoch, d.epochs)
+            return epoch
         case AbstractDetector() as detector:
-            return min(detector.cap(d.epochs), d.epochs)
-    return d.epochs
+            return detector.cap(d.budget)
+        case AbstractCourse() as course:
+            return course.moments(d.budget, len(method.steps.towards(d.sparsity)))[-1]
+    return d.total_epochs
 
 
 def measured(runs: Iterable[Classification], root: str | None, device: str) -> Iterator[tuple[Classification, Cost]]:
@@ -99,7 +102,8 @@ def measured(runs: Iterable[Classification], root: str | None, device: str) -> I
             known[dense] = _dense(dense, root, torch.device(device), process)
         cost, bench = known[dense]
         if isinstance(pruning_method(run).units, Channels):
-            like = replace(run, method="random-s", seed=0, reading=None)
+            asked = {name: getattr(run, name) for name in ("sparsity", "target", "round_to", "min_channels")}
+            like = replace(dense, method="random-s", **asked)
             if like not in cuts:
                 cuts[like] = _cut(like, bench, cost)
             cut, sparse = cuts[like]

@@ -1,12 +1,13 @@
 """Methods × sparsities × seeds × networks × data sets, as the runs that they stand for, and the poster's tables so."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import Any
 
 import earlycrop
 from earlycrop.errors import nearest
+from earlycrop_lab.data import check_name
 from earlycrop_lab.tasks.classification import PRUNING, Classification, prunes
 
 AXES = {"method": "methods", "sparsity": "sparsities", "seed": "seeds", "network": "networks", "data": "data"}
@@ -59,6 +60,8 @@ class Grid:
         Raises:
             ValueError: a run cannot be, for instance because a name is unknown; it names the nearest.
         """
+        for name in self.data:
+            check_name(name)
         axes = (self.seeds, self.data, self.networks, self.methods, self.sparsities)
         return list(dict.fromkeys(self._run(*point) for point in product(*axes)))
 
@@ -66,7 +69,10 @@ class Grid:
         said = {**self.fixed, "seed": seed, "data": data, "network": network, "method": method, "sparsity": sparsity}
         if not prunes(earlycrop.get_method(method)):
             said = {name: value for name, value in said.items() if name not in PRUNING}
-        return Classification(**said)
+        run = Classification(**said)
+        if run.equal_budget and replace(run, equal_budget=False).total_epochs == run.epochs:
+            return replace(run, equal_budget=False)  # it has one training and nothing to divide: the same run
+        return run
 
 
 TABLE_A = (

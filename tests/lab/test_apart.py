@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -63,6 +62,7 @@ def test_a_process_that_cannot_say_why_it_ended_is_quoted(ends, said, tmp_path, 
     assert json.loads((tmp_path / folder_name(SMALL) / FAILURE).read_text())["traceback"] == "its last words\n"
 
 
+@pytest.mark.slow
 def test_a_run_that_another_process_does_is_left_to_it(tmp_path):
     folder = tmp_path / folder_name(SMALL)
     with Checkpoints(folder, of="the other"):
@@ -85,7 +85,7 @@ def test_it_is_left_when_asked_and_goes_on_next_time(tmp_path):
         assert kept.attempts == 2
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no such signal")
+@pytest.mark.slow
 def test_it_leaves_when_whoever_waits_for_it_is_killed(tmp_path):
     code = f"from tests.lab.test_apart import *; Apart(__import__('pathlib').Path({str(tmp_path)!r}))(LONG, never)"
     caller = subprocess.Popen([sys.executable, "-c", code])

@@ -90,6 +90,12 @@ def test_table_b_is_the_posters():
     assert {run.sparsity for run in runs if run.method != "dense"} == {0.985}
 
 
+def test_only_what_trains_more_than_once_has_a_budget_to_divide():
+    """Elsewhere it would be the same run in another folder."""
+    runs = Grid(("dense", "snip", "ltr"), fixed={"equal_budget": True, "epochs": 30}).runs()
+    assert [(run.method, run.equal_budget) for run in runs] == [("dense", False), ("snip", False), ("ltr", True)]
+
+
 @pytest.mark.parametrize(
     ("said", "error"),
     [

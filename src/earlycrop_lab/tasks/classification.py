@@ -333,7 +333,8 @@ def read(d: Classification, root: str | None, device: torch.device) -> tuple[Dat
         data = data.subset(d.train_size)
     batches, scoring = data.batches(d.batch_size, seed=d.seed), data.scoring_batches(seed=d.seed)
     if d.max_steps is not None:
-        batches, scoring = replace(batches, most=d.max_steps), scoring[: d.max_steps]
+        batches = replace(batches, most=d.max_steps)
+        scoring = data.scoring_batches(seed=d.seed, batch_size=d.batch_size)[: d.max_steps]
         data = data.tested_on(d.max_steps * d.batch_size)
     return data, batches, scoring
 

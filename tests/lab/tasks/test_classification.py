@@ -209,7 +209,7 @@ def test_a_rehearsal_takes_so_many_steps_an_epoch_and_is_no_result(method, monke
     )
     outcome = train(rehearsal)
     assert outcome.columns.optimizer_steps == 8 * 2
-    assert scored == [512]  # two batches of 256
+    assert scored == [64]
     assert evaluated == [64] * 8
     assert "-rehearsal2-" in folder_name(rehearsal)
 
