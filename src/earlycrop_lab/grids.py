@@ -99,7 +99,7 @@ LARGE, SMALLER = "resnext101-32x48d", "resnext101-32x16d"
 THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
 
 PRESETS: dict[str, tuple[Grid, ...]] = {
-    "quick": (Grid(TABLE_A, sparsities=(0.98,), data=("digits",), fixed={"width": 16}),),
+    "quick": (Grid(TABLE_A, sparsities=(0.9,), data=("digits",), fixed={"width": 16}),),
     "table-a": (Grid(TABLE_A, sparsities=(0.98,), networks=("vgg16-paper",), data=("tiny-imagenet",)),),
     "table-b": (
         Grid(("dense", "crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=THIRTY),
