@@ -53,7 +53,9 @@ def test_the_rows_say_what_the_specification_says():
     assert get_method("cropit-u") == Method("cropit-u", Crop(), Weights(), AtInit(), Halving(5))
     assert get_method("snap").score == get_method("snip").score == Snip()
     assert get_method("random-s").allocation == Uniform()
-    assert {method.allocation for name, method in METHODS.items() if name != "random-s"} == {Global()}
+    per_layer = {"random-s", "efficient-convnets"}
+    assert {name for name, method in METHODS.items() if method.allocation == Uniform()} == per_layer
+    assert {method.allocation for name, method in METHODS.items() if name not in per_layer} == {Global()}
     assert Channels().gate == "post_norm"
     for unit in "us":
         of_unit = get_method(f"earlycrop-{unit}")

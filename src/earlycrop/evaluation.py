@@ -163,6 +163,10 @@ class MeanLoss:
         """N, the size of the scoring set."""
         return self.set.samples
 
+    def batches(self) -> Iterator[tuple[Any, int]]:
+        """The scoring set in micro-batches, with their sizes."""
+        return self.set.chunks(self._micro_batch)
+
     def tempered(self, temperature: float) -> "MeanLoss":
         """The same loss with the model's outputs divided by a temperature."""
         twin = MeanLoss(self.model, self.loss, self.set, self.bn_mode, hessian=self.hessian)
@@ -239,7 +243,7 @@ class MeanLoss:
 
     def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:
         """What is had of each batch, and its share of the set."""
-        for batch, samples in self.set.chunks(self._micro_batch):
+        for batch, samples in self.batches():
             yield work(batch, samples / self.samples), samples / self.samples
 
     def _value(self, batch: Any) -> Tensor:

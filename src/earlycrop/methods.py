@@ -20,6 +20,8 @@ from earlycrop.scores import (
     Grasp,
     Magnitude,
     NormScale,
+    NtkSap,
+    Px,
     Random,
     Reading,
     Snip,
@@ -132,6 +134,8 @@ METHODS: dict[str, Method] = {
         Method("efficient-convnets", FilterNorm(),       Channels(), AfterTraining(), OneShot(),       Uniform()),
         Method("ltr",              Magnitude(),          Weights(),  Rewinding(1),   Exponential(6)),
         Method("imp",              Magnitude(),          Weights(),  Rewinding(0),   Exponential(6)),
+        Method("ntk-sap",          NtkSap(),             Weights(),  AtInit(),       Exponential(20)),
+        Method("px",               Px(),                 Weights(),  AtInit(),       Exponential(100)),
     )
 }  # fmt: skip
 """The methods by name; a new method is a new row."""

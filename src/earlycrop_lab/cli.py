@@ -164,14 +164,13 @@ def _describe(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> N
     for each in fields(Classification):
         if each.name in without:
             continue
-        name = "--" + each.name.replace("_", "-")
+        name, usual = "--" + each.name.replace("_", "-"), "" if each.default is None else f" (default: {each.default})"
         if hints[each.name] is bool:
             group.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=each.metadata["help"])
             continue
         kind = next(
             (number for number in (int, float) if number in (hints[each.name], *get_args(hints[each.name]))), str
         )
-        usual = "" if each.default is None else f" (default: {each.default})"
         choices = each.metadata["choices"]
         among = f": {', '.join(choices)}" if choices else ""
         group.add_argument(

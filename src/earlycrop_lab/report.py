@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 
 import earlycrop
+from earlycrop.allocation import Global
 from earlycrop_lab.measure.record import Columns
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import NONE, amount, large, percent, setting
@@ -165,17 +166,20 @@ def curve(report: dict[str, Any]) -> Table:
 
 
 def methods() -> Table:
-    """The table of methods: every row a choice of worth, units, moment, steps and allocation."""
+    """The table of methods: every row a choice of worth, units, moment, steps and, if it is not global, allocation."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
-    for column in ("method", "score", "units", "timing", "steps", "allocation"):
-        table.add_column(column, overflow="fold", no_wrap=column != "score")
+    for column in ("method", "score", "units", "timing", "steps"):
+        table.add_column(column, overflow="fold", no_wrap=column != "units")
     for name, method in earlycrop.METHODS.items():
-        parts = (method.score, method.units, method.timing, method.steps, method.allocation)
-        table.add_row(name, *(_brief(part) if prunes(method) else NONE for part in parts))
+        parts = [_brief(part) for part in (method.score, method.units, method.timing, method.steps)]
+        if method.allocation != Global():
+            parts[-1] += f", {_brief(method.allocation)}"
+        table.add_row(name, *(part if prunes(method) else NONE for part in parts))
     return table
 
 
 def _brief(part: Any) -> str:
     """As its own source, without what it has by default."""
     said = [(each.name, getattr(part, each.name)) for each in fields(part) if getattr(part, each.name) != each.default]
-    return type(part).__name__ + (f"({', '.join(f'{name}={value!r}' for name, value in said)})" if said else "")
+    values = [name if value is True else str(value) for name, value in said]
+    return type(part).__name__ + (f"({', '.join(values)})" if said else "")

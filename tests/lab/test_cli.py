@@ -119,7 +119,7 @@ def test_the_table_of_methods(capsys):
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
     assert set(earlycrop.METHODS) <= set(rows)
-    assert rows["earlycrop-s"] == ["earlycrop-s", "Crop", "Channels", "LazyRegime", "OneShot", "Global"]
+    assert rows["earlycrop-s"] == ["earlycrop-s", "Crop", "Channels", "LazyRegime", "OneShot"]
     assert rows["random-s"][-1] == "Uniform"
 
 

@@ -74,7 +74,7 @@ def at_call(monkeypatch, where: object, name: str, number: int) -> None:
 
 MOMENTS = {
     "second epoch": (torch.Tensor, "backward", 3),
-    "scoring": (earlycrop.Pruner, "scores", 1),
+    "scoring": (earlycrop.Pruner, "_scores", 1),
     "cutting": (units.ChannelUnits, "keep_only", 1),
     "masking": (units.WeightUnits, "keep_only", 1),
     "after the cut": (module.Checkpoints, "save", 3),
@@ -127,6 +127,22 @@ def test_cut_off_in_the_middle_it_ends_as_if_it_had_not_been(method, moment, tmp
     assert last.attempts == 2
     assert numbers(found) == numbers(whole)
     assert found.columns.seconds == pytest.approx(found.epochs[-1].seconds)
+
+
+@pytest.mark.parametrize(
+    ("method", "backward"),
+    [("ltr", 7), ("gate-decorators", 6), ("gate-decorators", 9), ("gate-decorators", 12), ("earlybird", 9)],
+)
+def test_methods_of_several_trainings_go_on_in_the_middle_of_each(method, backward, tmp_path):
+    """In the second round of two; in a Tock, in a Tick after a cut, while the end is tuned; before the fifth mask."""
+    options = {"rounds": 3} if method != "earlybird" else {"epochs": 6}
+    description = replace(SMALL, method=method, **{"epochs": 2} | options)
+    whole = train(description)
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, torch.Tensor, "backward", backward)
+        cut_off(tmp_path, description)
+    found, _ = to_the_end(tmp_path, description)
+    assert numbers(found) == numbers(whole)
 
 
 def test_the_command_tells_of_its_attempts_and_leaves_nothing_but_the_result(tmp_path):

@@ -47,6 +47,10 @@ def test_every_field_tells_runs_apart():
         "sparsity": 0.9,
         "target": "node",
         "reading": "mixed",
+        "prune_at": 2.0,
+        "rounds": 3,
+        "per_round": 0.2,
+        "equal_budget": True,
         "round_to": 8,
         "min_channels": 2,
         "data": "cifar10",
@@ -64,8 +68,9 @@ def test_every_field_tells_runs_apart():
         "seed": 1,
     }
     assert set(other) == {each.name for each in fields(Classification)}
-    names = {folder_name(replace(Classification(), **{name: value})) for name, value in other.items()}
-    assert len(names | {folder_name(Classification())}) == len(other) + 1
+    base = {name: Classification(method="ltr") if "round" in name else Classification() for name in other}
+    names = {folder_name(replace(base[name], **{name: value})) for name, value in other.items()}
+    assert len(names | {folder_name(each) for each in base.values()}) == len(other) + 2
 
 
 def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():

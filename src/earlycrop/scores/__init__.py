@@ -9,6 +9,8 @@ snip.py       |θ ∘ g|
 grasp.py      θ ∘ Hg, signed
 crop.py       |θ ∘ Hg|, and its three readings for channels
 synflow.py    |θ ∘ ∂R/∂θ|, without data
+ntk_sap.py    |∂/∂m E‖f(x; m∘θ) − f(x; m∘(θ + εξ))‖²|, without data and whatever the weights
+px.py         θ² ∘ |∂R/∂θ²|, without labels
 """
 
 from earlycrop.scores.abstract import (
@@ -24,6 +26,8 @@ from earlycrop.scores.gate_decorator import GateDecorator
 from earlycrop.scores.grasp import Grasp
 from earlycrop.scores.magnitude import Magnitude
 from earlycrop.scores.norm_scale import NormScale
+from earlycrop.scores.ntk_sap import NtkSap
+from earlycrop.scores.px import Px
 from earlycrop.scores.random import Random
 from earlycrop.scores.snip import Snip
 from earlycrop.scores.synflow import SynFlow
@@ -43,6 +47,8 @@ __all__ = [
     "Magnitude",
     "Network",
     "NormScale",
+    "NtkSap",
+    "Px",
     "Random",
     "Reading",
     "Snip",

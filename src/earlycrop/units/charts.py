@@ -43,8 +43,8 @@ class WeightChart:
         return self.total([parameter.detach() for parameter in self.leaves(self.model)])
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
-        """The parameters, in the model that is given."""
-        return [model.get_parameter(name) for name in self.names]
+        """The parameters, in the model that is given; or what stands in their place there."""
+        return [_parameter(model, name) for name in self.names]
 
     @contextmanager
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:

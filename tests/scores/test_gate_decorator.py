@@ -1,0 +1,87 @@
+"""What the loss feels of each gate, gathered from training's own steps."""
+
+import torch
+import torch.nn.functional as F
+
+from earlycrop.timing import Regime
+from tests import dense
+from tests.scores.worth import classes
+from tests.test_pruner import make, small
+
+
+def by_gates(net, batch):
+    """|∂L/∂c| with c behind each norm, by hooks, for one batch in training mode without dropout."""
+    widths = {"norm0": 8, "norm1": 6}
+    gates = {name: torch.ones(n, dtype=torch.float64, requires_grad=True) for name, n in widths.items()}
+    handles = [
+        getattr(net, name).register_forward_hook(lambda _m, _a, out, c=c: out * c.view(1, -1, 1, 1))
+        for name, c in gates.items()
+    ]
+    slopes = torch.autograd.grad(F.cross_entropy(net(batch[0]), batch[1]), list(gates.values()))
+    for handle in handles:
+        handle.remove()
+    return {name: slope.abs() for name, slope in zip(gates, slopes, strict=True)}
+
+
+def expected_scores(pruner, net, sums):
+    """Norm 0 goes with the stem's stream, norm 1 with conv1."""
+    scores = torch.zeros(len(pruner.units.structure), dtype=torch.float64)
+    for layer, norm in (("stem", "norm0"), ("conv1", "norm1")):
+        scores[classes(pruner, layer)] += sums[norm]
+    return scores
+
+
+def test_each_step_adds_its_absolute_value_gated_or_not():
+    for gated in (False, True):
+        net = small()
+        with torch.no_grad():
+            for norm in (net.norm0, net.norm1):
+                norm.weight.uniform_(-2, 2)
+                norm.bias.normal_()
+        net.drop.p = 0.0
+        optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
+        pruner = make(net, optimizer, "gate-decorators")
+        pruner._regimes.enter(Regime(gated=gated))
+        pruner._gathering.reset()
+        sums = {"norm0": 0.0, "norm1": 0.0}
+        for seed in range(3):
+            batch = tuple(part[seed::3] for part in dense.images(36))
+            for name, slope in by_gates(net, batch).items():
+                sums[name] = sums[name] + slope
+            pruner._gathering.reset() if seed == 0 else None  # what the oracle's own pass added
+            optimizer.zero_grad()
+            dense.cross_entropy(net, batch).backward()
+            optimizer.step()
+        torch.testing.assert_close(pruner.scores(), expected_scores(pruner, net, sums), atol=1e-12, rtol=0)
+
+
+def test_before_any_step_it_is_the_slope_on_the_scoring_set():
+    net = small().eval()
+    pruner = make(net, None, "gate-decorators", bn_mode="running")
+    alike = make(small().eval(), None, "snap", bn_mode="running")
+    assert torch.isfinite(pruner.scores()).all()
+    conv1 = classes(pruner, "conv1")  # with a single creator, where summed and shared gates are the same
+    torch.testing.assert_close(pruner.scores()[conv1], alike.scores()[conv1], atol=1e-14, rtol=0)
+
+
+def test_in_a_tick_layers_stand_still_and_gates_learn():
+    net = small()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=0.1)
+    pruner = make(net, optimizer, "gate-decorators", sparsity=0.5, epochs=1)  # dense, Tock, Tick, ...
+    seen = {}
+    for epoch in range(int(pruner.total_epochs)):
+        pruner.check(epoch)
+        name = pruner._regimes.now.name or ("dense" if epoch == 0 else "tune")
+        before = {key: p.detach().clone() for key, p in net.named_parameters()}
+        net.train()
+        optimizer.zero_grad()
+        dense.cross_entropy(net, dense.images(24)).backward()
+        optimizer.step()
+        moved = {key for key, p in net.named_parameters() if not torch.equal(p, before[key])}
+        seen.setdefault(name, []).append(moved)
+    norms = {"norm0.weight", "norm0.bias", "norm1.weight", "norm1.bias"}
+    assert all(moved == norms for moved in seen["tick"])
+    assert all(moved > norms for name in ("dense", "tock", "tune") for moved in seen[name])
+    assert (len(seen["tick"]), len(seen["tock"])) == (20, 2)
+    assert all(type(module) is not None and "Gated" not in type(module).__name__ for module in net.modules())
+    assert pruner.report.verification.exact
