@@ -317,7 +317,7 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
         return _estimate(runs, options, threads, console)
     apart = Apart(
         options.out.absolute(),
-        root=options.data_root and str(Path(options.data_root).absolute()),
+        root=str(Path(options.data_root or os.environ.get("EARLYCROP_DATA") or "data").absolute()),
         device=options.device,
         country=options.country,
         pue=options.pue,
