@@ -1,4 +1,4 @@
-"""The verbs of the command: `train`, `compare`, `methods`, `show`, `demo`.
+"""The verbs of the command: `train`, `compare`, `methods`, `show`, `report`, `demo`.
 
 Options of `train` are the fields of a description; what is wrong with them, the description says itself.
 """
@@ -19,7 +19,7 @@ from rich.console import Console
 
 from earlycrop.errors import nearest
 from earlycrop.files import replacing
-from earlycrop_lab import estimate, report
+from earlycrop_lab import estimate, page, report
 from earlycrop_lab.apart import Apart
 from earlycrop_lab.compare import brief, compare, keep, markdown, todo
 from earlycrop_lab.display import Display
@@ -46,6 +46,7 @@ earlycrop: make a network small before you pay for training it.
   earlycrop methods                what can be asked for with --method
   earlycrop show RUN               a finished run: its table, its curve, its pictures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
+  earlycrop report FOLDER          all runs in a folder, as one page with tables and pictures
 
 `earlycrop train --help` lists every option. Data sets: digits (nothing to download), cifar10, cifar100,
 tiny-imagenet, folder:PATH. The library itself is `import earlycrop`, for your own training loop."""
@@ -95,6 +96,7 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         "demo": verbs.add_parser("demo", help="EarlyCroP-S against dense on digits", allow_abbrev=False),
         "methods": verbs.add_parser("methods", help="the table of methods", allow_abbrev=False),
         "show": verbs.add_parser("show", help="a finished run", allow_abbrev=False),
+        "report": verbs.add_parser("report", help="a folder of runs as a page", allow_abbrev=False),
     }
     if arguments[0] not in parsers:
         near = nearest(arguments[0], parsers)
@@ -115,6 +117,14 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
     )
     parsers["show"].add_argument("--out", type=Path, default=Path("runs"), help="where runs are (default: runs)")
     parsers["show"].set_defaults(act=_show)
+    parsers["report"].add_argument("results", metavar="RESULTS", type=Path, help="a folder of runs")
+    parsers["report"].add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page; tables and pictures lie beside it in a folder of its name (default: RESULTS/report.html)",
+    )
+    parsers["report"].set_defaults(act=_report)
     for each in parsers.values():
         each.add_argument("--traceback", action="store_true", help="show where an error came from")
 
@@ -385,6 +395,14 @@ def _show(options: argparse.Namespace, console: Console) -> int:
         return 0
     folder = find(options.run, options.out)
     _tell(read(folder), folder, folder.parent, console, full=True)
+    return 0
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    if not options.results.is_dir():
+        raise Misuse(f"there is no folder {options.results}: report wants the folder that --out of `train` named")
+    for path in page.write(options.results, options.out or options.results / "report.html"):
+        _print(console, str(path))
     return 0
 
 

@@ -121,8 +121,7 @@ def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
         for number, heading in enumerate(["method", "asked", "n", *(column.heading for column in columns)]):
             table.add_column(heading, justify="right" if number else "left")
         for row in rows:
-            asked = tables.NONE if row.sparsity is None else f"{100 * row.sparsity:g} %"
-            table.add_row(row.name, asked, str(len(row.results)), *(row.text(column) for column in columns))
+            table.add_row(row.name, row.asked, str(len(row.results)), *(row.text(column) for column in columns))
         told.append(table)
     told += [f"{folder_name(run)} has no result: {why}" for run, why in failed]
     return [*told, text] if (text := rehearsed(outcomes)) else told

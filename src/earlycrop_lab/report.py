@@ -52,7 +52,9 @@ def markdown(results: Sequence[Result]) -> str:
 
 def title(result: Result) -> str:
     """What was trained, for how long, and that it is one run."""
-    return f"{setting(result.description)}, seed {result.description.seed} (n = 1)"
+    d = result.description
+    total = "" if d.total_epochs == d.epochs else f", {d.total_epochs} epochs in all"
+    return f"{setting(d)}{total}, seed {d.seed} (n = 1)"
 
 
 def _step(milliseconds: float | None, steps: int) -> str:
@@ -104,6 +106,11 @@ ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
         lambda c: c.sparse_cuda_bytes or c.dense_cuda_bytes,
     ),
     ("memory of the whole process", lambda c: amount(c.process_bytes, "MB", 1e-6), lambda c: c.process_bytes),
+    (
+        "inference, a batch forward",
+        lambda c: amount(c.inference_milliseconds, "ms"),
+        lambda c: c.inference_milliseconds,
+    ),
     ("model on disk", lambda c: amount(c.disk_bytes, "MB", 1e-6), lambda c: c.disk_bytes),
     ("emissions, CO₂ equivalent", lambda c: amount(c.grams_co2, "g"), lambda c: c.grams_co2),
     ("energy", lambda c: amount(c.kwh, "Wh", 1000), lambda c: c.kwh),
@@ -134,6 +141,7 @@ def what_left(report: dict[str, Any]) -> str:
     why = {
         "init": "before training",
         "epoch": f"at epoch {report['epoch']:g}, as asked",
+        "round": f"after {report['epoch']:g} epochs, in full training",
         "trigger": f"at epoch {report['epoch']:g}: the detector fired",
         "cap": f"at epoch {report['epoch']:g}: the cap came before the detector fired",
         "static": f"at epoch {report['epoch']:g}: the weights do not move",

@@ -68,10 +68,13 @@ class Column:
         return f"{named} [{self.unit}]" if self.unit else named
 
     def show(self, value: float | None) -> str:
-        """A value without its unit: percents to a tenth, else three digits that count."""
+        """A value without its unit: percents to a tenth, counts whole, else three digits that count."""
         if value is None:
             return NONE
-        return percent(value).removesuffix(" %") if self.unit == "%" else amount(value, scale=self.scale)
+        if self.unit == "%":
+            return percent(value).removesuffix(" %")
+        shown = value * self.scale
+        return _digits(shown) if self.unit and 0.001 <= shown < 1000 else amount(shown)
 
     def show_deviation(self, spread: Spread) -> str:
         """A deviation with the decimals of its mean; empty for one run, and where all runs agree."""
@@ -107,9 +110,7 @@ COLUMNS: tuple[Column, ...] = (
     Column("sparse_memory_bytes", "peak memory", "cut", lambda r: r.columns.sparse_memory_bytes, "MB", 1e-6),
     Column("dense_cuda_bytes", "CUDA memory", "dense", lambda r: r.columns.dense_cuda_bytes, "MB", 1e-6),
     Column("sparse_cuda_bytes", "CUDA memory", "cut", lambda r: r.columns.sparse_cuda_bytes, "MB", 1e-6),
-    Column(
-        "inference_milliseconds", "inference", "", lambda r: getattr(r.columns, "inference_milliseconds", None), "ms"
-    ),
+    Column("inference_milliseconds", "inference", "", lambda r: r.columns.inference_milliseconds, "ms"),
     Column("disk_bytes", "disk", "", lambda r: r.columns.disk_bytes, "MB", 1e-6),
     Column("grams_co2", "emissions", "CO₂", lambda r: r.columns.grams_co2, "g", multiple=True),
     Column("kwh", "emissions", "energy", lambda r: r.columns.kwh, "Wh", 1000),
@@ -151,9 +152,9 @@ class Row:
         """The method, with what was asked of it that is not usual."""
         d = self.description
         asked = [
-            f"{each.name.replace('_', ' ')} {getattr(d, each.name)}"
+            each.name.replace("_", " ") + ("" if value is True else f" {value}")
             for each in fields(d)
-            if each.name in PRUNING and each.name != "sparsity" and getattr(d, each.name) != each.default
+            if each.name in PRUNING and each.name != "sparsity" and (value := getattr(d, each.name)) != each.default
         ]
         return f"{d.method} ({', '.join(asked)})" if asked else d.method
 
@@ -161,6 +162,16 @@ class Row:
     def sparsity(self) -> float | None:
         """What was asked to leave; None for dense."""
         return self.description.sparsity if self.prunes else None
+
+    @property
+    def asked(self) -> str:
+        """The same in percent."""
+        return NONE if self.sparsity is None else f"{100 * self.sparsity:g} %"
+
+    @property
+    def label(self) -> str:
+        """The method and what was asked, for a picture."""
+        return self.name if self.sparsity is None else f"{self.name} {self.asked}"
 
     def spread(self, column: Column) -> Spread | None:
         """The number over the seeds."""
@@ -182,7 +193,7 @@ class Row:
         if spread.n < len(self.results):
             text += f" (n = {spread.n})"
         multiple = self.multiple(column) if column.multiple else None
-        return text if multiple is None else f"{text} (×{multiple:.3g})"
+        return text if multiple is None else f"{text} ({times(multiple)})"
 
 
 def table(results: Iterable[Result]) -> list[Row]:
@@ -221,6 +232,21 @@ def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
 def shown_columns(rows: Sequence[Row]) -> list[Column]:
     """The columns that any of the rows has."""
     return [column for column in COLUMNS if any(row.spread(column) for row in rows)]
+
+
+def frontier(rows: Iterable[Row], cost: Column) -> list[Row]:
+    """The rows that no other beats, by increasing cost: none is as accurate for less, nor more accurate for as much.
+
+    Both are means; rows without the cost are left out.
+    """
+    accuracy = COLUMNS[0]
+    points = [(c.mean, a.mean, row) for row in rows if (c := row.spread(cost)) and (a := row.spread(accuracy))]
+    best = [
+        (cheap, good, row)
+        for cheap, good, row in points
+        if not any(c <= cheap and a >= good and (c, a) != (cheap, good) for c, a, _ in points)
+    ]
+    return [row for *_, row in sorted(best, key=lambda point: point[0])]
 
 
 def setting(d: Classification) -> str:
@@ -285,8 +311,9 @@ def markdown(rows: Sequence[Row]) -> str:
         lines = [header, ["---", *("---:" for _ in header[1:])]]
         for row in group:
             marks = f" [{row.marks}]" if row.marks else ""
-            asked = NONE if row.sparsity is None else f"{100 * row.sparsity:g} %"
-            lines.append([f"`{row.name}`{marks}", asked, str(len(row.results)), *(row.text(each) for each in columns)])
+            lines.append(
+                [f"`{row.name}`{marks}", row.asked, str(len(row.results)), *(row.text(each) for each in columns)]
+            )
         parts.append(f"**{name}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     notes = [f"- {f'[{letter}] ' if letter else ''}{text}" for letter, text in footnotes(rows)]
     return "\n\n".join([*parts, SPREAD, "\n".join(notes)]) + "\n"
@@ -350,6 +377,15 @@ def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
     return f"{text} {unit}".rstrip()
 
 
+def times(multiple: float) -> str:
+    """A multiple.
+
+    >>> times(0.7), times(11.82)
+    ('×0.700', '×11.8')
+    """
+    return f"×{_digits(multiple)}"
+
+
 def large(value: float | None) -> str:
     """With a letter for the thousands.
 
@@ -362,6 +398,11 @@ def large(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.3g} {letter}"
     return f"{value:.3g}"
+
+
+def _digits(value: float) -> str:
+    """Three of them, zeros too, so that a column can be read down."""
+    return f"{value:#.3g}".rstrip(".")
 
 
 def _seedless(description: Classification) -> Classification:

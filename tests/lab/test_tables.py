@@ -8,7 +8,7 @@ from statistics import mean, stdev
 import pytest
 
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tables import COLUMNS, Spread, by_setting, csv, footnotes, markdown, shown_columns, table
+from earlycrop_lab.tables import COLUMNS, Spread, by_setting, csv, footnotes, frontier, markdown, shown_columns, table
 from earlycrop_lab.tasks.classification import Classification
 from tests.lab.results import report, result
 
@@ -50,7 +50,7 @@ def test_one_run_has_no_spread_and_says_that_it_is_one():
 def test_a_number_that_some_runs_lack_says_of_how_many_it_is():
     runs = [pruned(0, grams_co2=1.0), pruned(1, grams_co2=3.0), pruned(2)]
     (row,) = table(runs)
-    assert row.text(COLUMN["grams_co2"]) == "2 ± 1 (n = 2)"  # √2 at the decimals of 2
+    assert row.text(COLUMN["grams_co2"]) == "2.00 ± 1.41 (n = 2)"
     assert row.text(COLUMN["inference_milliseconds"]) == "–"
 
 
@@ -60,7 +60,7 @@ def test_the_multiple_is_of_the_dense_mean():
     steps = COLUMN["optimizer_steps"]
     assert first.multiple(steps) is None
     assert second.multiple(steps) == pytest.approx((100 + 40) / 2 / 50)
-    assert second.text(steps).endswith("(×1.4)")
+    assert second.text(steps).endswith("(×1.40)")
     assert table(runs[2:])[0].multiple(steps) is None  # without a twin
 
 
@@ -94,8 +94,12 @@ def test_only_what_can_be_compared_stands_together():
 
 
 def test_what_is_asked_of_a_method_is_another_row_with_its_name():
-    runs = [result(Classification(**said), report()) for said in ({}, {"target": "node"}, {"round_to": 8})]
-    assert [row.name for row in table(runs)] == ["earlycrop-s", "earlycrop-s (round to 8)", "earlycrop-s (target node)"]
+    asked = (Classification(), Classification(target="node"), Classification(round_to=8))
+    assert [row.name for row in table(result(each, report()) for each in asked)] == [
+        "earlycrop-s",
+        "earlycrop-s (round to 8)",
+        "earlycrop-s (target node)",
+    ]
 
 
 def test_runs_under_other_conditions_are_marked_and_the_commonest_are_not():
@@ -153,3 +157,22 @@ def test_columns_that_no_row_has_are_not_shown():
     shown = {column.name for column in shown_columns(table([dense(0)]))}
     assert "sparse_step_milliseconds" not in shown
     assert {"test_accuracy", "seconds", "disk_bytes"} <= shown
+
+
+def test_the_frontier_is_what_no_other_row_beats_in_both():
+    asked = {  # accuracy, seconds beside the dense phase's
+        "dense": (0.9, 10.0),
+        "snap": (0.8, 5.0),  # on it
+        "crop-s": (0.7, 6.0),  # less accurate than snap, and slower
+        "earlycrop-s": (0.8, 6.0),  # as accurate as snap, and slower
+        "snip": (0.9, 10.0),  # as good as dense in both
+        "random-s": (0.5, 1.0),  # the cheapest
+    }
+    runs = [
+        (dense if method == "dense" else lambda seed, m=method, **said: pruned(seed, method=m, **said))(
+            0, test_accuracy=accuracy, dense_seconds=seconds, scoring_seconds=0.0, sparse_seconds=0.0
+        )
+        for method, (accuracy, seconds) in asked.items()
+    ]
+    assert [row.name for row in frontier(table(runs), COLUMN["seconds"])] == ["random-s", "snap", "dense", "snip"]
+    assert frontier(table(runs), COLUMN["grams_co2"]) == []  # nobody had it
