@@ -106,6 +106,7 @@ def local(tmp_path_factory) -> list[dict[str, str]]:
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_ray_cluster_of_two_workers_gives_the_same_table_as_one_process(local, tmp_path):
     on_ray = command(tmp_path, "--engine=ray", "--workers=2")
     done = subprocess.run(on_ray, capture_output=True, text=True, check=False)
@@ -119,6 +120,7 @@ def test_a_ray_cluster_of_two_workers_gives_the_same_table_as_one_process(local,
 
 @needs_ray
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_run_whose_ray_worker_is_killed_is_taken_up_again_and_nothing_is_lost(local, tmp_path):
     psutil = pytest.importorskip("psutil")
     on_ray = command(tmp_path, "--engine=ray", "--workers=2")
