@@ -11,11 +11,14 @@ from earlycrop.errors import ScoreError
 from earlycrop.evaluation import MeanLoss
 
 
-def empirical_ntk(loss: MeanLoss, parameters: list[Tensor], samples: int) -> Float[Tensor, "outputs outputs"]:
+def empirical_ntk(
+    loss: MeanLoss, parameters: list[Tensor], samples: int, masks: list[Tensor | None] | None = None
+) -> Float[Tensor, "outputs outputs"]:
     """K = J Jᵀ over the first samples of the scoring set, a column at a time, without ever holding J.
 
     The outputs are what the model returns while the loss is computed (all float tensors, flat). Column i is
-    J (Jᵀ eᵢ): a backward pass for Jᵀ eᵢ, and one through the backward pass for J times that.
+    J (Jᵀ eᵢ): a backward pass for Jᵀ eᵢ, and one through the backward pass for J times that. Entries that a mask
+    has closed cannot move, so they have no column in J.
     """
     batch = loss.set.first(samples)
     with loss.scoring(parameters):
@@ -31,6 +34,8 @@ def empirical_ntk(loss: MeanLoss, parameters: list[Tensor], samples: int) -> Flo
             along = torch.autograd.grad(
                 outputs, parameters, unit, retain_graph=True, allow_unused=True, materialize_grads=True
             )
+            if masks is not None:
+                along = [a if mask is None else a * mask.to(a) for a, mask in zip(along, masks, strict=True)]
             (column,) = torch.autograd.grad(transposed, cotangent, along, retain_graph=True)
             columns.append(column)
     return torch.stack(columns, dim=1)

@@ -358,8 +358,10 @@ class Pruner:
         return self.units.choose(self.budget, self.scores(), self.method.allocation)
 
     def kernel(self, samples: int) -> Tensor:
-        """The empirical neural tangent kernel now, on the first samples of the scoring set."""
-        return empirical_ntk(self._mean_loss(), list(self.parameters("all").values()), samples)
+        """The empirical neural tangent kernel of what is left now, on the first samples of the scoring set."""
+        masks = self.units.masks() if isinstance(self.units, WeightUnits) else {}
+        parameters = self.parameters("all")
+        return empirical_ntk(self._mean_loss(), list(parameters.values()), samples, [masks.get(n) for n in parameters])
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""

@@ -104,17 +104,18 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
     for row in pruned:
         series.setdefault(row.name, []).append(row)
     hues = colours(rows)
-    axes = _axes(310, left=38, right=22 + max(map(_width, series)))
-    spots = {id(row): -log10(1 - _mean(row, WEIGHTS)) for row in pruned}
+    axes = _axes(310, left=38, right=22 + max(_width(_cut(name)) for name in series))
+    spots = {id(row): -log10(max(1 - _mean(row, WEIGHTS), 1e-6)) for row in pruned}
     left, right = min(spots.values()), max(spots.values())
-    axes.set_xlim(left - 0.08 * (right - left), right + 0.08 * (right - left))
+    span = right - left or 0.1
+    axes.set_xlim(left - 0.08 * span, right + 0.08 * span)
     _accuracies(axes, rows)
     for row in rows:
         if not row.prunes:
             _level(axes, row)
     ends = {row.name: (axes.get_xlim()[1], _mean(row, ACCURACY)) for row in rows if not row.prunes}
     for place, (name, group) in enumerate(series.items()):
-        aside = 0.06 * (right - left) * (place / max(1, len(series) - 1) - 0.5)  # deviations stand side by side
+        aside = 0.06 * span * (place / max(1, len(series) - 1) - 0.5)  # deviations stand side by side
         xs = [spots[id(row)] + aside for row in group]
         ys = [_mean(row, ACCURACY) for row in group]
         axes.plot(xs, ys, color=hues[name], linewidth=1.4, linestyle="--" if _masks(group[0]) else "-")
@@ -141,7 +142,7 @@ def _ranking(rows: Sequence[Row]) -> Chart:
     """The methods by accuracy."""
     ranked = sorted(rows, key=lambda row: -_mean(row, ACCURACY))
     hues = colours(rows)
-    axes = _axes(44 + 16 * len(ranked), left=12 + max(_width(row.name) for row in rows), right=50, top=8)
+    axes = _axes(44 + 16 * len(ranked), left=12 + max(_width(_cut(row.name)) for row in rows), right=50, top=8)
     _accuracies(axes, rows, vertical=False)
     axes.set_ylim(len(ranked) - 0.5, -0.5)
     for row in rows:
@@ -150,7 +151,7 @@ def _ranking(rows: Sequence[Row]) -> Chart:
     for place, row in enumerate(ranked):
         _point(axes, place, row, hues[row.name], vertical=False)
         _text(axes, (1, place), (6, 0), percent(_mean(row, ACCURACY)), INK, across=True, va="center_baseline")
-    axes.set_yticks(range(len(ranked)), [row.name for row in ranked], fontsize=SMALL)
+    axes.set_yticks(range(len(ranked)), [_cut(row.name) for row in ranked], fontsize=SMALL)
     for tick, row in zip(axes.get_yticklabels(), ranked, strict=True):
         tick.set_color(hues[row.name] if row.prunes else SOFT)
     axes.tick_params(axis="y", length=0)
@@ -179,7 +180,7 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: amount(x)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
-        margin = 0.12 * (max(costs) - min(costs) or max(costs))
+        margin = 0.12 * max(max(costs) - min(costs), 0.1 * max(costs)) or 1
         axes.set_xlim(max(0, min(costs) - margin), max(costs) + 1.6 * margin)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     _accuracies(axes, known)
@@ -222,10 +223,10 @@ def moments(rows: Sequence[Row]) -> list[Chart]:
         timing = earlycrop.get_method(row.description.method).timing
         if isinstance(timing, AbstractDetector) and any(r.report and r.report["curve"] for r in row.results):
             kinds.setdefault(type(timing), []).append(row)
-    return [_moments(kind, watched, colours(rows), len(kinds) > 1) for kind, watched in kinds.items()]
+    return [_moments(kind, watched, colours(rows)) for kind, watched in kinds.items()]
 
 
-def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str], several: bool) -> Chart:
+def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str]) -> Chart:
     first, names = {row.name: row for row in reversed(rows)}, labels(rows)
     legend = ceil(len(first) / 2) * 13.0
     above, below = _axes_two(310 + legend, left=38, right=12, bottom=40 + legend)
@@ -258,16 +259,17 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str], several: 
                         zorder=4,
                     )
     known = [*signals, *(threshold for threshold in thresholds if threshold > 0)]
-    above.set_yscale("log")
     if known:
+        above.set_yscale("log")
         above.set_ylim(min(known) / 1.8, max(known) * 1.8)
-    above.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if known and max(known) < 30 * min(known) else (1,)))
+        above.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5) if max(known) < 30 * min(known) else (1,)))
+        above.yaxis.set_minor_formatter(NullFormatter())
     above.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    above.yaxis.set_minor_formatter(NullFormatter())
     for threshold, asked in thresholds.items():
-        above.axhline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        told = f"threshold {threshold:.2g}" + (f" at {' and '.join(sorted(asked))}" if len(thresholds) > 1 else "")
-        _text(above, (0, threshold), (4, 6), told, INK, across=True)
+        if threshold > 0:
+            above.axhline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+            told = f"threshold {threshold:.2g}" + (f" at {' and '.join(sorted(asked))}" if len(thresholds) > 1 else "")
+            _text(above, (0, threshold), (4, 6), told, INK, across=True)
     below.set_ylim(0, 1.15 * highest or 1)
     below.set_xlim(0, last + 0.5)
     below.xaxis.set_major_locator(MaxNLocator(8, integer=True))
@@ -315,12 +317,12 @@ def widths(rows: Sequence[Row]) -> list[Chart]:
 def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
     layers = list(dict.fromkeys(w["layer"] for row in rows for w in (row.results[0].report or {})["widths"]))
     pitch = 13.0
-    shown = [layer if len(layer) <= 22 else f"…{layer[-21:]}" for layer in layers]
-    longest = max(_width(row.name) for row in rows)
+    shown = [_cut(layer, end=True) for layer in layers]
+    longest = max(_width(_cut(row.name)) for row in rows)
     axes = _axes(
         pitch * len(layers) + 0.75 * longest + 30,
         left=10 + max(_width(layer) for layer in shown),
-        right=12 + max(0.62 * _width(row.name) - 25 * (len(rows) - 1 - place) for place, row in enumerate(rows)),
+        right=12 + max(0.62 * _width(_cut(row.name)) - 25 * (len(rows) - 1 - place) for place, row in enumerate(rows)),
         bottom=12,
         top=18 + 0.75 * longest,
     )
@@ -330,7 +332,7 @@ def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
         kept = _kept(row)
         axes.add_patch(_bars(place, [0.86] * len(layers), GRID))
         axes.add_patch(_bars(place, [0.86 * kept.get(layer, 0.0) for layer in layers], hues[row.name]))
-        _text(axes, (place + 0.1, 1), (0, 5), row.name, hues[row.name], above=True, rotation=50)
+        _text(axes, (place + 0.1, 1), (0, 5), _cut(row.name), hues[row.name], above=True, rotation=50)
     axes.set_yticks(range(len(layers)), shown, fontsize=SMALL)
     axes.set_xticks([])
     axes.grid(False)
@@ -406,6 +408,11 @@ def _width(text: str, size: float = SMALL) -> float:
     return len(text) * LETTER * size
 
 
+def _cut(name: str, end: bool = False) -> str:
+    """At most 26 letters of it, its first or its last, so that there is room for what it names."""
+    return name if len(name) <= 26 else f"…{name[-25:]}" if end else f"{name[:25]}…"
+
+
 def _figure(axes: Axes) -> Figure:
     figure = axes.get_figure(root=True)
     assert isinstance(figure, Figure)
@@ -452,7 +459,7 @@ def _accuracies(axes: Axes, rows: Iterable[Row], vertical: bool = True) -> None:
     margin = 0.07 * (high - low or 0.1)
     (axes.set_ylim if vertical else axes.set_xlim)(low - margin, high + margin)
     axis = axes.yaxis if vertical else axes.xaxis
-    axis.set_major_locator(MaxNLocator(7, steps=[1, 2, 5, 10]))
+    axis.set_major_locator(MaxNLocator(7 if vertical else 4, steps=[1, 2, 5, 10]))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
 
 
@@ -530,7 +537,7 @@ def _names_beside(axes: Axes, ends: Mapping[str, tuple[float, float]], hues: Map
     wanted = [axes.transData.transform(ends[name])[1] for name in names]
     for name, y in zip(names, apart(wanted, 1.25 * SMALL, box.y0 - 6, box.y1 + 6), strict=True):
         axes.annotate(
-            name,
+            _cut(name),
             ends[name],
             (box.x1 + 14, y),
             textcoords="figure points",

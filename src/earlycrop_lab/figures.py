@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 import earlycrop
 from earlycrop.files import replacing
-from earlycrop.timing import LazyRegime, NtkSettled, RateSettled, ScoreSettled
+from earlycrop.timing import EarlyBird, LazyRegime, NtkSettled, RateSettled, ScoreSettled
 from earlycrop_lab.runs import Result
 
 PRUNED, DENSE, MARK, FAINT = "#0b7a75", "#7d8597", "#d1495b", "#d5dae1"
@@ -132,6 +132,7 @@ LABELS = {
     LazyRegime: ("what must become small: |Δ(t) − Δ(t−1)| / |Δ(1)|", DISTANCE),
     RateSettled: ("what must become small: the change of the rate", DISTANCE),
     ScoreSettled: ("what must become small: 1 − overlap", "overlap of what two scorings keep"),
+    EarlyBird: ("what must become small: the largest distance of masks", "the same, from the second mask on"),
     NtkSettled: ("what must become small: the change of the kernel", "‖K(t) − K(t−1)‖ / ‖K(t−1)‖"),
 }
 """By detector: what must become small, and what its instrument sees."""

@@ -205,3 +205,30 @@ def test_every_letter_can_be_read(scheme):
 def test_no_picture_is_wider_than_a_phone():
     for chart in charts(ROWS):
         assert chart.figure.get_figwidth() * 72 == pytest.approx(WIDTH)
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        [pruned("snap", 0.9), pruned("snap", 0.95, weight_sparsity=0.9)],  # asked for two, had one
+        [pruned("snap", 0.9, weight_sparsity=1.0), pruned("snap", 0.95)],  # everything left
+        [dense(grams_co2=0.0), pruned("snap", 0.9, grams_co2=0.0, test_accuracy=0.5)],
+        [
+            pruned(
+                "earlycrop-s", 0.9, cut=report(curve=[{"epoch": 1.0, "value": 0.0, "signal": None, "threshold": 0.0}])
+            )
+        ],
+        [
+            result(
+                Classification(round_to=8, min_channels=4, target="node", reading="mixed"),
+                report(),
+                weight_sparsity=0.9,
+            )
+        ],
+    ],
+    ids=["equal", "everything", "free", "static", "long names"],
+)
+def test_odd_rows_are_drawn_too(runs):
+    for chart in charts(table(runs)):
+        chart.figure.canvas.draw()  # warnings are errors
+        assert all(axes.get_window_extent().width > 60 for axes in chart.figure.axes)

@@ -346,23 +346,33 @@ def network(d: Classification, data: Dataset, device: torch.device) -> nn.Module
 
 
 def pruner_of(
-    d: Classification, model: nn.Module, scoring: list[Batch], optimizer: torch.optim.Optimizer | None = None
+    d: Classification,
+    model: nn.Module,
+    scoring: list[Batch],
+    optimizer: torch.optim.Optimizer | None = None,
+    method: earlycrop.Method | None = None,
 ) -> earlycrop.Pruner:
     """What prunes the network as described."""
     return earlycrop.Pruner(
         model,
-        pruning_method(d),
+        method or pruning_method(d),
         sparsity=d.sparsity,
         target=d.target,
         example_inputs=(scoring[0][0][:2],),
         optimizer=optimizer,
-        loss=lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]),
+        loss=mean_loss,
         batches=scoring,
         epochs=d.budget,
         min_channels=d.min_channels,
         round_to=d.round_to,
         seed=d.seed,
     )
+
+
+def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The mean cross-entropy of a batch."""
+    images, labels = batch
+    return F.cross_entropy(model(images), labels)
 
 
 def plan(d: Classification, root: str | None = None, device: str = "cpu") -> earlycrop.Plan:

@@ -1,0 +1,305 @@
+"""Why it works, measured: what pruning does to the gradient flow and to the kernel, and when the moment is.
+
+    flows    prune one network by each score: what becomes of ‖g‖² and of the neural tangent kernel?
+    watched  train one dense network at a constant rate under the eyes of every detector: when would each have pruned?
+    swept    prune at one epoch after another: when was the best moment, and how far from it is each detector's?
+
+All return records; `why_figures` draws them.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from statistics import fmean, median
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import earlycrop
+from earlycrop.evaluation import MeanLoss
+from earlycrop.kernel import empirical_ntk
+from earlycrop.timing import (
+    AbstractDetector,
+    AtInit,
+    EarlyBird,
+    LazyRegime,
+    NtkSettled,
+    RateSettled,
+    ScoreSettled,
+)
+from earlycrop.units import WeightUnits
+from earlycrop_lab.data import Batch
+from earlycrop_lab.runs import Result
+from earlycrop_lab.tasks.classification import Classification, mean_loss, network, pruner_of, read
+
+SCORES = (
+    *("random-u", "magnitude-u", "snip", "grasp", "synflow", "crop-u", "cropit-u"),
+    *("random-s", "magnitude-s", "snap", "crop-s", "cropit-s"),
+)
+"""Methods that prune before training, and so differ in what they remove alone."""
+
+RULES: dict[str, tuple[AbstractDetector, str]] = {
+    "lazy regime": (LazyRegime(), "earlycrop-s"),
+    "lazy regime, unsquared": (LazyRegime(power=1), "earlycrop-s"),
+    "authors' code": (LazyRegime(power=1, reference="epoch1", params="all"), "earlycrop-s"),
+    "rate settled": (RateSettled(), "earlycrop-s"),
+    "score settled": (ScoreSettled(), "earlycrop-s"),
+    "kernel settled": (NtkSettled(), "earlycrop-s"),
+    "early bird": (EarlyBird(penalty=0.0), "earlybird"),
+}
+"""Each rule, and the method whose network it looks at."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What one score did to one network at one sparsity; nothing was trained afterwards.
+
+    Args:
+        method: Its name.
+        sparsity: The part of the weights that was asked to leave.
+        seed: Of the initial weights.
+        epochs: Dense epochs before it pruned.
+        flow_before: ‖g‖² over the prunable weights, g the gradient of the mean loss over the scoring set.
+        flow_after: The same over those that are left.
+        kernel_change: ‖K_after − K_before‖_F / ‖K_before‖_F of the empirical neural tangent kernel.
+    """
+
+    method: str
+    sparsity: float
+    seed: int
+    epochs: int
+    flow_before: float
+    flow_after: float
+    kernel_change: float
+
+
+def flows(
+    d: Classification,
+    methods: Sequence[str] = SCORES,
+    sparsities: Sequence[float] = (0.5, 0.8, 0.9, 0.95, 0.98),
+    *,
+    epochs: int = 0,
+    samples: int = 8,
+    root: str | None = None,
+    device: str = "cpu",
+) -> Iterator[Flow]:
+    """Prune the same network by each score, after so many epochs of dense training at a constant rate.
+
+    Args:
+        d: The network, the data and the seed; its own method and budget play no part.
+        methods: Names of methods, all of which prune at once here.
+        sparsities: Parts to remove.
+        epochs: Dense epochs.
+        samples: Training samples of the kernel.
+        root: Where the data set lies.
+        device: Where to compute.
+    """
+    *_, (_, model, scoring) = dense(d, epochs, root, device)
+    flow_before, kernel = _state(d, "random-u", model, scoring, None, samples)
+    for name in methods:
+        for sparsity in sparsities:
+            flow_after, after = _state(d, name, model, scoring, sparsity, samples)
+            change = float(torch.linalg.norm(after - kernel) / torch.linalg.norm(kernel))
+            yield Flow(name, sparsity, d.seed, epochs, flow_before, flow_after, change)
+
+
+def _state(
+    d: Classification, name: str, model: nn.Module, scoring: list[Batch], sparsity: float | None, samples: int
+) -> tuple[float, Tensor]:
+    """Gradient flow and kernel of a copy, pruned if a sparsity is given."""
+    method = replace(earlycrop.get_method(name), timing=AtInit())
+    twin = copy.deepcopy(model)
+    pruner = pruner_of(replace(d, sparsity=sparsity or d.sparsity), twin, scoring, method=method)
+    if sparsity is not None:
+        pruner.check(0)
+    loss = MeanLoss(twin, mean_loss, scoring)
+    masks = pruner.units.masks() if isinstance(pruner.units, WeightUnits) else {}
+    parameters = dict(twin.named_parameters())
+    kernel = empirical_ntk(loss, list(parameters.values()), samples, [masks.get(name) for name in parameters])
+    return float(loss.gradient(pruner.units.weights).double().square().sum()), kernel.double().cpu()
+
+
+@dataclass(frozen=True)
+class Watch:
+    """What one rule saw of a dense training.
+
+    Args:
+        rule: Its name.
+        epochs: At which it looked, after its first look.
+        seen: What its instrument saw.
+        signal: What must become small; nan while it is not defined.
+        threshold: Below this it is.
+        chosen: The first epoch at which it would have pruned by itself; None if it never would.
+        seconds: A look, median.
+    """
+
+    rule: str
+    epochs: tuple[float, ...]
+    seen: tuple[float, ...]
+    signal: tuple[float, ...]
+    threshold: float
+    chosen: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A dense training at a constant rate.
+
+    Args:
+        epochs: At which it was looked at: 0 and the end of each.
+        norm: ‖θ‖ over the prunable weights.
+        drift: ‖θ(t) − θ(0)‖ / ‖θ(0)‖.
+        from_start: ‖K(t) − K(0)‖_F / ‖K(0)‖_F of the empirical neural tangent kernel.
+        pace: ‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F; nan at 0.
+        rules: What each rule made of it.
+    """
+
+    epochs: tuple[int, ...]
+    norm: tuple[float, ...]
+    drift: tuple[float, ...]
+    from_start: tuple[float, ...]
+    pace: tuple[float, ...]
+    rules: tuple[Watch, ...]
+
+
+def watched(d: Classification, *, samples: int = 8, root: str | None = None, device: str = "cpu") -> Watched:
+    """Train the dense network of a description under the eyes of every rule; nothing is pruned.
+
+    Args:
+        d: The network, the data, the seed, how long it trains, and the sparsity that the rules are asked for.
+        samples: Training samples of the kernel.
+        root: Where the data set lies.
+        device: Where to train.
+    """
+    scenes: dict[str, earlycrop.Pruner] = {}
+    instruments = {}
+    looks: dict[str, list[tuple[int, float]]] = {rule: [] for rule in RULES}
+    seconds: dict[str, list[float]] = {rule: [] for rule in RULES}
+    start: dict[str, Tensor] = {}
+    norms, drifts, kernels = [], [], []
+    for epoch, model, scoring in dense(d, d.epochs, root, device):
+        if not scenes:
+            for rule, (detector, name) in RULES.items():
+                if name not in scenes:
+                    method = replace(earlycrop.get_method(name), timing=AtInit())
+                    scenes[name] = pruner_of(d, model, scoring, method=method)
+                instruments[rule] = detector.instrument(scenes[name])
+            start = {name: p.detach().clone() for name, p in scenes["earlycrop-s"].parameters("prunable").items()}
+        now = scenes["earlycrop-s"].parameters("prunable")
+        norms.append(_norm([p.detach() for p in now.values()]))
+        drifts.append(_norm([p.detach() - start[name] for name, p in now.items()]) / norms[0])
+        kernels.append(empirical_ntk(MeanLoss(model, mean_loss, scoring), list(model.parameters()), samples))
+        for rule in RULES if epoch else ():
+            began = time.perf_counter()
+            value = instruments[rule].read(epoch)
+            seconds[rule].append(time.perf_counter() - began)
+            if value is not None:
+                looks[rule].append((epoch, value))
+    changes = [_relative(kernel, kernels[0]) for kernel in kernels]
+    pace = [math.nan, *(_relative(b, a) for a, b in pairwise(kernels))]
+    rules = tuple(_watch(rule, looks[rule], median(seconds[rule]), d.sparsity) for rule in RULES)
+    epochs = tuple(range(len(norms)))
+    return Watched(epochs, tuple(norms), tuple(drifts), tuple(changes), tuple(pace), rules)
+
+
+def _watch(rule: str, looks: Sequence[tuple[int, float]], seconds: float, sparsity: float) -> Watch:
+    detector, _ = RULES[rule]
+    values = [value for _, value in looks]
+    chosen = None
+    for count, (epoch, _) in enumerate(looks, start=1):
+        if detector.reason(epoch, None, values[:count], sparsity) is not None:
+            chosen = float(epoch)
+            break
+    return Watch(
+        rule=rule,
+        epochs=tuple(float(epoch) for epoch, _ in looks),
+        seen=tuple(values),
+        signal=tuple(detector.signal(values)),
+        threshold=detector.threshold(sparsity),
+        chosen=chosen,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How good a rule's moment was.
+
+    Args:
+        rule: Its name.
+        epoch: The swept epoch nearest to its choice.
+        reason: `trigger`, or `cap` if it would not have chosen within a quarter of the budget.
+        accuracy: After pruning there, mean over the seeds.
+        behind: How much less that is than at the best swept epoch.
+        seconds: A look, median.
+    """
+
+    rule: str
+    epoch: float
+    reason: str
+    accuracy: float
+    behind: float
+    seconds: float
+
+
+def swept(results: Sequence[Result], seen: Watched) -> tuple[dict[float, list[float]], list[Moment]]:
+    """Test accuracies by the epoch at which was pruned, and what each rule's choice would have cost.
+
+    Args:
+        results: Runs that differ in `prune_at` and the seed alone.
+        seen: The dense training of the same description.
+
+    Raises:
+        ValueError: There is no run, or they differ in something else.
+    """
+    kinds = {replace(result.description, prune_at=0.0, seed=0) for result in results}
+    if len(kinds) != 1 or any(result.description.prune_at is None for result in results):
+        raise ValueError("A sweep is made of runs that differ in prune_at and the seed alone.")
+    accuracies: dict[float, list[float]] = {}
+    for result in sorted(results, key=lambda r: (r.description.prune_at, r.description.seed)):
+        assert result.description.prune_at is not None
+        accuracies.setdefault(result.description.prune_at, []).append(result.columns.test_accuracy)
+    means = {epoch: fmean(values) for epoch, values in accuracies.items()}
+    best, cap = max(means.values()), results[0].description.epochs / 4
+    moments = []
+    for watch in seen.rules:
+        detector, _ = RULES[watch.rule]
+        limit = detector.cap(results[0].description.epochs) if watch.rule == "early bird" else cap
+        fired = watch.chosen is not None and watch.chosen <= math.ceil(limit)
+        wanted = watch.chosen if fired and watch.chosen is not None else math.ceil(limit)
+        epoch = min(means, key=lambda e: (abs(e - wanted), e))
+        reason = "trigger" if fired else "cap"
+        moments.append(Moment(watch.rule, epoch, reason, means[epoch], best - means[epoch], watch.seconds))
+    return accuracies, moments
+
+
+def dense(
+    d: Classification, epochs: int, root: str | None = None, device: str = "cpu"
+) -> Iterator[tuple[int, nn.Module, list[Batch]]]:
+    """A dense training at a constant rate: epochs done, the model, and the scoring set, at 0 and after each epoch."""
+    torch.manual_seed(d.seed)
+    data, batches, scoring = read(d, root, torch.device(device))
+    model = network(d, data, torch.device(device))
+    optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
+    yield 0, model, scoring
+    for epoch in range(epochs):
+        model.train()
+        for x, y in batches.epoch(epoch):
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
+            optimizer.step()
+        yield epoch + 1, model, scoring
+
+
+def _norm(tensors: Sequence[Tensor]) -> float:
+    return math.sqrt(sum(float(tensor.double().square().sum()) for tensor in tensors))
+
+
+def _relative(after: Tensor, before: Tensor) -> float:
+    return float(torch.linalg.norm((after - before).double()) / torch.linalg.norm(before.double()))
