@@ -124,6 +124,10 @@ class Dataset:
         part = balanced(self.train_labels.cpu(), train_size, seed).to(self.device)
         return replace(self, train_images=self.train_images[part], train_labels=self.train_labels[part])
 
+    def tested_on(self, test_size: int) -> "Dataset":
+        """With the first so many images of the test split, or all that there are; the training split is whole."""
+        return replace(self, test_images=self.test_images[:test_size], test_labels=self.test_labels[:test_size])
+
     def batches(self, batch_size: int, seed: int = 0) -> "Batches":
         """Shuffled and augmented batches of the training split."""
         return Batches(self, batch_size, seed)
@@ -179,11 +183,13 @@ class Batches:
         dataset: Where the images come from.
         batch_size: Images in each batch; the whole split if that is smaller.
         seed: Decides order and augmentation, with the epoch's number.
+        most: The most batches of an epoch; all of them if not said.
     """
 
     dataset: Dataset
     batch_size: int
     seed: int = 0
+    most: int | None = None
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -191,7 +197,8 @@ class Batches:
         object.__setattr__(self, "batch_size", min(self.batch_size, len(self.dataset.train_labels)))
 
     def __len__(self) -> int:
-        return len(self.dataset.train_labels) // self.batch_size
+        whole = len(self.dataset.train_labels) // self.batch_size
+        return whole if self.most is None else min(self.most, whole)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of that epoch, counted from 0."""
