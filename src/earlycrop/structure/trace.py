@@ -265,7 +265,7 @@ class _Recorder(ProxyTorchDispatchMode):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without export's warnings of a copy that is thrown away, and what it prints of an error that we tell ourselves."""
+    """Without export's warnings of a copy that is thrown away, and its prints of an error that we tell ourselves."""
     loggers = [logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx.experimental")]
     loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
     disabled = [logger.disabled for logger in loggers]
