@@ -153,7 +153,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             raise
         _sync(path.parent)
     except OSError as error:
-        error.filename, error.filename2 = os.fspath(path), None
+        error.filename = os.fspath(path)
+        del error.filename2  # of a rename; None would be told as a name
         raise
 
 

@@ -1,6 +1,12 @@
 """The laboratory: what the paper does with the library, on real data, measured (`pip install "earlycrop[lab]"`).
 
-    cli         the command `earlycrop`: train, methods, show, demo
+    cli         the command `earlycrop`: train, compare, methods, show, demo
+    compare     many runs, one table
+    estimate    how long they will take
+    board       all of them, as they are watched
+    apart       a run in a process of its own
+    engines     here, or on a Ray cluster
+    grids       methods × sparsities × seeds × networks × data sets; the poster's tables by name
     display     training, as it is watched
     figures     the pictures of a run
     report      results as tables and sentences

@@ -1,4 +1,4 @@
-"""The verbs of the command: `train`, `methods`, `show`, `report`, `demo`.
+"""The verbs of the command: `train`, `compare`, `why`, `methods`, `show`, `report`, `demo`.
 
 Options of `train` are the fields of a description; what is wrong with them, the description says itself.
 """
@@ -10,20 +10,28 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from earlycrop.distributed import Ranks
 from earlycrop.errors import nearest
 from earlycrop.files import replacing
-from earlycrop_lab import page, report
+from earlycrop.report import plain
+from earlycrop_lab import estimate, page, report, why, why_figures
+from earlycrop_lab.apart import Apart
+from earlycrop_lab.compare import brief, compare, keep, markdown, todo
 from earlycrop_lab.display import Display
+from earlycrop_lab.engines import Engine, Local, Ray
+from earlycrop_lab.estimate import measured
 from earlycrop_lab.figures import draw, draw_plan
+from earlycrop_lab.grids import AXES, PRESETS, Grid, get_preset, runs_of
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
+from earlycrop_lab.measure.hardware import cpus, environment, find_device
 from earlycrop_lab.runs import MODEL, RESULT, Result, find, folder_name, follow, read, run, twin
 from earlycrop_lab.tasks.classification import Classification, plan
 from earlycrop_lab.torchrun import joined, processes
@@ -36,6 +44,13 @@ earlycrop: make a network small before you pay for training it.
                                    one run: trained, pruned, measured, drawn, kept in runs/;
                                    if it is cut off, the same command goes on from its last checkpoint
   earlycrop train --dry-run ...    what would leave, layer by layer, before anything is trained
+  torchrun --nproc-per-node 2 -m earlycrop_lab train ...
+                                   one run on two processes, each with its part of every batch
+  earlycrop compare --preset quick
+                                   the poster's table on digits: every method, each run in a process of its own; also
+                                   --methods ... --sparsities ... --seeds N; --estimate tells first how long it takes
+  earlycrop why flow               what each score does to the gradient flow and to the neural tangent kernel
+  earlycrop why moment             accuracy by the epoch at which one prunes, and when each detector would
   earlycrop methods                what can be asked for with --method
   earlycrop show RUN               a finished run: its table, its curve, its pictures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
@@ -85,7 +100,9 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
     verbs = parser.add_subparsers(dest="verb", required=True)
     parsers = {
         "train": verbs.add_parser("train", help="train one run", allow_abbrev=False),
+        "compare": verbs.add_parser("compare", help="many runs, one table", allow_abbrev=False),
         "demo": verbs.add_parser("demo", help="EarlyCroP-S against dense on digits", allow_abbrev=False),
+        "why": verbs.add_parser("why", help="what scores do to the kernel; when the moment is", allow_abbrev=False),
         "methods": verbs.add_parser("methods", help="the table of methods", allow_abbrev=False),
         "show": verbs.add_parser("show", help="a finished run", allow_abbrev=False),
         "report": verbs.add_parser("report", help="a folder of runs as a page", allow_abbrev=False),
@@ -95,9 +112,16 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         raise Misuse(f"there is no command {arguments[0]!r}. Did you mean {near!r}? `earlycrop` alone lists them.")
 
     _describe(parsers["train"])
-    for name in ("train", "demo"):
+    _lay_out(parsers["compare"])
+    _describe(parsers["compare"], without=tuple(AXES))
+    _inquire(parsers["why"])
+    _describe(parsers["why"], without=("sparsity", "seed", "prune_at"))
+    for name in ("train", "demo", "compare", "why"):
         _surroundings(parsers[name])
+    _hand_out(parsers["compare"])
     parsers["train"].set_defaults(act=_train)
+    parsers["compare"].set_defaults(act=_compare)
+    parsers["why"].set_defaults(act=_why)
     parsers["demo"].set_defaults(act=_demo, with_dense=True, method="earlycrop-s", data="digits")
     parsers["methods"].set_defaults(act=_methods)
     parsers["show"].add_argument(
@@ -126,11 +150,71 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
     return options
 
 
-def _describe(parser: argparse.ArgumentParser) -> None:
+def _inquire(parser: argparse.ArgumentParser) -> None:
+    """What is asked."""
+    group = parser.add_argument_group("what to ask")
+    group.add_argument(
+        "what",
+        choices=("flow", "moment"),
+        help="flow: what each score does to gradient flow and kernel; moment: how good an epoch is to prune at, and "
+        "when each detector would",
+    )
+    group.add_argument(
+        "--sparsities",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="parts to remove (default: 0.5 0.8 0.9 0.95 0.98; of a moment one, 0.95)",
+    )
+    group.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
+    group.add_argument(
+        "--samples", type=int, default=8, metavar="N", help="training samples of the kernel (default: 8)"
+    )
+    group.add_argument("--after", type=int, default=0, metavar="N", help="flow: dense epochs before (default: 0)")
+    group.add_argument(
+        "--scores", nargs="+", default=why.SCORES, metavar="NAME", help="flow: methods (default: those before training)"
+    )
+    group.add_argument(
+        "--at", type=float, nargs="+", metavar="N", help="moment: epochs to prune at (default: five in the first half)"
+    )
+
+
+def _lay_out(parser: argparse.ArgumentParser) -> None:
+    """The axes of a grid."""
+    group = parser.add_argument_group("what to compare", "a preset, in which what else is said replaces its own")
+    group.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}")
+    for name, kind, metavar, text in (
+        ("methods", str, "NAME", "see `earlycrop methods`"),
+        ("sparsities", float, "X", "parts to remove, between 0 and 1"),
+        ("seeds", int, "N", "how many (3: the seeds 0, 1 and 2), or which, if more than one is named"),
+        ("networks", str, "NAME", "the data set's usual if not said"),
+        ("data", str, "NAME", "data sets (default: digits)"),
+    ):
+        group.add_argument(f"--{name}", type=kind, nargs="+", default=argparse.SUPPRESS, metavar=metavar, help=text)
+
+
+def _hand_out(parser: argparse.ArgumentParser) -> None:
+    """Where a grid is run."""
+    group = parser.add_argument_group("where the runs are run")
+    group.add_argument("--engine", default="local", help="local, or ray for a cluster (default: local)")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="runs side by side (default: 1)")
+    group.add_argument(
+        "--cpus-per-run", type=int, metavar="N", help="threads of a run (default: the CPUs here over the workers)"
+    )
+    group.add_argument("--gpus-per-run", type=float, default=0, metavar="X", help="ray: of a run (default: 0)")
+    group.add_argument("--address", help="ray: a cluster that is there (default: one is started on this machine)")
+    group.add_argument(
+        "--estimate", action="store_true", help="tell how long it would take on this machine, and start nothing"
+    )
+
+
+def _describe(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
     """An option for each field of a description; what is not given is left to the description."""
     group = parser.add_argument_group("what to run; it names the folder")
     hints = get_type_hints(Classification)
     for each in fields(Classification):
+        if each.name in without:
+            continue
         name, usual = "--" + each.name.replace("_", "-"), "" if each.default is None else f" (default: {each.default})"
         if hints[each.name] is bool:
             group.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=each.metadata["help"])
@@ -157,9 +241,12 @@ def _surroundings(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             "--dry-run", action="store_true", help="tell what would leave at the initial weights, and train nothing"
         )
-        group.add_argument("--data-root", help="where data sets lie (default: $EARLYCROP_DATA, or data)")
     else:
-        group.set_defaults(data_root=None, dry_run=False)
+        group.set_defaults(dry_run=False)
+    if parser.prog.endswith("demo"):
+        group.set_defaults(data_root=None)
+    else:
+        group.add_argument("--data-root", help="where data sets lie (default: $EARLYCROP_DATA, or data)")
     group.add_argument("--out", type=Path, default=Path("runs"), help="where folders of runs are made (default: runs)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
     group.add_argument("--country", default=COUNTRY, help=f"whose electricity, as an ISO code (default: {COUNTRY})")
@@ -175,7 +262,8 @@ def _surroundings(parser: argparse.ArgumentParser) -> None:
         help="at least so long between two checkpoints; a run that is cut off goes on from its last (default: 0, "
         "after every epoch and after the cut)",
     )
-    group.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)  # a twin leaves the table to its caller
+    if not parser.prog.endswith(("compare", "why")):  # a twin leaves the table to its caller
+        group.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
 
 
 def _train(options: argparse.Namespace, console: Console) -> int:
@@ -193,10 +281,8 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
 
 
 def _run(description: Classification, options: argparse.Namespace, console: Console) -> int:
-    check_country(options.country)
-    if not options.pue >= 1:
-        raise Misuse(f"a site's energy is at least its machines': --pue has to be 1 or more, not {options.pue:g}")
-    device = _device(options.device)
+    _check_electricity(options)
+    device = find_device(options.device)
     if processes() > 1 and (options.with_dense or options.dry_run):
         raise Misuse("torchrun trains one run at a time: leave out --with-dense and --dry-run")
     if options.dry_run:
@@ -257,10 +343,11 @@ def _one(
 
 def _apart(description: Classification, options: argparse.Namespace, device: str) -> None:
     """Train in a fresh process, so that its memory is its own and nothing is warm from the run before it."""
+    values = {each.name.replace("_", "-"): getattr(description, each.name) for each in fields(description)}
     said = [
-        f"--{each.name.replace('_', '-')}" + ("" if (value := getattr(description, each.name)) is True else f"={value}")
-        for each in fields(description)
-        if getattr(description, each.name) not in (None, False)
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in values.items()
+        if value is not None and value is not False
     ]
     where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
     where += [f"--checkpoint-every={options.checkpoint_every}"]
@@ -273,18 +360,166 @@ def _apart(description: Classification, options: argparse.Namespace, device: str
         raise ValueError("the dense twin was not trained; see above.")
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise Misuse(f"there is no device {name!r}: use auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise Misuse(f"{name} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
-    return name
+def _check_electricity(options: argparse.Namespace) -> None:
+    check_country(options.country)
+    if not options.pue >= 1:
+        raise Misuse(f"a site's energy is at least its machines': --pue has to be 1 or more, not {options.pue:g}")
+
+
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    """Every run of a grid that has no result yet, and the table of all."""
+    runs = runs_of(_grids(options))
+    _check_electricity(options)
+    if options.workers < 1 or (options.cpus_per_run or 1) < 1:
+        raise Misuse("--workers and --cpus-per-run have to be 1 or more")
+    threads = options.cpus_per_run or max(cpus() // options.workers, 1)
+    if options.estimate:
+        return _estimate(runs, options, threads, console)
+    outcomes = compare(runs, _apart_from(options, threads), _engine(options, threads), console, options.workers)
+    if console.is_terminal:
+        for part in brief(outcomes):
+            console.print(part, markup=False, highlight=False)
+    else:
+        _print(console, "\n" + markdown(outcomes))
+    for path in keep(outcomes, options.out):
+        _print(console, str(path))
+    return 1 if any(isinstance(how, str) for _, how in outcomes) else 0
+
+
+def _apart_from(options: argparse.Namespace, threads: int) -> Apart:
+    """Runs one in a process of its own, as the options say."""
+    return Apart(
+        options.out.absolute(),
+        root=str(Path(options.data_root or os.environ.get("EARLYCROP_DATA") or "data").absolute()),
+        device=options.device,
+        country=options.country,
+        pue=options.pue,
+        again=options.again,
+        checkpoint_every=options.checkpoint_every,
+        threads=threads,
+    )
+
+
+def _why(options: argparse.Namespace, console: Console) -> int:
+    """Ask, keep the records and draw them."""
+    given = {each.name: getattr(options, each.name) for each in fields(Classification) if hasattr(options, each.name)}
+    if min(options.seeds, options.samples) < 1 or options.after < 0:
+        raise Misuse("--seeds and --samples have to be 1 or more, --after 0 or more")
+    return (_flow if options.what == "flow" else _moment)(given, options, console)
+
+
+def _flow(given: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
+    d, device, found = Classification(**given), find_device(options.device), []
+    for seed in range(options.seeds):
+        asked = why.flows(
+            replace(d, seed=seed),
+            options.scores,
+            options.sparsities or (0.5, 0.8, 0.9, 0.95, 0.98),
+            epochs=options.after,
+            samples=options.samples,
+            root=options.data_root,
+            device=device,
+        )
+        for each in asked:
+            found.append(each)
+            _print(
+                console,
+                f"seed {seed} {each.method:12} {each.sparsity:6.1%}  flow x{each.flow_after / each.flow_before:<9.3g} "
+                f"kernel changed by {each.kernel_change:.3g}",
+            )
+    folder = options.out / f"why-flow-{d.data}-{d.network}-after{options.after}"
+    return _answer(folder, {"asked": repr(d), "found": found}, {"flow": why_figures.flow(found)}, console)
+
+
+def _moment(given: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
+    if options.sparsities and len(options.sparsities) > 1:
+        raise Misuse("a sweep of the moment is at one sparsity")
+    d = Classification(**given, sparsity=options.sparsities[0] if options.sparsities else 0.95)
+    at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
+    grid = [replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at]
+    threads = torch.get_num_threads()
+    outcomes = compare(grid, _apart_from(options, threads), Local(1), console)
+    lacking = [how for _, how in outcomes if isinstance(how, str)]
+    if lacking:
+        raise ValueError(f"{len(lacking)} of the runs have no result, the first because: {lacking[0]}")
+    _print(console, "the dense network, at a constant rate, under the eyes of every detector")
+    seen = why.watched(d, samples=options.samples, root=options.data_root, device=find_device(options.device))
+    accuracies, moments = why.swept([how for _, how in outcomes if isinstance(how, Result)], seen)
+    for each in moments:
+        _print(
+            console,
+            f"{each.rule:24} {each.reason:8} epoch {each.epoch:<4g} {each.accuracy:6.1%}, {100 * each.behind:4.1f} "
+            f"points behind the best; a look takes {each.seconds:.3g} s",
+        )
+    title = f"{d.method} at {d.sparsity:.1%}, {d.network} on {d.data}: when is the moment?"
+    figures = {
+        "moment": why_figures.moment(accuracies, moments, title),
+        "training": why_figures.training(seen, f"{d.network} on {d.data}, dense, at a constant rate"),
+    }
+    records = {"asked": repr(d), "accuracies": accuracies, "moments": moments, "seen": seen}
+    return _answer(options.out / f"why-moment-{folder_name(d)}", records, figures, console)
+
+
+def _answer(folder: Path, records: dict[str, Any], figures: dict[str, Figure], console: Console) -> int:
+    """Keep records with their circumstances, and pictures as PNG and SVG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    text = json.dumps(plain(_records({**records, "environment": environment(device)})), indent=1, allow_nan=False)
+    with replacing(folder / "records.json") as file:
+        file.write(text.encode())
+    paths = [folder / "records.json"]
+    for name, figure in figures.items():
+        for kind in ("png", "svg"):
+            with replacing(folder / f"{name}.{kind}") as file:
+                figure.savefig(file, format=kind, dpi=150)
+            paths.append(folder / f"{name}.{kind}")
+    for path in paths:
+        _print(console, str(path))
+    return 0
+
+
+def _records(value: Any) -> Any:
+    """Dataclasses as dictionaries, however deep."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _records(one) for key, one in value.items()}
+    return [_records(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _grids(options: argparse.Namespace) -> list[Grid]:
+    axes = {name: tuple(getattr(options, name)) for name in AXES.values() if hasattr(options, name)}
+    if len(axes.get("seeds", ())) == 1:
+        axes["seeds"] = tuple(range(axes["seeds"][0]))
+    names = [each.name for each in fields(Classification) if each.name not in AXES]
+    fixed = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    if options.preset is not None:
+        return [replace(grid, **axes, fixed={**grid.fixed, **fixed}) for grid in get_preset(options.preset)]
+    if "methods" not in axes:
+        raise Misuse(f"compare needs to know what: --methods, or --preset with one of {', '.join(PRESETS)}")
+    return [Grid(**axes, fixed=fixed)]
+
+
+def _engine(options: argparse.Namespace, threads: int) -> Engine:
+    if options.engine not in ("local", "ray"):
+        raise Misuse(f"there is no engine {options.engine!r}: use local or ray")
+    if options.engine == "ray":
+        return Ray(options.address, cpus=threads, gpus=options.gpus_per_run, workers=options.workers)
+    if options.address is not None or options.gpus_per_run:
+        raise Misuse("--address and --gpus-per-run are of --engine ray")
+    find_device(options.device)
+    return Local(options.workers)
+
+
+def _estimate(runs: list[Classification], options: argparse.Namespace, threads: int, console: Console) -> int:
+    """How long the runs would take that have no result."""
+    device = find_device(options.device)
+    torch.set_num_threads(threads)
+    open_runs = runs if options.again else todo(runs, options.out)
+    costs = list(measured(open_runs, options.data_root, device))
+    done = [run for run in runs if run not in open_runs]
+    _print(console, estimate.table(costs, done, options.workers))
+    return 0
 
 
 def _methods(options: argparse.Namespace, console: Console) -> int:

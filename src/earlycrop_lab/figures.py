@@ -93,7 +93,7 @@ def regime(result: Result) -> Figure | None:
     figure = Figure(figsize=(7.2, 5.4), layout="constrained")
     above, middle, below = figure.subplots(3, sharex=True, height_ratios=(3, 1.5, 1.2))
     for axes in (above, middle, below):
-        _plain(axes)
+        plain(axes)
         axes.axvline(moment, color=MARK, linewidth=1.4)
     above.plot(looks, signal, color=PRUNED, marker="o", **STYLE)
     above.axhline(threshold, color=MARK, linestyle=(0, (4, 3)), linewidth=1.4)
@@ -177,11 +177,12 @@ def _widths(widths: Sequence[dict[str, Any]], masks: bool, title: str) -> Figure
 def _figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.2, height), layout="constrained")
     axes = figure.subplots()
-    _plain(axes)
+    plain(axes)
     return figure, axes
 
 
-def _plain(axes: Axes) -> None:
+def plain(axes: Axes) -> None:
+    """Axes with two quiet spines and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(DENSE)
     axes.tick_params(color=DENSE)

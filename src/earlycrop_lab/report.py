@@ -130,8 +130,9 @@ def conditions(result: Result) -> str:
     e, m = result.environment, result.emissions
     load = f"load {e['load']} → {e['load_after']}" if e.get("load") is not None else "load unknown"
     device = e["cpu"] if e["device"] == "cpu" else f"{e['device']}, {e['cpu']}"
+    ranks = f"{e['ranks']} processes of " if e.get("ranks", 1) > 1 else ""
     return (
-        f"{device}, {e['threads']} threads on {e['cpus']} CPUs, {load}; torch {e['packages']['torch']}.\n"
+        f"{device}, {ranks}{e['threads']} threads on {e['cpus']} CPUs, {load}; torch {e['packages']['torch']}.\n"
         f"Emissions: mix of {m.country}, PUE {m.pue:g}, whole machine; {m.power}."
     )
 

@@ -276,8 +276,9 @@ def condition(result: Result) -> str:
     versions = [f"{name} {version}" for name, version in e["packages"].items() if name in ("earlycrop", "torch")]
     commit = f", commit {_short(e['commit'])}" if e.get("commit") else ""
     began = f"; begun with other {' and '.join(e['changed_from'])}" if e.get("changed_from") else ""
+    ranks = f"{e['ranks']} processes of " if e.get("ranks", 1) > 1 else ""
     return (
-        f"{device}, {e['threads']} thread{'s' * (e['threads'] > 1)} on {e['cpus']} CPUs; "
+        f"{device}, {ranks}{e['threads']} thread{'s' * (e['threads'] > 1)} on {e['cpus']} CPUs; "
         f"{', '.join(versions)}{commit}{began}. "
         f"Emissions: mix of {m.country}, PUE {m.pue:g}, whole machine; {m.power}."
     )

@@ -64,6 +64,7 @@ def test_every_field_tells_runs_apart():
         "learning_rate": 1e-3,
         "weight_decay": 0.0,
         "clip_norm": 1.0,
+        "max_steps": 3,
         "seed": 1,
     }
     assert set(other) == {each.name for each in fields(Classification)}
@@ -85,6 +86,7 @@ def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():
         ({"target": "wieght"}, "target cannot be 'wieght'. Did you mean 'weight'"),
         ({"sparsity": 95.0}, "between 0 and 1; 95 is not"),
         ({"sparsity": float("nan")}, "between 0 and 1; nan is not"),
+        ({"max_steps": 0}, "max_steps has to be 1 or more, not 0"),
         ({"epochs": 0}, "epochs has to be 1 or more, not 0"),
         ({"learning_rate": -1.0}, "learning_rate cannot be -1"),
         ({"learning_rate": float("inf")}, "learning_rate cannot be inf"),

@@ -11,12 +11,13 @@ import torch
 import torch.distributed as dist
 
 from earlycrop.distributed import Ranks
-from earlycrop_lab import cli
+from earlycrop_lab import cli, report, tables
 from earlycrop_lab.checkpoints import CHECKPOINT
 from earlycrop_lab.data import DataError, load
 from earlycrop_lab.runs import MODEL, RESULT, folder_name, follow, read, run
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.progress import Silent
+from tests.lab.results import result
 from tests.ranks import Ensemble, Gone
 
 PLAIN = Classification(method="snap", sparsity=0.5, network="mlp", width=32, train_size=256, batch_size=63, epochs=3)
@@ -123,6 +124,14 @@ def test_the_command_under_torchrun(tmp_path):
     (folder,) = tmp_path.iterdir()
     assert read(folder).environment["ranks"] == 2
     assert len(read(folder).epochs) == 2
+
+
+def test_figures_say_of_how_many_processes_they_are():
+    one = result()
+    two = replace(one, environment={**one.environment, "ranks": 2})
+    for told in (report.conditions, tables.condition):
+        assert "processes" not in told(one)
+        assert ", 2 processes of 1 thread" in told(two)
 
 
 @pytest.mark.parametrize("option", ["--with-dense", "--dry-run"])

@@ -5,11 +5,12 @@ exported; a full copy is exported. The first takes a third of the time of the se
 """
 
 import copy
+import io
 import logging
 import operator
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -264,14 +265,14 @@ class _Recorder(ProxyTorchDispatchMode):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without export's warnings about a copy that is thrown away, and its logs of an error that we tell ourselves."""
+    """Without export's warnings of a copy that is thrown away, and its prints of an error that we tell ourselves."""
     loggers = [logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx.experimental")]
     loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
     disabled = [logger.disabled for logger in loggers]
     try:
         for logger in loggers:
             logger.disabled = True
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -31,7 +31,19 @@ from earlycrop_lab.data.digits import digits
 from earlycrop_lab.data.folder import folder
 from earlycrop_lab.data.tiny_imagenet import tiny_imagenet
 
-__all__ = ["DATASETS", "Archive", "Augmentation", "Batch", "Batches", "DataError", "Dataset", "Source", "Store", "load"]
+__all__ = [
+    "DATASETS",
+    "Archive",
+    "Augmentation",
+    "Batch",
+    "Batches",
+    "DataError",
+    "Dataset",
+    "Source",
+    "Store",
+    "check_name",
+    "load",
+]
 
 FOLDER = "folder:"
 
@@ -56,6 +68,20 @@ DATASETS = {
     "cifar100": Source(CIFAR100.read, paper={"augmentation": Augmentation(pad=4, flip=True, degrees=15)}),
     "tiny-imagenet": Source(tiny_imagenet),
 }
+
+
+def check_name(name: str) -> None:
+    """Whether there can be a data set of that name; no file is looked at.
+
+    Raises:
+        DataError: If not; it names the nearest.
+    """
+    if name not in DATASETS and not name.startswith(FOLDER):
+        near = nearest(name, [*DATASETS, FOLDER + "PATH"])
+        raise DataError(
+            f"No data set is called {name!r}. Did you mean {near!r}? There are {', '.join(DATASETS)} and "
+            f"{FOLDER}PATH for a folder of class folders."
+        )
 
 
 def load(
@@ -91,12 +117,8 @@ def load(
         raise DataError(f"The authors' recipe is not offered for {name}, only for {offered}. Use the recipe 'usual'.")
     if name.startswith(FOLDER):
         return folder(Path(name.removeprefix(FOLDER)).expanduser(), **({"size": size} if size else {}))
-    if source is None:
-        near = nearest(name, [*DATASETS, FOLDER + "PATH"])
-        raise DataError(
-            f"No data set is called {name!r}. Did you mean {near!r}? There are {', '.join(DATASETS)} and "
-            f"{FOLDER}PATH for a folder of class folders."
-        )
+    check_name(name)
+    assert source is not None
     dataset = source.read(Store(Path(root or os.environ.get("EARLYCROP_DATA") or "data"), download, mirror))
     if recipe == "paper":
         dataset = replace(dataset, **source.paper)

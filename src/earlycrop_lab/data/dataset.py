@@ -124,9 +124,13 @@ class Dataset:
         part = balanced(self.train_labels.cpu(), train_size, seed).to(self.device)
         return replace(self, train_images=self.train_images[part], train_labels=self.train_labels[part])
 
+    def tested_on(self, test_size: int) -> "Dataset":
+        """With the first so many images of the test split, or all that there are; the training split is whole."""
+        return replace(self, test_images=self.test_images[:test_size], test_labels=self.test_labels[:test_size])
+
     def batches(self, batch_size: int, seed: int = 0, part: int = 0, parts: int = 1) -> "Batches":
         """Shuffled and augmented batches of the training split, or one of several parts of each."""
-        return Batches(self, batch_size, seed, part, parts)
+        return Batches(self, batch_size, seed, part=part, parts=parts)
 
     def test_batches(self, batch_size: int = 1000) -> Iterator[Batch]:
         """The whole test split in its own order, with the plain transform."""
@@ -179,6 +183,7 @@ class Batches:
         dataset: Where the images come from.
         batch_size: Images in each batch; the whole split if that is smaller.
         seed: Decides order and augmentation, with the epoch's number.
+        most: The most batches of an epoch; all of them if not said.
         part: Which part of each batch, counted from 0.
         parts: Into how many each is divided.
     """
@@ -186,6 +191,7 @@ class Batches:
     dataset: Dataset
     batch_size: int
     seed: int = 0
+    most: int | None = None
     part: int = 0
     parts: int = 1
 
@@ -197,7 +203,8 @@ class Batches:
             raise DataError(f"A batch of {self.batch_size} images cannot be divided between {self.parts} processes.")
 
     def __len__(self) -> int:
-        return len(self.dataset.train_labels) // self.batch_size
+        whole = len(self.dataset.train_labels) // self.batch_size
+        return whole if self.most is None else min(self.most, whole)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of that epoch, counted from 0."""

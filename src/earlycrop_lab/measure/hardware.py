@@ -28,6 +28,30 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def find_device(name: str) -> str:
+    """The device of that name; `auto` is a CUDA GPU where there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise ValueError(f"there is no device {name!r}: use auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"{name} is not there: torch sees {torch.cuda.device_count()} CUDA devices; use --device cpu")
+    return name
+
+
+def cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def load() -> float | None:
     """Load average of the last minute: above the number of CPUs, somebody else's work is in the timings."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

@@ -97,6 +97,10 @@ class Classification:
     learning_rate: float = option(2e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     weight_decay: float = option(5e-5, tag="decay", help="L2, in Adam's gradient")
     clip_norm: float = option(10.0, tag="clip", help="the gradient's norm is cut to this")
+    max_steps: int | None = option(
+        tag="rehearsal",
+        help="a rehearsal, no result: every epoch, evaluation and scoring ends after so many batches",
+    )
     seed: int = option(0, help="of initial weights, order of images, augmentation and scoring batches")
 
     def __post_init__(self):
@@ -119,7 +123,8 @@ class Classification:
                 raise ValueError(f"{each.name} cannot be {value!r}. Did you mean {near!r}? {', '.join(choices)}.")
         if not 0 < self.sparsity < 1:
             raise ValueError(f"sparsity is the part to remove, between 0 and 1; {self.sparsity:g} is not.")
-        for name in ("epochs", "batch_size", "train_size", "image_size", "width", "round_to", "min_channels"):
+        counts = ("epochs", "batch_size", "train_size", "image_size", "width", "round_to", "min_channels", "max_steps")
+        for name in counts:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} has to be 1 or more, not {value}.")
@@ -335,7 +340,12 @@ def read(
     if d.train_size is not None:
         data = data.subset(d.train_size)
     batches = data.batches(d.batch_size, seed=d.seed, part=ranks.rank, parts=ranks.size)
-    return data, batches, data.scoring_batches(seed=d.seed)
+    scoring = data.scoring_batches(seed=d.seed)
+    if d.max_steps is not None:
+        batches = replace(batches, most=d.max_steps)
+        scoring = data.scoring_batches(seed=d.seed, batch_size=d.batch_size)[: d.max_steps]
+        data = data.tested_on(d.max_steps * d.batch_size)
+    return data, batches, scoring
 
 
 def network(d: Classification, data: Dataset, device: torch.device) -> nn.Module:

@@ -49,6 +49,20 @@ def test_an_epoch_augments(small):
     assert not torch.equal(plain[0], moved[0])
 
 
+def test_an_epoch_may_end_early_with_the_batches_that_it_begins_with(small):
+    whole, early = small.batches(16, seed=3), replace(small.batches(16, seed=3), most=2)
+    assert len(early) == 2
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(list(whole.epoch(1))[:2], early.epoch(1), strict=True))
+    assert len(replace(whole, most=99)) == len(whole) == 5
+
+
+def test_the_test_split_may_be_shortened(small):
+    short = small.tested_on(7)
+    assert torch.equal(short.test_images, small.test_images[:7])
+    assert sum(len(y) for _, y in short.test_batches()) == 7
+    assert torch.equal(short.train_images, small.train_images)
+
+
 def test_a_batch_is_no_larger_than_the_training_split(small):
     assert len(small.batches(256)) == 1
     assert next(small.batches(256).epoch(0))[0].shape[0] == 90

@@ -9,6 +9,7 @@ import torch
 import earlycrop
 from earlycrop_lab.data import load
 from earlycrop_lab.measure.record import Epoch
+from earlycrop_lab.runs import folder_name
 from earlycrop_lab.tasks import classification
 from earlycrop_lab.tasks.classification import Classification, Outcome, evaluate, prunes, train
 
@@ -188,6 +189,29 @@ def test_scoring_sees_the_training_split_alone(monkeypatch):
     scored = {image.numpy().tobytes() for images, _ in seen for image in images}
     assert len(scored) > 200
     assert scored <= training
+
+
+@pytest.mark.parametrize("method", ["dense", "snap", "earlycrop-s"])
+def test_a_rehearsal_takes_so_many_steps_an_epoch_and_is_no_result(method, monkeypatch):
+    cut = {} if method == "dense" else {"sparsity": 0.5}
+    rehearsal = Classification(method=method, network="mlp", width=16, batch_size=32, epochs=8, max_steps=2, **cut)
+    scored = []
+    pruner = earlycrop.Pruner
+
+    def spied(*args, **options):
+        scored.append(sum(len(y) for _, y in options["batches"]))
+        return pruner(*args, **options)
+
+    monkeypatch.setattr(earlycrop, "Pruner", spied)
+    evaluated = []
+    monkeypatch.setattr(
+        classification, "evaluate", lambda model, batches: evaluated.append(sum(len(y) for _, y in batches)) or 0.5
+    )
+    outcome = train(rehearsal)
+    assert outcome.columns.optimizer_steps == 8 * 2
+    assert scored == [64]
+    assert evaluated == [64] * 8
+    assert "-rehearsal2-" in folder_name(rehearsal)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(monkeypatch):

@@ -1,0 +1,142 @@
+"""Many runs, one table: those that have no result yet are run, each in a process of its own."""
+
+import csv
+import io
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import asdict
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from earlycrop.files import replacing
+from earlycrop_lab import tables
+from earlycrop_lab.apart import Apart, failure
+from earlycrop_lab.board import Board
+from earlycrop_lab.engines import Engine
+from earlycrop_lab.runs import RESULT, Result, folder_name, read
+from earlycrop_lab.tasks.classification import Classification
+
+Outcome = tuple[Classification, Result | str]
+"""A run, and its result or why it has none."""
+
+
+def todo(runs: Sequence[Classification], out: Path) -> list[Classification]:
+    """Those without a result."""
+    return [run for run in runs if not (out / folder_name(run) / RESULT).exists()]
+
+
+def outcome(run: Classification, out: Path) -> Result | str:
+    """The result of a run, or why there is none."""
+    folder = out / folder_name(run)
+    if not (folder / RESULT).exists():
+        return failure(folder) or "it was not run"
+    try:
+        result = read(folder)
+    except (ValueError, OSError) as error:
+        return str(error)
+    return result if result.description == run else f"{folder} holds the result of another run: {result.description}"
+
+
+def compare(
+    runs: Sequence[Classification], apart: Apart, engine: Engine, console: Console, workers: int = 1
+) -> list[Outcome]:
+    """Every run with its result, or with the reason why it has none.
+
+    Args:
+        runs: What to run, in this order, as far as it has no result; what failed before is tried again.
+        apart: Runs one.
+        engine: Where.
+        console: Where it is told how far they are.
+        workers: How many run side by side.
+
+    Raises:
+        KeyboardInterrupt: all processes are stopped; says how many runs are done.
+    """
+    waiting = list(runs) if apart.again else todo(runs, apart.out)
+    lost: dict[Classification, str] = {}
+    board = Board(console, waiting, apart.out, workers)
+    try:
+        with board.live(), closing(engine.each(apart, waiting)) as ended:
+            for each in ended:
+                board.look()
+                if each is not None:
+                    run, why = each
+                    if why is not None:
+                        lost[run] = why
+                    board.ended(run, why or outcome(run, apart.out))
+    except KeyboardInterrupt:
+        done = len(runs) - len(board.open)
+        raise KeyboardInterrupt(f"{done} of {len(runs)} runs are done, the same command goes on") from None
+    return [(run, lost.get(run) or outcome(run, apart.out)) for run in runs]
+
+
+def keep(outcomes: Sequence[Outcome], out: Path) -> list[Path]:
+    """Write the table of all results, with a row for each run that has none, as `table.md` and `table.csv`."""
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in (("table.md", markdown(outcomes)), ("table.csv", comma_separated(outcomes))):
+        with replacing(out / name) as file:
+            file.write(text.encode())
+        written.append(out / name)
+    return written
+
+
+def markdown(outcomes: Sequence[Outcome]) -> str:
+    """The table in the poster's form; what is no result, and why, stands above it."""
+    results, failed = _split(outcomes)
+    parts = [rehearsed(outcomes), tables.markdown(tables.table(results)).strip() if results else ""]
+    if failed:
+        reasons = [(folder_name(run), why.replace("|", "\\|")) for run, why in failed]
+        lines = [f"| `{name}` | {why} |" for name, why in reasons]
+        parts.insert(1, "\n".join(["| without a result | because |", "| --- | --- |", *lines]))
+    return "\n\n".join(filter(None, parts)) + "\n"
+
+
+def comma_separated(outcomes: Sequence[Outcome]) -> str:
+    """The same with every number unrounded; its last column says why a row has no numbers."""
+    results, failed = _split(outcomes)
+    header, *rows = csv.reader(io.StringIO(tables.csv(tables.table(results))))
+    text = io.StringIO()
+    lines = csv.DictWriter(text, [*header, "failure"], restval="", extrasaction="ignore", lineterminator="\n")
+    lines.writeheader()
+    lines.writerows(dict(zip(header, row, strict=True)) for row in rows)
+    lines.writerows({**asdict(run), "seeds": run.seed, "failure": why} for run, why in failed)
+    return text.getvalue()
+
+
+BRIEF = ("test_accuracy", "weight_sparsity", "optimizer_steps", "seconds", "sparse_step_milliseconds", "disk_bytes")
+"""The columns for a terminal; all of them are in the files."""
+
+
+def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
+    """For a terminal: a table for each setting, then what has no result and why."""
+    results, failed = _split(outcomes)
+    told: list[Table | str] = []
+    for setting, rows in tables.by_setting(tables.table(results)).items():
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=setting, title_justify="left")
+        columns = [column for column in tables.shown_columns(rows) if column.name in BRIEF]
+        for number, heading in enumerate(["method", "asked", "n", *(column.heading for column in columns)]):
+            table.add_column(heading, justify="right" if number else "left")
+        for row in rows:
+            table.add_row(row.name, row.asked, str(len(row.results)), *(row.text(column) for column in columns))
+        told.append(table)
+    told += [f"{folder_name(run)} has no result: {why}" for run, why in failed]
+    return [*told, text] if (text := rehearsed(outcomes)) else told
+
+
+def rehearsed(outcomes: Sequence[Outcome]) -> str:
+    """That these are no results, if so."""
+    steps = sorted({run.max_steps for run, _ in outcomes if run.max_steps is not None})
+    if not steps:
+        return ""
+    return (
+        f"A REHEARSAL, NO RESULTS: epochs, evaluations and scorings ended after {' or '.join(map(str, steps))} batches."
+    )
+
+
+def _split(outcomes: Sequence[Outcome]) -> tuple[list[Result], list[tuple[Classification, str]]]:
+    results = [how for _, how in outcomes if isinstance(how, Result)]
+    return results, [(run, how) for run, how in outcomes if isinstance(how, str)]

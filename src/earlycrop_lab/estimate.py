@@ -1,0 +1,194 @@
+"""How long runs will take on this machine, before any is started: from a few steps of each network, dense and cut."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import earlycrop
+from earlycrop.errors import EarlyCropError
+from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, AtInit
+from earlycrop.units import Channels
+from earlycrop_lab.board import duration
+from earlycrop_lab.data import Batch, Batches, Dataset
+from earlycrop_lab.tasks.classification import (
+    Classification,
+    evaluate,
+    network,
+    pruner_of,
+    prunes,
+    pruning_method,
+    read,
+)
+
+STEPS = 3
+"""Steps that are timed, after one to warm up."""
+PASSES = 4
+"""Gradient passes over the scoring set that a score with data costs at most; docs/speed.md has what they cost."""
+
+HOW = f"""\
+Estimated from the median of {STEPS} training steps of each network, dense and after a random cut of its channels to \
+the same sparsity. Masks are taken to save nothing, a detector to wait until its cap, a method of several cuts to be \
+dense until the last, a score with data to cost {PASSES} gradient passes. Evaluation, loading the data and starting \
+each process are in it. Runs with a result count nothing; runs that were cut off count in full."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run is made of, in seconds.
+
+    Args:
+        start: Its process, the data, the network.
+        dense: A training epoch with all channels.
+        sparse: The same with the channels that stay.
+        cut: Tracing the network and taking channels out.
+        scoring: A gradient pass over the scoring set.
+        evaluation: Once over the test split.
+    """
+
+    start: float
+    dense: float
+    sparse: float
+    cut: float
+    scoring: float
+    evaluation: float
+
+
+def seconds(d: Classification, cost: Cost) -> float:
+    """How long a run takes that is made of such parts; rather too much than too little."""
+    dense = dense_epochs(d)
+    passes = 0
+    if prunes(method := pruning_method(d)) and method.score.needs_data:
+        passes = PASSES * len(method.steps.towards(d.sparsity))
+    training = dense * cost.dense + (d.total_epochs - dense) * cost.sparse
+    return cost.start + training + cost.cut + passes * cost.scoring + d.total_epochs * cost.evaluation
+
+
+def dense_epochs(d: Classification) -> float:
+    """Epochs before the last cut, at most."""
+    method = pruning_method(d)
+    match method.timing:
+        case AtInit():
+            return 0
+        case AtEpoch(epoch):
+            return epoch
+        case AbstractDetector() as detector:
+            return detector.cap(d.budget)
+        case AbstractCourse() as course:
+            return course.moments(d.budget, len(method.steps.towards(d.sparsity)))[-1]
+    return d.total_epochs
+
+
+def measured(runs: Iterable[Classification], root: str | None, device: str) -> Iterator[tuple[Classification, Cost]]:
+    """Each run with its cost; a network on its data is measured once, and cut once for each sparsity.
+
+    Raises:
+        ValueError: If a run's data, network and method do not fit together.
+        OSError: If data cannot be had.
+    """
+    process = timed(lambda: subprocess.run([sys.executable, "-c", "import earlycrop_lab.apart"], check=True))
+    known: dict[Classification, tuple[Cost, Bench]] = {}
+    cuts: dict[Classification, tuple[float, float]] = {}
+    for run in runs:
+        dense = replace(run.dense_twin(), seed=0)
+        if dense not in known:
+            known[dense] = _dense(dense, root, torch.device(device), process)
+        cost, bench = known[dense]
+        if isinstance(pruning_method(run).units, Channels):
+            asked = {name: getattr(run, name) for name in ("sparsity", "target", "round_to", "min_channels")}
+            like = replace(dense, method="random-s", **asked)
+            if like not in cuts:
+                cuts[like] = _cut(like, bench, cost)
+            cut, sparse = cuts[like]
+            cost = replace(cost, cut=cut, sparse=sparse)
+        yield run, cost
+
+
+Bench = tuple[Dataset, Batches, list[Batch]]
+"""The data, its training batches, its scoring set."""
+
+
+def _dense(d: Classification, root: str | None, device: torch.device, process: float) -> tuple[Cost, Bench]:
+    """What all runs with this training share; masks cost no cut and save nothing."""
+    start = time.perf_counter()
+    data, batches, scoring = read(d, root, device)
+    model = network(d, data, device)
+    process += time.perf_counter() - start
+    step = _step(model, next(batches.epoch(0)))
+    some = data.tested_on(d.batch_size)
+    looked = timed(lambda: evaluate(model, some.test_batches()), device)
+    samples = sum(len(labels) for _, labels in scoring)
+    cost = Cost(
+        start=process,
+        dense=step * len(batches),
+        sparse=step * len(batches),
+        cut=0.0,
+        scoring=step * samples / batches.batch_size,
+        evaluation=looked * len(data.test_labels) / len(some.test_labels),
+    )
+    return cost, (data, batches, scoring)
+
+
+def _cut(d: Classification, bench: Bench, cost: Cost) -> tuple[float, float]:
+    """Seconds of the cut, and of an epoch after it."""
+    data, batches, scoring = bench
+    model = network(d, data, data.device)
+    try:
+        cut = timed(lambda: pruner_of(d, model, scoring).check(0), data.device)
+    except EarlyCropError:  # it cannot be cut so far at random: perhaps by another score; taken as dense
+        return 0.0, cost.dense
+    return cut, _step(model, next(batches.epoch(0))) * len(batches)
+
+
+def _step(model: nn.Module, batch: Batch) -> float:
+    """Seconds of a training step."""
+    images, labels = batch
+    optimizer = torch.optim.Adam(model.parameters())
+    model.train()
+
+    def step() -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+    return median([timed(step, images.device) for _ in range(STEPS + 1)][1:])
+
+
+def timed(action: Callable[[], Any], device: torch.device | None = None) -> float:
+    """Seconds that it takes."""
+    start = time.perf_counter()
+    action()
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def table(costs: Sequence[tuple[Classification, Cost]], done: Sequence[Classification], workers: int) -> str:
+    """What each kind of run will take and all together, as text."""
+    rows: dict[str, list[float]] = {}
+    for run, cost in costs:
+        rows.setdefault(_name(run), []).append(seconds(run, cost))
+    finished: dict[str, int] = {}
+    for run in done:
+        rows.setdefault(_name(run), [])
+        finished[_name(run)] = finished.get(_name(run), 0) + 1
+    width = max(map(len, rows), default=0)
+    lines = [f"{'':{width}}  {'to do':>6}  {'done':>4}  {'a run':>12}  {'together':>12}"]
+    for name, each in rows.items():
+        one, together = (duration(sum(each) / len(each)), duration(sum(each))) if each else ("–", "–")
+        lines.append(f"{name:{width}}  {len(each):6}  {finished.get(name, 0):4}  {one:>12}  {together:>12}")
+    total = sum(map(sum, rows.values()))
+    beside = f", {workers} side by side: about {duration(total / workers)}" if workers > 1 else ""
+    return "\n".join([*lines, "", f"In all about {duration(total)}{beside}.", HOW])
+
+
+def _name(run: Classification) -> str:
+    pruned = f" {run.sparsity:g}" if prunes(earlycrop.get_method(run.method)) else ""
+    return f"{run.data} {run.network} {run.method}{pruned}, {run.epochs} epochs"

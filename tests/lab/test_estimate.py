@@ -1,0 +1,98 @@
+"""How long runs will take: sums by hand, and what is measured once."""
+
+from dataclasses import replace
+
+import pytest
+
+from earlycrop_lab import estimate
+from earlycrop_lab.estimate import PASSES, Cost, measured, seconds, table
+from earlycrop_lab.tasks.classification import Classification
+
+COST = Cost(start=1000.0, dense=10.0, sparse=1.0, cut=100.0, scoring=0.01, evaluation=0.001)
+BASE = {"network": "mlp", "sparsity": 0.5, "epochs": 16}
+
+
+@pytest.mark.parametrize(
+    ("method", "dense", "sparse", "passes"),
+    [
+        ("random-s", 0, 16, 0),
+        ("snap", 0, 16, 1),
+        ("cropit-s", 0, 16, 7),  # 0.25, 0.375, … in Halving(5): methods.md 2.5
+        ("earlycrop-s", 4, 12, 1),  # the cap, a quarter of the budget
+        ("efficient-convnets", 16, 8, 0),  # in full, then half of it again
+        ("ltr", 16 + 5 * 15, 15, 0),  # six cuts; each training after the first begins at epoch 1
+        ("imp", 16 + 5 * 16, 16, 0),
+    ],
+)
+def test_a_run_is_the_sum_of_its_parts(method, dense, sparse, passes):
+    run = Classification(method=method, **BASE)
+    assert run.total_epochs == dense + sparse
+    by_hand = 1000 + 10 * dense + 1 * sparse + 100 + 0.01 * PASSES * passes + 0.001 * (dense + sparse)
+    assert seconds(run, COST) == pytest.approx(by_hand)
+
+
+def test_dense_has_no_scoring_and_no_cut_of_its_own():
+    dense = Classification(method="dense", network="mlp", epochs=16)
+    assert seconds(dense, replace(COST, cut=0.0)) == pytest.approx(1000 + 16 * 10.001)
+
+
+def test_gate_decorators_are_dense_until_their_last_cut():
+    """16 in full, 20 Ticks with a Tock of one epoch before every ten, then a quarter to tune what is left."""
+    run = Classification(method="gate-decorators", **BASE)
+    assert run.total_epochs == 16 + 20 + 2 + 4
+    by_hand = 1000 + 10 * 38 + 1 * 4 + 100 + 0.01 * PASSES * 20 + 0.001 * 42
+    assert seconds(run, COST) == pytest.approx(by_hand)
+
+
+def test_a_network_is_measured_once_and_cut_once_for_each_sparsity(monkeypatch):
+    calls = []
+    for name in ("_dense", "_cut"):
+        function = getattr(estimate, name)
+
+        def counted(d, *more, name=name, function=function):
+            calls.append((name, d.sparsity if name == "_cut" else None))
+            return function(d, *more)
+
+        monkeypatch.setattr(estimate, name, counted)
+    small = {"network": "mlp", "width": 32, "train_size": 256}
+    runs = [
+        Classification(method=method, seed=seed, **small, **pruned)
+        for seed in (0, 1)
+        for method, pruned in (
+            ("dense", {}),
+            ("snip", {"sparsity": 0.5}),
+            ("crop-s", {"sparsity": 0.5}),
+            ("snap", {"sparsity": 0.5}),
+            ("snap", {"sparsity": 0.75}),
+            ("ltr", {"sparsity": 0.5, "rounds": 3}),
+        )
+    ]
+    costs = list(measured(runs, None, "cpu"))
+    assert [run for run, _ in costs] == runs
+    assert calls == [("_dense", None), ("_cut", 0.5), ("_cut", 0.75)]
+    by_method = {(run.method, run.sparsity): cost for run, cost in costs}
+    dense = by_method["dense", 0.95]
+    assert min(dense.start, dense.dense, dense.scoring, dense.evaluation) > 0
+    assert by_method["snip", 0.5] == by_method["ltr", 0.5] == dense
+    assert dense.sparse == dense.dense
+    assert dense.cut == 0
+    pruned = by_method["crop-s", 0.5]
+    assert pruned == by_method["snap", 0.5]
+    assert pruned.cut > 0
+
+
+def test_a_network_that_cannot_be_cut_so_far_at_random_is_taken_as_dense():
+    run = Classification(method="snap", network="mlp", width=16, sparsity=0.999, train_size=256)
+    ((_, cost),) = measured([run], None, "cpu")
+    assert cost.sparse == cost.dense
+
+
+def test_the_table_adds_up_and_finished_runs_count_nothing():
+    snip = [Classification(method="snip", network="mlp", epochs=20, seed=seed) for seed in range(3)]
+    dense = Classification(method="dense", network="mlp", epochs=20)
+    cost = Cost(start=20.0, dense=2.0, sparse=2.0, cut=0.0, scoring=0.0, evaluation=0.0)  # 60 s a run
+    text = table([(run, cost) for run in snip[:2]], [snip[2], dense], workers=2).splitlines()
+    assert " ".join(text[1].split()) == "digits mlp snip 0.95, 20 epochs 2 1 1 min 00 s 2 min 00 s"
+    assert " ".join(text[2].split()) == "digits mlp dense, 20 epochs 0 1 – –"
+    assert "In all about 2 min 00 s, 2 side by side: about 1 min 00 s." in text
+    assert text[-1] == estimate.HOW

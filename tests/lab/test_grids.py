@@ -1,0 +1,117 @@
+"""A grid stands for its runs: counted and named by hand."""
+
+from dataclasses import replace
+
+import pytest
+
+import earlycrop
+from earlycrop_lab.grids import PRESETS, TABLE_A, Grid, get_preset, runs_of
+from earlycrop_lab.runs import folder_name
+from earlycrop_lab.tasks.classification import Classification
+
+SMALL = Grid(("dense", "snip", "crop-s"), sparsities=(0.9, 0.98), seeds=(0, 1), fixed={"epochs": 5})
+
+
+def test_the_runs_of_a_grid_are_those_counted_by_hand():
+    """Dense once a seed, the others once a sparsity and seed; the first seed whole before the second."""
+    by_hand = [
+        Classification(method=method, seed=seed, epochs=5, **pruned)
+        for seed in (0, 1)
+        for method, pruned in (
+            ("dense", {}),
+            ("snip", {"sparsity": 0.9}),
+            ("snip", {"sparsity": 0.98}),
+            ("crop-s", {"sparsity": 0.9}),
+            ("crop-s", {"sparsity": 0.98}),
+        )
+    ]
+    assert SMALL.runs() == by_hand
+
+
+def test_networks_and_data_multiply_and_a_network_may_be_the_usual():
+    grid = Grid(("dense", "snip"), networks=("mlp", None), data=("digits", "cifar10"))
+    assert [(run.data, run.network, run.width, run.method) for run in grid.runs()] == [
+        ("digits", "mlp", 128, "dense"),
+        ("digits", "mlp", 128, "snip"),
+        ("digits", "resnet18", 32, "dense"),
+        ("digits", "resnet18", 32, "snip"),
+        ("cifar10", "mlp", 128, "dense"),
+        ("cifar10", "mlp", 128, "snip"),
+        ("cifar10", "resnet18", 64, "dense"),
+        ("cifar10", "resnet18", 64, "snip"),
+    ]
+
+
+def test_what_is_of_pruning_is_left_out_where_nothing_is_pruned():
+    grid = Grid(("dense", "crop-s"), fixed={"target": "node", "min_channels": 2, "width": 8})
+    dense, pruned = grid.runs()
+    assert dense == Classification(method="dense", width=8)
+    assert pruned == Classification(method="crop-s", target="node", min_channels=2, width=8)
+
+
+def test_a_run_that_several_grids_share_is_one():
+    shared = runs_of([SMALL, replace(SMALL, sparsities=(0.98, 0.5))])
+    assert len(shared) == 2 * (1 + 3 + 3)
+    assert len(set(map(folder_name, shared))) == len(shared)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_run_of_a_preset_can_be_and_has_a_folder_of_its_own(name):
+    runs = runs_of(get_preset(name))
+    assert len(set(map(folder_name, runs))) == len(runs) > 3
+
+
+@pytest.mark.parametrize("name", ["quick", "table-a"])
+def test_table_a_has_the_sixteen_rows_of_the_poster(name):
+    runs = runs_of(get_preset(name))
+    assert [run.method for run in runs] == list(TABLE_A)
+    assert len(set(TABLE_A)) == 16
+    assert set(TABLE_A) <= set(earlycrop.METHODS)
+
+
+def test_table_a_is_the_posters():
+    for run in runs_of(get_preset("table-a")):
+        assert (run.network, run.data, run.epochs, run.batch_size) == ("vgg16-paper", "tiny-imagenet", 80, 128)
+        assert run.sparsity == (0.95 if run.method == "dense" else 0.98)  # what dense does not use is as usual
+
+
+def test_table_b_is_the_posters():
+    """Both networks dense for 30 epochs; the larger pruned, for 30 and for 80."""
+    runs = runs_of(get_preset("table-b"))
+    assert {(run.network[11:], run.method, run.epochs) for run in runs} == {
+        ("32x48d", "dense", 30),
+        ("32x16d", "dense", 30),
+        ("32x48d", "crop-s", 30),
+        ("32x48d", "earlycrop-s", 30),
+        ("32x48d", "crop-s", 80),
+        ("32x48d", "earlycrop-s", 80),
+    }
+    assert {(run.data, run.target) for run in runs} == {("cifar10", "weight")}
+    assert {run.sparsity for run in runs if run.method != "dense"} == {0.985}
+
+
+def test_only_what_trains_more_than_once_has_a_budget_to_divide():
+    """Elsewhere it would be the same run in another folder."""
+    runs = Grid(("dense", "snip", "ltr"), fixed={"equal_budget": True, "epochs": 30}).runs()
+    assert [(run.method, run.equal_budget) for run in runs] == [("dense", False), ("snip", False), ("ltr", True)]
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        ({"methods": ()}, "A grid without methods has no runs"),
+        ({"seeds": ()}, "A grid without seeds"),
+        ({"fixed": {"epocs": 5}}, "No run has a 'epocs'. Did you mean 'epochs'"),
+        ({"fixed": {"seed": 5}}, "A grid has several of 'seed': give them as 'seeds'"),
+    ],
+)
+def test_a_grid_refuses_what_cannot_be(said, error):
+    with pytest.raises(ValueError, match=error):
+        Grid(**{"methods": ("dense",), **said})
+
+
+def test_an_unknown_name_is_named_nearly():
+    with pytest.raises(ValueError, match="Did you mean 'snip'"):
+        Grid(("snipp",)).runs()
+    with pytest.raises(ValueError, match="Did you mean 'table-a'"):
+        get_preset("tabel-a")
