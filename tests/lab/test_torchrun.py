@@ -127,7 +127,8 @@ def test_the_command_under_torchrun(tmp_path):
 
 
 def test_figures_say_of_how_many_processes_they_are():
-    one = result()
+    one = result(PLAIN)
+    one.environment["packages"]["earlycrop"] = "0"
     two = replace(one, environment={**one.environment, "ranks": 2})
     for told in (report.conditions, tables.condition):
         assert "processes" not in told(one)
