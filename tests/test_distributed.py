@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from earlycrop import EarlyCropError, Pruner, RankError, ScoreError, get_method
-from earlycrop.distributed import Ranks
+from earlycrop.distributed import Ranks, checksums
 from earlycrop.timing import AtEpoch, NtkSettled
 from tests import dense
 from tests.ranks import Ensemble, Gone
@@ -429,6 +429,16 @@ def test_ranks_that_do_not_fit_are_refused_with_what_differs(ranks, what, told):
     for error in ranks.outcomes(different, what):
         assert isinstance(error, RankError)
         assert told in str(error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.complex64, torch.int8])
+def test_checksums_see_every_move(dtype):
+    before = checksums([("w", torch.ones(4, 3, dtype=dtype)), ("none", torch.empty(0))])
+    assert before == checksums([("w", torch.ones(3, 4, dtype=dtype).T), ("none", torch.empty(0))])
+    moved = torch.ones(4, 3, dtype=dtype)
+    moved[1, 2] = 2
+    assert before != checksums([("w", moved), ("none", torch.empty(0))])
+    assert before != checksums([("w", torch.ones(12, dtype=dtype)), ("none", torch.empty(0))])
 
 
 def forgetful(rank: int) -> None:

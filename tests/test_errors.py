@@ -37,7 +37,7 @@ def refused(error, message: str, method="crop-s", sparsity=0.5, net=None, optimi
 
 def test_every_error_is_an_earlycrop_error_and_a_value_error():
     kinds = [kind for name in earlycrop.__all__ if name.endswith("Error") and (kind := getattr(earlycrop, name))]
-    assert len(kinds) == 7
+    assert len(kinds) == 8
     assert all(issubclass(kind, EarlyCropError) and issubclass(kind, ValueError) for kind in kinds)
 
 

@@ -87,8 +87,8 @@ class Ranks:
         """Rank 0's."""
         if self.size == 1:
             return value
-        self.meet("a value of rank 0")
         found = [_packed(value) if self.rank == 0 else None]
+        self.meet("a value of rank 0")
         with _reached():
             dist.broadcast_object_list(found, group=self._group, group_src=0)
         assert found[0] is not None
@@ -191,7 +191,7 @@ def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     sums = [_integers(tensor).sum(dtype=torch.int64) for tensor in named.values()]
     found = torch.stack(sums).tolist() if sums else []  # in one go: a device is waited for once
     return {
-        f"`{name}`": f"of shape {tuple(tensor.shape)} with checksum {value & 0xFFFFFFFF:08x}"
+        f"`{name}`": f"of shape {tuple(tensor.shape)} with checksum {value & (1 << 64) - 1:016x}"
         for (name, tensor), value in zip(named.items(), found, strict=True)
     }
 
