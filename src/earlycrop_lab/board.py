@@ -18,7 +18,7 @@ def duration(seconds: float) -> str:
     """About how long, in two units at most.
 
     >>> duration(7), duration(100), duration(3900), duration(200_000)
-    ('7 s', '1 min 40 s', '1 h 05 min', '2 d 08 h')
+    ('7 s', '1 min 40 s', '1 h 05 min', '2 d 07 h')
     """
     seconds = round(seconds)
     for size, unit, part, less in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):

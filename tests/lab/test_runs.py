@@ -53,6 +53,7 @@ def test_every_field_tells_runs_apart():
         "equal_budget": True,
         "round_to": 8,
         "min_channels": 2,
+        "min_part": 0.1,
         "data": "cifar10",
         "train_size": 500,
         "image_size": 16,

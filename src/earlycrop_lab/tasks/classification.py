@@ -82,6 +82,7 @@ class Classification:
     )
     round_to: int = option(1, tag="round", help="widths in multiples of this")
     min_channels: int = option(1, tag="least", help="channels that every layer keeps")
+    min_part: float | None = option(tag="part", help="the part of its channels that every layer keeps instead")
     data: str = option("digits", help=f"{', '.join(DATASETS)}, or folder:PATH for a folder of class folders")
     train_size: int | None = option(tag="train", help="train on a fixed class-balanced part of this many images")
     image_size: int | None = option(tag="size", help="pixels a side of the images; their own if not said")
@@ -121,6 +122,8 @@ class Classification:
             if choices and value is not None and value not in choices:
                 near = nearest(value, choices)
                 raise ValueError(f"{each.name} cannot be {value!r}. Did you mean {near!r}? {', '.join(choices)}.")
+        if self.min_part is not None and not 0 < self.min_part < 1:
+            raise ValueError(f"min_part is the part of each layer's channels that stays, not {self.min_part:g}.")
         if not 0 < self.sparsity < 1:
             raise ValueError(f"sparsity is the part to remove, between 0 and 1; {self.sparsity:g} is not.")
         counts = ("epochs", "batch_size", "train_size", "image_size", "width", "round_to", "min_channels", "max_steps")
@@ -210,7 +213,7 @@ def pruning_method(d: Classification) -> earlycrop.Method:
 
 PRUNING = (
     *("sparsity", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
-    *("round_to", "min_channels"),
+    *("round_to", "min_channels", "min_part"),
 )
 """The fields that mean nothing to a run that does not prune."""
 
@@ -373,7 +376,7 @@ def pruner_of(
         loss=mean_loss,
         batches=scoring[ranks.rank :: ranks.size],
         epochs=d.budget,
-        min_channels=d.min_channels,
+        min_channels=d.min_channels if d.min_part is None else d.min_part,
         round_to=d.round_to,
         seed=d.seed,
         group=ranks,
