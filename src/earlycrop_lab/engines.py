@@ -93,8 +93,8 @@ class Ray:
             ValueError: the whole cluster is less than one piece needs.
         """
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read where the cluster is started: nothing is sent anywhere
-        import ray
-        from ray.exceptions import RayError, RayTaskError
+        import ray  # pyright: ignore[reportMissingImports] - an extra
+        from ray.exceptions import RayError, RayTaskError  # pyright: ignore[reportMissingImports]
 
         own = {"num_cpus": self.cpus * self.workers, "include_dashboard": False} if self.address is None else {}
         ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
