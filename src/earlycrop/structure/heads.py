@@ -116,6 +116,8 @@ def fit(model: nn.Module) -> None:
     """The same for those whose sizes are no longer what `nn.MultiheadAttention` expects of them."""
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
-            width, inside = module.out_proj.weight.shape
-            if width != inside or width != module.embed_dim or isinstance(module, HeadedAttention):
+            query = module.q_proj_weight if module.in_proj_weight is None else module.in_proj_weight
+            assert query is not None
+            widths = {*module.out_proj.weight.shape, query.shape[1]}
+            if widths != {module.embed_dim} or isinstance(module, HeadedAttention):
                 _head(module)
