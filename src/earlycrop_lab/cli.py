@@ -514,9 +514,12 @@ def _engine(options: argparse.Namespace, threads: int) -> Engine:
 def _estimate(runs: list[Classification], options: argparse.Namespace, threads: int, console: Console) -> int:
     """How long the runs would take that have no result."""
     device = find_device(options.device)
+    open_runs, before = runs if options.again else todo(runs, options.out), torch.get_num_threads()
     torch.set_num_threads(threads)
-    open_runs = runs if options.again else todo(runs, options.out)
-    costs = list(measured(open_runs, options.data_root, device))
+    try:
+        costs = list(measured(open_runs, options.data_root, device))
+    finally:
+        torch.set_num_threads(before)
     done = [run for run in runs if run not in open_runs]
     _print(console, estimate.table(costs, done, options.workers))
     return 0
