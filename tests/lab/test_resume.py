@@ -131,7 +131,12 @@ def test_cut_off_in_the_middle_it_ends_as_if_it_had_not_been(method, moment, tmp
 
 @pytest.mark.parametrize(
     ("method", "backward"),
-    [("ltr", 7), ("gate-decorators", 6), ("gate-decorators", 9), ("gate-decorators", 12), ("earlybird", 9)],
+    [
+        ("ltr", 7),
+        ("gate-decorators", 9),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (("gate-decorators", 6), ("gate-decorators", 12))),
+        pytest.param("earlybird", 9, marks=pytest.mark.slow),
+    ],
 )
 def test_methods_of_several_trainings_go_on_in_the_middle_of_each(method, backward, tmp_path):
     """In the second round of two; in a Tock, in a Tick after a cut, while the end is tuned; before the fifth mask."""
