@@ -102,7 +102,8 @@ def measured(runs: Iterable[Classification], root: str | None, device: str) -> I
             known[dense] = _dense(dense, root, torch.device(device), process)
         cost, bench = known[dense]
         if isinstance(pruning_method(run).units, Channels):
-            asked = {name: getattr(run, name) for name in ("sparsity", "target", "round_to", "min_channels")}
+            shape = ("sparsity", "target", "round_to", "min_channels", "min_part")
+            asked = {name: getattr(run, name) for name in shape}
             like = replace(dense, method="random-s", **asked)
             if like not in cuts:
                 cuts[like] = _cut(like, bench, cost)
