@@ -32,7 +32,7 @@ from earlycrop.scores import (
     GateDecorator,
     Network,
 )
-from earlycrop.structure import Verification, Verifier, layers_of
+from earlycrop.structure import Verification, Verifier
 from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.trace import as_inputs
 from earlycrop.structure.walk import tensors_of
@@ -139,9 +139,7 @@ class Pruner:
         self._rates: list[float] = []
         self._early: dict[str, Tensor] | None = None
         self._gathering: AbstractGathering | None = None
-        layers = {layer.name for layer in layers_of(model)}
-        names = [name for name, _ in model.named_parameters() if name.rpartition(".")[0] in layers]
-        self._regimes = Regimes(model, tuple(names))
+        self._regimes = Regimes(model)
         if isinstance(self.method.timing, Never):
             return
         for name, value, allowed in (

@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from earlycrop.structure import layers_of
 from earlycrop.structure.gated_norms import gate_norms, norm_scales, plain_norms
 from earlycrop.timing import Regime
 
@@ -13,12 +14,10 @@ class Regimes:
 
     Args:
         model: The network.
-        layers: The names of the parameters that stand still when layers are frozen.
     """
 
-    def __init__(self, model: nn.Module, layers: tuple[str, ...]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.model, self.now = model, Regime()
-        self._layers = layers
         self._frozen: list[Tensor] = []
         self._handles: list[Any] = []
 
@@ -36,8 +35,9 @@ class Regimes:
         for handle in self._handles:
             handle.remove()
         (gate_norms if regime.gated else plain_norms)(self.model)
-        layers = [self.model.get_parameter(name) for name in self._layers] if regime.frozen else []
-        self._frozen = [parameter.requires_grad_(False) for parameter in layers if parameter.requires_grad]
+        layers = [self.model.get_submodule(layer.name) for layer in layers_of(self.model)] if regime.frozen else []
+        still = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+        self._frozen = [parameter.requires_grad_(False) for parameter in still if parameter.requires_grad]
         scales = [self.model.get_parameter(name) for name in norm_scales(self.model)] if regime.penalty else []
         self._handles = [
             scale.register_post_accumulate_grad_hook(_pull(regime.penalty)) for scale in scales if scale.requires_grad

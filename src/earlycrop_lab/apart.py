@@ -24,10 +24,10 @@ from earlycrop_lab.checkpoints import Occupied
 from earlycrop_lab.measure.emissions import COUNTRY
 from earlycrop_lab.measure.hardware import find_device
 from earlycrop_lab.measure.record import Epoch
-from earlycrop_lab.runs import folder_name, run
+from earlycrop_lab.runs import FAILURE, failure, folder_name, run
 from earlycrop_lab.tasks.classification import Classification
 
-FAILURE, PROGRESS = "failure.json", "progress.json"
+PROGRESS = "progress.json"
 OCCUPIED = 75
 """Exit code of a process that found another at work in its folder."""
 PAUSE = 0.2
@@ -110,16 +110,6 @@ def fail(folder: Path, error: str, trace: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / FAILURE) as file:
         file.write((json.dumps({"error": error, "traceback": trace}, indent=1) + "\n").encode())
-
-
-def failure(folder: Path) -> str | None:
-    """Why a run failed, if it did and was not tried again since."""
-    try:
-        return json.loads((folder / FAILURE).read_text(encoding="utf-8"))["error"]
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"{folder / FAILURE} cannot be read ({type(error).__name__}: {error})"
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """A folder of runs as one page that needs nothing else, with tables and pictures; and these as files, for a paper."""
 
 import base64
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -15,7 +14,7 @@ from matplotlib import rc_context
 from earlycrop.files import replacing
 from earlycrop_lab.charts import COSTS, DENSE, GRID, HUES, INK, PAPER, SOFT, Chart, charts, labels, reading
 from earlycrop_lab.report import what_left
-from earlycrop_lab.runs import RESULT, Result, read
+from earlycrop_lab.runs import RESULT, Result, failure, read
 from earlycrop_lab.tables import (
     COLUMNS,
     NONE,
@@ -32,7 +31,6 @@ from earlycrop_lab.tables import (
     times,
 )
 
-FAILURE = "failure.json"
 LIGHT = {
     "page": "#f5f6f8",
     "card": PAPER,
@@ -119,11 +117,8 @@ def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
                 results.append(read(run))
             except (ValueError, OSError) as error:
                 lacking[run.name] = str(error)
-        elif (run / FAILURE).exists():
-            try:
-                lacking[run.name] = f"failed: {json.loads((run / FAILURE).read_text(encoding='utf-8'))['error']}"
-            except (ValueError, KeyError, TypeError) as error:
-                lacking[run.name] = f"failed; {FAILURE} cannot be understood ({type(error).__name__}: {error})"
+        elif why := failure(run):
+            lacking[run.name] = f"failed: {why}"
         elif re.search(r"-seed\d+$", run.name) and not run.name.startswith("plan-"):
             lacking[run.name] = "has no result: it is running, or was cut off; the same command goes on with it"
     return results, lacking

@@ -28,7 +28,7 @@ from earlycrop_lab.measure.record import Columns, Epoch
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.progress import Progress
 
-RESULT, MODEL = "result.json", "model.safetensors"
+RESULT, MODEL, FAILURE = "result.json", "model.safetensors", "failure.json"
 
 
 def folder_name(description: Classification) -> str:
@@ -216,6 +216,16 @@ def read(folder: Path) -> Result:
         return Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no result of this laboratory ({type(error).__name__}: {error}).") from error
+
+
+def failure(folder: Path) -> str | None:
+    """Why a run failed, if it did and was not tried again since."""
+    try:
+        return json.loads((folder / FAILURE).read_text(encoding="utf-8"))["error"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{folder / FAILURE} cannot be read ({type(error).__name__}: {error})"
 
 
 def find(name: str, out: Path) -> Path:

@@ -265,15 +265,14 @@ def swept(results: Sequence[Result], seen: Watched) -> tuple[dict[float, list[fl
         assert result.description.prune_at is not None
         accuracies.setdefault(result.description.prune_at, []).append(result.columns.test_accuracy)
     means = {epoch: fmean(values) for epoch, values in accuracies.items()}
-    best, cap = max(means.values()), results[0].description.epochs / 4
+    best = max(means.values())
     moments = []
     for watch in seen.rules:
         detector, _ = RULES[watch.rule]
-        limit = detector.cap(results[0].description.epochs) if watch.rule == "early bird" else cap
-        fired = watch.chosen is not None and watch.chosen <= math.ceil(limit)
-        wanted = watch.chosen if fired and watch.chosen is not None else math.ceil(limit)
+        cap = math.ceil(detector.cap(results[0].description.epochs))
+        wanted = cap if watch.chosen is None else min(watch.chosen, cap)
+        reason = "trigger" if wanted == watch.chosen else "cap"
         epoch = min(means, key=lambda e: (abs(e - wanted), e))
-        reason = "trigger" if fired else "cap"
         moments.append(Moment(watch.rule, epoch, reason, means[epoch], best - means[epoch], watch.seconds))
     return accuracies, moments
 

@@ -1,7 +1,6 @@
 """NTK-SAP: finite differences over the mask, draws that are fresh and repeatable, and a model that is as it was."""
 
 import copy
-import itertools
 from dataclasses import replace
 from random import Random
 
@@ -17,7 +16,7 @@ from earlycrop.steps import Exponential
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels
 from tests import dense
-from tests.scores.worth import channels, pruner, worth
+from tests.scores.worth import channels, check_rounds, pruner, worth
 
 QUICK = NtkSap(resamplings=2, batch_size=5)
 
@@ -139,13 +138,7 @@ def test_each_seed_and_each_round_has_its_own_draw():
 def test_rounds_never_revive_and_no_layer_is_emptied():
     net, x = dense.mlp(8, 16, 16, 3, act=nn.ReLU), dense.vectors(width=8)[0]
     here = Pruner(net, Method("t", QUICK, METHODS["ntk-sap"].units, AtInit(), Exponential(6)), 0.9, example_inputs=x)
-    seen = []
-    choose = here.units.keep_only
-    here.units.keep_only = lambda keep: (choose(keep), seen.append(here.units.keep.clone()))[0]
-    report = here.check(0)
-    assert len(seen) == 6
-    assert all(bool((after <= before).all()) for before, after in itertools.pairwise(seen))
-    assert report.collapsed == ()
+    check_rounds(here, 6)
 
 
 def test_a_channel_feels_what_its_weights_do_together():

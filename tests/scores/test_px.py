@@ -15,7 +15,7 @@ from earlycrop.steps import Exponential
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
 from tests import dense
-from tests.scores.worth import channels, pruner, worth
+from tests.scores.worth import channels, check_rounds, pruner, worth
 
 SLOPE = 0.3
 
@@ -237,13 +237,7 @@ def test_rounds_never_revive_and_no_layer_is_emptied():
     net, batch = dense.mlp(8, 16, 16, 3, act=nn.ReLU), dense.vectors(width=8)
     method = Method("px", Px(), Weights(), AtInit(), Exponential(6))
     here = Pruner(net, method, 0.9, example_inputs=batch[0], batches=[batch], loss=dense.cross_entropy)
-    seen = []
-    choose = here.units.keep_only
-    here.units.keep_only = lambda keep: (choose(keep), seen.append(here.units.keep.clone()))[0]
-    report = here.check(0)
-    assert len(seen) == 6
-    assert all(bool((after <= before).all()) for before, after in itertools.pairwise(seen))
-    assert report.collapsed == ()
+    check_rounds(here, 6)
 
 
 def test_paths_beyond_single_precision():

@@ -1,5 +1,7 @@
 """What a score says of a network's units, through the pruner as users do."""
 
+import itertools
+
 import torch
 from torch import Tensor, nn
 
@@ -38,6 +40,16 @@ def classes(of: Pruner, layer: str) -> Tensor:
     found = of.units.structure.tensors[f"{layer}.weight"].classes[0]
     assert bool((found >= 0).all())
     return found
+
+
+def check_rounds(of: Pruner, rounds: int) -> None:
+    """Prune at once in so many rounds, of which none revives a unit; no layer is emptied."""
+    seen, choose = [], of.units.keep_only
+    of.units.keep_only = lambda keep: (choose(keep), seen.append(of.units.keep.clone()))[0]
+    report = of.check(0)
+    assert len(seen) == rounds
+    assert all(bool((after <= before).all()) for before, after in itertools.pairwise(seen))
+    assert report.collapsed == ()
 
 
 def best(scores: Tensor, count: int) -> set[int]:
