@@ -85,7 +85,7 @@ def mark_all() -> None:
     for name, where, attribute in (
         ("restoring", checkpoints.Checkpoints, "restore"),
         ("watching", earlycrop.Pruner, "check"),
-        ("scoring", earlycrop.Pruner, "scores"),
+        ("scoring", earlycrop.Pruner, "_scores"),
         ("cutting", ChannelUnits, "keep_only"),
         ("cutting", WeightUnits, "keep_only"),
         ("training step", torch.Tensor, "backward"),
@@ -163,7 +163,7 @@ def outcome(out: Path) -> dict[str, Any]:
         "report": {k: v for k, v in (result["report"] or {}).items() if k != "seconds"},
         "columns": {k: v for k, v in result["columns"].items() if not k.endswith(times)},
         "model": (folder / "model.safetensors").read_bytes(),
-        "random": last["random"]["torch"],  # nobody draws from the others, which are not seeded
+        "random": [each["torch"] for each in last["random"]],  # nobody draws from the others, which are not seeded
         **{name: last["parts"][name] for name in ("model", "optimizer", "schedule")},
         "pruner": {k: v for k, v in last["parts"]["pruner"].items() if k != "report"},
     }
