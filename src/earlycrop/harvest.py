@@ -143,8 +143,8 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
     lonely = sum(int((masks[name] & _touching(structure, name, starved.dead)).sum()) for name in masks)
     after = structure.after(~dead)
     report = HarvestReport(
-        before=Counter(structure, model)(),
-        after=Counter(after, model)(),
+        before=Counter(structure, model, units.embeddings)(),
+        after=Counter(after, model, units.embeddings)(),
         masked=int((~units.keep).sum()),
         lonely=lonely,
         channels=int(dead.sum()),
