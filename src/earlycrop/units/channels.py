@@ -50,9 +50,7 @@ class Channels:
         together: tuple[tuple[str, ...], ...] = (),
     ) -> "ChannelUnits":
         """The classes of a model; traces it."""
-        return ChannelUnits(
-            model, example_inputs, optimizer, ignore, self.gate, together, self.reduce, self.embeddings
-        )
+        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together, self.reduce, self.embeddings)
 
 
 class ChannelUnits:
