@@ -94,7 +94,7 @@ def test_a_rule_chooses_the_epoch_at_which_it_prunes_in_a_run(seen, rule, method
 def run_at(epoch: float, accuracy: float, seed: int = 0):
     description = Classification(method="crop-s", epochs=20, prune_at=epoch, seed=seed)
     result = make(description)
-    return replace(result, columns=replace(result.columns, test_accuracy=accuracy))
+    return replace(result, columns=replace(result.columns, metrics={"test_accuracy": accuracy}))
 
 
 def by_hand() -> Watched:
