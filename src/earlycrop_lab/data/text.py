@@ -1,7 +1,8 @@
 """Texts as streams of numbered tokens, and the chunks made from them: Penn Treebank, any text file, one that ships.
 
-Each split is one stream. Its first input is `<eos>`, and each token of it is a target once; a chunk is `chunk` inputs
-in a row with their targets, the next tokens. A network begins each chunk anew, as the authors' does.
+Each split is one stream, before which stands `<eos>`, so that its first token too can be predicted. A chunk is `chunk`
+tokens in a row and the one before them, which is only read: it is the last of the chunk before. A network begins each
+chunk anew, as the authors' does.
 """
 
 import hashlib
@@ -21,13 +22,13 @@ from torch import Tensor
 from earlycrop.errors import nearest
 from earlycrop_lab.data.dataset import DataError
 
-Chunks = tuple[Int64[Tensor, "n t"], Int64[Tensor, "n t"]]
-"""Inputs and targets: the token that follows each input."""
+Chunks = Int64[Tensor, "n t"]
+"""So many tokens in a row, of which all but the first are predicted."""
 
 END, UNKNOWN = "<eos>", "<unk>"
 
 CHUNK = 80
-"""Tokens of a chunk (methods.md, 5.7)."""
+"""Tokens that are predicted in a chunk (methods.md, 5.7)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +41,7 @@ class Text:
         train: Tokens of the training split.
         valid: Tokens of the validation split.
         test: Tokens of the test split.
-        chunk: The most tokens in a chunk.
+        chunk: The most tokens that are predicted in a chunk.
         note: What a reader of results must know about this text.
     """
 
@@ -90,32 +91,32 @@ class Text:
         """With the first so many tokens of validation and test, or all that there are; the training split is whole."""
         return replace(self, valid=self.valid[:size], test=self.test[:size])
 
-    def batches(self, batch_size: int, seed: int = 0, part: int = 0, parts: int = 1) -> "TextBatches":
-        """Shuffled chunks of the training split, or one of several parts of each batch."""
-        return TextBatches(self, batch_size, seed, part=part, parts=parts)
+    def batches(self, batch_size: int, seed: int = 0) -> "TextBatches":
+        """Shuffled chunks of the training split."""
+        return TextBatches(self, batch_size, seed)
 
     def whole(self, split: Int64[Tensor, "m"], batch_size: int = 32) -> Iterator[Chunks]:
-        """A split in its own order, each of its tokens once as a target: the last chunk is as short as it comes out."""
-        chunks = self._chunks(split)
-        yield from zip(*(each.split(batch_size) for each in chunks), strict=True)
+        """A split in its own order, each of its tokens predicted once: the last chunk is as short as it comes out."""
+        yield from self.chunks(split).split(batch_size)
         if rest := len(split) % self.chunk:
-            end = self.vocabulary.index(END)
-            last = torch.cat([split.new_full((1,), end), split])[-rest - 1 :].unsqueeze(0)
-            yield last[:, :-1], last[:, 1:]
+            yield self._stream(split)[-rest - 1 :].unsqueeze(0)
 
     def scoring_batches(self, samples: int = 512, seed: int = 0, batch_size: int = 128) -> list[Chunks]:
         """Fixed random chunks of the TRAINING split (methods.md, 2.3): so many, or all that there are."""
         if samples < 1:
             raise DataError(f"Cannot score on {samples} chunks of {self.name}; use 1 or more.")
-        inputs, targets = self._chunks(self.train)
-        some = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:samples]
-        return [(inputs[one], targets[one]) for one in some.to(self.device).split(batch_size)]
+        chunks = self.chunks(self.train)
+        some = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(seed))[:samples]
+        return list(chunks[some.to(self.device)].split(batch_size))
 
-    def _chunks(self, split: Int64[Tensor, "m"]) -> Chunks:
-        """All whole chunks of a split: without the tokens that do not fill one."""
-        count = len(split) // self.chunk * self.chunk
-        before = torch.cat([split.new_full((1,), self.vocabulary.index(END)), split[: max(count - 1, 0)]])
-        return before[:count].view(-1, self.chunk), split[:count].view(-1, self.chunk)
+    def chunks(self, split: Int64[Tensor, "m"]) -> Chunks:
+        """All whole chunks of a split; tokens at its end that do not fill one are left out."""
+        if len(split) < self.chunk:
+            return split.new_empty(0, self.chunk + 1)
+        return self._stream(split).unfold(0, self.chunk + 1, self.chunk)
+
+    def _stream(self, split: Int64[Tensor, "m"]) -> Int64[Tensor, "m+1"]:
+        return torch.cat([split.new_tensor([self.vocabulary.index(END)]), split])
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,40 +131,29 @@ class TextBatches:
         batch_size: Chunks in each batch; all of them if there are fewer.
         seed: Decides the order, with the epoch's number.
         most: The most batches of an epoch; all of them if not said.
-        part: Which part of each batch, counted from 0.
-        parts: Into how many each is divided.
     """
 
     text: Text
     batch_size: int
     seed: int = 0
     most: int | None = None
-    part: int = 0
-    parts: int = 1
 
     def __post_init__(self):
         if self.batch_size < 1:
             raise DataError(f"A batch cannot have {self.batch_size} chunks; use 1 or more.")
-        object.__setattr__(self, "batch_size", min(self.batch_size, self._count))
-        if self.batch_size < self.parts:
-            raise DataError(f"A batch of {self.batch_size} chunks cannot be divided between {self.parts} processes.")
-
-    @property
-    def _count(self) -> int:
-        return len(self.text.train) // self.text.chunk
+        object.__setattr__(self, "batch_size", min(self.batch_size, len(self.text.chunks(self.text.train))))
 
     def __len__(self) -> int:
-        whole = self._count // self.batch_size
+        whole = len(self.text.chunks(self.text.train)) // self.batch_size
         return whole if self.most is None else min(self.most, whole)
 
     def epoch(self, number: int) -> Iterator[Chunks]:
         """The batches of that epoch, counted from 0."""
-        inputs, targets = self.text._chunks(self.text.train)
+        chunks = self.text.chunks(self.text.train)
         mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64).item()
-        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(mixed)).to(self.text.device)
+        order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(mixed)).to(self.text.device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
-            now = order[start + self.part : start + self.batch_size : self.parts]
-            yield inputs[now], targets[now]
+            yield chunks[order[start : start + self.batch_size]]
 
 
 # Texts by name ------------------------------------------------------------------------------------------------
@@ -232,7 +222,7 @@ def _published(file: Path, md5: str) -> list[str]:
 
 
 def sherlock() -> Text:
-    """The first four of The Adventures of Sherlock Holmes (Doyle, 1892), in the public domain; ships with the package."""
+    """The first four Adventures of Sherlock Holmes (Doyle, 1892), in the public domain, inside the package."""
     packed = resources.files("earlycrop_lab.data").joinpath("sherlock.txt.xz").read_bytes()
     return _of("sherlock", lzma.decompress(packed).decode(), "the first four adventures, inside the package")
 

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 
 class LstmLanguageModel(nn.Module):
-    """log p(yₜ | x₁ … xₜ) = log softmax(W hₜ + b) at yₜ, h the hidden states that an LSTM has on the embeddings of x.
+    """log p(xₜ₊₁ | x₁ … xₜ) = log softmax(W hₜ + b) at xₜ₊₁, h the hidden states of an LSTM on the embeddings of x.
 
     Args:
         vocabulary: How many tokens there are.
@@ -20,6 +20,7 @@ class LstmLanguageModel(nn.Module):
         self.decoder = nn.Linear(width, vocabulary)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, tokens: Int64[Tensor, "n t"], targets: Int64[Tensor, "n t"]) -> Float[Tensor, "n t"]:
-        hidden = self.drop(self.lstm(self.drop(self.embedding(tokens)))[0])
-        return self.decoder(hidden).log_softmax(-1).gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+    def forward(self, tokens: Int64[Tensor, "n t"]) -> Float[Tensor, "n t-1"]:
+        read, following = tokens[:, :-1], tokens[:, 1:]
+        hidden = self.drop(self.lstm(self.drop(self.embedding(read)))[0])
+        return self.decoder(hidden).log_softmax(-1).gather(-1, following.unsqueeze(-1)).squeeze(-1)

@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 
 class Psmm(nn.Module):
-    """log p(yₜ | x₁ … xₜ), with p = Σ over j ≤ t with xⱼ = yₜ of aₜⱼ + gₜ · softmax(W hₜ + b) at yₜ.
+    """log p(xₜ₊₁ | x₁ … xₜ), with p = Σ aₜⱼ over j ≤ t with xⱼ = xₜ₊₁, plus gₜ · softmax(W hₜ + b) at xₜ₊₁.
 
     h are the hidden states of an LSTM. The query qₜ = tanh(U hₜ + c) meets all of them so far and the sentinel s, a
     parameter: (aₜ₁ … aₜₜ, gₜ) = softmax(qₜ·h₁ … qₜ·hₜ, qₜ·s). Position j stands for the token xⱼ that was read there,
-    so the pointer knows nothing of yₜ, which is read at t + 1. What the sentinel wins goes to the vocabulary.
+    so nothing is known of xₜ₊₁ before it is read. What the sentinel wins goes to the vocabulary.
 
-    All positions are computed at once. Of the pointer's distribution a loss needs only the part that points at the
-    target, so nothing is scattered over the vocabulary; sums of probabilities are had by logsumexp.
+    All positions are computed at once. Of the pointer's distribution only the part that points at the next token is
+    needed, so nothing is scattered over the vocabulary; sums of probabilities are had by logsumexp.
 
     Args:
         vocabulary: How many tokens there are.
@@ -30,14 +30,15 @@ class Psmm(nn.Module):
         self.decoder = nn.Linear(width, vocabulary)
         self.drop = nn.Dropout(dropout)
 
-    def forward(self, tokens: Int64[Tensor, "n t"], targets: Int64[Tensor, "n t"]) -> Float[Tensor, "n t"]:
-        hidden = self.drop(self.lstm(self.drop(self.embedding(tokens)))[0])
+    def forward(self, tokens: Int64[Tensor, "n t"]) -> Float[Tensor, "n t-1"]:
+        read, following = tokens[:, :-1], tokens[:, 1:]
+        hidden = self.drop(self.lstm(self.drop(self.embedding(read)))[0])
         query = torch.tanh(self.query(hidden))
-        later = torch.ones(tokens.shape[1], tokens.shape[1], dtype=torch.bool, device=tokens.device).triu(1)
+        later = torch.ones(read.shape[1], read.shape[1], dtype=torch.bool, device=read.device).triu(1)
         scores = (query @ hidden.transpose(1, 2)).masked_fill(later, -torch.inf)
         shares = torch.cat([scores, (query @ self.sentinel).unsqueeze(-1)], -1).log_softmax(-1)
-        others = tokens.unsqueeze(1) != targets.unsqueeze(2)
+        others = read.unsqueeze(1) != following.unsqueeze(2)
         pointed = shares[..., :-1].masked_fill(others, -torch.inf)
-        spoken = self.decoder(hidden).log_softmax(-1).gather(-1, targets.unsqueeze(-1))
+        spoken = self.decoder(hidden).log_softmax(-1).gather(-1, following.unsqueeze(-1))
         # the last entry is always finite, so no logsumexp is of nothing, whose slope would be nan
         return torch.cat([pointed, shares[..., -1:] + spoken], -1).logsumexp(-1)
