@@ -108,7 +108,7 @@ def harvest(
 ) -> HarvestReport:
     """Remove the channels of a masked model that change no output, from the model and the optimizer's state.
 
-    Every zero of a convolution's or linear layer's weight is taken for a mask. Beside a `Pruner` call
+    Every zero of a convolution's, linear or recurrent layer's weight is taken for a mask. Beside a `Pruner` call
     `pruner.harvest()`, whose masks then go on with the smaller weights.
 
     Args:

@@ -190,7 +190,7 @@ def dense_hessian(f, vector: Tensor) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("embeddings", [True, False])
 def test_crop_and_snip_of_weights_by_the_dense_hessian_of_the_loop(kind, embeddings):
     """Embedding and recurrence are among the weights: in the gradient, and so in the product."""
-    model, chunks = model_of(kind, 5, 2), tokens_of(3, 5, vocabulary=5)
+    model, chunks = model_of(kind, 4, 2), tokens_of(2, 4, vocabulary=4)
     names = [name for name, _ in model.named_parameters() if "weight" in name and (embeddings or "emb" not in name)]
     sizes = [model.get_parameter(name).numel() for name in names]
     vector = torch.cat([model.get_parameter(name).detach().flatten() for name in names])
@@ -201,7 +201,7 @@ def test_crop_and_snip_of_weights_by_the_dense_hessian_of_the_loop(kind, embeddi
         return slow_loss({**dict(model.named_parameters()), **placed}, chunks)
 
     gradient, hessian = dense_hessian(f, vector)
-    units, options = Weights(embeddings=embeddings), {"loss": loss, "example_inputs": chunks[:2], "micro_batch": 2}
+    units, options = Weights(embeddings=embeddings), {"loss": loss, "example_inputs": chunks[:2], "micro_batch": 1}
     found = worth(model, Crop(), units, [chunks], **options)
     torch.testing.assert_close(found, (vector * (hessian @ gradient)).abs(), atol=1e-10, rtol=0)
     found = worth(model, Snip(), units, [chunks], **options)
@@ -211,7 +211,7 @@ def test_crop_and_snip_of_weights_by_the_dense_hessian_of_the_loop(kind, embeddi
 @pytest.mark.parametrize("kind", MODELS)
 def test_crop_and_snap_of_channels_by_gates_in_the_loop(kind):
     """A hidden unit's gate multiplies it where it is read, and the rows of the query that meet it."""
-    model, chunks = model_of(kind, 5, 2), tokens_of(3, 5, vocabulary=5)
+    model, chunks = model_of(kind, 4, 2), tokens_of(2, 5, vocabulary=4)
     structure = trace(model, chunks[:2])
     embedding = structure.tensors["embedding.weight"].classes[1]
     hidden = structure.tensors["decoder.weight"].classes[1]
@@ -222,7 +222,7 @@ def test_crop_and_snap_of_channels_by_gates_in_the_loop(kind):
         return slow_loss(dict(model.named_parameters()), chunks, placed)
 
     gradient, hessian = dense_hessian(f, torch.ones(4).double())
-    options = {"loss": loss, "example_inputs": chunks[:2], "micro_batch": 2}
+    options = {"loss": loss, "example_inputs": chunks[:2], "micro_batch": 1}
     found = worth(model, Crop(), Channels(), [chunks], **options)
     torch.testing.assert_close(found, (hessian @ gradient).abs(), atol=1e-10, rtol=0)
     found = worth(model, Snip(), Channels(), [chunks], **options)
