@@ -35,8 +35,8 @@ def test_accuracy_stands_over_the_seconds_of_both_runs_and_the_cut_where_the_spa
     for each in (run, DENSE):
         assert lines[tuple(e.seconds for e in each.epochs)] == tuple(e.test for e in each.epochs)
     assert at(figure.axes[0]) == [1.5]  # a second of dense training, half a second of scoring
-    assert "earlycrop-s, 95.0% of weights removed: 80.0%" in drawn(figure)
-    assert "dense: 80.0%" in drawn(figure)
+    assert "earlycrop-s, 95.0% of weights removed: 80.0 %" in drawn(figure)
+    assert "dense: 80.0 %" in drawn(figure)
 
 
 def test_a_dense_run_has_only_its_accuracy(tmp_path):

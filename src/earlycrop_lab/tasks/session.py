@@ -18,7 +18,7 @@ The loop is the task's own; nothing in it is hidden but what is measured.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any, Protocol, Self
 
@@ -93,7 +93,7 @@ class Outcome:
     report: earlycrop.Report | None
     columns: Columns
     emissions: Emissions
-    samples: dict[str, Tensor]
+    samples: dict[str, Tensor] = field(default_factory=dict)
 
 
 def pruner_of(

@@ -232,7 +232,7 @@ def test_evaluation_leaves_the_mode_and_counts_every_image():
     model.train()
     one_hot = torch.eye(4).view(4, 4, 1)
     batches = [(one_hot[:3], torch.tensor([0, 1, 0])), (one_hot[3:], torch.tensor([3]))]
-    assert accuracy(model, batches) == 0.75
+    assert classification.accuracy(model, batches) == 0.75
     assert model.training
 
 
