@@ -97,7 +97,8 @@ class Text:
 
     def whole(self, split: Int64[Tensor, "m"], batch_size: int = 32) -> Iterator[Chunks]:
         """A split in its own order, each of its tokens predicted once: the last chunk is as short as it comes out."""
-        yield from self.chunks(split).split(batch_size)
+        if len(split) >= self.chunk:
+            yield from self.chunks(split).split(batch_size)
         if rest := len(split) % self.chunk:
             yield self._stream(split)[-rest - 1 :].unsqueeze(0)
 
