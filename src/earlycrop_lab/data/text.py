@@ -7,6 +7,7 @@ chunk anew, as the authors' does.
 
 import hashlib
 import lzma
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -188,18 +189,20 @@ def check_name(name: str) -> None:
         )
 
 
-def load(name: str, root: Path | str = "data") -> Text:
+def load(name: str, root: Path | str | None = None) -> Text:
     """The text of that name, on the CPU.
 
     Args:
         name: `sherlock` (ships with the package), `ptb`, or `text:PATH` for any text file in UTF-8.
-        root: Where data sets lie in their official forms.
+        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, if not said.
 
     Raises:
         DataError: If the name is unknown (it names the nearest), or a file is absent, damaged or foreign.
     """
     check_name(name)
-    return text_file(Path(name.removeprefix(FILE)).expanduser()) if name.startswith(FILE) else TEXTS[name](Path(root))
+    if name.startswith(FILE):
+        return text_file(Path(name.removeprefix(FILE)).expanduser())
+    return TEXTS[name](Path(root or os.environ.get("EARLYCROP_DATA") or "data"))
 
 
 def penn_treebank(root: Path) -> Text:
