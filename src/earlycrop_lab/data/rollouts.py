@@ -8,7 +8,7 @@ run that was cut off goes on with the epoch where it was.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from earlycrop_lab.data.environments import Environment
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
 
 TRAINING, SCORING, EVALUATION = range(3)
 """What a stream of random numbers is for."""
@@ -48,7 +51,7 @@ class Experience:
         batch_size: Transitions in a minibatch; a few less where an episode ended in the rollout.
         copies: Environments side by side.
         steps: Of each copy in a rollout.
-        rollouts: In an epoch.
+        rollouts: In an epoch; if not said, as many as the longest episode needs, so that its end is seen too.
         passes: Through each rollout.
         discount: γ.
         trace: λ of the advantages.
@@ -61,7 +64,7 @@ class Experience:
     batch_size: int = 64
     copies: int = 8
     steps: int = 32
-    rollouts: int = 8
+    rollouts: int | None = None
     passes: int = 10
     discount: float = 0.99
     trace: float = 0.95
@@ -72,6 +75,7 @@ class Experience:
 
     def __post_init__(self):
         self._env = self.environment.copies(self.copies)
+        self._in_an_epoch = self.rollouts or -(-self.environment.limit // self.steps)
 
     @property
     def _minibatches(self) -> int:
@@ -79,13 +83,13 @@ class Experience:
         return -(-self.copies * self.steps // self.batch_size)
 
     def __len__(self) -> int:
-        whole = self.rollouts * self.passes * self._minibatches
+        whole = self._in_an_epoch * self.passes * self._minibatches
         return whole if self.most is None else min(self.most, whole)
 
     def epoch(self, number: int) -> Iterator[Transitions]:
         """The minibatches of that epoch, counted from 0, each rollout collected when its first is asked for."""
         yielded, chance = 0, _generator(TRAINING, self.seed, number)
-        for rollout in self._rollouts(chance, self.steps, self.rollouts):
+        for rollout in self._rollouts(chance, self.steps, self._in_an_epoch):
             for _ in range(self.passes):
                 order = torch.randperm(len(rollout.actions), generator=chance).to(rollout.actions.device)
                 for some in order.tensor_split(self._minibatches):
@@ -96,7 +100,7 @@ class Experience:
 
     def scoring(self) -> list[Transitions]:
         """One rollout of an epoch's length by the policy as it is, from the same beginnings each time."""
-        steps = self.steps * (self.rollouts if self.most is None else 1)
+        steps = self.steps * (self._in_an_epoch if self.most is None else 1)
         return list(self._rollouts(_generator(SCORING, self.seed), steps, 1))
 
     def _rollouts(self, chance: torch.Generator, steps: int, count: int) -> Iterator[Transitions]:
@@ -166,21 +170,31 @@ def advantages(
     return found
 
 
-def play(
-    environment: Environment, policy: nn.Module, episodes: int = 100, seed: int = 0
-) -> tuple[Float[Tensor, "episodes"], Bool[Tensor, "episodes"]]:
-    """The returns of the likeliest actions in so many episodes, and which of these reached the limit of steps."""
-    env = environment.copies(episodes)
-    now, _ = env.reset(seed=_seed(_generator(EVALUATION, seed)))
-    returns, going, whole = np.zeros(episodes), np.ones(episodes, bool), np.zeros(episodes, bool)
+def play(environment: Environment, policy: nn.Module, episodes: int = 100) -> Float[Tensor, "episodes"]:
+    """The return of each of so many episodes of the likeliest actions; the same beginnings for every policy."""
+    env, observed = _begun(environment, episodes)
+    returns, going = np.zeros(episodes), np.ones(episodes, bool)
     while going.any():
-        logits, _ = _act(policy, torch.from_numpy(now).float())
+        logits, _ = _act(policy, observed)
         now, reward, terminated, truncated, _ = env.step(logits.argmax(1).numpy())
+        observed = torch.from_numpy(now).float()
         returns += reward * going
-        whole |= going & truncated & ~terminated
         going &= ~(terminated | truncated)
     env.close()
-    return torch.from_numpy(returns), torch.from_numpy(whole)
+    return torch.from_numpy(returns)
+
+
+def beginnings(environment: Environment, episodes: int) -> Float[Tensor, "episodes d"]:
+    """What is observed at the beginning of the episodes that are played."""
+    env, observed = _begun(environment, episodes)
+    env.close()
+    return observed
+
+
+def _begun(environment: Environment, episodes: int) -> tuple["VectorEnv", Float[Tensor, "episodes d"]]:
+    env = environment.copies(episodes)
+    now, _ = env.reset(seed=_seed(_generator(EVALUATION)))
+    return env, torch.from_numpy(now).float()
 
 
 @torch.no_grad()

@@ -27,6 +27,8 @@ class ActorCritic(nn.Module):
         return self.policy(hidden), self.value(hidden).squeeze(1)
 
 
-def actor_critic(*, observations: int, actions: int, width: int = 128) -> ActorCritic:
-    """The network at PyTorch's own initial weights."""
-    return ActorCritic(observations, actions, width)
+def actor_critic(*, observations: int, actions: int, width: int = 128, seed: int) -> ActorCritic:
+    """The network at PyTorch's own initial weights; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return ActorCritic(observations, actions, width)
