@@ -78,7 +78,8 @@ def test_where_the_policy_has_not_moved_its_slope_is_that_of_the_policy_gradient
     chosen = torch.distributions.Categorical(logits=logits).log_prob(batch.actions)
     batch = batch._replace(log_probabilities=chosen.detach())
     plain = -(batch.advantages * chosen).mean() + ((value - batch.returns).detach() * value).mean()
-    for found, expected in zip(*(torch.autograd.grad(l, model.parameters()) for l in (loss(model, batch), plain))):
+    slopes = [torch.autograd.grad(value, model.parameters()) for value in (loss(model, batch), plain)]
+    for found, expected in zip(*slopes, strict=True):
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
