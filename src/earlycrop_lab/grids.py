@@ -128,7 +128,7 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
     ),
 }
 """Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-control; language on a part of Penn Treebank, and PSMM on all of it by the authors' recipe and limits (methods.md, 5.7)."""
+control; language on a part of Penn Treebank, and PSMM on all of it by the authors' recipe and limits."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:

@@ -64,7 +64,7 @@ class Language(Description):
     sparsity: float = option(0.8, help="the part to remove, between 0 and 1")
     data: str = option("sherlock", help=f"{', '.join(TEXTS)}, or text:PATH for any text file in UTF-8")
     train_size: int | None = option(tag="train", help="train on the first so many tokens")
-    network: str = option("psmm", choices=tuple(NETWORKS), help=", ".join(NETWORKS))
+    network: str = option(choices=tuple(NETWORKS), help=f"{' or '.join(NETWORKS)}; psmm if not said")
     width: int | None = option(tag="width", help="of embedding and hidden state; the text's usual if not said")
     batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch; the text's usual if not said")
     learning_rate: float = option(
@@ -80,7 +80,7 @@ class Language(Description):
 
     def usually(self) -> dict[str, Any]:
         """See `Description`."""
-        return vars(USUAL.get(self.data, Usual()))
+        return {"network": "psmm", **vars(USUAL.get(self.data, Usual()))}
 
     def _check(self) -> None:
         super()._check()
