@@ -38,7 +38,7 @@ class Usual:
 
 
 USUAL = {
-    "sherlock": Usual(width=128, epochs=10, batch_size=16, learning_rate=3e-3),
+    "sherlock": Usual(width=128, epochs=8, batch_size=16, learning_rate=3e-3),
     "ptb": Usual(batch_size=128),
 }
 """By text; a file of one's own has the defaults. Penn Treebank's are the authors' (methods.md, 5.7)."""
