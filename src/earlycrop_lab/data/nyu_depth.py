@@ -71,7 +71,7 @@ def nyu_depth(root: Path, size: tuple[int, int], depth_size: tuple[int, int]) ->
             train, test = (_indices(splits, indices, name, count) for name in ("trainNdxs", "testNdxs"))
             if both := set(train.tolist()) & set(test.tolist()):
                 raise _foreign(splits, f"{len(both)} pairs are in both splits")
-            return _read(images, depths, train, test, size, depth_size)
+            return _read(labeled, images, depths, train, test, size, depth_size)
     except OSError as error:
         raise _foreign(labeled, f"it cannot be read ({error})") from error
 
@@ -117,7 +117,13 @@ def _indices(path: Path, found: dict[str, Any], name: str, count: int) -> Tensor
 
 
 def _read(
-    images: Any, depths: Any, train: Tensor, test: Tensor, size: tuple[int, int], depth_size: tuple[int, int]
+    path: Path,
+    images: Any,
+    depths: Any,
+    train: Tensor,
+    test: Tensor,
+    size: tuple[int, int],
+    depth_size: tuple[int, int],
 ) -> Pairs:
     count, columns, rows = depths.shape
     inner = [
@@ -130,6 +136,8 @@ def _read(
         block = slice(start, start + BLOCK)
         seen = torch.from_numpy(images[block]).transpose(2, 3)[:, :, *inner]
         metres = torch.from_numpy(depths[block]).transpose(1, 2)[:, *inner].float()
+        if not (metres.isfinite().all() and metres.min() >= 0):
+            raise _foreign(path, f"depths run from {metres.min():g} to {metres.max():g}, which are no metres")
         pixels.append(resized(seen, size))
         small.append(averaged(metres, depth_size))
         whole.append(metres[tested[block]])  # of the others only the small ones are needed

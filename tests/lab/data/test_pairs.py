@@ -55,8 +55,10 @@ def test_parts_of_a_batch_are_the_batch(pairs):
     whole = list(pairs.batches(6, seed=1).epoch(0))
     halves = [list(pairs.batches(6, seed=1, part=part, parts=2).epoch(0)) for part in (0, 1)]
     for (x, y), (x0, y0), (x1, y1) in zip(whole, *halves, strict=True):
-        assert torch.equal(x[::2], x0) and torch.equal(x[1::2], x1)
-        assert torch.equal(y[::2], y0) and torch.equal(y[1::2], y1)
+        assert torch.equal(x[::2], x0)
+        assert torch.equal(x[1::2], x1)
+        assert torch.equal(y[::2], y0)
+        assert torch.equal(y[1::2], y1)
 
 
 def test_without_augmentation_nothing_changes(pairs):
