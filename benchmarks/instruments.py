@@ -19,7 +19,7 @@ from scipy import stats
 from benchmarks.record import write
 from earlycrop_lab.measure.emissions import Emissions
 from earlycrop_lab.measure.meters import Meters
-from earlycrop_lab.tasks import classification
+from earlycrop_lab.tasks import session
 from earlycrop_lab.tasks.classification import Classification, train
 
 
@@ -47,14 +47,14 @@ class Nobody:
 
 def seconds(d: Classification, measured: bool) -> float:
     """Process time of a training."""
-    kept = classification.Meters, classification.Tracker
+    kept = session.Meters, session.Tracker
     if not measured:
-        classification.Meters, classification.Tracker = Blind, Nobody  # type: ignore[misc, assignment]
+        session.Meters, session.Tracker = Blind, Nobody  # type: ignore[misc, assignment]
     start = time.process_time()
     try:
         train(d)
     finally:
-        classification.Meters, classification.Tracker = kept
+        session.Meters, session.Tracker = kept
     return time.process_time() - start
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     d = Classification(method="dense", data="digits", epochs=arguments.epochs)
     seconds(d, True)  # everything is loaded
     start = time.process_time()
-    with classification.Tracker("DEU", 1.0):
+    with session.Tracker("DEU", 1.0):
         pass
     setting_up = time.process_time() - start
     rows, shares = [], []

@@ -25,7 +25,8 @@ from earlycrop_lab.measure.emissions import COUNTRY
 from earlycrop_lab.measure.hardware import find_device
 from earlycrop_lab.measure.record import Epoch
 from earlycrop_lab.runs import FAILURE, failure, folder_name, run
-from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks import described
+from earlycrop_lab.tasks.description import Description
 
 PROGRESS = "progress.json"
 OCCUPIED = 75
@@ -63,7 +64,7 @@ class Apart:
     threads: int = 1
     patience: float = 10.0
 
-    def __call__(self, description: Classification, stopped: Callable[[], bool]) -> str | None:
+    def __call__(self, description: Description, stopped: Callable[[], bool]) -> str | None:
         """Why there is no result; None where there is one.
 
         Args:
@@ -73,7 +74,12 @@ class Apart:
         folder = self.out / folder_name(description)
         (folder / FAILURE).unlink(missing_ok=True)  # it is tried again
         order = {name: value for name, value in asdict(self).items() if name != "threads"}
-        order |= {"out": str(self.out.absolute()), "description": asdict(description), "since": time.time()}
+        order |= {
+            "out": str(self.out.absolute()),
+            "task": description.task,
+            "description": asdict(description),
+            "since": time.time(),
+        }
         with tempfile.TemporaryFile() as said:
             process = subprocess.Popen(
                 [sys.executable, "-m", "earlycrop_lab.apart", json.dumps(order)],
@@ -198,7 +204,7 @@ def _leave_with_the_caller() -> None:
 def main(order: dict[str, Any]) -> int:
     """Do what was ordered; the exit code."""
     threading.Thread(target=_leave_with_the_caller, daemon=True).start()
-    description, out = Classification(**order.pop("description")), Path(order.pop("out"))
+    description, out = described(order.pop("task"), order.pop("description")), Path(order.pop("out"))
     folder = out / folder_name(description)
     device = find_device(order.pop("device"))
     beacon, began = Beacon(folder, order.pop("since")), time.monotonic()

@@ -10,8 +10,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from earlycrop_lab.apart import Note, progress
 from earlycrop_lab.runs import Result, folder_name
-from earlycrop_lab.tables import percent
-from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tables import shown
+from earlycrop_lab.tasks.description import Description
 
 
 def duration(seconds: float) -> str:
@@ -37,13 +37,13 @@ class Board:
         workers: How many run side by side.
     """
 
-    def __init__(self, console: Console, todo: Sequence[Classification], out: Path, workers: int = 1):
+    def __init__(self, console: Console, todo: Sequence[Description], out: Path, workers: int = 1):
         self.console, self.out, self.workers = console, out, workers
         self.open = list(todo)
         self.count = len(todo)
-        self.notes: dict[Classification, Note] = {}
+        self.notes: dict[Description, Note] = {}
         self._stale = {run: note for run in todo if (note := progress(out / folder_name(run)))}
-        self._tasks: dict[Classification, TaskID] = {}
+        self._tasks: dict[Description, TaskID] = {}
         self.bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -77,7 +77,7 @@ class Board:
         under_way = sum(note.epoch / note.epochs for run, note in self.notes.items() if run in self.open)
         self.bars.update(self._all, completed=done + under_way, far=f"{done} of {self.count}{self._left()}")
 
-    def ended(self, run: Classification, how: Result | str) -> None:
+    def ended(self, run: Description, how: Result | str) -> None:
         """A run has its result, or has none because of that."""
         self.open.remove(run)
         if run in self._tasks:
@@ -87,7 +87,9 @@ class Board:
             text = f"FAILED {folder_name(run)}: {how}"
         else:
             columns = how.columns
-            text = f"done {folder_name(run)}: {percent(columns.test_accuracy)} in {duration(columns.seconds)}"
+            text = (
+                f"done {folder_name(run)}: {shown(how.description.metric, how.figure)} in {duration(columns.seconds)}"
+            )
             if run in self.notes:
                 self.notes[run] = replace(self.notes[run], epoch=float(self.notes[run].epochs))
         self._line(f"{text} ({done} of {self.count}{self._left()})")
@@ -118,5 +120,5 @@ class Board:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _kind(run: Classification) -> tuple:
-    return (run.data, run.train_size, run.image_size, run.network, run.width)
+def _kind(run: Description) -> tuple:
+    return (run.task, run.data, run.train_size, run.network, run.width)

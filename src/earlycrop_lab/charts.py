@@ -1,4 +1,4 @@
-"""The pictures of a table of runs: accuracy against sparsity and against what it cost, the moments, the widths.
+"""The pictures of a table of runs: what counts against sparsity and against what it cost, the moments, the widths.
 
 Each is a matplotlib figure, drawn once for a paper, a picture file and the page. It is as wide as a phone, so that text
 keeps its size there; colours are few and named here, so that the page can give each its twin for dark screens.
@@ -24,7 +24,8 @@ from earlycrop.timing import AbstractDetector
 from earlycrop.units import Weights
 from earlycrop_lab.figures import LABELS
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tables import COLUMNS, Column, Row, amount, frontier, percent
+from earlycrop_lab.tables import COLUMNS, Column, Row, amount, frontier, shown
+from earlycrop_lab.tasks.description import Metric
 
 WIDTH = 360.0
 """In points, as all lengths here."""
@@ -43,7 +44,7 @@ Place = tuple[float, float]
 Box = tuple[float, float, float, float]
 
 NAMED = {column.name: column for column in COLUMNS}
-ACCURACY, WEIGHTS = NAMED["test_accuracy"], NAMED["weight_sparsity"]
+WEIGHTS = NAMED["weight_sparsity"]
 PEAK = Column(
     "peak_bytes",
     "peak memory",
@@ -80,7 +81,7 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
 
 
 def reading(rows: Iterable[Row]) -> str:
-    """How points and bars of the pictures of accuracy are to be read."""
+    """How points and bars of the pictures are to be read."""
     counts = sorted({len(row.results) for row in rows})
     bars = (
         "One run each (n = 1), so no spread can be told."
@@ -90,11 +91,11 @@ def reading(rows: Iterable[Row]) -> str:
     return f"Circles: channels are removed; diamonds and broken lines: weights are masked; squares: dense. {bars}"
 
 
-# Accuracy against sparsity --------------------------------------------------------------------------------
+# What counts against sparsity -----------------------------------------------------------------------------
 
 
 def by_sparsity(rows: Sequence[Row]) -> Chart | None:
-    """Accuracy over the weights that left, a line a method; the methods by accuracy if there is one sparsity alone."""
+    """What counts over the weights that left, a line a method; a ranking of the methods if there is one sparsity."""
     pruned = [row for row in rows if row.prunes]
     if not pruned:
         return None
@@ -109,15 +110,16 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
     left, right = min(spots.values()), max(spots.values())
     span = right - left or 0.1
     axes.set_xlim(left - 0.08 * span, right + 0.08 * span)
-    _accuracies(axes, rows)
+    metric = rows[0].metric
+    _figures(axes, rows)
     for row in rows:
         if not row.prunes:
             _level(axes, row)
-    ends = {row.name: (axes.get_xlim()[1], _mean(row, ACCURACY)) for row in rows if not row.prunes}
+    ends = {row.name: (axes.get_xlim()[1], row.figure.mean) for row in rows if not row.prunes}
     for place, (name, group) in enumerate(series.items()):
         aside = 0.06 * span * (place / max(1, len(series) - 1) - 0.5)  # deviations stand side by side
         xs = [spots[id(row)] + aside for row in group]
-        ys = [_mean(row, ACCURACY) for row in group]
+        ys = [row.figure.mean for row in group]
         axes.plot(xs, ys, color=hues[name], linewidth=1.4, linestyle="--" if _masks(group[0]) else "-")
         for x, row in zip(xs, group, strict=True):
             _point(axes, x, row, hues[name])
@@ -129,44 +131,56 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
     )
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * (1 - 10**-x):.4g} %"))
     axes.set_xlabel("weights removed", fontsize=SIZE)
-    _headed(axes, "test accuracy")
-    best = [
-        max((row for row in pruned if row.sparsity == s), key=lambda row: _mean(row, ACCURACY)) for s in _levels(rows)
-    ]
-    said = "; ".join(f"{row.label}, {percent(_mean(row, ACCURACY))}" for row in best)
-    note = f"The axis is logarithmic in what stays. Most accurate at each sparsity: {said}."
-    return Chart("accuracy-sparsity", "Accuracy against sparsity", note, _figure(axes))
+    _headed(axes, _titled(metric))
+    best = [ranked([row for row in pruned if row.sparsity == level])[0] for level in _levels(rows)]
+    said = "; ".join(f"{row.label}, {shown(metric, row.figure.mean)}" for row in best)
+    note = f"The axis is logarithmic in what stays. Best at each sparsity: {said}."
+    return Chart("sparsity", f"{_capital(metric.label)} against sparsity", note, _figure(axes))
 
 
 def _ranking(rows: Sequence[Row]) -> Chart:
-    """The methods by accuracy."""
-    ranked = sorted(rows, key=lambda row: -_mean(row, ACCURACY))
-    hues = colours(rows)
-    axes = _axes(44 + 16 * len(ranked), left=12 + max(_width(_cut(row.name)) for row in rows), right=50, top=8)
-    _accuracies(axes, rows, vertical=False)
-    axes.set_ylim(len(ranked) - 0.5, -0.5)
+    """The methods, the best first."""
+    order, metric, hues = ranked(rows), rows[0].metric, colours(rows)
+    axes = _axes(44 + 16 * len(order), left=12 + max(_width(_cut(row.name)) for row in rows), right=50, top=8)
+    _figures(axes, rows, vertical=False)
+    axes.set_ylim(len(order) - 0.5, -0.5)
     for row in rows:
         if not row.prunes:
             _level(axes, row, vertical=False)
-    for place, row in enumerate(ranked):
+    for place, row in enumerate(order):
         _point(axes, place, row, hues[row.name], vertical=False)
-        _text(axes, (1, place), (6, 0), percent(_mean(row, ACCURACY)), INK, across=True, va="center_baseline")
-    axes.set_yticks(range(len(ranked)), [_cut(row.name) for row in ranked], fontsize=SMALL)
-    for tick, row in zip(axes.get_yticklabels(), ranked, strict=True):
+        _text(axes, (1, place), (6, 0), shown(metric, row.figure.mean), INK, across=True, va="center_baseline")
+    axes.set_yticks(range(len(order)), [_cut(row.name) for row in order], fontsize=SMALL)
+    for tick, row in zip(axes.get_yticklabels(), order, strict=True):
         tick.set_color(hues[row.name] if row.prunes else SOFT)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("test accuracy", fontsize=SIZE)
+    axes.set_xlabel(_titled(metric), fontsize=SIZE)
     asked = next(row.asked for row in rows if row.prunes)
-    note = f"Most accurate: {ranked[0].name}, {percent(_mean(ranked[0], ACCURACY))}."
-    return Chart("accuracy-sparsity", f"Accuracy at {asked} sparsity", note, _figure(axes))
+    note = f"Best: {order[0].name}, {shown(metric, order[0].figure.mean)}."
+    return Chart("sparsity", f"{_capital(metric.label)} at {asked} sparsity", note, _figure(axes))
 
 
-# Accuracy against cost ------------------------------------------------------------------------------------
+def ranked(rows: Iterable[Row]) -> list[Row]:
+    """The rows, the best first by the mean of what counts."""
+    return sorted(rows, key=lambda row: -row.metric.gain(row.figure.mean, 0))
+
+
+def _titled(metric: Metric) -> str:
+    """With its unit, and which way is better where that is not the usual way."""
+    unit = f", {metric.unit}" if metric.unit not in ("", "%") else ""
+    return f"{metric.label}{unit}" + (" (lower is better)" if metric.better == "lower" else "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# What counts against cost ---------------------------------------------------------------------------------
 
 
 def against(rows: Sequence[Row], name: str) -> Chart | None:
-    """Accuracy over a cost, with the rows named that no other beats in both."""
-    cost = COSTS[name]
+    """What counts over a cost, with the rows named that no other beats in both."""
+    cost, metric = COSTS[name], rows[0].metric
     known = [row for row in rows if row.spread(cost)]
     if len(known) < 2:
         return None
@@ -183,10 +197,10 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
         margin = 0.12 * max(max(costs) - min(costs), 0.1 * max(costs)) or 1
         axes.set_xlim(max(0, min(costs) - margin), max(costs) + 1.6 * margin)
         axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
-    _accuracies(axes, known)
+    _figures(axes, known)
     best = frontier(known, cost)
-    spots = {id(row): (_mean(row, cost) * cost.scale, _mean(row, ACCURACY)) for row in known}
-    corners = [(spots[id(best[0])][0], axes.get_ylim()[0])]
+    spots = {id(row): (_mean(row, cost) * cost.scale, row.figure.mean) for row in known}
+    corners = [(spots[id(best[0])][0], axes.get_ylim()[0 if metric.better == "higher" else 1])]
     for x, y in [*(spots[id(row)] for row in best), (axes.get_xlim()[1], spots[id(best[-1])][1])]:
         corners += [(x, corners[-1][1]), (x, y)]
     axes.plot(*zip(*corners, strict=True), color=DENSE, linewidth=1.1, linestyle=(0, (3, 2)), zorder=1)
@@ -197,20 +211,20 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
             aside = spread.deviation * cost.scale
             axes.plot([x - aside, x + aside], [y, y], color=hues[row.name], **BAR)
             lines.append(((max(x - aside, axes.get_xlim()[0]), y), (min(x + aside, axes.get_xlim()[1]), y)))
-        if (spread := row.spread(ACCURACY)) and spread.deviation:
+        if (spread := row.figure).deviation:
             lines.append(((x, y - spread.deviation), (x, y + spread.deviation)))
         _point(axes, x, row, hues[row.name])
     known = sorted(known, key=lambda row: all(row is not other for other in best))  # the frontier chooses first
     names = labels(rows)
     _names_at(axes, [(names(row), hues[row.name], spots[id(row)], n < len(best)) for n, row in enumerate(known)], lines)
     axes.set_xlabel(cost.heading.replace(", all", ""), fontsize=SIZE)
-    _headed(axes, "test accuracy")
+    _headed(axes, _titled(metric))
     told = "; ".join(
-        f"{names(row)} ({percent(_mean(row, ACCURACY))}, {cost.show(_mean(row, cost))} {cost.unit})" for row in best
+        f"{names(row)} ({shown(metric, row.figure.mean)}, {cost.show(_mean(row, cost))} {cost.unit})" for row in best
     )
     what = "The memory is that of the largest training step of the run. " if cost is PEAK else ""
     note = f"{what}On the frontier (dashed, names in bold), where no other row is as good in both: {told}."
-    return Chart(f"accuracy-{name}", f"Accuracy against {cost.group}", note, _figure(axes))
+    return Chart(name, f"{_capital(metric.label)} against {cost.group}", note, _figure(axes))
 
 
 # The moments ----------------------------------------------------------------------------------------------
@@ -451,22 +465,22 @@ def _plain(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
     return axes
 
 
-def _accuracies(axes: Axes, rows: Iterable[Row], vertical: bool = True) -> None:
-    """The axis of accuracy, with room for all means and deviations."""
-    spreads = [spread for row in rows if (spread := row.spread(ACCURACY))]
+def _figures(axes: Axes, rows: Sequence[Row], vertical: bool = True) -> None:
+    """The axis of what counts, with room for all means and deviations."""
+    spreads = [row.figure for row in rows]
     low = min(each.mean - (each.deviation or 0) for each in spreads)
     high = max(each.mean + (each.deviation or 0) for each in spreads)
     margin = 0.07 * (high - low or 0.1)
     (axes.set_ylim if vertical else axes.set_xlim)(low - margin, high + margin)
     axis = axes.yaxis if vertical else axes.xaxis
     axis.set_major_locator(MaxNLocator(7 if vertical else 4, steps=[1, 2, 5, 10]))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %"))
+    part = rows[0].metric.unit == "%"
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.4g} %" if part else f"{value:,.4g}"))
 
 
 def _point(axes: Axes, at: float, row: Row, hue: str, vertical: bool = True) -> None:
-    """A row's accuracy with its deviation."""
-    spread = row.spread(ACCURACY)
-    assert spread is not None
+    """What counts of a row, with its deviation."""
+    spread = row.figure
     form = "s" if not row.prunes else "D" if _masks(row) else "o"
     face = PAPER if row.prunes and _masks(row) else hue
     if spread.deviation:
@@ -477,9 +491,8 @@ def _point(axes: Axes, at: float, row: Row, hue: str, vertical: bool = True) -> 
 
 
 def _level(axes: Axes, row: Row, vertical: bool = True) -> None:
-    """A line at the accuracy of a dense row, with a band for its deviation."""
-    spread = row.spread(ACCURACY)
-    assert spread is not None
+    """A line at what counts of a dense row, with a band for its deviation."""
+    spread = row.figure
     (axes.axhline if vertical else axes.axvline)(
         spread.mean, color=DENSE, linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1
     )

@@ -33,7 +33,9 @@ from earlycrop_lab.grids import AXES, PRESETS, Grid, get_preset, runs_of
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
 from earlycrop_lab.measure.hardware import cpus, environment, find_device
 from earlycrop_lab.runs import MODEL, RESULT, Result, find, folder_name, follow, read, run, twin
-from earlycrop_lab.tasks.classification import Classification, plan
+from earlycrop_lab.tasks import TASKS, get_task, plan
+from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.torchrun import joined, processes
 
 OVERVIEW = """\
@@ -56,8 +58,9 @@ earlycrop: make a network small before you pay for training it.
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
   earlycrop report FOLDER          all runs in a folder, as one page with tables and pictures
 
-`earlycrop train --help` lists every option. Data sets: digits (nothing to download), cifar10, cifar100,
-tiny-imagenet, folder:PATH. The library itself is `import earlycrop`, for your own training loop."""
+`earlycrop train --help` lists every option, with `--task NAME` those of another task than image classification. Data
+sets: digits (nothing to download), cifar10, cifar100, tiny-imagenet, folder:PATH. The library itself is
+`import earlycrop`, for your own training loop."""
 
 
 class Misuse(ValueError):
@@ -111,11 +114,12 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         near = nearest(arguments[0], parsers)
         raise Misuse(f"there is no command {arguments[0]!r}. Did you mean {near!r}? `earlycrop` alone lists them.")
 
-    _describe(parsers["train"])
+    task = _task(arguments)
+    _describe(parsers["train"], task)
     _lay_out(parsers["compare"])
-    _describe(parsers["compare"], without=tuple(AXES))
+    _describe(parsers["compare"], task, without=tuple(AXES))
     _inquire(parsers["why"])
-    _describe(parsers["why"], without=("sparsity", "seed", "prune_at"))
+    _describe(parsers["why"], "classification", without=("sparsity", "seed", "prune_at"))
     for name in ("train", "demo", "compare", "why"):
         _surroundings(parsers[name])
     _hand_out(parsers["compare"])
@@ -148,6 +152,18 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         near = nearest(rest[0].split("=")[0], known)
         raise Misuse(f"{options.verb} has no option {rest[0]!r}. Did you mean {near!r}?")
     return options
+
+
+def _task(arguments: Sequence[str]) -> str:
+    """The task that is asked for, by name or by a preset: what else can be said depends on it."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--task", nargs="?")
+    first.add_argument("--preset", nargs="?")
+    said, _ = first.parse_known_args(arguments[1:])
+    if said.task is not None:
+        get_task(said.task)
+        return said.task
+    return get_preset(said.preset)[0].task if said.preset in PRESETS else "classification"
 
 
 def _inquire(parser: argparse.ArgumentParser) -> None:
@@ -188,7 +204,7 @@ def _lay_out(parser: argparse.ArgumentParser) -> None:
         ("sparsities", float, "X", "parts to remove, between 0 and 1"),
         ("seeds", int, "N", "how many (3: the seeds 0, 1 and 2), or which, if more than one is named"),
         ("networks", str, "NAME", "the data set's usual if not said"),
-        ("data", str, "NAME", "data sets (default: digits)"),
+        ("data", str, "NAME", "data sets; the task's usual if not said"),
     ):
         group.add_argument(f"--{name}", type=kind, nargs="+", default=argparse.SUPPRESS, metavar=metavar, help=text)
 
@@ -208,11 +224,16 @@ def _hand_out(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _describe(parser: argparse.ArgumentParser, without: Sequence[str] = ()) -> None:
-    """An option for each field of a description; what is not given is left to the description."""
+def _describe(parser: argparse.ArgumentParser, task: str, without: Sequence[str] = ()) -> None:
+    """An option for each field of the task's description; what is not given is left to the description."""
+    kind = get_task(task).description
     group = parser.add_argument_group("what to run; it names the folder")
-    hints = get_type_hints(Classification)
-    for each in fields(Classification):
+    if not parser.prog.endswith("why"):
+        group.add_argument(
+            "--task", default=task, metavar="NAME", help=f"{', '.join(TASKS)}; what else can be said depends on it"
+        )
+    hints = get_type_hints(kind)
+    for each in fields(kind):
         if each.name in without:
             continue
         name, usual = "--" + each.name.replace("_", "-"), "" if each.default is None else f" (default: {each.default})"
@@ -267,8 +288,13 @@ def _surroundings(parser: argparse.ArgumentParser) -> None:
 
 
 def _train(options: argparse.Namespace, console: Console) -> int:
-    given = {each.name: getattr(options, each.name) for each in fields(Classification) if hasattr(options, each.name)}
-    return _run(Classification(**given), options, console)
+    return _run(get_task(options.task).description(**_given(options, options.task)), options, console)
+
+
+def _given(options: argparse.Namespace, task: str) -> dict[str, Any]:
+    """The fields of a description that were said."""
+    names = [each.name for each in fields(get_task(task).description)]
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
 def _demo(options: argparse.Namespace, console: Console) -> int:
@@ -280,11 +306,13 @@ def _demo(options: argparse.Namespace, console: Console) -> int:
     return _run(Classification(method="earlycrop-s", data="digits"), options, console)
 
 
-def _run(description: Classification, options: argparse.Namespace, console: Console) -> int:
+def _run(description: Description, options: argparse.Namespace, console: Console) -> int:
     _check_electricity(options)
     device = find_device(options.device)
     if processes() > 1 and (options.with_dense or options.dry_run):
         raise Misuse("torchrun trains one run at a time: leave out --with-dense and --dry-run")
+    if processes() > 1 and not description.mergeable:
+        raise Misuse(f"the task {description.task} is trained by one process: start it without torchrun")
     if options.dry_run:
         return _plan(description, options, device, console)
     dense = description.dense_twin()
@@ -306,7 +334,7 @@ def _run(description: Classification, options: argparse.Namespace, console: Cons
     return 0 if beside or not options.with_dense or dense == description else 1
 
 
-def _plan(description: Classification, options: argparse.Namespace, device: str, console: Console) -> int:
+def _plan(description: Description, options: argparse.Namespace, device: str, console: Console) -> int:
     """What would leave at the initial weights, as text, as records and as a picture."""
     found = plan(description, options.data_root, device)
     folder = options.out / f"plan-{folder_name(description)}"
@@ -320,11 +348,9 @@ def _plan(description: Classification, options: argparse.Namespace, device: str,
     return 0
 
 
-def _one(
-    description: Classification, options: argparse.Namespace, device: str, console: Console, ranks: Ranks
-) -> Result:
+def _one(description: Description, options: argparse.Namespace, device: str, console: Console, ranks: Ranks) -> Result:
     """Train in this process, watched."""
-    display = Display(console, title=folder_name(description))
+    display = Display(console, folder_name(description), description.metric)
     with display.live():
         return run(
             description,
@@ -341,7 +367,7 @@ def _one(
         )
 
 
-def _apart(description: Classification, options: argparse.Namespace, device: str) -> None:
+def _apart(description: Description, options: argparse.Namespace, device: str) -> None:
     """Train in a fresh process, so that its memory is its own and nothing is warm from the run before it."""
     values = {each.name.replace("_", "-"): getattr(description, each.name) for each in fields(description)}
     said = [
@@ -349,11 +375,12 @@ def _apart(description: Classification, options: argparse.Namespace, device: str
         for name, value in values.items()
         if value is not None and value is not False
     ]
+    task = [f"--task={description.task}"]
     where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
     where += [f"--checkpoint-every={options.checkpoint_every}"]
     where += [f"--data-root={options.data_root}"] * bool(options.data_root) + ["--again"] * options.again
     sys.stdout.flush()
-    done = subprocess.run([sys.executable, "-m", "earlycrop_lab", "train", "--bare", *said, *where], check=False)
+    done = subprocess.run([sys.executable, "-m", "earlycrop_lab", "train", "--bare", *task, *said, *where], check=False)
     if done.returncode == 130:
         raise KeyboardInterrupt
     if done.returncode:
@@ -402,7 +429,7 @@ def _apart_from(options: argparse.Namespace, threads: int) -> Apart:
 
 def _why(options: argparse.Namespace, console: Console) -> int:
     """Ask, keep the records and draw them."""
-    given = {each.name: getattr(options, each.name) for each in fields(Classification) if hasattr(options, each.name)}
+    given = _given(options, "classification")
     if min(options.seeds, options.samples) < 1 or options.after < 0:
         raise Misuse("--seeds and --samples have to be 1 or more, --after 0 or more")
     return (_flow if options.what == "flow" else _moment)(given, options, console)
@@ -491,13 +518,15 @@ def _grids(options: argparse.Namespace) -> list[Grid]:
     axes = {name: tuple(getattr(options, name)) for name in AXES.values() if hasattr(options, name)}
     if len(axes.get("seeds", ())) == 1:
         axes["seeds"] = tuple(range(axes["seeds"][0]))
-    names = [each.name for each in fields(Classification) if each.name not in AXES]
-    fixed = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    fixed = {name: value for name, value in _given(options, options.task).items() if name not in AXES}
     if options.preset is not None:
-        return [replace(grid, **axes, fixed={**grid.fixed, **fixed}) for grid in get_preset(options.preset)]
+        grids = get_preset(options.preset)
+        if options.task != grids[0].task:
+            raise Misuse(f"the preset {options.preset} is of the task {grids[0].task}: leave out --task")
+        return [replace(grid, **axes, fixed={**grid.fixed, **fixed}) for grid in grids]
     if "methods" not in axes:
         raise Misuse(f"compare needs to know what: --methods, or --preset with one of {', '.join(PRESETS)}")
-    return [Grid(**axes, fixed=fixed)]
+    return [Grid(**axes, fixed=fixed, task=options.task)]
 
 
 def _engine(options: argparse.Namespace, threads: int) -> Engine:
@@ -511,7 +540,7 @@ def _engine(options: argparse.Namespace, threads: int) -> Engine:
     return Local(options.workers)
 
 
-def _estimate(runs: list[Classification], options: argparse.Namespace, threads: int, console: Console) -> int:
+def _estimate(runs: list[Description], options: argparse.Namespace, threads: int, console: Console) -> int:
     """How long the runs would take that have no result."""
     device = find_device(options.device)
     open_runs, before = runs if options.again else todo(runs, options.out), torch.get_num_threads()

@@ -17,18 +17,18 @@ from earlycrop_lab.apart import Apart, failure
 from earlycrop_lab.board import Board
 from earlycrop_lab.engines import Engine
 from earlycrop_lab.runs import RESULT, Result, folder_name, read
-from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.description import Description
 
-Outcome = tuple[Classification, Result | str]
+Outcome = tuple[Description, Result | str]
 """A run, and its result or why it has none."""
 
 
-def todo(runs: Sequence[Classification], out: Path) -> list[Classification]:
+def todo(runs: Sequence[Description], out: Path) -> list[Description]:
     """Those without a result."""
     return [run for run in runs if not (out / folder_name(run) / RESULT).exists()]
 
 
-def outcome(run: Classification, out: Path) -> Result | str:
+def outcome(run: Description, out: Path) -> Result | str:
     """The result of a run, or why there is none."""
     folder = out / folder_name(run)
     if not (folder / RESULT).exists():
@@ -41,7 +41,7 @@ def outcome(run: Classification, out: Path) -> Result | str:
 
 
 def compare(
-    runs: Sequence[Classification], apart: Apart, engine: Engine, console: Console, workers: int = 1
+    runs: Sequence[Description], apart: Apart, engine: Engine, console: Console, workers: int = 1
 ) -> list[Outcome]:
     """Every run with its result, or with the reason why it has none.
 
@@ -56,7 +56,7 @@ def compare(
         KeyboardInterrupt: all processes are stopped; says how many runs are done.
     """
     waiting = list(runs) if apart.again else todo(runs, apart.out)
-    lost: dict[Classification, str] = {}
+    lost: dict[Description, str] = {}
     board = Board(console, waiting, apart.out, workers)
     try:
         with board.live(), closing(engine.each(apart, waiting)) as ended:
@@ -103,12 +103,12 @@ def comma_separated(outcomes: Sequence[Outcome]) -> str:
     lines = csv.DictWriter(text, [*header, "failure"], restval="", extrasaction="ignore", lineterminator="\n")
     lines.writeheader()
     lines.writerows(dict(zip(header, row, strict=True)) for row in rows)
-    lines.writerows({**asdict(run), "seeds": run.seed, "failure": why} for run, why in failed)
+    lines.writerows({"task": run.task, **asdict(run), "seeds": run.seed, "failure": why} for run, why in failed)
     return text.getvalue()
 
 
-BRIEF = ("test_accuracy", "weight_sparsity", "optimizer_steps", "seconds", "sparse_step_milliseconds", "disk_bytes")
-"""The columns for a terminal; all of them are in the files."""
+BRIEF = ("weight_sparsity", "optimizer_steps", "seconds", "sparse_step_milliseconds", "disk_bytes")
+"""The columns for a terminal beside the figure that counts; all of them are in the files."""
 
 
 def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
@@ -117,7 +117,7 @@ def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
     told: list[Table | str] = []
     for setting, rows in tables.by_setting(tables.table(results)).items():
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=setting, title_justify="left")
-        columns = [column for column in tables.shown_columns(rows) if column.name in BRIEF]
+        columns = [column for column in tables.shown_columns(rows) if column.name in (rows[0].metric.name, *BRIEF)]
         for number, heading in enumerate(["method", "asked", "n", *(column.heading for column in columns)]):
             table.add_column(heading, justify="right" if number else "left")
         for row in rows:
@@ -137,6 +137,6 @@ def rehearsed(outcomes: Sequence[Outcome]) -> str:
     )
 
 
-def _split(outcomes: Sequence[Outcome]) -> tuple[list[Result], list[tuple[Classification, str]]]:
+def _split(outcomes: Sequence[Outcome]) -> tuple[list[Result], list[tuple[Description, str]]]:
     results = [how for _, how in outcomes if isinstance(how, Result)]
     return results, [(run, how) for run, how in outcomes if isinstance(how, str)]

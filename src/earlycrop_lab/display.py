@@ -9,6 +9,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from earlycrop_lab.measure.record import Epoch
 from earlycrop_lab.report import what_left
+from earlycrop_lab.tables import shown
+from earlycrop_lab.tasks.description import Metric
 
 
 class Display:
@@ -19,10 +21,11 @@ class Display:
     Args:
         console: Where to print.
         title: Printed when training begins.
+        metric: The figure that counts.
     """
 
-    def __init__(self, console: Console, title: str):
-        self.console, self.title = console, title
+    def __init__(self, console: Console, title: str, metric: Metric):
+        self.console, self.title, self.metric = console, title, metric
         self.terminal = console.is_terminal
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}"),
@@ -52,6 +55,7 @@ class Display:
         self._line(f"\n{self.title}", wrap=True)
         if done:
             self._line(f"was cut off and goes on: {done} of {epochs} epochs are done", wrap=True)
+        self._line(f"test: {self.metric.label}, {self.metric.better} is better", wrap=True)
         self._line(f"{'epoch':>9}  {'phase':6}  {'loss':>7}  {'train':>7}  {'test':>7}  {'rate':>7}  {'seconds':>7}")
 
     def step(self) -> None:
@@ -66,8 +70,8 @@ class Display:
     def epoch(self, done: Epoch) -> None:
         """Print the epoch's line."""
         self._line(
-            f"{done.epoch:4}/{self.epochs:<4}  {done.phase:6}  {done.loss:7.4f}  {done.train_accuracy:7.2%}  "
-            f"{done.test_accuracy:7.2%}  {done.learning_rate:7.1e}  {done.seconds:7.1f}"
+            f"{done.epoch:4}/{self.epochs:<4}  {done.phase:6}  {done.loss:7.4f}  {shown(self.metric, done.train):>7}  "
+            f"{shown(self.metric, done.test):>7}  {done.learning_rate:7.1e}  {done.seconds:7.1f}"
         )
         self.bar.update(self.task, epoch=f"{min(done.epoch + 1, self.epochs)}/{self.epochs}")
 

@@ -9,24 +9,16 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn import functional as F
 
 import earlycrop
 from earlycrop.errors import EarlyCropError
+from earlycrop.evaluation import ScoringSet
 from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, AtInit
 from earlycrop.units import Channels
 from earlycrop_lab.board import duration
-from earlycrop_lab.data import Batch, Batches, Dataset
-from earlycrop_lab.tasks.classification import (
-    Classification,
-    evaluate,
-    network,
-    pruner_of,
-    prunes,
-    pruning_method,
-    read,
-)
+from earlycrop_lab.tasks import prepare
+from earlycrop_lab.tasks.description import Description, prunes, pruning_method
+from earlycrop_lab.tasks.session import Scene, pruner_of
 
 STEPS = 3
 """Steps that are timed, after one to warm up."""
@@ -61,7 +53,7 @@ class Cost:
     evaluation: float
 
 
-def seconds(d: Classification, cost: Cost) -> float:
+def seconds(d: Description, cost: Cost) -> float:
     """How long a run takes that is made of such parts; rather too much than too little."""
     dense = dense_epochs(d)
     passes = 0
@@ -71,7 +63,7 @@ def seconds(d: Classification, cost: Cost) -> float:
     return cost.start + training + cost.cut + passes * cost.scoring + d.total_epochs * cost.evaluation
 
 
-def dense_epochs(d: Classification) -> float:
+def dense_epochs(d: Description) -> float:
     """Epochs before the last cut, at most."""
     method = pruning_method(d)
     match method.timing:
@@ -86,7 +78,7 @@ def dense_epochs(d: Classification) -> float:
     return d.total_epochs
 
 
-def measured(runs: Iterable[Classification], root: str | None, device: str) -> Iterator[tuple[Classification, Cost]]:
+def measured(runs: Iterable[Description], root: str | None, device: str) -> Iterator[tuple[Description, Cost]]:
     """Each run with its cost; a network on its data is measured once, and cut once for each sparsity.
 
     Raises:
@@ -94,72 +86,63 @@ def measured(runs: Iterable[Classification], root: str | None, device: str) -> I
         OSError: If data cannot be had.
     """
     process = timed(lambda: subprocess.run([sys.executable, "-c", "import earlycrop_lab.apart"], check=True))
-    known: dict[Classification, tuple[Cost, Bench]] = {}
-    cuts: dict[Classification, tuple[float, float]] = {}
+    known: dict[Description, Cost] = {}
+    cuts: dict[Description, tuple[float, float]] = {}
     for run in runs:
         dense = replace(run.dense_twin(), seed=0)
         if dense not in known:
             known[dense] = _dense(dense, root, torch.device(device), process)
-        cost, bench = known[dense]
+        cost = known[dense]
         if isinstance(pruning_method(run).units, Channels):
             shape = ("sparsity", "target", "round_to", "min_channels", "min_part")
             asked = {name: getattr(run, name) for name in shape}
             like = replace(dense, method="random-s", **asked)
             if like not in cuts:
-                cuts[like] = _cut(like, bench, cost)
+                cuts[like] = _cut(like, root, torch.device(device), cost)
             cut, sparse = cuts[like]
             cost = replace(cost, cut=cut, sparse=sparse)
         yield run, cost
 
 
-Bench = tuple[Dataset, Batches, list[Batch]]
-"""The data, its training batches, its scoring set."""
-
-
-def _dense(d: Classification, root: str | None, device: torch.device, process: float) -> tuple[Cost, Bench]:
+def _dense(d: Description, root: str | None, device: torch.device, process: float) -> Cost:
     """What all runs with this training share; masks cost no cut and save nothing."""
     start = time.perf_counter()
-    data, batches, scoring = read(d, root, device)
-    model = network(d, data, device)
+    scene = prepare(d, root, device)
     process += time.perf_counter() - start
-    step = _step(model, next(batches.epoch(0)))
-    some = data.tested_on(d.batch_size)
-    looked = timed(lambda: evaluate(model, some.test_batches()), device)
-    samples = sum(len(labels) for _, labels in scoring)
-    cost = Cost(
+    step = _step(scene, device)
+    size, samples = scene.batches.batch_size, ScoringSet(scene.scoring).samples
+    return Cost(
         start=process,
-        dense=step * len(batches),
-        sparse=step * len(batches),
+        dense=step * len(scene.batches),
+        sparse=step * len(scene.batches),
         cut=0.0,
-        scoring=step * samples / batches.batch_size,
-        evaluation=looked * len(data.test_labels) / len(some.test_labels),
+        scoring=step * samples / size,
+        evaluation=timed(lambda: scene.evaluate(scene.model), device),
     )
-    return cost, (data, batches, scoring)
 
 
-def _cut(d: Classification, bench: Bench, cost: Cost) -> tuple[float, float]:
+def _cut(d: Description, root: str | None, device: torch.device, cost: Cost) -> tuple[float, float]:
     """Seconds of the cut, and of an epoch after it."""
-    data, batches, scoring = bench
-    model = network(d, data, data.device)
+    scene = prepare(d, root, device)
     try:
-        cut = timed(lambda: pruner_of(d, model, scoring).check(0), data.device)
+        cut = timed(lambda: pruner_of(d, scene).check(0), device)
     except EarlyCropError:  # it cannot be cut so far at random: perhaps by another score; taken as dense
         return 0.0, cost.dense
-    return cut, _step(model, next(batches.epoch(0))) * len(batches)
+    return cut, _step(scene, device) * len(scene.batches)
 
 
-def _step(model: nn.Module, batch: Batch) -> float:
+def _step(scene: Scene, device: torch.device) -> float:
     """Seconds of a training step."""
-    images, labels = batch
-    optimizer = torch.optim.Adam(model.parameters())
-    model.train()
+    batch = next(scene.batches.epoch(0))
+    optimizer = torch.optim.Adam(scene.model.parameters())
+    scene.model.train()
 
     def step() -> None:
         optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
+        scene.loss(scene.model, batch).backward()
         optimizer.step()
 
-    return median([timed(step, images.device) for _ in range(STEPS + 1)][1:])
+    return median([timed(step, device) for _ in range(STEPS + 1)][1:])
 
 
 def timed(action: Callable[[], Any], device: torch.device | None = None) -> float:
@@ -171,7 +154,7 @@ def timed(action: Callable[[], Any], device: torch.device | None = None) -> floa
     return time.perf_counter() - start
 
 
-def table(costs: Sequence[tuple[Classification, Cost]], done: Sequence[Classification], workers: int) -> str:
+def table(costs: Sequence[tuple[Description, Cost]], done: Sequence[Description], workers: int) -> str:
     """What each kind of run will take and all together, as text."""
     rows: dict[str, list[float]] = {}
     for run, cost in costs:
@@ -190,6 +173,6 @@ def table(costs: Sequence[tuple[Classification, Cost]], done: Sequence[Classific
     return "\n".join([*lines, "", f"In all about {duration(total)}{beside}.", HOW])
 
 
-def _name(run: Classification) -> str:
+def _name(run: Description) -> str:
     pruned = f" {run.sparsity:g}" if prunes(earlycrop.get_method(run.method)) else ""
     return f"{run.data} {run.network} {run.method}{pruned}, {run.epochs} epochs"

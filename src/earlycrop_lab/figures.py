@@ -1,6 +1,6 @@
-"""The pictures of a run: accuracy over time, the lazy regime, channels per layer. Drawn from `result.json` alone.
+"""The pictures of a run: the figure that counts over time, the lazy regime, channels per layer.
 
-And the picture of a plan: what each layer would keep.
+They are drawn from `result.json` alone. And the picture of a plan: what each layer would keep.
 """
 
 import math
@@ -16,6 +16,7 @@ import earlycrop
 from earlycrop.files import replacing
 from earlycrop.timing import EarlyBird, LazyRegime, NtkSettled, RateSettled, ScoreSettled
 from earlycrop_lab.runs import Result
+from earlycrop_lab.tables import shown
 
 PRUNED, DENSE, MARK, FAINT = "#0b7a75", "#7d8597", "#d1495b", "#d5dae1"
 STYLE = {"linewidth": 2, "markersize": 4.5, "solid_capstyle": "round"}
@@ -23,7 +24,7 @@ STYLE = {"linewidth": 2, "markersize": 4.5, "solid_capstyle": "round"}
 
 def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path]:
     """Draw what the run has pictures of into its folder; where they are."""
-    figures = {"accuracy.png": accuracy(result, dense), "regime.png": regime(result), "channels.png": channels(result)}
+    figures = {"progress.png": progress(result, dense), "regime.png": regime(result), "channels.png": channels(result)}
     return [_save(figure, folder / name) for name, figure in figures.items() if figure is not None]
 
 
@@ -39,16 +40,17 @@ def _save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def accuracy(result: Result, dense: Result | None = None) -> Figure:
-    """Test accuracy over seconds of training, beside the dense run if there is one."""
+def progress(result: Result, dense: Result | None = None) -> Figure:
+    """The figure that counts over seconds of training, beside the dense run if there is one."""
     figure, axes = _figure(4.2)
+    metric = result.description.metric
     runs = [(result, PRUNED)] if dense is None else [(dense, DENSE), (result, PRUNED)]
     for run, colour in runs:
-        seconds, values = [e.seconds for e in run.epochs], [e.test_accuracy for e in run.epochs]
+        seconds, values = [e.seconds for e in run.epochs], [e.test for e in run.epochs]
         name = run.description.method
         if run.report is not None:
             name += f", {run.columns.weight_sparsity:.1%} of weights removed"
-        axes.plot(seconds, values, color=colour, marker="o", label=f"{name}: {values[-1]:.1%}", **STYLE)
+        axes.plot(seconds, values, color=colour, marker="o", label=f"{name}: {shown(metric, values[-1])}", **STYLE)
         axes.plot(seconds[-1:], values[-1:], "o", color=colour, markersize=9, markeredgecolor="white", zorder=4)
         axes.axvline(seconds[-1], color=colour, linewidth=0.8, linestyle=(0, (1, 3)))
     cut = result.columns.dense_seconds + _scoring_until_cut(result)
@@ -56,14 +58,17 @@ def accuracy(result: Result, dense: Result | None = None) -> Figure:
         axes.axvline(cut, color=MARK, linewidth=1.4)
         _note(axes, cut, f"cut at epoch {result.report['epoch']:g}")
     axes.set_xlabel("training time, seconds (without evaluation)")
-    axes.set_ylabel("test accuracy")
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.set_ylabel(metric.label + (f", {metric.unit}" if metric.unit not in ("", "%") else ""))
     axes.set_xlim(left=0)
-    lowest = min(e.test_accuracy for run, _ in runs for e in run.epochs)
-    axes.set_ylim(max(0.0, lowest - 0.05), min(1.0, axes.get_ylim()[1]) + 0.02)
+    values = [e.test for run, _ in runs for e in run.epochs]
+    if metric.unit == "%":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylim(max(0.0, min(values) - 0.05), min(1.0, axes.get_ylim()[1]) + 0.02)
+    elif min(values) > 0 and max(values) > 10 * min(values):
+        axes.set_yscale("log")
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
     d = result.description
-    axes.set_title(f"{d.network} on {d.data}: test accuracy after each epoch", loc="left")
+    axes.set_title(f"{d.network} on {d.data}: {metric.label} after each epoch", loc="left")
     return figure
 
 

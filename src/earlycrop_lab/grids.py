@@ -7,8 +7,8 @@ from typing import Any
 
 import earlycrop
 from earlycrop.errors import nearest
-from earlycrop_lab.data import check_name
-from earlycrop_lab.tasks.classification import PRUNING, Classification, prunes
+from earlycrop_lab.tasks import get_task
+from earlycrop_lab.tasks.description import PRUNING, Description, prunes
 
 AXES = {"method": "methods", "sparsity": "sparsities", "seed": "seeds", "network": "networks", "data": "data"}
 """Fields of a description that a grid has several of, and what the grid calls them."""
@@ -29,47 +29,51 @@ class Grid:
         sparsities: Parts to remove.
         seeds: Of weights, order of images, augmentation and scoring batches.
         networks: Names of networks; None is the data set's usual.
-        data: Names of data sets.
+        data: Names of data; None is the task's usual.
         fixed: Other fields of a description, the same in all runs.
+        task: Of which task the runs are.
 
     Raises:
-        ValueError: an axis is empty, or `fixed` names no field of a description.
+        ValueError: an axis is empty, there is no such task, or `fixed` names no field of its descriptions.
     """
 
     methods: tuple[str, ...]
     sparsities: tuple[float, ...] = (0.95,)
     seeds: tuple[int, ...] = (0,)
     networks: tuple[str | None, ...] = (None,)
-    data: tuple[str, ...] = ("digits",)
+    data: tuple[str | None, ...] = (None,)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "classification"
 
     def __post_init__(self):
         for name in AXES.values():
             if not getattr(self, name):
                 raise ValueError(f"A grid without {name} has no runs: name at least one.")
-        known = [each.name for each in fields(Classification) if each.name not in AXES]
+        known = [each.name for each in fields(get_task(self.task).description) if each.name not in AXES]
         for name in self.fixed:
             if name in AXES:
                 raise ValueError(f"A grid has several of {name!r}: give them as {AXES[name]!r}, not among the fixed.")
             if name not in known:
                 raise ValueError(f"No run has a {name!r}. Did you mean {nearest(name, known)!r}?")
 
-    def runs(self) -> list[Classification]:
+    def runs(self) -> list[Description]:
         """Each run once; all of the first seed before the next, so that a table is whole early.
 
         Raises:
             ValueError: a run cannot be, for instance because a name is unknown; it names the nearest.
         """
-        for name in self.data:
-            check_name(name)
+        for name in filter(None, self.data):
+            get_task(self.task).description.check_data(name)
         axes = (self.seeds, self.data, self.networks, self.methods, self.sparsities)
         return list(dict.fromkeys(self._run(*point) for point in product(*axes)))
 
-    def _run(self, seed: int, data: str, network: str | None, method: str, sparsity: float) -> Classification:
-        said = {**self.fixed, "seed": seed, "data": data, "network": network, "method": method, "sparsity": sparsity}
+    def _run(self, seed: int, data: str | None, network: str | None, method: str, sparsity: float) -> Description:
+        said = {**self.fixed, "seed": seed, "network": network, "method": method, "sparsity": sparsity}
+        if data is not None:
+            said["data"] = data
         if not prunes(earlycrop.get_method(method)):
             said = {name: value for name, value in said.items() if name not in PRUNING}
-        run = Classification(**said)
+        run = get_task(self.task).description(**said)
         if run.equal_budget and replace(run, equal_budget=False).total_epochs == run.epochs:
             return replace(run, equal_budget=False)  # it has one training and nothing to divide: the same run
         return run
@@ -122,6 +126,6 @@ def get_preset(name: str) -> tuple[Grid, ...]:
     return PRESETS[name]
 
 
-def runs_of(grids: Iterable[Grid]) -> list[Classification]:
+def runs_of(grids: Iterable[Grid]) -> list[Description]:
     """The runs of several grids, each once."""
     return list(dict.fromkeys(run for grid in grids for run in grid.runs()))

@@ -12,20 +12,21 @@ from typing import Any
 from matplotlib import rc_context
 
 from earlycrop.files import replacing
-from earlycrop_lab.charts import COSTS, DENSE, GRID, HUES, INK, PAPER, SOFT, Chart, charts, labels, reading
+from earlycrop_lab.charts import COSTS, DENSE, GRID, HUES, INK, PAPER, SOFT, Chart, charts, labels, ranked, reading
 from earlycrop_lab.report import what_left
 from earlycrop_lab.runs import RESULT, Result, failure, read
 from earlycrop_lab.tables import (
-    COLUMNS,
     NONE,
     SPREAD,
     Column,
     Row,
     by_setting,
+    column,
     csv,
     footnotes,
     frontier,
     markdown,
+    shown,
     shown_columns,
     table,
     times,
@@ -163,24 +164,24 @@ def _link(name: str, kind: str, text: str) -> str:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    """Which row is the most accurate, and which are on the frontiers."""
-    accuracy, names = COLUMNS[0], labels(rows)
-    best = max(rows, key=lambda row: spread.mean if (spread := row.spread(accuracy)) else 0)
-    told = _whole(f"{best.text(accuracy)} %, n = {len(best.results)}")
-    items = [f"Most accurate: <b>{_whole(names(best))}</b>, {told}."]
+    """Which row is the best, and which are on the frontiers."""
+    best, names = ranked(rows)[0], labels(rows)
+    metric = best.metric
+    told = _whole(f"{best.text(column(metric))} {metric.unit}".rstrip() + f", n = {len(best.results)}")
+    items = [f"Best {metric.label}: <b>{_whole(names(best))}</b>, {told}."]
     for cost in COSTS.values():
         if len(rows) > 1 and (front := frontier(rows, cost)):
             told = ", ".join(f"<b>{_whole(names(row))}</b>" for row in front)
-            items.append(f"On the frontier of accuracy and {cost.group}: {told}.")
+            items.append(f"On the frontier of {metric.label} and {cost.group}: {told}.")
     return f"<ul class='summary'>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
 def _table(rows: Sequence[Row], setting: str) -> str:
     columns = shown_columns(rows)
-    grouped = [(name, list(group)) for name, group in groupby(columns, lambda column: column.group)]
+    grouped = [(name, list(group)) for name, group in groupby(columns, lambda each: each.group)]
     first = {group[0].name for _, group in grouped}
     above = "".join(f"<th colspan='{len(group)}' scope='colgroup' class='first'>{name}</th>" for name, group in grouped)
-    edge = {column.name: " class='first'" if column.name in first else "" for column in columns}
+    edge = {each.name: " class='first'" if each.name in first else "" for each in columns}
     below = "".join(
         f"<th scope='col'{edge[each.name]}>{each.label}{' ' * bool(each.label)}<i>{each.unit}</i></th>"
         for each in columns
@@ -279,7 +280,8 @@ def _runs(rows: Iterable[Row]) -> str:
 
 
 def _run(result: Result) -> str:
-    told = [f"Test accuracy {COLUMNS[0].show(result.columns.test_accuracy)} %."]
+    figures = result.columns.metrics
+    told = ["; ".join(f"{m.label} {shown(m, figures.get(m.name))}" for m in result.description.metrics) + "."]
     if result.report is not None:
         told.append(what_left(result.report))
     if started := result.environment.get("started"):

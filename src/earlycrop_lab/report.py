@@ -11,8 +11,8 @@ import earlycrop
 from earlycrop.allocation import Global
 from earlycrop_lab.measure.record import Columns
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tables import NONE, amount, large, percent, setting
-from earlycrop_lab.tasks.classification import prunes
+from earlycrop_lab.tables import NONE, amount, large, percent, setting, shown
+from earlycrop_lab.tasks.description import prunes
 
 
 def comparison(results: Sequence[Result]) -> Table:
@@ -27,18 +27,23 @@ def comparison(results: Sequence[Result]) -> Table:
         table.add_column(result.description.method, justify="right")
     if len(results) == 2:
         table.add_column("ratio", justify="right", style="dim")
-    for label, *shown in rows(results):
+    compares = {label: compare for label, _, compare in ROWS}
+    for label, *figures in rows(results):
         ratio = []
         if len(results) == 2:
-            compare = next(compare for name, _, compare in ROWS if name == label)
-            ratio = [_ratio(*map(compare, (results[0].columns, results[1].columns)))]
-        table.add_row(label, *shown, *ratio)
+            ratio = [_ratio(*(compares.get(label, _nothing)(result.columns) for result in results))]
+        table.add_row(label, *figures, *ratio)
     return table
 
 
 def rows(results: Sequence[Result]) -> list[list[str]]:
-    """For each column of the poster that applies to any of the runs, its label and what each run shows."""
-    table = [[label, *(show(result.columns) for result in results)] for label, show, _ in ROWS]
+    """For each figure and column of the poster that applies to any run, its label and what each run shows."""
+    metrics = dict.fromkeys(metric for result in results for metric in result.description.metrics)
+    table = [
+        [f"{metric.label}, last epoch", *(shown(metric, result.columns.metrics.get(metric.name)) for result in results)]
+        for metric in metrics
+    ]
+    table += [[label, *(show(result.columns) for result in results)] for label, show, _ in ROWS]
     return [row for row in table if any(text != NONE for text in row[1:])]
 
 
@@ -71,7 +76,6 @@ def _nothing(_: Columns) -> None:
 
 Read = Callable[[Columns], Any]
 ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
-    ("test accuracy, last epoch", lambda c: percent(c.test_accuracy), _nothing),
     ("weight sparsity", lambda c: percent(c.weight_sparsity), _nothing),
     ("node sparsity", lambda c: percent(c.node_sparsity), _nothing),
     ("parameters", lambda c: large(c.parameters_after), lambda c: c.parameters_after),

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 
 import earlycrop
@@ -25,15 +26,17 @@ from earlycrop_lab.measure.emissions import COUNTRY, Emissions
 from earlycrop_lab.measure.hardware import environment, load
 from earlycrop_lab.measure.memory import process_peak_bytes
 from earlycrop_lab.measure.record import Columns, Epoch
-from earlycrop_lab.tasks.classification import Classification, train
+from earlycrop_lab.tasks import described, train
+from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.progress import Progress
 
-RESULT, MODEL, FAILURE = "result.json", "model.safetensors", "failure.json"
+RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
 
 
-def folder_name(description: Classification) -> str:
+def folder_name(description: Description) -> str:
     """The name of a run's folder: what it is, what differs from the usual, the seed.
 
+    >>> from earlycrop_lab.tasks.classification import Classification
     >>> folder_name(Classification(data="digits", epochs=12))
     'digits-resnet18-earlycrop-s-0.95-epochs12-seed0'
     """
@@ -63,22 +66,27 @@ class Result:
         emissions: Whose electricity, which PUE, and whether power was measured or assumed.
     """
 
-    description: Classification
+    description: Description
     environment: dict[str, Any]
     epochs: list[Epoch]
     report: dict[str, Any] | None
     columns: Columns
     emissions: Emissions
 
+    @property
+    def figure(self) -> float:
+        """The task's figure that counts, after the last epoch."""
+        return self.columns.metrics[self.description.metric.name]
+
     def as_dict(self) -> dict[str, Any]:
         """The same, JSON-ready; `repr` is the description as Python source."""
-        return {"repr": repr(self.description), **asdict(self)}
+        return {"repr": repr(self.description), "task": self.description.task, **asdict(self)}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Result":
         """What `as_dict` gave; fields that a newer version has added are at their defaults."""
         return cls(
-            description=Classification(**stored["description"]),
+            description=described(stored["task"], stored["description"]),
             environment=stored["environment"],
             epochs=[Epoch(**each) for each in stored["epochs"]],
             report=stored["report"],
@@ -88,7 +96,7 @@ class Result:
 
 
 def run(
-    description: Classification,
+    description: Description,
     out: Path,
     *,
     root: str | None = None,
@@ -173,6 +181,9 @@ def run(
             lost_seconds=kept.lost_seconds,
             saving_seconds=kept.saving_seconds,
         )
+        if outcome.samples:
+            with replacing(folder / SAMPLES) as file:
+                file.write(safetensors.torch.save(outcome.samples))
         report = outcome.report.as_dict() if outcome.report else None
         result = Result(description, where, outcome.epochs, report, columns, emissions)
         write(result, folder)
@@ -180,7 +191,7 @@ def run(
     return result
 
 
-def follow(description: Classification, *, ranks: Ranks, root: str | None = None, device: str = "cpu") -> None:
+def follow(description: Description, *, ranks: Ranks, root: str | None = None, device: str = "cpu") -> None:
     """What the other ranks do while the first `run`s: train their part, if the result is not there already."""
     if not ranks.first(False):
         train(description, root=root, device=device, checkpoints=Followed(ranks), ranks=ranks)
@@ -250,7 +261,7 @@ def find(name: str, out: Path) -> Path:
     raise ValueError(f"No run is called {name!r}. Did you mean {nearest(name, names)!r}?")
 
 
-def twin(description: Classification, out: Path) -> Result | None:
+def twin(description: Description, out: Path) -> Result | None:
     """The dense run with the same training, if it is there."""
     folder = out / folder_name(description.dense_twin())
     return read(folder) if (folder / RESULT).exists() else None

@@ -1,6 +1,7 @@
 """Finished runs as the poster's table: a row a description, its numbers over the seeds, beside its dense twin's.
 
-`rows = table(results)`, then `markdown(rows)` or `csv(rows)`; other forms read `row.spread(column)` of `COLUMNS`.
+`rows = table(results)`, then `markdown(rows)` or `csv(rows)`; other forms read `row.spread(column)` of `columns(rows)`:
+the figures that the task is judged by, then what they cost, which is the same for all tasks.
 """
 
 import io
@@ -13,7 +14,7 @@ from statistics import fmean, stdev
 import earlycrop
 from earlycrop.units import Weights
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tasks.classification import PRUNING, Classification, prunes
+from earlycrop_lab.tasks.description import PRUNING, Description, Metric, prunes
 
 NONE = "–"
 
@@ -93,7 +94,6 @@ def _pruned(read: Callable[[Result], float | None]) -> Callable[[Result], float 
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("test_accuracy", "test accuracy", "", lambda r: r.columns.test_accuracy, "%"),
     Column("weight_sparsity", "sparsity", "weights", lambda r: r.columns.weight_sparsity, "%"),
     Column("node_sparsity", "sparsity", "nodes", lambda r: r.columns.node_sparsity, "%"),
     Column("parameters", "parameters", "", lambda r: r.columns.parameters_after),
@@ -115,7 +115,23 @@ COLUMNS: tuple[Column, ...] = (
     Column("grams_co2", "emissions", "CO₂", lambda r: r.columns.grams_co2, "g", multiple=True),
     Column("kwh", "emissions", "energy", lambda r: r.columns.kwh, "Wh", 1000),
 )
-"""The poster's, in its order; a step and memory are those of the dense phase and those after the cut."""
+"""The poster's beside accuracy, in its order; a step and memory are those of the dense phase and after the cut."""
+
+
+def column(metric: Metric) -> Column:
+    """Of a figure that a task is judged by."""
+    return Column(metric.name, metric.label, "", lambda r: r.columns.metrics.get(metric.name), metric.unit)
+
+
+def shown(metric: Metric, value: float | None) -> str:
+    """A value of it with its unit.
+
+    >>> shown(Metric("test_accuracy", "test accuracy", unit="%"), 0.987)
+    '98.7 %'
+    >>> shown(Metric("rms", "rms", "lower", "m"), 0.5734)
+    '0.573 m'
+    """
+    return percent(value) if metric.unit == "%" else amount(value, metric.unit)
 
 
 @dataclass(frozen=True)
@@ -133,9 +149,21 @@ class Row:
     marks: str
 
     @property
-    def description(self) -> Classification:
+    def description(self) -> Description:
         """Of its first seed."""
         return self.results[0].description
+
+    @property
+    def metric(self) -> Metric:
+        """The figure that counts."""
+        return self.description.metric
+
+    @property
+    def figure(self) -> Spread:
+        """That figure over the seeds."""
+        found = self.spread(column(self.metric))
+        assert found is not None  # every run has it
+        return found
 
     @property
     def prunes(self) -> bool:
@@ -199,7 +227,7 @@ class Row:
 def table(results: Iterable[Result]) -> list[Row]:
     """The rows: by setting, in each dense first, then by sparsity, masks after channels, as the methods are listed."""
     results = list(results)
-    groups: dict[Classification, list[Result]] = defaultdict(list)
+    groups: dict[Description, list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.description.seed):
         groups[_seedless(result.description)].append(result)
     letters = {text: _letter(number) for number, text in enumerate(conditions(results))}
@@ -229,34 +257,39 @@ def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return dict(groups)
 
 
+def columns(rows: Iterable[Row]) -> list[Column]:
+    """The figures of the rows' tasks, then all others."""
+    return [*map(column, dict.fromkeys(metric for row in rows for metric in row.description.metrics)), *COLUMNS]
+
+
 def shown_columns(rows: Sequence[Row]) -> list[Column]:
     """The columns that any of the rows has."""
-    return [column for column in COLUMNS if any(row.spread(column) for row in rows)]
+    return [column for column in columns(rows) if any(row.spread(column) for row in rows)]
 
 
 def frontier(rows: Iterable[Row], cost: Column) -> list[Row]:
-    """The rows that no other beats, by increasing cost: none is as accurate for less, nor more accurate for as much.
+    """The rows that no other beats, by increasing cost: none is as good for less, nor better for as much.
 
     Both are means; rows without the cost are left out.
     """
-    accuracy = COLUMNS[0]
-    points = [(c.mean, a.mean, row) for row in rows if (c := row.spread(cost)) and (a := row.spread(accuracy))]
+    points = [(c.mean, row.metric.gain(row.figure.mean, 0), row) for row in rows if (c := row.spread(cost))]
     best = [
         (cheap, good, row)
         for cheap, good, row in points
-        if not any(c <= cheap and a >= good and (c, a) != (cheap, good) for c, a, _ in points)
+        if not any(c <= cheap and g >= good and (c, g) != (cheap, good) for c, g, _ in points)
     ]
     return [row for *_, row in sorted(best, key=lambda point: point[0])]
 
 
-def setting(d: Classification) -> str:
+def setting(d: Description) -> str:
     """What a run shares with its dense twin, in words; what is usual for the data is not said.
 
+    >>> from earlycrop_lab.tasks.classification import Classification
     >>> setting(Classification(data="cifar10", train_size=10_000, epochs=12, learning_rate=0.001))
     'resnet18 of width 64 on cifar10, 10,000 training images, 12 epochs, learning rate 0.001'
     """
     usual = d.usual()
-    images = f", {d.train_size:,} training images" if d.train_size else ""
+    images = f", {d.train_size:,} {d.samples}" if d.train_size else ""
     told = ("network", "width", "data", "train_size", "epochs", "seed", *PRUNING)
     more = [
         f", {each.name.replace('_', ' ')} {getattr(d, each.name)}"
@@ -330,9 +363,10 @@ def csv(rows: Sequence[Row]) -> str:
     """Every number unrounded and in the unit of its name: what was asked, then mean, deviation and n of each column."""
     file = io.StringIO()
     lines = writer(file, lineterminator="\n")
-    asked = [each.name for each in fields(Classification) if each.name != "seed"]
-    header = [*asked, "seeds", "conditions"]
-    for column in COLUMNS:
+    described = {row.description.task: fields(row.description) for row in rows}
+    asked = list(dict.fromkeys(each.name for own in described.values() for each in own if each.name != "seed"))
+    header, all_columns = ["task", *asked, "seeds", "conditions"], columns(rows)
+    for column in all_columns:
         header += [f"{column.name}_{part}" for part in ("mean", "deviation", "n")]
         header += [f"{column.name}_multiple"] * column.multiple
     lines.writerow(header)
@@ -340,10 +374,10 @@ def csv(rows: Sequence[Row]) -> str:
         d = asdict(row.description)
         if not row.prunes:
             d = {name: None if name in PRUNING else value for name, value in d.items()}
-        line = [d[name] for name in asked]
+        line = [row.description.task, *(d.get(name) for name in asked)]
         line.append(" ".join(str(result.description.seed) for result in row.results))
         line.append(" | ".join(dict.fromkeys(map(condition, row.results))))
-        for column in COLUMNS:
+        for column in all_columns:
             spread = row.spread(column)
             line += [None, None, 0] if spread is None else [spread.mean, spread.deviation, spread.n]
             line += [row.multiple(column)] * column.multiple
@@ -406,7 +440,7 @@ def _digits(value: float) -> str:
     return f"{value:#.3g}".rstrip(".")
 
 
-def _seedless(description: Classification) -> Classification:
+def _seedless(description: Description) -> Description:
     return replace(description, seed=0)
 
 

@@ -17,7 +17,6 @@ from statistics import fmean, median
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import earlycrop
 from earlycrop.evaluation import MeanLoss
@@ -32,9 +31,10 @@ from earlycrop.timing import (
     ScoreSettled,
 )
 from earlycrop.units import WeightUnits
-from earlycrop_lab.data import Batch
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tasks.classification import Classification, mean_loss, network, pruner_of, read
+from earlycrop_lab.tasks import prepare
+from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.session import Scene, pruner_of
 
 SCORES = (
     *("random-u", "magnitude-u", "snip", "grasp", "synflow", "crop-u", "cropit-u"),
@@ -98,25 +98,23 @@ def flows(
         root: Where the data set lies.
         device: Where to compute.
     """
-    *_, (_, model, scoring) = dense(d, epochs, root, device)
-    flow_before, kernel = _state(d, "random-u", model, scoring, None, samples)
+    *_, (_, scene) = dense(d, epochs, root, device)
+    flow_before, kernel = _state(d, "random-u", scene, None, samples)
     for name in methods:
         for sparsity in sparsities:
-            flow_after, after = _state(d, name, model, scoring, sparsity, samples)
+            flow_after, after = _state(d, name, scene, sparsity, samples)
             change = float(torch.linalg.norm(after - kernel) / torch.linalg.norm(kernel))
             yield Flow(name, sparsity, d.seed, epochs, flow_before, flow_after, change)
 
 
-def _state(
-    d: Classification, name: str, model: nn.Module, scoring: list[Batch], sparsity: float | None, samples: int
-) -> tuple[float, Tensor]:
+def _state(d: Classification, name: str, scene: Scene, sparsity: float | None, samples: int) -> tuple[float, Tensor]:
     """Gradient flow and kernel of a copy, pruned if a sparsity is given."""
     method = replace(earlycrop.get_method(name), timing=AtInit())
-    twin = copy.deepcopy(model)
-    pruner = pruner_of(replace(d, sparsity=sparsity or d.sparsity), twin, scoring, method=method)
+    twin = copy.deepcopy(scene.model)
+    pruner = pruner_of(replace(d, sparsity=sparsity or d.sparsity), replace(scene, model=twin), method=method)
     if sparsity is not None:
         pruner.check(0)
-    loss = MeanLoss(twin, mean_loss, scoring)
+    loss = MeanLoss(twin, scene.loss, scene.scoring)
     masks = pruner.units.masks() if isinstance(pruner.units, WeightUnits) else {}
     parameters = dict(twin.named_parameters())
     kernel = empirical_ntk(loss, list(parameters.values()), samples, [masks.get(name) for name in parameters])
@@ -182,18 +180,20 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
     seconds: dict[str, list[float]] = {rule: [] for rule in RULES}
     start: dict[str, Tensor] = {}
     norms, drifts, kernels = [], [], []
-    for epoch, model, scoring in dense(d, d.epochs, root, device):
+    for epoch, scene in dense(d, d.epochs, root, device):
         if not scenes:
             for rule, (detector, name) in RULES.items():
                 if name not in scenes:
                     method = replace(earlycrop.get_method(name), timing=AtInit())
-                    scenes[name] = pruner_of(d, model, scoring, method=method)
+                    scenes[name] = pruner_of(d, scene, method=method)
                 instruments[rule] = detector.instrument(scenes[name])
             start = {name: p.detach().clone() for name, p in scenes["earlycrop-s"].parameters("prunable").items()}
         now = scenes["earlycrop-s"].parameters("prunable")
         norms.append(_norm([p.detach() for p in now.values()]))
         drifts.append(_norm([p.detach() - start[name] for name, p in now.items()]) / norms[0])
-        kernels.append(empirical_ntk(MeanLoss(model, mean_loss, scoring), list(model.parameters()), samples))
+        kernels.append(
+            empirical_ntk(MeanLoss(scene.model, scene.loss, scene.scoring), list(scene.model.parameters()), samples)
+        )
         for rule in RULES if epoch else ():
             began = time.perf_counter()
             value = instruments[rule].read(epoch)
@@ -263,7 +263,7 @@ def swept(results: Sequence[Result], seen: Watched) -> tuple[dict[float, list[fl
     accuracies: dict[float, list[float]] = {}
     for result in sorted(results, key=lambda r: (r.description.prune_at, r.description.seed)):
         assert result.description.prune_at is not None
-        accuracies.setdefault(result.description.prune_at, []).append(result.columns.test_accuracy)
+        accuracies.setdefault(result.description.prune_at, []).append(result.figure)
     means = {epoch: fmean(values) for epoch, values in accuracies.items()}
     best = max(means.values())
     moments = []
@@ -277,23 +277,21 @@ def swept(results: Sequence[Result], seen: Watched) -> tuple[dict[float, list[fl
     return accuracies, moments
 
 
-def dense(
-    d: Classification, epochs: int, root: str | None = None, device: str = "cpu"
-) -> Iterator[tuple[int, nn.Module, list[Batch]]]:
-    """A dense training at a constant rate: epochs done, the model, and the scoring set, at 0 and after each epoch."""
+def dense(d: Classification, epochs: int, root: str | None = None, device: str = "cpu") -> Iterator[tuple[int, Scene]]:
+    """A dense training at a constant rate: epochs done, and the scene, at 0 and after each epoch."""
     torch.manual_seed(d.seed)
-    data, batches, scoring = read(d, root, torch.device(device))
-    model = network(d, data, torch.device(device))
+    scene = prepare(d, root, device)
+    model = scene.model
     optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
-    yield 0, model, scoring
+    yield 0, scene
     for epoch in range(epochs):
         model.train()
-        for x, y in batches.epoch(epoch):
+        for batch in scene.batches.epoch(epoch):
             optimizer.zero_grad()
-            F.cross_entropy(model(x), y).backward()
+            scene.loss(model, batch).backward()
             nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
             optimizer.step()
-        yield epoch + 1, model, scoring
+        yield epoch + 1, scene
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:

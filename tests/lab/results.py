@@ -6,10 +6,10 @@ from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.classification import Classification
 
 
-def columns(**said) -> Columns:
+def columns(test_accuracy: float = 0.5, **said) -> Columns:
     """Of a small dense run, but for what is said."""
     dense = {
-        "test_accuracy": 0.5,
+        "metrics": {"test_accuracy": test_accuracy},
         "weight_sparsity": None,
         "node_sparsity": None,
         "parameters_before": 2000,

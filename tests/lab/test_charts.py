@@ -91,7 +91,7 @@ def test_with_one_sparsity_the_methods_stand_by_accuracy():
     (axes,) = chart.figure.axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["dense", "earlycrop-s", "snip"]
     assert texts(axes) == ["90.0 %", "75.0 %", "65.0 %"]
-    assert chart.title == "Accuracy at 90 % sparsity"
+    assert chart.title == "Test accuracy at 90 % sparsity"
 
 
 def test_dense_alone_has_no_picture_of_sparsity():
@@ -126,7 +126,7 @@ def test_memory_is_the_largest_of_the_run_and_of_cuda_where_there_is_one():
 
 def test_what_was_not_measured_has_no_picture():
     assert against(ROWS, "emissions") is None  # nobody had it
-    assert [chart.name for chart in charts(ROWS)][:3] == ["accuracy-sparsity", "accuracy-time", "accuracy-memory"]
+    assert [chart.name for chart in charts(ROWS)][:3] == ["sparsity", "time", "memory"]
 
 
 def test_the_moments_stand_where_the_runs_were_cut():

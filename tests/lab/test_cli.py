@@ -51,7 +51,7 @@ def test_a_run_and_its_dense_twin_end_in_a_table_and_pictures(session):
     ):
         assert column in printed
     pictures = [line for line in printed.splitlines() if line.endswith(".png")]
-    assert [Path(path).name for path in pictures] == ["accuracy.png", "regime.png", "channels.png"]
+    assert [Path(path).name for path in pictures] == ["progress.png", "regime.png", "channels.png"]
     for path in pictures:
         assert Path(path).read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert max(map(len, printed.splitlines())) < 250
@@ -71,7 +71,7 @@ def test_the_results_hold_what_a_reader_needs(session):
         assert run.columns.disk_bytes == (out / folder / "model.safetensors").stat().st_size
         assert run.columns.process_bytes > 100e6  # torch alone
         assert run.columns.kwh > 0
-        assert run.columns.test_accuracy > 0.5  # chance is 0.1
+        assert run.columns.metrics["test_accuracy"] > 0.5  # chance is 0.1
     assert pruned.columns.disk_bytes < dense.columns.disk_bytes
     assert pruned.columns.sparse_memory_bytes < dense.columns.dense_memory_bytes
 

@@ -73,7 +73,7 @@ def test_a_failed_run_is_a_row_that_says_why(session):
     assert (failed["method"], failed["sparsity"], failed["failure"]) == ("snap", "0.999", why)
     assert failed["test_accuracy_mean"] == ""
     assert dense["failure"] == half["failure"] == ""
-    assert float(dense["test_accuracy_mean"]) == read(out / DENSE).columns.test_accuracy
+    assert float(dense["test_accuracy_mean"]) == read(out / DENSE).columns.metrics["test_accuracy"]
     assert float(half["optimizer_steps_multiple"]) == 1.0
 
 

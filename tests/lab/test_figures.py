@@ -4,7 +4,7 @@ import pytest
 from matplotlib.figure import Figure
 
 import earlycrop
-from earlycrop_lab.figures import _widths, accuracy, channels, draw, draw_plan, regime
+from earlycrop_lab.figures import _widths, channels, draw, draw_plan, progress, regime
 from earlycrop_lab.tasks.classification import Classification
 from tests import dense
 from tests.lab.results import report, result
@@ -30,18 +30,18 @@ def at(axes, colour: str = "#d1495b") -> list[float]:
 
 def test_accuracy_stands_over_the_seconds_of_both_runs_and_the_cut_where_the_sparse_phase_begins():
     run = result(PRUNED, report(), weight_sparsity=0.95)
-    figure = accuracy(run, DENSE)
+    figure = progress(run, DENSE)
     lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in figure.axes[0].lines}
     for each in (run, DENSE):
-        assert lines[tuple(e.seconds for e in each.epochs)] == tuple(e.test_accuracy for e in each.epochs)
+        assert lines[tuple(e.seconds for e in each.epochs)] == tuple(e.test for e in each.epochs)
     assert at(figure.axes[0]) == [1.5]  # a second of dense training, half a second of scoring
-    assert "earlycrop-s, 95.0% of weights removed: 80.0%" in drawn(figure)
-    assert "dense: 80.0%" in drawn(figure)
+    assert "earlycrop-s, 95.0% of weights removed: 80.0 %" in drawn(figure)
+    assert "dense: 80.0 %" in drawn(figure)
 
 
 def test_a_dense_run_has_only_its_accuracy(tmp_path):
-    assert [path.name for path in draw(DENSE, tmp_path)] == ["accuracy.png"]
-    assert [path.name for path in tmp_path.iterdir()] == ["accuracy.png"]
+    assert [path.name for path in draw(DENSE, tmp_path)] == ["progress.png"]
+    assert [path.name for path in tmp_path.iterdir()] == ["progress.png"]
 
 
 def test_the_regime_shows_threshold_moment_and_rate():

@@ -15,7 +15,8 @@ from earlycrop_lab import checkpoints as module
 from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
 from earlycrop_lab.runs import folder_name, run
-from earlycrop_lab.tasks.classification import Classification, Outcome, train
+from earlycrop_lab.tasks.classification import Classification, train
+from earlycrop_lab.tasks.session import Outcome
 from tests import dense
 
 SMALL = Classification(
@@ -45,7 +46,7 @@ def numbers(outcome: Outcome):
         "epochs": [replace(epoch, seconds=0.0) for epoch in outcome.epochs],
         "report": repr(report and replace(report, seconds=0.0)),
         "state": {name: dense.bits(tensor) for name, tensor in outcome.model.state_dict().items()},
-        "columns": (c.test_accuracy, c.weight_sparsity, c.parameters_after, c.flops_after, c.optimizer_steps),
+        "columns": (c.metrics, c.weight_sparsity, c.parameters_after, c.flops_after, c.optimizer_steps),
     }
 
 

@@ -8,7 +8,8 @@ from torch import nn
 
 from earlycrop_lab import runs
 from earlycrop_lab.runs import find, folder_name, read, run, twin, write
-from earlycrop_lab.tasks.classification import Classification, Outcome
+from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.session import Outcome
 from tests.lab.results import columns, result
 
 NAMES = {

@@ -8,11 +8,22 @@ from statistics import mean, stdev
 import pytest
 
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tables import COLUMNS, Spread, by_setting, csv, footnotes, frontier, markdown, shown_columns, table
+from earlycrop_lab.tables import (
+    COLUMNS,
+    Spread,
+    by_setting,
+    column,
+    csv,
+    footnotes,
+    frontier,
+    markdown,
+    shown_columns,
+    table,
+)
 from earlycrop_lab.tasks.classification import Classification
 from tests.lab.results import report, result
 
-COLUMN = {column.name: column for column in COLUMNS}
+COLUMN = {each.name: each for each in (column(Classification().metric), *COLUMNS)}
 
 
 def dense(seed: int, **said) -> Result:

@@ -79,8 +79,8 @@ def test_training_on_two_processes_is_training_on_one(tmp_path, monkeypatch):
     assert all(torch.equal(tensor, twin[name]) for name, tensor in state.items())
     for found, expected in zip(epochs, alone.epochs, strict=True):  # in single precision
         assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-        assert found.train_accuracy == pytest.approx(expected.train_accuracy, abs=1 / 250)
-        assert found.test_accuracy == pytest.approx(expected.test_accuracy, abs=0.01)
+        assert found.train == pytest.approx(expected.train, abs=1 / 250)
+        assert found.test == pytest.approx(expected.test, abs=0.01)
     assert [epoch.loss for epoch in epochs] == [epoch.loss for epoch in other]
     for name, tensor in alone.model.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-5)

@@ -20,7 +20,8 @@ SMALL = Classification(
 def test_flows_against_an_explicit_jacobian():
     found = list(flows(SMALL, ("crop-u", "snap"), (0.3, 0.7), epochs=1, samples=3))
     assert [(f.method, f.sparsity) for f in found] == [("crop-u", 0.3), ("crop-u", 0.7), ("snap", 0.3), ("snap", 0.7)]
-    *_, (_, model, scoring) = dense(SMALL, 1)
+    *_, (_, scene) = dense(SMALL, 1)
+    model, scoring = scene.model, scene.scoring
     model.eval()
     weights = [p for name, p in model.named_parameters() if p.ndim > 1]
     total = sum(len(y) for _, y in scoring)
@@ -58,8 +59,8 @@ def seen() -> Watched:
 
 def test_what_is_watched_is_the_dense_training(seen):
     states = [
-        torch.cat([p.detach().flatten().double() for p in model.parameters() if p.ndim > 1])
-        for _, model, _ in dense(SMALL, SMALL.epochs)
+        torch.cat([p.detach().flatten().double() for p in scene.model.parameters() if p.ndim > 1])
+        for _, scene in dense(SMALL, SMALL.epochs)
     ]
     assert seen.epochs == tuple(range(10))
     assert seen.norm == pytest.approx([float(state.norm()) for state in states])
@@ -94,7 +95,7 @@ def test_a_rule_chooses_the_epoch_at_which_it_prunes_in_a_run(seen, rule, method
 def run_at(epoch: float, accuracy: float, seed: int = 0):
     description = Classification(method="crop-s", epochs=20, prune_at=epoch, seed=seed)
     result = make(description)
-    return replace(result, columns=replace(result.columns, test_accuracy=accuracy))
+    return replace(result, columns=replace(result.columns, metrics={"test_accuracy": accuracy}))
 
 
 def by_hand() -> Watched:

@@ -10,7 +10,7 @@ class History(list[T], Generic[T]):
     """Records of one kind, in order, that can be kept and gone on with.
 
     >>> history = History(Epoch)
-    >>> history.append(Epoch(1, "dense", 0.5, 0.9, 0.8, 1e-3, 1e-3, 2.0))
+    >>> history.append(Epoch(1, "dense", 0.5, None, 0.8, 1e-3, 1e-3, 2.0))
     >>> twin = History(Epoch)
     >>> twin.load_state_dict(history.state_dict())
     >>> twin == history
@@ -38,8 +38,9 @@ class Epoch:
         epoch: Epochs finished, so the first is 1.
         phase: "dense" before the cut, "sparse" after it.
         loss: Mean over the epoch's batches, as they were trained on.
-        train_accuracy: Of the same batches, from 0 to 1, so on augmented images and while the weights move.
-        test_accuracy: Of the whole test split, from 0 to 1.
+        train: The task's figure that counts, of the same batches, so on augmented samples and while the weights move;
+            None where it is not had.
+        test: The same of the whole test split.
         first_learning_rate: Of the epoch's first step.
         learning_rate: Of its last step.
         seconds: Training time since the start: the phases "dense", "scoring" and "sparse", without evaluation.
@@ -48,8 +49,8 @@ class Epoch:
     epoch: int
     phase: str
     loss: float
-    train_accuracy: float
-    test_accuracy: float
+    train: float | None
+    test: float
     first_learning_rate: float
     learning_rate: float
     seconds: float
@@ -60,7 +61,7 @@ class Columns:
     """The columns of the poster, each measured as section 5.8 of the specification says.
 
     Args:
-        test_accuracy: After the last epoch, never the best one.
+        metrics: The task's figures after the last epoch, never the best one, by their names.
         weight_sparsity: Part of the prunable weights that left; None for dense.
         node_sparsity: Part of the channels that left; None for dense and for masks.
         parameters_before: All parameters of the dense network.
@@ -94,7 +95,7 @@ class Columns:
         saving_seconds: Writing checkpoints; in no other figure.
     """
 
-    test_accuracy: float
+    metrics: dict[str, float]
     weight_sparsity: float | None
     node_sparsity: float | None
     parameters_before: int

@@ -5,6 +5,7 @@ training and methods that prune before it have One-Cycle from their first step. 
 prune have a cycle for each training (`course`).
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -77,19 +78,44 @@ def course(
     return None
 
 
-class Schedule:
-    """The optimizer's own rate until a shape begins.
+class AbstractSchedule(ABC):
+    """Sets an optimizer's rate, and can be kept and gone on with."""
+
+    @abstractmethod
+    def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
+        """An epoch begins; the arguments are as those of `course`."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """After each step of the optimizer."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there; the optimizer's own state, its rates, is to be loaded after it."""
+
+
+class Schedule(AbstractSchedule):
+    """The optimizer's own rate until a shape begins; shapes as `course` says.
 
     Args:
         optimizer: Whose rate it is.
+        peak: The highest rate.
     """
 
-    def __init__(self, optimizer: Optimizer):
-        self.optimizer = optimizer
+    def __init__(self, optimizer: Optimizer, peak: float):
+        self.optimizer, self.peak = optimizer, peak
         self.shape: Shape | None = None
         self._taken = 0
         self._cycle: OneCycleLR | None = None
         self._betas = [group.get("betas") for group in optimizer.param_groups]
+
+    def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
+        """An epoch begins."""
+        self.begin(course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs))
 
     def begin(self, shape: Shape | None) -> None:
         """Begin that shape; nothing if there is none."""

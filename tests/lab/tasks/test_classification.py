@@ -11,7 +11,9 @@ from earlycrop_lab.data import load
 from earlycrop_lab.measure.record import Epoch
 from earlycrop_lab.runs import folder_name
 from earlycrop_lab.tasks import classification
-from earlycrop_lab.tasks.classification import Classification, Outcome, evaluate, prunes, train
+from earlycrop_lab.tasks.classification import Classification, train
+from earlycrop_lab.tasks.description import prunes
+from earlycrop_lab.tasks.session import Outcome
 
 SMALL = Classification(method="snap", sparsity=0.5, network="mlp", width=32, train_size=256, epochs=4)  # 4 x 4 steps
 STEPS = 4
@@ -121,16 +123,16 @@ def outcome() -> Outcome:
 
 
 def test_the_accuracy_is_of_the_last_epoch_and_of_the_model_that_is_kept(outcome):
-    assert outcome.columns.test_accuracy == outcome.epochs[-1].test_accuracy
+    assert outcome.columns.metrics["test_accuracy"] == outcome.epochs[-1].test
     data = load("digits")
     hits = (outcome.model.eval()(data.plain(data.test_images)).argmax(1) == data.test_labels).float().mean()
-    assert outcome.columns.test_accuracy == pytest.approx(hits.item())
+    assert outcome.columns.metrics["test_accuracy"] == pytest.approx(hits.item())
 
 
 def test_it_learns():
     outcome = train(Classification(method="dense", network="mlp", epochs=5, learning_rate=1e-2))
-    assert outcome.columns.test_accuracy > 0.8  # chance is 0.1
-    assert outcome.epochs[-1].train_accuracy > 0.8
+    assert outcome.columns.metrics["test_accuracy"] > 0.8  # chance is 0.1
+    assert outcome.epochs[-1].train > 0.8
 
 
 def test_the_columns_agree_with_the_model_and_the_report(outcome):
@@ -159,7 +161,7 @@ def test_a_dense_run_counts_itself():
 
 def test_a_seed_repeats_a_run_and_another_does_not(outcome):
     def numbers(found):
-        return [(e.loss, e.test_accuracy) for e in found.epochs]
+        return [(e.loss, e.test) for e in found.epochs]
 
     again = train(replace(SMALL, method="earlycrop-s", epochs=8))
     assert numbers(again) == numbers(outcome)
@@ -205,7 +207,7 @@ def test_a_rehearsal_takes_so_many_steps_an_epoch_and_is_no_result(method, monke
     monkeypatch.setattr(earlycrop, "Pruner", spied)
     evaluated = []
     monkeypatch.setattr(
-        classification, "evaluate", lambda model, batches: evaluated.append(sum(len(y) for _, y in batches)) or 0.5
+        classification, "accuracy", lambda model, batches: evaluated.append(sum(len(y) for _, y in batches)) or 0.5
     )
     outcome = train(rehearsal)
     assert outcome.columns.optimizer_steps == 8 * 2
@@ -230,7 +232,7 @@ def test_evaluation_leaves_the_mode_and_counts_every_image():
     model.train()
     one_hot = torch.eye(4).view(4, 4, 1)
     batches = [(one_hot[:3], torch.tensor([0, 1, 0])), (one_hot[3:], torch.tensor([3]))]
-    assert evaluate(model, batches) == 0.75
+    assert classification.accuracy(model, batches) == 0.75
     assert model.training
 
 

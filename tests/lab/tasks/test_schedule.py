@@ -29,13 +29,13 @@ def rates(schedule: Schedule, steps: int) -> list[float]:
 
 @pytest.mark.parametrize("begin", [0, 1, 40, 99])
 def test_one_cycle_from_any_step_on(begin):
-    schedule = Schedule(adam())
+    schedule = Schedule(adam(), 2e-3)
     schedule.begin(Shape("one_cycle", 100, PEAK, begin))
     assert rates(schedule, 100 - begin) == pytest.approx([one_cycle(step, 100) for step in range(begin, 100)])
 
 
 def test_a_cycle_after_another_begins_anew_and_beta1_with_it():
-    schedule = Schedule(adam())
+    schedule = Schedule(adam(), 2e-3)
     schedule.begin(Shape("one_cycle", 50, PEAK))
     rates(schedule, 50)
     schedule.begin(Shape("one_cycle", 80, PEAK, 20))
@@ -47,7 +47,7 @@ def test_a_cycle_after_another_begins_anew_and_beta1_with_it():
 
 
 def test_a_triangle_by_hand():
-    schedule = Schedule(adam())
+    schedule = Schedule(adam(), 2e-3)
     schedule.begin(Shape("triangle", 4, 1.0))
     assert rates(schedule, 5) == pytest.approx([0.1, 0.55, 1.0, 0.55, 0.1])
 
@@ -56,12 +56,12 @@ def test_a_triangle_by_hand():
     "shape", [Shape("one_cycle", 30, PEAK, 4), Shape("triangle", 30, PEAK), Shape("constant", 30, PEAK / 100)]
 )
 def test_it_goes_on_from_its_state(shape):
-    whole, first = Schedule(adam()), Schedule(adam())
+    whole, first = Schedule(adam(), 2e-3), Schedule(adam(), 2e-3)
     for schedule in (whole, first):
         schedule.begin(shape)
     expected = rates(whole, 25)
     rates(first, 11)
-    second = Schedule(adam())
+    second = Schedule(adam(), 2e-3)
     second.load_state_dict(first.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     assert rates(second, 15) == pytest.approx(expected[10:])

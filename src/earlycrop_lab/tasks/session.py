@@ -1,0 +1,329 @@
+"""What stands around the training loop of every task: the pruner, the instruments, the schedule, the checkpoints.
+
+    with Session(d, scene, optimizer, **around) as session:
+        pruner = session.pruner
+        for epoch in session.epochs():  # goes on where it was cut off
+            with session.looking():
+                pruner.check(epoch)
+            with session.training():
+                for batch in scene.batches.epoch(epoch):
+                    with session.step(*batch):
+                        ...  # forward, backward, optimizer.step()
+                    session.note(loss, len(batch[0]))
+            session.evaluate()
+    return session.outcome()
+
+The loop is the task's own; nothing in it is hidden but what is measured.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from math import isfinite, nan
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+import earlycrop
+from earlycrop.counting import flops
+from earlycrop.distributed import ALONE, Ranks
+from earlycrop_lab.checkpoints import Checkpoints, Followed, Forgetful
+from earlycrop_lab.measure.emissions import COUNTRY, Emissions, Tracker
+from earlycrop_lab.measure.meters import Meters
+from earlycrop_lab.measure.record import Columns, Epoch, History
+from earlycrop_lab.measure.time import inference
+from earlycrop_lab.tasks.description import Description, pruning_method
+from earlycrop_lab.tasks.progress import Progress, Silent
+from earlycrop_lab.tasks.schedule import AbstractSchedule, Schedule
+
+
+class Batches(Protocol):
+    """Training batches, epoch by epoch; an epoch depends on the seed and its own number alone."""
+
+    @property
+    def batch_size(self) -> int:
+        """Samples of a batch."""
+        ...
+
+    def __len__(self) -> int:
+        """Batches of an epoch."""
+        ...
+
+    def epoch(self, number: int) -> Iterator[Any]:
+        """Those of that epoch, counted from 0."""
+        ...
+
+
+@dataclass
+class Scene:
+    """What a description stands for, before anything is trained.
+
+    Args:
+        model: The network at its initial weights.
+        batches: What it is trained on.
+        scoring: Batches for scoring, from the training split.
+        loss: Maps model and scoring batch to the scalar mean loss.
+        evaluate: Maps the model to its figures, by the names of the task's metrics; its training flag is left as found.
+        inputs: A batch of the network's inputs, of the size that it is trained with, from the test split.
+        samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
+    """
+
+    model: nn.Module
+    batches: Batches
+    scoring: Sequence[Any]
+    loss: Callable[[nn.Module, Any], Tensor]
+    evaluate: Callable[[nn.Module], dict[str, float]]
+    inputs: Tensor
+    samples: Callable[[nn.Module], dict[str, Tensor]] | None = None
+
+    @property
+    def example(self) -> tuple[Tensor]:
+        """Inputs for tracing."""
+        return (self.inputs[:2],)
+
+
+@dataclass
+class Outcome:
+    """What training leaves: the model and every number."""
+
+    model: nn.Module
+    epochs: list[Epoch]
+    report: earlycrop.Report | None
+    columns: Columns
+    emissions: Emissions
+    samples: dict[str, Tensor] = field(default_factory=dict)
+
+
+def pruner_of(
+    d: Description,
+    scene: Scene,
+    optimizer: Optimizer | None = None,
+    method: earlycrop.Method | None = None,
+    ranks: Ranks = ALONE,
+) -> earlycrop.Pruner:
+    """What prunes the network as described; of several processes each brings a part of the batches for scoring."""
+    return earlycrop.Pruner(
+        scene.model,
+        method or pruning_method(d),
+        sparsity=d.sparsity,
+        target=d.target,
+        example_inputs=scene.example,
+        optimizer=optimizer,
+        loss=scene.loss,
+        batches=scene.scoring[ranks.rank :: ranks.size],
+        epochs=d.budget,
+        min_channels=d.min_channels if d.min_part is None else d.min_part,
+        round_to=d.round_to,
+        seed=d.seed,
+        group=ranks,
+    )
+
+
+class Session:
+    """A training with its pruner, its instruments and its checkpoints.
+
+    Args:
+        d: The description.
+        scene: What it stands for.
+        optimizer: Of the scene's model.
+        schedule: Of the optimizer's rate; the laboratory's usual one if not said.
+        device: Where it trains.
+        country: Whose electricity mix counts, as an ISO 3166-1 alpha-3 code.
+        pue: Power usage effectiveness of the site.
+        progress: Who watches.
+        checkpoints: Where it goes on if it was cut off, and what it keeps on its way.
+        ranks: The processes that train it together, each on its part of every batch. What is measured is rank 0's.
+
+    Attributes:
+        pruner: Of the scene's model.
+        phase: "dense" before the first cut, "sparse" after it.
+    """
+
+    def __init__(
+        self,
+        d: Description,
+        scene: Scene,
+        optimizer: Optimizer,
+        *,
+        schedule: AbstractSchedule | None = None,
+        device: torch.device,
+        country: str = COUNTRY,
+        pue: float = 1.0,
+        progress: Progress | None = None,
+        checkpoints: Checkpoints | Followed | Forgetful | None = None,
+        ranks: Ranks = ALONE,
+    ):
+        self.d, self.scene, self.optimizer, self.ranks = d, scene, optimizer, ranks
+        self.schedule = schedule or Schedule(optimizer, d.learning_rate)
+        self.progress, self.checkpoints = progress or Silent(), checkpoints or Forgetful()
+        self.meters = Meters(scene.model, optimizer, device)
+        self.tracker = Tracker(country, pue, counts=ranks.rank == 0)
+        self.history = History(Epoch)
+
+    def __enter__(self) -> Self:
+        torch.manual_seed(self.d.seed + 1009 * self.ranks.rank)  # dropout; the model and the data have their own seeds
+        self.tracker.__enter__()
+        with self.meters.clock.phase("scoring"):
+            self.pruner = pruner_of(self.d, self.scene, self.optimizer, ranks=self.ranks)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.tracker.__exit__(*error)
+
+    @property
+    def phase(self) -> str:
+        """See the class."""
+        return "sparse" if self.pruner.pruned else "dense"
+
+    def epochs(self) -> Iterator[int]:
+        """The epochs that are to be done, counted from 0; each is recorded and kept when the next is asked for."""
+        # The pruner first, which makes the model small; the optimizer after the schedule, which sets its rates.
+        done = self.checkpoints.restore(
+            pruner=self.pruner,
+            model=self.scene.model,
+            schedule=self.schedule,
+            optimizer=self.optimizer,
+            meters=self.meters,
+            tracker=self.tracker,
+            epochs=self.history,
+        )
+        total = self.d.total_epochs
+        self.progress.begin(total, len(self.scene.batches), done)
+        for self._epoch in range(done, total):
+            yield self._epoch
+            self._end()
+
+    @contextmanager
+    def looking(self) -> Iterator[None]:
+        """While the pruner looks, and prunes if it is time; then the rate is set for what comes."""
+        cuts = self.pruner.cuts
+        with self.meters.clock.phase("scoring"):
+            yield
+        cut = self.pruner.cuts > cuts
+        self.schedule.enter(self.pruner, self._epoch, cut, len(self.scene.batches), self.d.total_epochs)
+        if cut:
+            assert self.pruner.report is not None
+            self.meters.forget("sparse")  # the figures of a step are those of the last cut's network
+            self.progress.cut(self.pruner.report)
+            self.checkpoints.save(self._epoch, now=True)
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """While an epoch is trained.
+
+        Raises:
+            ValueError: its mean loss is not finite.
+        """
+        self._losses: list[Tensor] = []
+        self._figures: list[Tensor] = []
+        self._seen = 0
+        self._first_rate = self._rate = self.optimizer.param_groups[0]["lr"]
+        self.scene.model.train()
+        with self.meters.clock.phase(self.phase):
+            yield
+            sums = [float(torch.stack(each).sum()) if each else nan for each in (self._losses, self._figures)]
+            seen, *sums = self.ranks.total(self._seen, *sums)
+            self._loss, self._figure = (each / seen for each in sums)
+        if not isfinite(self._loss):
+            raise ValueError(f"The loss is {self._loss} in epoch {self._epoch + 1}: try a smaller --learning-rate.")
+
+    @contextmanager
+    def step(self, *batch: Tensor) -> Iterator[None]:
+        """Measure the training step within: forward, backward, optimizer."""
+        with self.meters.step(self.phase, *batch):
+            yield
+        self._rate = self.optimizer.param_groups[0]["lr"]
+        self.schedule.step()
+        self.progress.step()
+
+    def note(self, loss: Tensor, count: int, figure: Tensor | None = None) -> None:
+        """Note a step's mean loss over so many samples, and of the figure that counts the mean over the same.
+
+        They stay on the device: the loop does not wait for them.
+        """
+        self._losses.append(loss.detach() * count)
+        self._seen += count
+        if figure is not None:
+            self._figures.append(figure.detach() * count)
+
+    def evaluate(self) -> dict[str, float]:
+        """The task's figures of the model as it is now, which are the epoch's; rank 0 looks, others see nothing."""
+        with self.meters.clock.phase("evaluation"):
+            named = [metric.name for metric in self.d.metrics]
+            self.figures = self.scene.evaluate(self.scene.model) if self.ranks.rank == 0 else dict.fromkeys(named, nan)
+        return self.figures
+
+    def _end(self) -> None:
+        seconds = self.meters.clock.seconds
+        done = Epoch(
+            epoch=self._epoch + 1,
+            phase=self.phase,
+            loss=self._loss,
+            train=self._figure if self._figures else None,
+            test=self.figures[self.d.metric.name],
+            first_learning_rate=self._first_rate,
+            learning_rate=self._rate,
+            seconds=seconds["dense"] + seconds["scoring"] + seconds["sparse"],
+        )
+        self.history.append(done)
+        self.progress.epoch(done)
+        self.checkpoints.save(self._epoch + 1)
+
+    def outcome(self) -> Outcome:
+        """What training left, once the session has ended."""
+        milliseconds = inference(self.scene.model, self.scene.inputs) if self.ranks.rank == 0 else nan
+        model, emissions, samples = self.scene.model, self.tracker.emissions, self.scene.samples
+        return Outcome(
+            model,
+            list(self.history),
+            self.pruner.report,
+            self._columns(milliseconds, emissions),
+            emissions,
+            samples(model) if samples else {},
+        )
+
+    def _columns(self, inference_milliseconds: float, emissions: Emissions) -> Columns:
+        """The columns of the poster; what the saved file and the process say is added by who keeps the run."""
+        model, report, meters = self.scene.model, self.pruner.report, self.meters
+        seconds = meters.clock.seconds
+        if report is None:
+            parameters, operations = sum(p.numel() for p in model.parameters()), flops(model, self.scene.example)
+            before = after = (parameters, operations)
+        else:
+            before, after = ((counts.params, counts.flops) for counts in (report.before, report.after))
+        dense, sparse = meters.clock.steps("dense"), meters.clock.steps("sparse")
+        return Columns(
+            metrics=self.figures,
+            weight_sparsity=report.weight_sparsity if report else None,
+            node_sparsity=report.node_sparsity if report else None,
+            parameters_before=before[0],
+            parameters_after=after[0],
+            flops_before=_whole(before[1]),
+            flops_after=_whole(after[1]),
+            dense_seconds=seconds["dense"],
+            scoring_seconds=seconds["scoring"],
+            sparse_seconds=seconds["sparse"],
+            evaluation_seconds=seconds["evaluation"],
+            dense_step_milliseconds=dense.milliseconds if dense else None,
+            dense_step_cpu_milliseconds=dense.cpu_milliseconds if dense else None,
+            dense_steps_timed=dense.steps if dense else 0,
+            sparse_step_milliseconds=sparse.milliseconds if sparse else None,
+            sparse_step_cpu_milliseconds=sparse.cpu_milliseconds if sparse else None,
+            sparse_steps_timed=sparse.steps if sparse else 0,
+            dense_memory_bytes=meters.peak_bytes.get("dense"),
+            sparse_memory_bytes=meters.peak_bytes.get("sparse"),
+            dense_cuda_bytes=meters.cuda_bytes.get("dense"),
+            sparse_cuda_bytes=meters.cuda_bytes.get("sparse"),
+            process_bytes=None,
+            disk_bytes=None,
+            grams_co2=emissions.grams_co2,
+            kwh=emissions.kwh,
+            optimizer_steps=meters.taken,
+            inference_milliseconds=inference_milliseconds,
+        )
+
+
+def _whole(count: float) -> int | None:
+    return round(count) if isfinite(count) else None
