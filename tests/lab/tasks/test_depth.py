@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop_lab.tasks.depth import METRICS, NEAREST, berhu, errors, evaluate, mean_loss
+from earlycrop_lab.tasks.depth import NEAREST, Depth, berhu, errors, evaluate, mean_loss
 
 
 class Constant(nn.Module):
@@ -30,8 +30,8 @@ def slow_metrics(prediction, truth) -> list[float]:
     pairs = [(max(p, NEAREST), d) for p, d in zip(prediction, truth, strict=True) if d > 0]
     n = len(pairs)
     return [
-        sum(abs(p - d) / d for p, d in pairs) / n,
         math.sqrt(sum((p - d) ** 2 for p, d in pairs) / n),
+        sum(abs(p - d) / d for p, d in pairs) / n,
         sum(abs(math.log10(p) - math.log10(d)) for p, d in pairs) / n,
         *(sum(max(p / d, d / p) < 1.25**i for p, d in pairs) / n for i in (1, 2, 3)),
     ]
@@ -77,7 +77,7 @@ def test_errors_by_hand():
         Constant(torch.full((1, 1), 2.0)), [(torch.zeros(1, 3, 4, 4), torch.tensor([[[2.0, 1.0], [4.0, 0.0]]]))]
     )
     assert found["rel"] == pytest.approx((0 + 1 + 0.5) / 3)
-    assert found["rms"] == pytest.approx(math.sqrt((0 + 1 + 4) / 3))
+    assert found["rms_metres"] == pytest.approx(math.sqrt((0 + 1 + 4) / 3))
     assert found["log10"] == pytest.approx(2 * math.log10(2) / 3)
     assert [found[f"delta{i}"] for i in (1, 2, 3)] == pytest.approx([1 / 3] * 3)
 
@@ -99,7 +99,7 @@ def test_errors_against_a_loop_over_pixels_of_all_images_together():
     found = evaluate(Constant(prediction), [(torch.zeros(len(truth), 3, 4, 4), truth) for truth in truths])
     flat = torch.cat(truths).flatten().tolist()
     expected = slow_metrics(prediction.flatten().tolist() * 4, flat)
-    assert list(found) == list(METRICS)
+    assert list(found) == [metric.name for metric in Depth.metrics]
     assert list(found.values()) == pytest.approx(expected, rel=1e-12)
 
 
