@@ -5,7 +5,7 @@ picture of a plan: what each layer would keep.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path
         "progress.png": progress(result, dense),
         "regime.png": regime(result),
         "channels.png": channels(result),
-        "samples.png": sampled([*([dense] if dense else []), result], folder.parent),
+        "samples.png": sampled({run.description.method: run for run in (dense, result) if run}, folder.parent),
     }
     return [_save(figure, folder / name) for name, figure in figures.items() if figure is not None]
 
@@ -39,10 +39,10 @@ SAMPLED = {"depth": beside}
 """By task: how samples of runs are drawn, by the names of the runs and so many inches wide."""
 
 
-def sampled(results: Sequence[Result], out: Path, width: float = 7.2, **options: Any) -> Figure | None:
-    """What these runs under `out` make of a few samples; None if they or their task keep none."""
-    kept = {run.description.method: samples(run.description, out) for run in results}
-    draw_samples = SAMPLED.get(results[0].description.task)
+def sampled(runs: Mapping[str, Result], out: Path, width: float = 7.2, **options: Any) -> Figure | None:
+    """What these runs under `out` make of a few samples, by their names; None if they or their task keep none."""
+    kept = {name: samples(run.description, out) for name, run in runs.items()}
+    draw_samples = SAMPLED.get(next(iter(runs.values())).description.task)
     return draw_samples(kept, width, **options) if draw_samples and all(kept.values()) else None
 
 

@@ -124,7 +124,7 @@ def _sampled(rows: Sequence[Row], folder: Path) -> list[Chart]:
     found = []
     for level in sorted({row.sparsity for row in rows if row.sparsity is not None}) or [None]:
         among = sorted((row for row in rows if row.sparsity in (None, level)), key=lambda row: row.prunes)
-        figure = sampled([row.results[0] for row in among], folder, width=WIDTH / 72, across=False)
+        figure = sampled({row.name: row.results[0] for row in among}, folder, width=WIDTH / 72, across=False)
         if figure is not None:
             at = "" if level is None else f" at {100 * level:g} % sparsity"
             note = "Test samples, the same for all, after the last epoch of each method's first seed."

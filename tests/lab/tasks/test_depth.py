@@ -1,12 +1,24 @@
 """Depth: the loss and the errors against hand-computed cases and a loop over pixels."""
 
+import functools
 import math
+import os
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
-from earlycrop_lab.tasks.depth import NEAREST, Depth, berhu, errors, evaluate, mean_loss
+import earlycrop
+from earlycrop.timing import AbstractDetector
+from earlycrop_lab.checkpoints import Checkpoints
+from earlycrop_lab.cli import main
+from earlycrop_lab.data.depths import DEPTHS, load
+from earlycrop_lab.data.scenes import scenes
+from earlycrop_lab.models.fcrn import depth_size
+from earlycrop_lab.runs import read
+from earlycrop_lab.tasks.depth import NEAREST, Depth, berhu, errors, evaluate, mean_loss, train
+from tests import dense
 
 
 class Constant(nn.Module):
@@ -116,3 +128,208 @@ def test_an_evaluation_leaves_the_model_as_it_was():
     evaluate(model, [(torch.randn(2, 3, 4, 4), torch.ones(2, 8, 8))])
     assert model.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+# The task ----------------------------------------------------------------------------------------------------
+
+TINY = Depth(method="snap", sparsity=0.5, width=4, image_width=40, train_size=32, epochs=2)  # 2 x 2 steps
+
+
+@pytest.fixture(autouse=True)
+def no_power_meter(monkeypatch):
+    """CodeCarbon takes seconds to begin; it has tests of its own."""
+    import codecarbon
+
+    def absent(**_):
+        raise OSError("not here")
+
+    monkeypatch.setattr(codecarbon, "OfflineEmissionsTracker", absent)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_rooms():
+    """The same rooms for all tests, and few."""
+    with pytest.MonkeyPatch.context() as patch:
+        kept = functools.cache(lambda size, depth_size: scenes(size, depth_size, train=64, test=8))
+        patch.setitem(DEPTHS, "scenes", lambda _, size, depth_size: kept(size, depth_size))
+        yield
+
+
+def numbers(outcome):
+    """All that may not depend on having been cut off."""
+    return {
+        "epochs": [replace(epoch, seconds=0.0) for epoch in outcome.epochs],
+        "report": repr(outcome.report and replace(outcome.report, seconds=0.0)),
+        "state": {name: dense.bits(tensor) for name, tensor in outcome.model.state_dict().items()},
+        "samples": {name: dense.bits(tensor) for name, tensor in outcome.samples.items()},
+        "metrics": outcome.columns.metrics,
+    }
+
+
+def test_the_recipes_are_the_papers():
+    """methods.md, 5.5."""
+    paper = Depth(data="nyu-depth-v2")
+    assert (paper.width, paper.image_size, paper.epochs, paper.batch_size) == (64, (228, 304), 20, 16)
+    assert (paper.recipe, paper.learning_rate) == ("paper", 1e-2)
+    assert Depth(data="nyu-depth-v2", recipe="usual").learning_rate == Depth().learning_rate == 5e-3
+
+
+@pytest.mark.parametrize(("recipe", "kind"), [("paper", torch.optim.SGD), ("usual", torch.optim.Adam)])
+def test_the_rate_is_constant_until_the_cut(recipe, kind, monkeypatch):
+    """A budget of 8 epochs of 2 steps, capped at its quarter; then a third of the steps each at 1, 1/2, 1/4."""
+    seen = []
+
+    def spied(*args, **options):
+        optimizer = kind(*args, **options)
+        optimizer.register_step_post_hook(lambda o, *_: seen.append(o.param_groups[0]["lr"]))
+        return optimizer
+
+    monkeypatch.setattr(torch.optim, kind.__name__, spied)
+    d = replace(TINY, method="earlycrop-s", recipe=recipe, learning_rate=1e-2, epochs=8)
+    outcome = train(d)
+    until = round(2 * outcome.report.epoch)
+    assert 2 <= until <= 4
+    assert seen[:until] == [1e-2] * until
+    if recipe == "paper":
+        after = 16 - until
+        assert seen[until:] == [1e-2 * 0.5 ** (3 * step // after) for step in range(after)]
+    else:
+        assert seen[-1] < 1e-6 < max(seen[until:])
+
+
+def test_a_run_leaves_its_figures_and_samples():
+    outcome = train(TINY)
+    data = load("scenes", size=TINY.image_size, depth_size=depth_size(*TINY.image_size))
+    assert outcome.columns.metrics == evaluate(outcome.model, data.test_batches())
+    assert outcome.epochs[-1].test == outcome.columns.metrics["rms_metres"]
+    assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
+    assert outcome.columns.optimizer_steps == 4
+    assert {name: tuple(tensor.shape) for name, tensor in outcome.samples.items()} == {
+        "images": (3, 3, 30, 40),
+        "truths": (3, 16, 32),
+        "predictions": (3, 16, 32),
+    }
+    assert torch.equal(outcome.samples["images"], data.test_images[[0, 3, 7]])
+
+
+def test_scoring_sees_the_training_split_alone_in_whole_batches(monkeypatch):
+    """A fifth of the largest error is one of a whole batch, so no batch is cut into parts."""
+    seen = []
+    pruner = earlycrop.Pruner
+
+    def spied(*args, **options):
+        seen.append(options)
+        return pruner(*args, **options)
+
+    monkeypatch.setattr(earlycrop, "Pruner", spied)
+    train(replace(TINY, epochs=1))
+    (options,) = seen
+    assert options["micro_batch"] == 16
+    data = load("scenes", size=TINY.image_size, depth_size=depth_size(*TINY.image_size)).subset(32)
+    training = {image.numpy().tobytes() for image in data.plain(data.train_images)}
+    scored = [image.numpy().tobytes() for images, _ in options["batches"] for image in images]
+    assert len(set(scored)) == len(scored) == 32
+    assert set(scored) == training
+
+
+def test_it_learns():
+    """Better than the best constant."""
+    outcome = train(Depth(method="dense", width=4, image_width=40, epochs=12))
+    data = load("scenes", size=(30, 40), depth_size=(16, 32))
+    constant = (data.test_depths - data.test_depths.mean()).square().mean().sqrt().item()
+    assert outcome.columns.metrics["rms_metres"] < constant
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        name if name in ("earlycrop-u", "synflow") else pytest.param(name, marks=pytest.mark.slow)
+        for name in earlycrop.METHODS
+    ],
+)
+def test_every_method_prunes_it(method):
+    d = replace(
+        TINY, method=method, epochs=8 if isinstance(earlycrop.get_method(method).timing, AbstractDetector) else 4
+    )
+    d = d.dense_twin() if method == "dense" else d
+    outcome = train(d)
+    assert all(math.isfinite(value) for value in outcome.columns.metrics.values())
+    if method != "dense":
+        assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
+        assert outcome.report.collapsed == ()
+
+
+@pytest.mark.parametrize(("method", "recipe", "backward"), [("earlycrop-s", "paper", 2), ("crop-u", "usual", 4)])
+def test_cut_off_it_ends_as_if_it_had_not_been(method, recipe, backward, tmp_path):
+    """In its first epoch, and in one after the cut."""
+    d = replace(TINY, method=method, recipe=recipe, epochs=5)
+    whole = train(d)
+
+    class Cut(BaseException):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        original, calls = torch.optim.Optimizer.zero_grad, []
+
+        def counted(*args, **options):
+            calls.append(1)
+            if len(calls) == 2 * backward:
+                raise Cut
+            return original(*args, **options)
+
+        patch.setattr(torch.optim.Optimizer, "zero_grad", counted)
+        with Checkpoints(tmp_path, of="a test") as checkpoints, pytest.raises(Cut):
+            train(d, checkpoints=checkpoints)
+    with Checkpoints(tmp_path, of="a test") as checkpoints:
+        found = train(d, checkpoints=checkpoints)
+        assert checkpoints.attempts == 2
+    assert numbers(found) == numbers(whole)
+
+
+def test_the_command_trains_prunes_draws_and_reports(tmp_path, capsys):
+    said = (
+        "--task depth --method snap --sparsity 0.5 --width 4 --image-width 40 --train-size 32 --epochs 1 --device cpu"
+    )
+    assert main(["train", *said.split(), f"--out={tmp_path}"]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == "scenes-fcrn-snap-0.5-train32-width4-epochs1-size40-seed0"
+    assert {"samples.png", "progress.png", "result.json"} <= {path.name for path in folder.iterdir()}
+    found = read(folder)
+    assert found.description == replace(TINY, epochs=1)
+    assert "rms error, last epoch" in capsys.readouterr().out
+    assert main(["train", *said.split(), f"--out={tmp_path}", "--dry-run"]) == 0
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report" / "samples-0.5.svg").exists()
+    page = (tmp_path / "report.html").read_text()
+    assert "What they see at 50 % sparsity" in page
+    assert "img-src data:" in page
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"data": "nyu-depth"}, "Did you mean 'nyu-depth-v2'?"),
+        ({"network": "fcn"}, "network cannot be 'fcn'. Did you mean 'fcrn'"),
+        ({"recipe": "papre"}, "recipe cannot be 'papre'. Did you mean 'paper'"),
+        ({"image_width": 0}, "image_width has to be 1 or more"),
+        ({"method": "earlycrop"}, "earlycrop-"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(said, message):
+    with pytest.raises(ValueError, match=message):
+        Depth(**said)
+
+
+def test_absent_data_are_asked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"nyu_depth_v2/splits.mat is missing. Put http"):
+        train(Depth(data="nyu-depth-v2"), root=str(tmp_path))
+    with pytest.raises(ValueError, match="Use a train size from 1 to 64"):
+        train(replace(TINY, train_size=65))
+
+
+@pytest.mark.data
+@pytest.mark.skipif(not os.environ.get("EARLYCROP_DATA"), reason="EARLYCROP_DATA does not name the real data sets")
+def test_the_real_pairs_train():
+    d = Depth(data="nyu-depth-v2", method="snap", sparsity=0.5, width=4, image_width=76, train_size=32, epochs=1)
+    outcome = train(replace(d, max_steps=2), root=os.environ["EARLYCROP_DATA"])
+    assert outcome.columns.metrics["rms_metres"] > 0
