@@ -168,6 +168,7 @@ def test_crop_of_channels_against_gates_written_out(scored):
     torch.testing.assert_close(pruner.scores(), expected.abs(), atol=1e-9 * expected.abs().max().item(), rtol=0)
 
 
+@pytest.mark.slow
 def test_crop_of_weights_against_the_gradient_differentiated_once_more(scored):
     model, batch = scored
     pruner = pruner_of(model, "crop-u", batch)

@@ -135,21 +135,16 @@ def test_an_evaluation_leaves_the_model_as_it_was():
 TINY = Depth(method="snap", sparsity=0.5, width=4, image_width=40, train_size=32, epochs=2)  # 2 x 2 steps
 
 
-@pytest.fixture(autouse=True)
-def no_power_meter(monkeypatch):
-    """CodeCarbon takes seconds to begin; it has tests of its own."""
+@pytest.fixture(autouse=True, scope="module")
+def little():
+    """Few rooms, the same for all tests; and no CodeCarbon, which takes seconds to begin."""
     import codecarbon
 
     def absent(**_):
         raise OSError("not here")
 
-    monkeypatch.setattr(codecarbon, "OfflineEmissionsTracker", absent)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def few_rooms():
-    """The same rooms for all tests, and few."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codecarbon, "OfflineEmissionsTracker", absent)
         kept = functools.cache(lambda size, depth_size: scenes(size, depth_size, train=64, test=8))
         patch.setitem(DEPTHS, "scenes", lambda _, size, depth_size: kept(size, depth_size))
         yield
@@ -174,6 +169,7 @@ def test_the_recipes_are_the_papers():
     assert Depth(data="nyu-depth-v2", recipe="usual").learning_rate == Depth().learning_rate == 5e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "kind"), [("paper", torch.optim.SGD), ("usual", torch.optim.Adam)])
 def test_the_rate_is_constant_until_the_cut(recipe, kind, monkeypatch):
     """A budget of 8 epochs of 2 steps, capped at its quarter; then a third of the steps each at 1, 1/2, 1/4."""
@@ -197,8 +193,17 @@ def test_the_rate_is_constant_until_the_cut(recipe, kind, monkeypatch):
         assert seen[-1] < 1e-6 < max(seen[until:])
 
 
-def test_a_run_leaves_its_figures_and_samples():
-    outcome = train(TINY)
+@pytest.fixture(scope="module")
+def trained(little):
+    """An outcome, and what the pruner was given."""
+    with pytest.MonkeyPatch.context() as patch:
+        pruner, given = earlycrop.Pruner, {}
+        patch.setattr(earlycrop, "Pruner", lambda *args, **options: given.update(options) or pruner(*args, **options))
+        return train(TINY), given
+
+
+def test_a_run_leaves_its_figures_and_samples(trained):
+    outcome, _ = trained
     data = load("scenes", size=TINY.image_size, depth_size=depth_size(*TINY.image_size))
     assert outcome.columns.metrics == evaluate(outcome.model, data.test_batches())
     assert outcome.epochs[-1].test == outcome.columns.metrics["rms_metres"]
@@ -212,26 +217,18 @@ def test_a_run_leaves_its_figures_and_samples():
     assert torch.equal(outcome.samples["images"], data.test_images[[0, 3, 7]])
 
 
-def test_scoring_sees_the_training_split_alone_in_whole_batches(monkeypatch):
+def test_scoring_sees_the_training_split_alone_in_whole_batches(trained):
     """A fifth of the largest error is one of a whole batch, so no batch is cut into parts."""
-    seen = []
-    pruner = earlycrop.Pruner
-
-    def spied(*args, **options):
-        seen.append(options)
-        return pruner(*args, **options)
-
-    monkeypatch.setattr(earlycrop, "Pruner", spied)
-    train(replace(TINY, epochs=1))
-    (options,) = seen
-    assert options["micro_batch"] == 16
+    _, given = trained
+    assert given["micro_batch"] == TINY.batch_size == 16
     data = load("scenes", size=TINY.image_size, depth_size=depth_size(*TINY.image_size)).subset(32)
     training = {image.numpy().tobytes() for image in data.plain(data.train_images)}
-    scored = [image.numpy().tobytes() for images, _ in options["batches"] for image in images]
+    scored = [image.numpy().tobytes() for images, _ in given["batches"] for image in images]
     assert len(set(scored)) == len(scored) == 32
     assert set(scored) == training
 
 
+@pytest.mark.slow
 def test_it_learns():
     """Better than the best constant."""
     outcome = train(Depth(method="dense", width=4, image_width=40, epochs=12))
@@ -240,25 +237,20 @@ def test_it_learns():
     assert outcome.columns.metrics["rms_metres"] < constant
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        name if name in ("earlycrop-u", "synflow") else pytest.param(name, marks=pytest.mark.slow)
-        for name in earlycrop.METHODS
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("method", earlycrop.METHODS)
 def test_every_method_prunes_it(method):
-    d = replace(
-        TINY, method=method, epochs=8 if isinstance(earlycrop.get_method(method).timing, AbstractDetector) else 4
-    )
-    d = d.dense_twin() if method == "dense" else d
-    outcome = train(d)
+    if method == "dense":
+        assert train(TINY.dense_twin()).report is None
+        return
+    watches = isinstance(earlycrop.get_method(method).timing, AbstractDetector)
+    outcome = train(replace(TINY, method=method, epochs=8 if watches else 4))
     assert all(math.isfinite(value) for value in outcome.columns.metrics.values())
-    if method != "dense":
-        assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
-        assert outcome.report.collapsed == ()
+    assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
+    assert outcome.report.collapsed == ()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "recipe", "backward"), [("earlycrop-s", "paper", 2), ("crop-u", "usual", 4)])
 def test_cut_off_it_ends_as_if_it_had_not_been(method, recipe, backward, tmp_path):
     """In its first epoch, and in one after the cut."""
