@@ -37,7 +37,7 @@ class Nobody:
 
     emissions = Emissions(None, None, "DEU", 1.0, "not measured")
 
-    def __init__(self, *_: Any) -> None: ...
+    def __init__(self, *_: Any, **__: Any) -> None: ...
 
     def __enter__(self) -> "Nobody":
         return self

@@ -102,6 +102,19 @@ def test_every_method_scores_as_one_process_does(ranks, name):
     assert torch.equal(kept, too)
 
 
+def streamed(rank: int) -> tuple[Tensor, int]:
+    pruner = make(small(), "crop-s", lambda: parts(UNEVEN)[rank], group=dist.group.WORLD)
+    return pruner.scores(), pruner.check(0).samples
+
+
+def test_functions_that_give_batches_give_the_union_too(ranks):
+    alone = make(small(), "crop-s", [batch for part in parts(UNEVEN) for batch in part])
+    (zero, samples), (one, _) = ranks(streamed)
+    torch.testing.assert_close(zero, alone.scores(), rtol=0, atol=1e-10)
+    assert torch.equal(zero, one)
+    assert samples == 16
+
+
 def synchronised(rank: int, bn_mode: str) -> Tensor:
     net = nn.SyncBatchNorm.convert_sync_batchnorm(met())
     return make(net, "snap", parts(UNEVEN)[rank], bn_mode=bn_mode, group=dist.group.WORLD).scores()

@@ -618,6 +618,24 @@ def test_a_temperature_needs_logits_that_are_a_tensor():
         at.tempered(200.0).gradient()
 
 
+def test_a_temperature_divides_the_first_of_several_outputs():
+    """Of logits and a value it is the logits, as if the loss had divided them."""
+    net, temperature = dense.mlp(4, 5, 3), 7.0
+    two = dense.Net(lambda n, x: (n.net(x), n.net(x).sum(1)), net=net)
+
+    def loss(model, batch):
+        logits, value = model(batch[0])
+        return nn.functional.cross_entropy(logits, batch[1]) + value.square().mean()
+
+    def divided(model, batch):
+        logits, value = model(batch[0])
+        return nn.functional.cross_entropy(logits / temperature, batch[1]) + value.square().mean()
+
+    found = at_weights(two, loss, [dense.vectors()]).tempered(temperature)
+    expected = at_weights(two, divided, [dense.vectors()])
+    torch.testing.assert_close(found.hessian_gradient(), expected.hessian_gradient(), atol=1e-12, rtol=0)
+
+
 # The set as a collection ---------------------------------------------------------------------------------------
 
 

@@ -183,6 +183,56 @@ def test_each_reading_of_crop_prunes(reading):
     assert report.weight_sparsity == pytest.approx(0.6, abs=0.1)
 
 
+# A scoring set that changes ---------------------------------------------------------------------------------
+
+
+class Stream:
+    """Other batches each time that somebody asks."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __call__(self) -> list[tuple[Tensor, Tensor]]:
+        self.asked += 1
+        return [dense.images(24 + self.asked)]
+
+
+@pytest.mark.parametrize("name", ["snap", "cropit-s", "earlycrop-s"])
+def test_a_scoring_set_that_changes_is_asked_for_once_a_call_that_scores(name):
+    stream, net, twin = Stream(), small(), small()
+    pruner = make(net, None, name, batches=stream)
+    assert stream.asked == 0
+    plan = pruner.dry_run()
+    assert (stream.asked, plan.samples) == (1, 25)
+    assert torch.equal(pruner.scores(), make(twin, None, name, batches=[dense.images(26)]).scores())
+    assert stream.asked == 2
+    epoch = 0
+    while not (report := pruner.check(epoch)):  # until then it looks at weights alone
+        assert stream.asked == 2
+        epoch += 1
+        train(net, adam(net))
+    assert (stream.asked, report.samples) == (3, 27)
+    pruner.check(epoch + 1)
+    assert stream.asked == 3
+
+
+def test_a_detector_that_scores_asks_at_each_look():
+    """The last of them is the cap, at which it also cuts."""
+    stream = Stream()
+    pruner = make(small(), None, "earlycrop-s-score", batches=stream)
+    reports = [(pruner.check(epoch), stream.asked) for epoch in range(4)]
+    assert [asked for _, asked in reports] == [0, 1, 2, 2]
+    assert [report.samples for report, _ in reports if report] == [26]
+
+
+def test_a_function_without_batches_is_refused_where_it_is_asked():
+    net = small()
+    before = dense.everything(net, None)
+    with pytest.raises(ScoreError, match="scoring set is empty"):
+        make(net, None, "cropit-s", batches=list).check(0)
+    assert dense.everything(net, None) == before
+
+
 # Targets ----------------------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,16 @@ def test_what_is_printed_says_what_matters():
     assert "FLOPs" in str(report_of("crop-s"))
 
 
+def test_layers_of_a_single_channel_are_bottlenecks_and_a_floor_is_advised():
+    widths = (Width("a", 64, 1), Width("b", 64, 2), Width("c", 9, 1), Width("d", 10, 1), Width("e", 1, 1))
+    report = replace(EVERYTHING, widths=widths)
+    assert report.bottlenecks == ("a", "d")
+    assert report.as_dict()["bottlenecks"] == ["a", "d"]
+    assert "a, d keep a single channel; give each layer a floor: min_channels=0.1" in str(report)
+    assert replace(report, unit="weights").bottlenecks == ()
+    assert "bottleneck" not in str(EVERYTHING)
+
+
 def test_the_requested_and_the_target_are_recorded():
     report = report_of("crop-s", 0.3, target="params")
     assert (report.requested_sparsity, report.target, report.unit) == (0.3, "params", "channels")

@@ -471,19 +471,24 @@ def _even(leaves: list[Any]) -> bool:
 
 
 class _Tempered:
-    """The model with its output divided by a temperature; everything else is the model's own."""
+    """The model with its logits divided by a temperature: its output, or the first of a tuple of several.
+
+    Everything else is the model's own.
+    """
 
     def __init__(self, model: nn.Module, temperature: float) -> None:
         self._model, self._temperature = model, temperature
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        logits = self._model(*args, **kwargs)
-        if not isinstance(logits, Tensor):
-            raise ScoreError(
-                f"A temperature divides the model's output, which must be a tensor of logits; found "
-                f"{type(logits).__name__}. Use `Grasp(temperature=1)`, or a loss whose model returns logits."
-            )
-        return logits / self._temperature
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self._model(*args, **kwargs)
+        if isinstance(outputs, Tensor):
+            return outputs / self._temperature
+        if type(outputs) is tuple and outputs and isinstance(outputs[0], Tensor):
+            return outputs[0] / self._temperature, *outputs[1:]
+        raise ScoreError(
+            f"A temperature divides the model's output, which must be a tensor of logits or a tuple that begins with "
+            f"it; found {type(outputs).__name__}. Use `Grasp(temperature=1)`, or a loss whose model returns logits."
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)

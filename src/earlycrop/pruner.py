@@ -69,7 +69,10 @@ class Pruner:
         sparsity: The part that is removed, in [0, 1).
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         loss: Maps model and batch to the scalar mean loss of the batch.
-        batches: The scoring set: batches from the *training* split. Not needed by methods without data.
+        batches: The scoring set: batches from the *training* split, or a function that gives them where the data
+            change with training (transitions of the policy as it is, a stream). It is asked once for each call that
+            scores, however often that scores; let it begin with the same samples, for `NtkSettled` compares kernels
+            on them. Not needed by methods without data.
         optimizer: Its state is cut with the model; masks are applied after its steps. If it is made later, give it
             then: `pruner.optimizer = optimizer`.
         epochs: The whole budget; a quarter of it caps how long a detector may wait.
@@ -105,7 +108,7 @@ class Pruner:
         *,
         example_inputs: object,
         loss: Loss | None = None,
-        batches: Sequence[Any] | None = None,
+        batches: Sequence[Any] | Callable[[], Sequence[Any]] | None = None,
         optimizer: Optimizer | None = None,
         epochs: float | None = None,
         target: Target = "weight",
@@ -158,11 +161,13 @@ class Pruner:
             if epochs is None:
                 raise EarlyCropError(f"{self.method.name} trains in full before it prunes: give `epochs`, the budget.")
             timing.total(epochs, self._moments)  # complains of a budget that is too short
+        self._batches, self._micro_batch, self._busy = batches, micro_batch, False
         self._set: ScoringSet | None = None
         if self.method.score.needs_data or isinstance(timing, NtkSettled):
             if loss is None:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
-            self._set = ScoringSet(self._ranks.union(batches if batches is not None else []), micro_batch)
+            if not callable(batches):
+                self._set = self._scoring_set()
         self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
         if isinstance(self.units, ChannelUnits) and isinstance(
@@ -224,7 +229,7 @@ class Pruner:
         """
         if isinstance(self.method.timing, Never):
             return None
-        with torch.inference_mode(False), self._ranks.together():  # what is made in inference mode can never be trained
+        with torch.inference_mode(False), self._together():  # what is made in inference mode can never be trained
             report = None if self.done else self._check(epoch)
             if self._gathering is not None and report is None:
                 self._gathering.reset()
@@ -243,7 +248,7 @@ class Pruner:
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
         units, before = self.units, self.units.counts()
         widths, plan = units.widths(), None
-        with torch.inference_mode(False), self._ranks.together(), suppress(_Undone), self._all_or_nothing():
+        with torch.inference_mode(False), self._together(), suppress(_Undone), self._all_or_nothing():
             worth = self._leave(self.targets)
             plan = Plan(
                 method=self.method.name,
@@ -370,7 +375,7 @@ class Pruner:
 
     def choose(self) -> Tensor:
         """Score now; true for each unit that would stay at the target."""
-        with self._ranks.together():
+        with self._together():
             return self.units.choose(self.budget, self.scores(), self.method.allocation)
 
     def kernel(self, samples: int) -> Tensor:
@@ -378,12 +383,12 @@ class Pruner:
         masks = self.units.masks() if isinstance(self.units, WeightUnits) else {}
         parameters = self.parameters("all")
         closed = [masks.get(name) for name in parameters]
-        with self._ranks.together():
+        with self._together():
             return empirical_ntk(self._mean_loss(), list(parameters.values()), samples, closed)
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""
-        with self._ranks.together():
+        with self._together():
             return self._scores(self._gathered())
 
     # The cut ------------------------------------------------------------------------------------------
@@ -439,9 +444,25 @@ class Pruner:
         self._gathering = self.method.score.gather(self._network()) if watch else None  # type: ignore[union-attr]
 
     def _mean_loss(self) -> MeanLoss:
-        assert self._set is not None
         assert self._loss is not None
+        self._set = self._set or self._scoring_set()
         return MeanLoss(self.model, self._loss, self._set, self._bn_mode, ranks=self._ranks)
+
+    def _scoring_set(self) -> ScoringSet:
+        batches = self._batches() if callable(self._batches) else self._batches
+        return ScoringSet(self._ranks.union(batches if batches is not None else []), self._micro_batch)
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """All ranks, on one scoring set; if it changes, it is not that of the call before."""
+        outer, self._busy = self._busy, True
+        try:
+            with self._ranks.together():
+                yield
+        finally:
+            self._busy = outer
+            if not outer and callable(self._batches):
+                self._set = None
 
     def _look(self, timing: AbstractDetector, epoch: float) -> None:
         assert self._instrument is not None

@@ -1,6 +1,7 @@
 """What left, what was frozen, and why: the record of a cut."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -90,6 +91,13 @@ class Report:
         """The part of the output channels that left, the network's outputs apart; None where weights leave."""
         return 1 - self.after.nodes / self.before.nodes if self.unit == "channels" and self.before.nodes else None
 
+    @property
+    def bottlenecks(self) -> tuple[str, ...]:
+        """Layers of which a single channel is left of ten or more: through each of them goes no more than a number."""
+        if self.unit != "channels":
+            return ()
+        return tuple(width.layer for width in self.widths if width.after == 1 and width.before >= 10)
+
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
         record = asdict(self)
@@ -97,6 +105,7 @@ class Report:
             "weight_sparsity": self.weight_sparsity,
             "all_sparsity": self.all_sparsity,
             "node_sparsity": self.node_sparsity,
+            "bottlenecks": self.bottlenecks,
         }
         return plain(record)
 
@@ -128,6 +137,8 @@ class Report:
                 f"  verified    cut = gated, to {self.verification.max_error:.1e} of the largest output (float64)"
             )
         rows += [f"  frozen      {frozen}" for frozen in self.frozen]
+        if self.bottlenecks:
+            rows.append(f"  bottlenecks {narrow(self.bottlenecks)}; give each layer a floor: min_channels=0.1")
         rows += [f"  COLLAPSED   {what}" for what in self.collapsed]
         return "\n".join(rows)
 
@@ -141,6 +152,18 @@ def told(before: Counts, after: Counts, unit: str) -> list[str]:
     if math.isfinite(before.flops):
         lines.append(f"  FLOPs       {before.flops:>13,.0f} -> {after.flops:>13,.0f}   per example")
     return lines
+
+
+def narrow(layers: Sequence[str], shown: int = 3) -> str:
+    """Which layers keep a single channel.
+
+    >>> narrow(["a", "b", "c", "d", "e"])
+    'a, b, c and 2 more keep a single channel'
+    >>> narrow(["a"])
+    'a keeps a single channel'
+    """
+    more = f" and {len(layers) - shown} more" if len(layers) > shown else ""
+    return f"{', '.join(layers[:shown])}{more} {'keeps' if len(layers) == 1 else 'keep'} a single channel"
 
 
 def _number(value: float | None) -> float:

@@ -110,7 +110,7 @@ def _dense(d: Description, root: str | None, device: torch.device, process: floa
     scene = prepare(d, root, device)
     process += time.perf_counter() - start
     step = _step(scene, device)
-    size, samples = scene.batches.batch_size, ScoringSet(scene.scoring).samples
+    size, samples = scene.batches.batch_size, ScoringSet(scene.scoring_now()).samples
     return Cost(
         start=process,
         dense=step * len(scene.batches),

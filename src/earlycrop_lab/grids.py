@@ -108,6 +108,10 @@ THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
 PRESETS: dict[str, tuple[Grid, ...]] = {
     "quick": (Grid(TABLE_A, sparsities=(0.9,), data=("digits",), fixed={"width": 16}),),
     "table-a": (Grid(TABLE_A, sparsities=(0.98,), networks=("vgg16-paper",), data=("tiny-imagenet",)),),
+    "control": (
+        Grid(("dense", "random-s", "snap", "earlycrop-s"), (0.99, 0.995), tuple(range(10)), task="control"),
+        Grid(("crop-s", "random-u", "snip", "crop-u", "earlycrop-u"), (0.99, 0.995), tuple(range(3)), task="control"),
+    ),
     "table-b": (
         Grid(("dense", "crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=THIRTY),
         Grid(("dense",), networks=(SMALLER,), data=("cifar10",), fixed=THIRTY),
@@ -121,7 +125,7 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
     ),
 }
 """Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-FCRN as published, and with a quarter of its channels on images of half the size, for two cores."""
+FCRN as published, and with a quarter of its channels on images of half the size, for two cores; policies, ten seeds."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:

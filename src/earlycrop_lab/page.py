@@ -12,6 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 
 from earlycrop.files import replacing
+from earlycrop_lab import claims
 from earlycrop_lab.charts import (
     COSTS,
     DENSE,
@@ -27,6 +28,7 @@ from earlycrop_lab.charts import (
     ranked,
     reading,
 )
+from earlycrop_lab.claims import Finding, findings
 from earlycrop_lab.figures import sampled
 from earlycrop_lab.report import what_left
 from earlycrop_lab.runs import RESULT, Result, failure, read
@@ -98,12 +100,14 @@ def write(folder: Path, file: Path) -> list[Path]:
         raise ValueError(f"There is no finished run in {folder}. `earlycrop train --out {folder}` makes one.{why}")
     rows = table(results)
     drawn = {setting: [*charts(group), *_sampled(group, folder)] for setting, group in by_setting(rows).items()}
+    found = findings(rows)
     beside = file.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     written = {
-        file: page(rows, drawn, lacking).encode(),
+        file: page(rows, drawn, found, lacking).encode(),
         beside / "table.md": markdown(rows).encode(),
         beside / "table.csv": csv(rows).encode(),
+        **({beside / "claims.md": claims.markdown(found).encode()} if found else {}),
     }
     for path, content in written.items():
         with replacing(path) as out:
@@ -153,7 +157,12 @@ def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
     return results, lacking
 
 
-def page(rows: Sequence[Row], drawn: Mapping[str, Sequence[Chart]], lacking: Mapping[str, str]) -> str:
+def page(
+    rows: Sequence[Row],
+    drawn: Mapping[str, Sequence[Chart]],
+    found: Mapping[str, Sequence[Finding]],
+    lacking: Mapping[str, str],
+) -> str:
     """The page, which is well-formed XML too; no script, and its policy forbids every request."""
     groups = by_setting(rows)
     runs = [result for row in rows for result in row.results]
@@ -169,7 +178,7 @@ def page(rows: Sequence[Row], drawn: Mapping[str, Sequence[Chart]], lacking: Map
         parts.append(
             f"<section><h2>{escape(setting)}</h2>{_summary(group)}{_table(group, setting)}"
             f"<p class='note'>{escape(SPREAD)} {escape(reading(group))}</p>"
-            f"<div class='pictures'>{pictures}</div></section>"
+            f"<div class='pictures'>{pictures}</div>{_claims(found.get(setting, ()))}</section>"
         )
     parts += [_conditions(rows), _lacking(lacking), _runs(rows)]
     return PAGE.format(
@@ -243,6 +252,19 @@ def _cell(row: Row, column: Column) -> str:
         beside.append(times(multiple))
     small = f"<small>{' '.join(beside)}</small>" if beside else ""
     return f"<data value='{spread.mean!r}'>{column.show(spread.mean)}</data>{small}"
+
+
+def _claims(found: Sequence[Finding]) -> str:
+    """What the poster claims, and what became of it here."""
+    if not found:
+        return ""
+    lines = [
+        f"<li><b class='{each.verdict.split()[0]}'>{each.verdict}</b> {_whole(each.claim)}"
+        f"<small>aim {each.aim}; {_whole(each.why)}</small></li>"
+        for each in found
+    ]
+    told = f"<p class='note'>{escape(claims.HOW)}</p><ul class='claims'>{''.join(lines)}</ul>"
+    return f"<h3>The poster's claims here</h3>{told}"
 
 
 def _picture(chart: Chart, name: str) -> str:
@@ -344,6 +366,11 @@ tbody tr+tr>*{border-top:1px solid var(--grid)}
 .name+.first{border-left:0}
 td small,.name small,summary small{display:block;color:var(--soft);font-size:.75rem;font-weight:400;line-height:1.25}
 sup{color:var(--hue1);margin-left:.15em}
+.claims{list-style:none;padding:0;columns:22rem;column-gap:2rem}
+.claims li{break-inside:avoid;margin-bottom:.6rem;font-size:.9rem}
+.claims small{display:block;color:var(--soft);font-size:.78rem}
+.claims b{color:var(--soft)}.claims .holds{color:var(--hue0)}.claims .fails{color:var(--hue1)}
+section>h3{margin-top:1.4rem}
 .pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,22rem),1fr));gap:1rem;align-items:start;
  margin-top:1rem}
 figure{margin:0;padding:.7rem .6rem}figure svg{display:block;width:100%;height:auto;stroke-linejoin:round}

@@ -9,6 +9,7 @@ from rich.table import Table
 
 import earlycrop
 from earlycrop.allocation import Global
+from earlycrop.report import narrow
 from earlycrop_lab.measure.record import Columns
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import NONE, amount, large, percent, setting, shown
@@ -158,6 +159,8 @@ def what_left(report: dict[str, Any]) -> str:
         f"Cut {why}. {after['prunable']:,} of {before['prunable']:,} weights stay{nodes}; "
         f"scored {on}, {report['seconds']:.2g} s."
     )
+    if report.get("bottlenecks"):
+        text += f" {narrow(report['bottlenecks'])}: a floor under every layer helps, such as --min-part 0.1."
     if report["collapsed"]:
         text += f" COLLAPSED: {', '.join(report['collapsed'])} lost everything."
     if report["frozen"]:

@@ -114,7 +114,7 @@ def _state(d: Classification, name: str, scene: Scene, sparsity: float | None, s
     pruner = pruner_of(replace(d, sparsity=sparsity or d.sparsity), replace(scene, model=twin), method=method)
     if sparsity is not None:
         pruner.check(0)
-    loss = MeanLoss(twin, scene.loss, scene.scoring)
+    loss = MeanLoss(twin, scene.loss, scene.scoring_now())
     masks = pruner.units.masks() if isinstance(pruner.units, WeightUnits) else {}
     parameters = dict(twin.named_parameters())
     kernel = empirical_ntk(loss, list(parameters.values()), samples, [masks.get(name) for name in parameters])
@@ -192,7 +192,9 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
         norms.append(_norm([p.detach() for p in now.values()]))
         drifts.append(_norm([p.detach() - start[name] for name, p in now.items()]) / norms[0])
         kernels.append(
-            empirical_ntk(MeanLoss(scene.model, scene.loss, scene.scoring), list(scene.model.parameters()), samples)
+            empirical_ntk(
+                MeanLoss(scene.model, scene.loss, scene.scoring_now()), list(scene.model.parameters()), samples
+            )
         )
         for rule in RULES if epoch else ():
             began = time.perf_counter()

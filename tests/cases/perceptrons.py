@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from earlycrop_lab.models.actor_critic import ActorCritic
 from tests.cases.case import case, conv, conv_norm, image, pooled_head, real
 
 
@@ -374,3 +375,9 @@ class Checkpointed(nn.Module):
     def forward(self, x):
         x = self.stem(x)
         return self.head(x + checkpoint(self.block, x, use_reentrant=False))
+
+
+@case("actor_critic", real(5, 4), least=20, most=20)
+def actor_critic():
+    """Two heads that read one trunk, as the laboratory's network for control."""
+    return ActorCritic(observations=4, actions=2, width=10)

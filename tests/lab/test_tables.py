@@ -149,10 +149,10 @@ def test_every_number_of_the_csv_is_the_results_own_unrounded():
         ("earlycrop-s", "0.95", "0 1 2"),
     ]
     for line, group in zip(lines, (runs[:1], runs[1:]), strict=True):
-        for column in COLUMNS:
-            values = [value for run in group if (value := column.read(run)) is not None]
-            assert int(line[f"{column.name}_n"]) == len(values)
-            said = [line[f"{column.name}_{part}"] for part in ("mean", "deviation")]
+        for each in COLUMNS:
+            values = [value for run in group if (value := each.read(run)) is not None]
+            assert int(line[f"{each.name}_n"]) == len(values)
+            said = [line[f"{each.name}_{part}"] for part in ("mean", "deviation")]
             if values:
                 assert float(said[0]) == pytest.approx(mean(values), rel=1e-15)
             if len(values) > 1:

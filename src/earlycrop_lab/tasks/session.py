@@ -16,7 +16,7 @@
 The loop is the task's own; nothing in it is hidden but what is measured.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite, nan
@@ -29,7 +29,7 @@ from torch.optim import Optimizer
 import earlycrop
 from earlycrop.counting import flops
 from earlycrop.distributed import ALONE, Ranks
-from earlycrop_lab.checkpoints import Checkpoints, Followed, Forgetful
+from earlycrop_lab.checkpoints import Checkpoints, Followed, Forgetful, Part
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions, Tracker
 from earlycrop_lab.measure.meters import Meters
 from earlycrop_lab.measure.record import Columns, Epoch, History
@@ -40,7 +40,7 @@ from earlycrop_lab.tasks.schedule import AbstractSchedule, Schedule
 
 
 class Batches(Protocol):
-    """Training batches, epoch by epoch; an epoch depends on the seed and its own number alone."""
+    """Training batches, epoch by epoch; an epoch depends on the seed, its own number and the network alone."""
 
     @property
     def batch_size(self) -> int:
@@ -63,22 +63,29 @@ class Scene:
     Args:
         model: The network at its initial weights.
         batches: What it is trained on.
-        scoring: Batches for scoring, from the training split.
+        scoring: Batches for scoring, from the training split; or a function that gives them, where they depend on the
+            network as it is.
         loss: Maps model and scoring batch to the scalar mean loss.
         evaluate: Maps the model to its figures, by the names of the task's metrics; its training flag is left as found.
         inputs: A batch of the network's inputs, of the size that it is trained with, from the test split.
         samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
         micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number if not said.
+        parts: What else a checkpoint has to hold.
     """
 
     model: nn.Module
     batches: Batches
-    scoring: Sequence[Any]
+    scoring: Sequence[Any] | Callable[[], Sequence[Any]]
     loss: Callable[[nn.Module, Any], Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
     inputs: Tensor
     samples: Callable[[nn.Module], dict[str, Tensor]] | None = None
     micro_batch: int | None = None
+    parts: Mapping[str, Part] = field(default_factory=dict)
+
+    def scoring_now(self) -> Sequence[Any]:
+        """Batches for scoring, for the network as it is."""
+        return self.scoring() if callable(self.scoring) else self.scoring
 
     @property
     def example(self) -> tuple[Tensor]:
@@ -106,6 +113,7 @@ def pruner_of(
     ranks: Ranks = ALONE,
 ) -> earlycrop.Pruner:
     """What prunes the network as described; of several processes each brings a part of the batches for scoring."""
+    scoring = scene.scoring if callable(scene.scoring) else scene.scoring[ranks.rank :: ranks.size]
     return earlycrop.Pruner(
         scene.model,
         method or pruning_method(d),
@@ -114,7 +122,7 @@ def pruner_of(
         example_inputs=scene.example,
         optimizer=optimizer,
         loss=scene.loss,
-        batches=scene.scoring[ranks.rank :: ranks.size],
+        batches=scoring,
         micro_batch=scene.micro_batch,
         epochs=d.budget,
         min_channels=d.min_channels if d.min_part is None else d.min_part,
@@ -191,6 +199,7 @@ class Session:
             meters=self.meters,
             tracker=self.tracker,
             epochs=self.history,
+            **self.scene.parts,
         )
         total = self.d.total_epochs
         self.progress.begin(total, len(self.scene.batches), done)

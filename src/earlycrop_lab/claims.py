@@ -1,0 +1,267 @@
+"""What the poster claims, each claim tested on the runs that are there: it holds, it fails, or it cannot be told.
+
+Figures of two rows are compared by the difference of their means, costs by the ratio of their geometric means, with
+Welch's 95 % interval over the seeds; what a run measured of itself before and after its cut is compared run by run. A
+claim holds where the whole interval is on its side, and fails where the whole interval is on the other. With one run
+there is no interval, and nothing can be told.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import exp, inf, log, sqrt
+from statistics import fmean, variance
+from typing import Literal
+
+from scipy import stats
+
+from earlycrop_lab.tables import COLUMNS, Column, Row, by_setting, column, shown, times
+from earlycrop_lab.tasks.description import PRUNING, Metric
+
+Verdict = Literal["holds", "fails", "cannot be told"]
+Interval = tuple[float, float]
+LEVEL = 0.95
+"""Of the intervals."""
+POINTS = 0.03
+"""What much better is, where the figure is a part of one."""
+STEP, NOTHING, COST = 0.6, 0.95, 0.25
+"""Of dense's step, what is short and what is no saving; of LTR's cost, what is a fraction."""
+KEPT = Column(
+    "kept", "memory", "kept", lambda r: r.columns.sparse_memory_bytes or r.columns.dense_memory_bytes, "MB", 1e-6
+)
+"""Of a step of what a run ends with."""
+HOW = (
+    "A claim holds where the whole 95 % interval of the difference (of a cost: of the ratio) is on its side, and fails "
+    "where it is on the other. With one run a row there is no interval, and nothing can be told."
+)
+NAMED = {each.name: each for each in (*COLUMNS, KEPT)}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim and what became of it.
+
+    Args:
+        aim: Which of the poster's four it belongs to.
+        claim: In words.
+        verdict: Whether it holds.
+        why: The figures, with n.
+    """
+
+    aim: int
+    claim: str
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True)
+class Better:
+    """The figure of one method is better than another's.
+
+    Args:
+        aim: See `Finding`.
+        method: The one.
+        than: The other.
+        much: By three points at least, where the figure is a part of one.
+    """
+
+    aim: int
+    method: str
+    than: str
+    much: bool = False
+
+
+BETTER = (
+    Better(1, "earlycrop-s", "crop-s", much=True),
+    *(
+        Better(1, "earlycrop-s", other)
+        for other in ("earlybird", "random-s", "snap", "gate-decorators", "efficient-convnets")
+    ),
+    *(Better(2, "earlycrop-u", other) for other in ("ltr", "crop-u")),
+    Better(2, "crop-u", "snip"),
+    Better(2, "snip", "random-u", much=True),
+)
+"""methods.md, section 6, aims 1 and 2."""
+
+
+def findings(rows: Sequence[Row]) -> dict[str, list[Finding]]:
+    """By setting, the claims whose rows are there, those of a lower aim first."""
+    groups = by_setting(rows)
+    found = {setting: [*_figures(group), *_costs(group)] for setting, group in groups.items()}
+    for large, small in _pairs(rows):
+        found[large.setting] += _large(large, small)
+    return {setting: sorted(each, key=lambda finding: finding.aim) for setting, each in found.items() if each}
+
+
+def markdown(found: dict[str, list[Finding]]) -> str:
+    """A Markdown table for each setting."""
+    parts = []
+    for setting, each in found.items():
+        lines = [f"| {f.aim} | {f.claim} | **{f.verdict}** | {f.why} |" for f in each]
+        parts.append(
+            "\n".join([f"**{setting}**", "", "| aim | claim | | figures |", "| ---: | --- | --- | --- |", *lines])
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def welch(a: Sequence[float], b: Sequence[float]) -> Interval:
+    """Welch's interval of mean(a) − mean(b), everything with one value on a side.
+
+    Degrees of freedom by Satterthwaite: (u + v)² / (u² / (n − 1) + v² / (m − 1)), u and v the squared standard errors.
+
+    >>> low, high = welch([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])  # of equal size and variance: Student's, with df 4
+    >>> round(low, 4), round(high, 4)
+    (-1.267, 3.267)
+    """
+    if min(len(a), len(b)) < 2:
+        return -inf, inf
+    centre, u, v = fmean(a) - fmean(b), variance(a) / len(a), variance(b) / len(b)
+    if u + v == 0:
+        return centre, centre
+    return _around(centre, u + v, (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)))
+
+
+def student(values: Sequence[float]) -> Interval:
+    """Student's interval of the mean, everything with one value.
+
+    >>> low, high = student([1.0, 2.0, 3.0])  # df 2: 2 ± 4.3027 / √3
+    >>> round(low, 4), round(high, 4)
+    (-0.4841, 4.4841)
+    """
+    if len(values) < 2:
+        return -inf, inf
+    return _around(fmean(values), variance(values) / len(values), len(values) - 1)
+
+
+def _around(centre: float, squared_error: float, freedom: float) -> Interval:
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * sqrt(squared_error)
+    return centre - half, centre + half
+
+
+def verdict(interval: Interval, least: float) -> Verdict:
+    """Whether a number in this interval is at least so much.
+
+    >>> verdict((0.1, 0.3), 0.1), verdict((-0.3, 0.0), 0.1), verdict((0.0, 0.2), 0.1)
+    ('holds', 'fails', 'cannot be told')
+    """
+    low, high = interval
+    return "holds" if low >= least else "fails" if high < least else "cannot be told"
+
+
+def better(aim: int, claim: str, a: Row, b: Row, by: float = 0.0) -> Finding:
+    """Whether a row's figure is better than another's by so much at least; by less than nothing: not much worse."""
+    metric, sign = a.metric, 1 if a.metric.better == "higher" else -1
+    mine, theirs = (_values(row, metric.name) for row in (a, b))
+    found = welch([sign * value for value in mine], [sign * value for value in theirs])
+    scale, unit = (100, "points") if metric.unit == "%" else (1, metric.unit)
+    gain = f"{scale * metric.gain(fmean(mine), fmean(theirs)):+.3g} {unit}".rstrip()
+    why = (
+        f"{shown(metric, fmean(mine))} (n = {len(mine)}) and {shown(metric, fmean(theirs))} (n = {len(theirs)}): "
+        f"difference {gain}"
+    )
+    if found[0] > -inf:
+        why += f" ({scale * found[0]:+.3g} to {scale * found[1]:+.3g})"
+    return Finding(aim, claim, verdict(found, by), why)
+
+
+def cheaper(
+    aim: int, claim: str, logs: Interval, centre: float, n: str, most: float = inf, least: float = 0
+) -> Finding:
+    """Whether a ratio, whose logarithm is in that interval, is at most or at least so much."""
+    within = "" if logs[0] == -inf else f" ({times(exp(logs[0]))} to {times(exp(logs[1]))})"
+    found = verdict((-logs[1], -logs[0]), -log(most)) if most < inf else verdict(logs, log(least))
+    return Finding(aim, claim, found, f"{times(exp(centre))}{within}, n = {n}")
+
+
+def _figures(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Aims 1 and 2: what each method's figure is beside another's."""
+    for row in rows:
+        if row.prunes and row.description.method in ("earlycrop-s", "earlycrop-u"):
+            for dense in (other for other in rows if not other.prunes):
+                kept, told = tolerance(row.metric, dense.figure.mean)
+                yield better(1, f"{row.label} is within {told} of dense", row, dense, -kept)
+        for claim in BETTER:
+            if row.description.method == claim.method and (other := _beside(row, claim.than, rows)):
+                much = claim.much and row.metric.unit == "%"
+                told = f"{row.label} is better than {other.name}{' by three points' * much}"
+                yield better(claim.aim, told, row, other, POINTS if much else 0.0)
+
+
+def tolerance(metric: Metric, dense: float) -> tuple[float, str]:
+    """How much worse than dense is still kept, and in words.
+
+    >>> tolerance(Metric("test_accuracy", "test accuracy", unit="%"), 0.9)
+    (0.01, '1 point')
+    >>> tolerance(Metric("perplexity", "test perplexity", "lower"), 120.0)
+    (6.0, '5 %')
+    """
+    return (0.01, "1 point") if metric.unit == "%" else (0.05 * abs(dense), "5 %")
+
+
+def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
+    """Aims 2 and 3: EarlyCroP-U beside LTR, and of each run of EarlyCroP its step after the cut beside that before."""
+    for row in rows:
+        if row.description.method == "earlycrop-u" and (ltr := _beside(row, "ltr", rows)):
+            for name, what in (("optimizer_steps", "steps"), ("seconds", "training time")):
+                logs = [[log(value) for value in _values(each, name)] for each in (row, ltr)]
+                told = f"{row.label} takes a quarter of the {what} of {ltr.name} at most"
+                n = f"{len(logs[0])} and {len(logs[1])}"
+                yield cheaper(2, told, welch(*logs), fmean(logs[0]) - fmean(logs[1]), n, most=COST)
+        if row.description.method not in ("earlycrop-s", "earlycrop-u"):
+            continue
+        masks = row.description.method == "earlycrop-u"
+        for name, what in (("step_milliseconds", "time"), ("memory_bytes", "memory")):
+            logs = [
+                log(after / before)
+                for result in row.results
+                if (after := getattr(result.columns, f"sparse_{name}"))
+                and (before := getattr(result.columns, f"dense_{name}"))
+            ]
+            if not logs:
+                continue
+            bound = {"least": NOTHING} if masks else {"most": STEP if what == "time" else 1.0}
+            told = "no less" if masks else "at most 0.6 of the" if what == "time" else "less"
+            claim = f"a step of {row.label} takes {told} {what} after the cut"
+            yield cheaper(3, claim, student(logs), fmean(logs), str(len(logs)), **bound)
+
+
+def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
+    """Rows of EarlyCroP and CroP by channels, each with the dense row of a smaller network that was trained alike."""
+    for large in rows:
+        if large.description.method not in ("earlycrop-s", "crop-s"):
+            continue
+        size = large.results[0].columns.parameters_before
+        for small in rows:
+            d = small.description
+            alike = replace(large.description.dense_twin(), network=d.network, width=d.width, seed=d.seed) == d
+            if alike and small.results[0].columns.parameters_before < size:
+                yield large, small
+
+
+def _large(large: Row, small: Row) -> Iterator[Finding]:
+    """Aim 4: the large network, pruned, beside the small one, dense."""
+    wide, narrow = (
+        f"{row.label}, {row.description.network} of width {row.description.width}," for row in (large, small)
+    )
+    yield better(4, f"{wide} is as good as {narrow.rstrip(',')}", large, small)
+    for name, what in (("seconds", "training time"), ("grams_co2", "emissions"), ("kept", "memory in a step")):
+        logs = [[log(value) for value in _values(row, name)] for row in (large, small)]
+        if all(logs):
+            n = f"{len(logs[0])} and {len(logs[1])}"
+            centre = fmean(logs[0]) - fmean(logs[1])
+            yield cheaper(4, f"{wide} takes less {what} than {narrow.rstrip(',')}", welch(*logs), centre, n, most=1.0)
+
+
+def _beside(row: Row, method: str, rows: Sequence[Row]) -> Row | None:
+    """The row of another method that was asked for the same; of how often it cuts each method may have its own."""
+
+    def asked(one: Row) -> list[object]:
+        return [getattr(one.description, name) for name in PRUNING if name not in ("rounds", "per_round")]
+
+    found = [other for other in rows if other.description.method == method and asked(other) == asked(row)]
+    return found[0] if found else None
+
+
+def _values(row: Row, name: str) -> list[float]:
+    """A column's values of the runs that have it."""
+    read = NAMED[name].read if name in NAMED else column(row.metric).read
+    return [float(value) for result in row.results if (value := read(result)) is not None]

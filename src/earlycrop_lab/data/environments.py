@@ -1,0 +1,126 @@
+"""The environments of gymnasium that a policy of a small network can be trained in: flat observations, few actions.
+
+CartPole has the rules of its two versions: 200 steps and solved at a mean return of 195, 500 steps and solved at 475,
+over a hundred episodes. It is built as version 1, whose vectorised form steps all its copies at once; the original
+version is called out of date by gymnasium and has the same dynamics. Any other environment is stepped copy by copy.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from earlycrop.errors import nearest
+from earlycrop_lab.data.dataset import DataError
+
+if TYPE_CHECKING:
+    from gymnasium.vector import VectorEnv
+
+GYM = "gym:"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How an environment is built, and what its returns are held against.
+
+    Args:
+        id: What gymnasium calls it.
+        limit: The most steps of an episode; gymnasium's if not said.
+        solved: The mean return over a hundred episodes from which on it counts as solved; gymnasium's if not said.
+        vectorised: Whether it steps all its copies at once.
+    """
+
+    id: str
+    limit: int | None = None
+    solved: float | None = None
+    vectorised: bool = False
+
+
+ENVIRONMENTS = {
+    "cartpole-v0": Rules("CartPole-v1", limit=200, solved=195, vectorised=True),
+    "cartpole-v1": Rules("CartPole-v1", limit=500, solved=475, vectorised=True),
+}
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An environment that exists here and fits.
+
+    Args:
+        name: What it is called on the command line.
+        rules: How it is built.
+        observations: Numbers in an observation.
+        actions: Number of actions.
+        limit: The most steps of an episode.
+        solved: The mean return from which on it counts as solved; None where nobody says.
+    """
+
+    name: str
+    rules: Rules
+    observations: int
+    actions: int
+    limit: int
+    solved: float | None
+
+    def copies(self, count: int) -> "VectorEnv":
+        """So many of them side by side.
+
+        One whose episode has ended takes no action in the next step: that step begins the next episode.
+        """
+        return _make(self.rules, count)
+
+
+def check_environment(name: str) -> None:
+    """Whether there can be an environment of that name; gymnasium is not asked.
+
+    Raises:
+        DataError: If not; it names the nearest.
+    """
+    if name not in ENVIRONMENTS and not (name.startswith(GYM) and name != GYM):
+        near = nearest(name, [*ENVIRONMENTS, GYM + "ID"])
+        raise DataError(
+            f"No environment is called {name!r}. Did you mean {near!r}? There are {', '.join(ENVIRONMENTS)}, and "
+            f"{GYM}ID for one that gymnasium knows by that id."
+        )
+
+
+def load_environment(name: str) -> Environment:
+    """The environment of that name.
+
+    Raises:
+        DataError: If the name is unknown, gymnasium or what the environment needs is not installed, or its observations
+            and actions are not those of a small network.
+    """
+    check_environment(name)
+    rules = ENVIRONMENTS.get(name) or Rules(name.removeprefix(GYM))
+    env = _make(rules, 1)
+    try:
+        observations, actions, spec = env.single_observation_space, env.single_action_space, env.spec
+    finally:
+        env.close()
+    from gymnasium.spaces import Box, Discrete
+
+    if not isinstance(observations, Box) or len(observations.shape) != 1:
+        raise DataError(
+            f"The observations of {name} are {observations}; a Box of one dimension is needed. Register it with "
+            f"`gymnasium.wrappers.FlattenObservation`, or choose another."
+        )
+    if not isinstance(actions, Discrete) or actions.start != 0:
+        raise DataError(f"The actions of {name} are {actions}; a Discrete space that counts from 0 is needed.")
+    assert spec is not None
+    limit = rules.limit or spec.max_episode_steps
+    if limit is None:
+        raise DataError(f"An episode of {name} may never end. Register it with `max_episode_steps`.")
+    solved = spec.reward_threshold if rules.solved is None else rules.solved
+    return Environment(name, rules, observations.shape[0], int(actions.n), limit, solved)
+
+
+def _make(rules: Rules, count: int) -> "VectorEnv":
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise DataError('Control needs gymnasium: `pip install "earlycrop[control]"`.') from error
+    way = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT if rules.vectorised else gymnasium.VectorizeMode.SYNC
+    options: dict[str, Any] = {} if rules.limit is None else {"max_episode_steps": rules.limit}
+    try:
+        return gymnasium.make_vec(rules.id, count, way, **options)
+    except (gymnasium.error.Error, ImportError) as error:  # no such id, or something that it needs is not installed
+        raise DataError(f"gymnasium cannot make {rules.id!r}: {error}") from error

@@ -1,0 +1,34 @@
+"""A policy and a value function on one trunk, for control."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class ActorCritic(nn.Module):
+    """Two hidden layers of `width` rectified units that both heads read (methods.md, 5.6: 4 → 128 → 128 → 2).
+
+    Args:
+        observations: Numbers in an observation.
+        actions: Number of actions.
+        width: Units in each hidden layer.
+    """
+
+    def __init__(self, observations: int, actions: int, width: int = 128):
+        super().__init__()
+        self.fc1 = nn.Linear(observations, width)
+        self.fc2 = nn.Linear(width, width)
+        self.policy = nn.Linear(width, actions)
+        self.value = nn.Linear(width, 1)
+
+    def forward(self, observations: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n actions"], Float[Tensor, "n"]]:
+        """Logits of the actions, and the value."""
+        hidden = torch.relu(self.fc2(torch.relu(self.fc1(observations))))
+        return self.policy(hidden), self.value(hidden).squeeze(1)
+
+
+def actor_critic(*, observations: int, actions: int, width: int = 128, seed: int) -> ActorCritic:
+    """The network at PyTorch's own initial weights; the global random state stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return ActorCritic(observations, actions, width)
