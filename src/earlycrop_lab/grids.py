@@ -100,6 +100,9 @@ TABLE_A = (
 """The rows of the poster's Table A, in its order."""
 
 LARGE, SMALLER = "resnext101-32x48d", "resnext101-32x16d"
+DEPTH = ("dense", "random-s", "snap", "crop-s", "earlycrop-s", "random-u", "snip", "crop-u", "earlycrop-u")
+QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "recipe": "usual"}
+
 THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
 
 PRESETS: dict[str, tuple[Grid, ...]] = {
@@ -114,8 +117,15 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(("dense",), networks=(SMALLER,), data=("cifar10",), fixed=THIRTY),
         Grid(("crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=EIGHTY),
     ),
+    "depth": (Grid(DEPTH, (0.8, 0.95), data=("nyu-depth-v2",), task="depth"),),
+    "depth-quarter": (
+        Grid(DEPTH[:5], (0.8, 0.95), data=("nyu-depth-v2",), fixed=QUARTER, task="depth"),
+        Grid(("dense", "snap", "earlycrop-s"), (0.95,), (0, 1, 2), data=("nyu-depth-v2",), fixed=QUARTER, task="depth"),
+        Grid(("crop-u", "earlycrop-u"), (0.95,), data=("nyu-depth-v2",), fixed=QUARTER, task="depth"),
+    ),
 }
-"""Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster."""
+"""Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
+FCRN as published, and with a quarter of its channels on images of half the size, for two cores; policies, ten seeds."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:
