@@ -105,12 +105,24 @@ QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "recipe": "usual"}
 
 THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
 
+BY_CHANNELS = ("dense", "random-s", "snap", "crop-s", "earlycrop-s")
+BY_WEIGHTS = ("random-u", "snip", "crop-u", "earlycrop-u")
+PART_OF_PTB = {"train_size": 200_000, "epochs": 4, "batch_size": 16, "learning_rate": 3e-3}
+
 PRESETS: dict[str, tuple[Grid, ...]] = {
     "quick": (Grid(TABLE_A, sparsities=(0.9,), data=("digits",), fixed={"width": 16}),),
     "table-a": (Grid(TABLE_A, sparsities=(0.98,), networks=("vgg16-paper",), data=("tiny-imagenet",)),),
     "control": (
         Grid(("dense", "random-s", "snap", "earlycrop-s"), (0.99, 0.995), tuple(range(10)), task="control"),
         Grid(("crop-s", "random-u", "snip", "crop-u", "earlycrop-u"), (0.99, 0.995), tuple(range(3)), task="control"),
+    ),
+    "language": (
+        Grid(BY_CHANNELS, (0.8, 0.95), data=("ptb",), fixed=PART_OF_PTB, task="language"),
+        Grid(("crop-u", "earlycrop-u"), (0.95,), data=("ptb",), fixed=PART_OF_PTB, task="language"),
+    ),
+    "psmm": (
+        Grid(BY_CHANNELS, (0.7,), data=("ptb",), fixed={"target": "node"}, task="language"),
+        Grid(BY_WEIGHTS, (0.9,), data=("ptb",), task="language"),
     ),
     "table-b": (
         Grid(("dense", "crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=THIRTY),
@@ -125,7 +137,8 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
     ),
 }
 """Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-FCRN as published, and with a quarter of its channels on images of half the size, for two cores; policies, ten seeds."""
+FCRN as published, and with a quarter of its channels on images of half the size, for two cores; policies, ten seeds;
+language on a part of Penn Treebank, and PSMM on all of it by the authors' recipe and limits."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:
