@@ -8,7 +8,7 @@
 32
 
 The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `mlp`, and `paper` for what the authors' forms
-share. Each is plain torch; nothing here knows of pruning.
+share. `actor_critic` is that of control, which takes no images. Each is plain torch; nothing here knows of pruning.
 """
 
 from collections.abc import Callable

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop import METHODS
+from earlycrop import METHODS, EarlyCropError
 from earlycrop_lab.checkpoints import Checkpoints
 from earlycrop_lab.data.rollouts import Transitions
 from earlycrop_lab.grids import get_preset, runs_of
@@ -186,15 +186,16 @@ def test_cut_off_before_the_cut_and_after_it_it_ends_as_if_it_had_not_been(numbe
 
 
 QUICK = ("dense", "random-s", "snip", "snap", "grasp", "crop-u", "crop-s", "earlycrop-u", "earlycrop-s")
-EVERY = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in METHODS]
+OF_NORMS = ("earlybird", "gate-decorators")
+EVERY = [name for name in METHODS if name not in OF_NORMS]
 
 
 def described(method: str) -> Control:
     return replace(SMALL.dense_twin(), method=method) if method == "dense" else replace(SMALL, method=method, epochs=10)
 
 
-@pytest.mark.parametrize("method", EVERY)
-def test_every_method_finds_what_to_remove(method):
+@pytest.mark.parametrize("method", QUICK)
+def test_the_main_methods_find_what_to_remove(method):
     d = described(method)
     if prunes(METHODS[method]):
         found = plan(d)
@@ -202,11 +203,17 @@ def test_every_method_finds_what_to_remove(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EVERY)
 def test_every_method_trains(method):
     outcome = train(replace(described(method), max_steps=4))
     assert (outcome.report is None) == (method == "dense")
     assert math.isfinite(outcome.columns.metrics["mean_return"])
+
+
+@pytest.mark.parametrize("method", OF_NORMS)
+def test_methods_of_norms_say_that_there_are_none(method):
+    with pytest.raises(EarlyCropError, match="this ActorCritic has no norm"):
+        plan(described(method))
 
 
 @pytest.mark.slow
