@@ -137,8 +137,8 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(("crop-s", *BY_WEIGHTS), (0.99, 0.995), (0, 1, 2), task="control"),
     ),
 }
-"""Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster; the
-other tasks by their papers' recipes, and as far as two cores can train them."""
+"""Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
+the other tasks by their papers' recipes, and as far as two cores can train them."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:

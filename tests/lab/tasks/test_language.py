@@ -278,7 +278,7 @@ def test_what_would_leave_is_told_beforehand(small):
 def test_the_default_needs_no_download_and_the_full_recipe_is_the_authors():
     usual = Language()
     assert (usual.data, usual.network, usual.width, usual.sparsity) == ("sherlock", "psmm", 128, 0.8)
-    full = runs_of(get_preset("psmm"))
+    full = runs_of(get_preset("language"))
     recipe = ("network", "width", "epochs", "batch_size", "learning_rate", "clip_norm", "dropout")
     assert {tuple(getattr(d, name) for name in recipe) for d in full} == {("psmm", 300, 30, 128, 1e-3, 0.25, 0.3)}
     assert {
