@@ -11,7 +11,7 @@ from torch import nn
 
 import earlycrop
 from earlycrop import units
-from earlycrop.errors import ScoreError
+from earlycrop.errors import EarlyCropError, ScoreError
 from earlycrop_lab.checkpoints import Checkpoints
 from earlycrop_lab.data import DataError
 from earlycrop_lab.data.text import load
@@ -218,7 +218,7 @@ def test_methods_without_norms_and_paths_go_all_the_way(small, method, network):
 
 
 def test_methods_of_norms_and_paths_say_what_they_lack(small):
-    with pytest.raises(ScoreError, match="Psmm has no norm"):
+    with pytest.raises(EarlyCropError, match="this Psmm has no norm"):
         train(replace(small, method="earlybird", max_steps=1, epochs=24))
     with pytest.raises(ScoreError, match="paths"):
         train(replace(small, method="px", max_steps=1))
