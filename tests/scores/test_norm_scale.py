@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop.errors import ScoreError
+from earlycrop import EarlyCropError
 from earlycrop.scores import NormScale
 from earlycrop.units import Channels
 from tests import dense
@@ -37,9 +37,5 @@ def test_channels_without_a_norm_leave_last():
     here = pruner(unlike(mixed.double()), NormScale(), Channels(), None, example_inputs=x)
     scores = here.scores()
     assert scores[classes(here, "0")].max() < scores[classes(here, "3")].min()
-
-
-def test_a_network_without_norms_is_refused():
-    net, x = dense.mlp(4, 6, 3), dense.vectors()[0]
-    with pytest.raises(ScoreError, match=r"Sequential has no norm .* Choose another method"):
-        channels(net, NormScale(), "0", None, example_inputs=x)
+    with pytest.raises(EarlyCropError, match="ranks channels by their norms, and this Sequential has no norm"):
+        pruner(net, NormScale(), Channels(), None, example_inputs=x)

@@ -1,10 +1,10 @@
 """Large scales stay: what a norm multiplies a channel with."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
-from earlycrop.errors import ScoreError
 from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
 
 
@@ -12,11 +12,10 @@ from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
 class NormScale(AbstractNetworkScore):
     """Σ|γ| over the norms that a class of channels goes through (Liu et al., 2017; You et al., 2020).
 
-    Channels without a norm leave last.
-
-    Raises:
-        ScoreError: no channel goes through a norm.
+    Channels without a norm leave last; a network without any is refused.
     """
+
+    needs_norms: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
         """The sum of the scales' absolute values."""
@@ -27,9 +26,4 @@ class NormScale(AbstractNetworkScore):
 def behind(of: Network, scores: Vector) -> Vector:
     """Scores of norms' scales, with channels that have none above all others."""
     have = of.scales.total([torch.ones_like(scale) for scale in of.scales.leaves(of.model)]) > 0
-    if scores.numel() and not bool(have.any()):
-        raise ScoreError(
-            f"EarlyBird and GateDecorators judge channels by the scales of their norms, and {type(of.model).__name__} "
-            f"has no norm that channels go through. Choose another method, for instance `snap` or `magnitude-s`."
-        )
     return torch.where(have, scores, scores.max() + 1) if scores.numel() else scores

@@ -6,7 +6,7 @@ prune have a cycle for each training (`course`).
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import inf
 from typing import Any, Literal
 
@@ -15,6 +15,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import earlycrop
 from earlycrop.timing import AfterTraining, Rewinding, TickTock
+
+MOMENTA = ("betas", "momentum")
+"""What One-Cycle moves beside the rate."""
 
 TICK, TOCK = 0.01, 0.1
 """The rate of a Tick and the peak of a Tock, of the peak of training: 1e-3 and 1e-2 of 0.1 in the original."""
@@ -25,14 +28,15 @@ class Shape:
     """How the rate goes over so many steps.
 
     Args:
-        kind: `constant`; `one_cycle` from 1/25 of the peak up to it and down to nearly nothing; `triangle` from a tenth
-            of the peak up to it and back.
+        kind: `constant`; `one_cycle` from 1/25 of the peak up to it and down to nearly nothing; `halving`, a third at
+            the peak, a third at its half, a third at its quarter; `triangle` from a tenth of the peak up to it and
+            back.
         steps: Of the whole shape.
         peak: The highest rate.
         begin: The step of the shape with which it begins.
     """
 
-    kind: Literal["constant", "one_cycle", "triangle"]
+    kind: Literal["constant", "one_cycle", "halving", "triangle"]
     steps: int
     peak: float
     begin: int = 0
@@ -105,18 +109,20 @@ class Schedule(AbstractSchedule):
     Args:
         optimizer: Whose rate it is.
         peak: The highest rate.
+        main: The kind of shape that takes One-Cycle's place.
     """
 
-    def __init__(self, optimizer: Optimizer, peak: float):
-        self.optimizer, self.peak = optimizer, peak
+    def __init__(self, optimizer: Optimizer, peak: float, main: Literal["one_cycle", "halving"] = "one_cycle"):
+        self.optimizer, self.peak, self.main = optimizer, peak, main
         self.shape: Shape | None = None
         self._taken = 0
         self._cycle: OneCycleLR | None = None
-        self._betas = [group.get("betas") for group in optimizer.param_groups]
+        self._momenta = [{key: group[key] for key in MOMENTA if key in group} for group in optimizer.param_groups]
 
     def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
         """An epoch begins."""
-        self.begin(course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs))
+        shape = course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs)
+        self.begin(replace(shape, kind=self.main) if shape is not None and shape.kind == "one_cycle" else shape)
 
     def begin(self, shape: Shape | None) -> None:
         """Begin that shape; nothing if there is none."""
@@ -130,10 +136,8 @@ class Schedule(AbstractSchedule):
             last = shape.begin - 1
             self._cycle = OneCycleLR(self.optimizer, shape.peak, total_steps=shape.steps, last_epoch=last)
             return
-        for group, betas in zip(self.optimizer.param_groups, self._betas, strict=True):
-            group["lr"] = self._rate()
-            if betas is not None:  # which One-Cycle moves
-                group["betas"] = betas
+        for group, momenta in zip(self.optimizer.param_groups, self._momenta, strict=True):
+            group |= {**momenta, "lr": self._rate()}
 
     def step(self) -> None:
         """After each step of the optimizer."""
@@ -161,6 +165,8 @@ class Schedule(AbstractSchedule):
         assert self.shape is not None
         if self.shape.kind == "constant":
             return self.shape.peak
+        if self.shape.kind == "halving":
+            return self.shape.peak * 0.5 ** min(3 * self._taken // max(self.shape.steps, 1), 2)
         half = max(self.shape.steps / 2, 1)
         return self.shape.peak * (1 - 0.9 * min(abs(self._taken - half) / half, 1))
 

@@ -11,7 +11,7 @@ from torch import nn
 
 import earlycrop
 from earlycrop import units
-from earlycrop.errors import ScoreError
+from earlycrop.errors import EarlyCropError, ScoreError
 from earlycrop_lab.checkpoints import Checkpoints
 from earlycrop_lab.data import DataError
 from earlycrop_lab.data.text import load
@@ -219,7 +219,7 @@ def test_methods_without_norms_and_paths_go_all_the_way(small, method, network):
 
 
 def test_methods_of_norms_and_paths_say_what_they_lack(small):
-    with pytest.raises(ScoreError, match="Psmm has no norm"):
+    with pytest.raises(EarlyCropError, match="this Psmm has no norm"):
         train(replace(small, method="earlybird", max_steps=1, epochs=24))
     with pytest.raises(ScoreError, match="paths"):
         train(replace(small, method="px", max_steps=1))
@@ -280,7 +280,7 @@ def test_what_would_leave_is_told_beforehand(small):
 def test_the_default_needs_no_download_and_the_full_recipe_is_the_authors():
     usual = Language()
     assert (usual.data, usual.network, usual.width, usual.sparsity) == ("sherlock", "psmm", 128, 0.8)
-    full = runs_of(get_preset("psmm"))
+    full = runs_of(get_preset("language"))
     recipe = ("network", "width", "epochs", "batch_size", "learning_rate", "clip_norm", "dropout")
     assert {tuple(getattr(d, name) for name in recipe) for d in full} == {("psmm", 300, 30, 128, 1e-3, 0.25, 0.3)}
     assert {
