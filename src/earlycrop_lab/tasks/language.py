@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+import earlycrop
+from earlycrop.units import Channels
 from earlycrop_lab.data.text import TEXTS, Chunks, check_name, load
 from earlycrop_lab.models.lstm import LstmLanguageModel
 from earlycrop_lab.models.psmm import Psmm
@@ -62,8 +64,9 @@ class Language(Description):
     embeddings: ClassVar[bool] = True
 
     sparsity: float = option(0.8, help="the part to remove, between 0 and 1")
-    # scores of embeddings are so much smaller than those of hidden units that without a floor one column is left
-    min_part: float | None = option(0.1, tag="part", help="the part of its channels that every layer keeps")
+    min_part: float | None = option(
+        tag="part", help="the part of its channels that every layer keeps; half of what sparsity leaves if not said"
+    )
     data: str = option("sherlock", help=f"{', '.join(TEXTS)}, or text:PATH for any text file in UTF-8")
     train_size: int | None = option(tag="train", help="train on the first so many tokens")
     network: str = option(choices=tuple(NETWORKS), help=f"{' or '.join(NETWORKS)}; psmm if not said")
@@ -82,7 +85,11 @@ class Language(Description):
 
     def usually(self) -> dict[str, Any]:
         """See `Description`."""
-        return {"network": "psmm", **vars(USUAL.get(self.data, Usual()))}
+        usual = {"network": "psmm", **vars(USUAL.get(self.data, Usual()))}
+        if isinstance(earlycrop.get_method(self.method).units, Channels) and 0 < self.sparsity < 1:
+            # scores of embeddings are so much smaller than those of hidden units that else one column would be left
+            usual["min_part"] = round((1 - self.sparsity) / 2, 6)
+        return usual
 
     def _check(self) -> None:
         super()._check()
