@@ -106,8 +106,8 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
     "quick": (Grid(TABLE_A, sparsities=(0.9,), data=("digits",), fixed={"width": 16}),),
     "table-a": (Grid(TABLE_A, sparsities=(0.98,), networks=("vgg16-paper",), data=("tiny-imagenet",)),),
     "control": (
-        Grid(("dense", "random-s", "snap", "earlycrop-s"), (0.99, 0.995), tuple(range(10)), task="control"),
-        Grid(("crop-s", "random-u", "snip", "crop-u", "earlycrop-u"), (0.99, 0.995), tuple(range(3)), task="control"),
+        Grid(("dense", "random-s", "snap", "earlycrop-s"), (0.98, 0.998), tuple(range(10)), task="control"),
+        Grid(("crop-s", "random-u", "snip", "crop-u", "earlycrop-u"), (0.98, 0.998), tuple(range(3)), task="control"),
     ),
     "table-b": (
         Grid(("dense", "crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=THIRTY),
