@@ -1,10 +1,11 @@
 """The pictures of a run: the figure that counts over time, the lazy regime, channels per layer.
 
-They are drawn from `result.json` alone. And the picture of a plan: what each layer would keep.
+They are drawn from `result.json` alone; what a task shows of a few samples, from what the run kept of these. And the
+picture of a plan: what each layer would keep.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 import earlycrop
 from earlycrop.files import replacing
 from earlycrop.timing import EarlyBird, LazyRegime, NtkSettled, RateSettled, ScoreSettled
-from earlycrop_lab.runs import Result
+from earlycrop_lab.depth_figures import beside
+from earlycrop_lab.runs import Result, samples
 from earlycrop_lab.tables import shown
 
 PRUNED, DENSE, MARK, FAINT = "#0b7a75", "#7d8597", "#d1495b", "#d5dae1"
@@ -24,8 +26,24 @@ STYLE = {"linewidth": 2, "markersize": 4.5, "solid_capstyle": "round"}
 
 def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path]:
     """Draw what the run has pictures of into its folder; where they are."""
-    figures = {"progress.png": progress(result, dense), "regime.png": regime(result), "channels.png": channels(result)}
+    figures = {
+        "progress.png": progress(result, dense),
+        "regime.png": regime(result),
+        "channels.png": channels(result),
+        "samples.png": sampled({run.description.method: run for run in (dense, result) if run}, folder.parent),
+    }
     return [_save(figure, folder / name) for name, figure in figures.items() if figure is not None]
+
+
+SAMPLED = {"depth": beside}
+"""By task: how samples of runs are drawn, by the names of the runs and so many inches wide."""
+
+
+def sampled(runs: Mapping[str, Result], out: Path, width: float = 7.2, **options: Any) -> Figure | None:
+    """What these runs under `out` make of a few samples, by their names; None if they or their task keep none."""
+    kept = {name: samples(run.description, out) for name, run in runs.items()}
+    draw_samples = SAMPLED.get(next(iter(runs.values())).description.task)
+    return draw_samples(kept, width, **options) if draw_samples and all(kept.values()) else None
 
 
 def draw_plan(plan: earlycrop.Plan, path: Path) -> Path:

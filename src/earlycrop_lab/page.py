@@ -13,8 +13,23 @@ from matplotlib import rc_context
 
 from earlycrop.files import replacing
 from earlycrop_lab import claims
-from earlycrop_lab.charts import COSTS, DENSE, GRID, HUES, INK, PAPER, SOFT, Chart, charts, labels, ranked, reading
+from earlycrop_lab.charts import (
+    COSTS,
+    DENSE,
+    GRID,
+    HUES,
+    INK,
+    PAPER,
+    SOFT,
+    WIDTH,
+    Chart,
+    charts,
+    labels,
+    ranked,
+    reading,
+)
 from earlycrop_lab.claims import Finding, findings
+from earlycrop_lab.figures import sampled
 from earlycrop_lab.report import what_left
 from earlycrop_lab.runs import RESULT, Result, failure, read
 from earlycrop_lab.tables import (
@@ -84,7 +99,7 @@ def write(folder: Path, file: Path) -> list[Path]:
         why = "".join(f" {name}: {reason}." for name, reason in lacking.items())
         raise ValueError(f"There is no finished run in {folder}. `earlycrop train --out {folder}` makes one.{why}")
     rows = table(results)
-    drawn = {setting: charts(group) for setting, group in by_setting(rows).items()}
+    drawn = {setting: [*charts(group), *_sampled(group, folder)] for setting, group in by_setting(rows).items()}
     found = findings(rows)
     beside = file.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
@@ -106,6 +121,19 @@ def write(folder: Path, file: Path) -> list[Path]:
                 with replacing(path) as out, rc_context(FONT):
                     chart.figure.savefig(out, format=path.suffix[1:], dpi=216, metadata=UNDATED[path.suffix])
     return [*written, *pictures]
+
+
+def _sampled(rows: Sequence[Row], folder: Path) -> list[Chart]:
+    """What dense and pruned networks make of a few samples, for each sparsity; of each method the first seed."""
+    found = []
+    for level in sorted({row.sparsity for row in rows if row.sparsity is not None}) or [None]:
+        among = sorted((row for row in rows if row.sparsity in (None, level)), key=lambda row: row.prunes)
+        figure = sampled({row.name: row.results[0] for row in among}, folder, width=WIDTH / 72, across=False)
+        if figure is not None:
+            at = "" if level is None else f" at {100 * level:g} % sparsity"
+            note = "Test samples, the same for all, after the last epoch of each method's first seed."
+            found.append(Chart(f"samples{'' if level is None else f'-{level:g}'}", f"What they see{at}", note, figure))
+    return found
 
 
 FONT: Any = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "earlycrop"}
@@ -357,7 +385,7 @@ dt{font-weight:600}dd{margin:0 0 .6rem}
 PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"/>
 <meta name="viewport" content="width=device-width, initial-scale=1"/>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'"/>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'"/>
 <title>{title}</title>
 <style>:root{{{light}}}
 @media (prefers-color-scheme:dark){{:root{{{dark}}}}}{style}</style></head><body>

@@ -261,6 +261,12 @@ def find(name: str, out: Path) -> Path:
     raise ValueError(f"No run is called {name!r}. Did you mean {nearest(name, names)!r}?")
 
 
+def samples(description: Description, out: Path) -> dict[str, torch.Tensor]:
+    """What a run under `out` kept of a few samples; nothing if it kept nothing or is not there."""
+    file = out / folder_name(description) / SAMPLES
+    return safetensors.torch.load_file(file) if file.exists() else {}
+
+
 def twin(description: Description, out: Path) -> Result | None:
     """The dense run with the same training, if it is there."""
     folder = out / folder_name(description.dense_twin())

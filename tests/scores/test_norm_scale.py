@@ -32,7 +32,7 @@ def test_a_carrier_s_norm_counts_too():
 
 
 def test_channels_without_a_norm_leave_last():
-    net, x = dense.mlp(4, 6, 3), dense.vectors()[0]
+    x = dense.vectors()[0]
     mixed = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
     here = pruner(unlike(mixed.double()), NormScale(), Channels(), None, example_inputs=x)
     scores = here.scores()

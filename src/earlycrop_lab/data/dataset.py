@@ -7,6 +7,7 @@ the whole batch: there is no worker, no queue and no loop over samples.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -89,6 +90,11 @@ class Dataset:
         """Where the images lie and the batches appear."""
         return self.train_images.device
 
+    @property
+    def train_size(self) -> int:
+        """How many images there are to train on."""
+        return len(self.train_labels)
+
     def to(self, device: torch.device | str) -> "Dataset":
         """The same data set on that device."""
         names = ("train_images", "train_labels", "test_images", "test_labels")
@@ -132,6 +138,10 @@ class Dataset:
         """Shuffled and augmented batches of the training split, or one of several parts of each."""
         return Batches(self, batch_size, seed, part=part, parts=parts)
 
+    def training_batch(self, which: Int64[Tensor, "b"], chances: Float[Tensor, "b k"]) -> Batch:
+        """Those images of the training split, augmented as chance has it."""
+        return self.plain(self.augmentation(self.train_images[which], chances)), self.train_labels[which]
+
     def test_batches(self, batch_size: int = 1000) -> Iterator[Batch]:
         """The whole test split in its own order, with the plain transform."""
         for images, labels in zip(self.test_images.split(batch_size), self.test_labels.split(batch_size), strict=True):
@@ -172,6 +182,37 @@ class Dataset:
         return 1 / (255 * std), -mean / std
 
 
+class Chances(Protocol):
+    """What an augmentation leaves to chance."""
+
+    def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
+        """What chance decides about n samples, on the CPU."""
+        ...
+
+
+class Trainable(Protocol):
+    """A data set whose training split makes batches."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches appear."""
+        ...
+
+    @property
+    def train_size(self) -> int:
+        """How many samples there are to train on."""
+        ...
+
+    @property
+    def augmentation(self) -> Chances:
+        """What happens to a sample in training."""
+        ...
+
+    def training_batch(self, which: Int64[Tensor, "b"], chances: Float[Tensor, "b k"]) -> Any:
+        """Those samples of the training split, augmented as chance has it."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Batches:
     """The training split, epoch by epoch: shuffled, augmented, normalised; the last, smaller batch is left out.
@@ -180,15 +221,15 @@ class Batches:
     the epoch where it was. It is the same on every device.
 
     Args:
-        dataset: Where the images come from.
-        batch_size: Images in each batch; the whole split if that is smaller.
+        dataset: Where the samples come from.
+        batch_size: Samples in each batch; the whole split if that is smaller.
         seed: Decides order and augmentation, with the epoch's number.
         most: The most batches of an epoch; all of them if not said.
         part: Which part of each batch, counted from 0.
         parts: Into how many each is divided.
     """
 
-    dataset: Dataset
+    dataset: Trainable
     batch_size: int
     seed: int = 0
     most: int | None = None
@@ -198,25 +239,24 @@ class Batches:
     def __post_init__(self):
         if self.batch_size < 1:
             raise DataError(f"A batch cannot have {self.batch_size} images; use 1 or more.")
-        object.__setattr__(self, "batch_size", min(self.batch_size, len(self.dataset.train_labels)))
+        object.__setattr__(self, "batch_size", min(self.batch_size, self.dataset.train_size))
         if self.batch_size < self.parts:
             raise DataError(f"A batch of {self.batch_size} images cannot be divided between {self.parts} processes.")
 
     def __len__(self) -> int:
-        whole = len(self.dataset.train_labels) // self.batch_size
+        whole = self.dataset.train_size // self.batch_size
         return whole if self.most is None else min(self.most, whole)
 
-    def epoch(self, number: int) -> Iterator[Batch]:
+    def epoch(self, number: int) -> Iterator[Any]:
         """The batches of that epoch, counted from 0."""
-        data, n = self.dataset, len(self.dataset.train_labels)
+        data, n = self.dataset, self.dataset.train_size
         mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64).item()
         generator = torch.Generator().manual_seed(mixed)
         order = torch.randperm(n, generator=generator).to(data.device)
         chances = data.augmentation.draw(n, generator).to(data.device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             now = slice(start + self.part, start + self.batch_size, self.parts)
-            images = data.augmentation(data.train_images[order[now]], chances[now])
-            yield data.plain(images), data.train_labels[order[now]]
+            yield data.training_batch(order[now], chances[now])
 
 
 def statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,20 +8,24 @@
 32
 
 The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `mlp`, and `paper` for what the authors' forms
+<<<<<<< HEAD
+share; of other tasks than image classification `fcrn`. Each is plain torch; nothing here knows of pruning.
+=======
 share. `actor_critic` is that of control, which takes no images. Each is plain torch; nothing here knows of pruning.
+>>>>>>> control
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import nn
 
 from earlycrop.errors import nearest
 from earlycrop_lab.models.lenet import lenet
 from earlycrop_lab.models.mlp import mlp
 from earlycrop_lab.models.resnet import resnet18, resnet50, resnext101
+from earlycrop_lab.models.seeded import seeded
 from earlycrop_lab.models.vgg import vgg16
 
 __all__ = ["NETWORKS", "Network", "build", "get_network", "lenet", "mlp", "resnet18", "resnet50", "resnext101", "vgg16"]
@@ -107,7 +111,5 @@ def build(
     options = {"classes": classes, "channels_in": channels, "width": width}
     if network.sized:
         options["size"] = size
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would reseed the accelerators too
+    with seeded(seed):
         return network.make(**options)

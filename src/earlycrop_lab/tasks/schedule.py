@@ -6,7 +6,8 @@ prune have a cycle for each training (`course`).
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -14,6 +15,9 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 import earlycrop
 from earlycrop.timing import AfterTraining, Rewinding, TickTock
+
+MOMENTA = ("betas", "momentum")
+"""What One-Cycle moves beside the rate."""
 
 TICK, TOCK = 0.01, 0.1
 """The rate of a Tick and the peak of a Tock, of the peak of training: 1e-3 and 1e-2 of 0.1 in the original."""
@@ -24,14 +28,15 @@ class Shape:
     """How the rate goes over so many steps.
 
     Args:
-        kind: `constant`; `one_cycle` from 1/25 of the peak up to it and down to nearly nothing; `triangle` from a tenth
-            of the peak up to it and back.
+        kind: `constant`; `one_cycle` from 1/25 of the peak up to it and down to nearly nothing; `halving`, a third at
+            the peak, a third at its half, a third at its quarter; `triangle` from a tenth of the peak up to it and
+            back.
         steps: Of the whole shape.
         peak: The highest rate.
         begin: The step of the shape with which it begins.
     """
 
-    kind: Literal["constant", "one_cycle", "triangle"]
+    kind: Literal["constant", "one_cycle", "halving", "triangle"]
     steps: int
     peak: float
     begin: int = 0
@@ -104,18 +109,20 @@ class Schedule(AbstractSchedule):
     Args:
         optimizer: Whose rate it is.
         peak: The highest rate.
+        main: The kind of shape that takes One-Cycle's place.
     """
 
-    def __init__(self, optimizer: Optimizer, peak: float):
-        self.optimizer, self.peak = optimizer, peak
+    def __init__(self, optimizer: Optimizer, peak: float, main: Literal["one_cycle", "halving"] = "one_cycle"):
+        self.optimizer, self.peak, self.main = optimizer, peak, main
         self.shape: Shape | None = None
         self._taken = 0
         self._cycle: OneCycleLR | None = None
-        self._betas = [group.get("betas") for group in optimizer.param_groups]
+        self._momenta = [{key: group[key] for key in MOMENTA if key in group} for group in optimizer.param_groups]
 
     def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
         """An epoch begins."""
-        self.begin(course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs))
+        shape = course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs)
+        self.begin(replace(shape, kind=self.main) if shape is not None and shape.kind == "one_cycle" else shape)
 
     def begin(self, shape: Shape | None) -> None:
         """Begin that shape; nothing if there is none."""
@@ -129,10 +136,8 @@ class Schedule(AbstractSchedule):
             last = shape.begin - 1
             self._cycle = OneCycleLR(self.optimizer, shape.peak, total_steps=shape.steps, last_epoch=last)
             return
-        for group, betas in zip(self.optimizer.param_groups, self._betas, strict=True):
-            group["lr"] = self._rate()
-            if betas is not None:  # which One-Cycle moves
-                group["betas"] = betas
+        for group, momenta in zip(self.optimizer.param_groups, self._momenta, strict=True):
+            group |= {**momenta, "lr": self._rate()}
 
     def step(self) -> None:
         """After each step of the optimizer."""
@@ -160,5 +165,49 @@ class Schedule(AbstractSchedule):
         assert self.shape is not None
         if self.shape.kind == "constant":
             return self.shape.peak
+        if self.shape.kind == "halving":
+            return self.shape.peak * 0.5 ** min(3 * self._taken // max(self.shape.steps, 1), 2)
         half = max(self.shape.steps / 2, 1)
         return self.shape.peak * (1 - 0.9 * min(abs(self._taken - half) / half, 1))
+
+
+class Plateau(AbstractSchedule):
+    """The peak, and a quarter of the rate after each epoch whose validation figure is no better than all before it.
+
+    It begins where One-Cycle would (`course`), at the peak and with nothing seen. Until the cut the rate is constant;
+    so it is, at the shape's own peak, in a Tick and a Tock.
+
+    Args:
+        optimizer: Whose rate it is.
+        peak: The highest rate.
+        factor: By which the rate falls.
+    """
+
+    def __init__(self, optimizer: Optimizer, peak: float, factor: float = 0.25):
+        self.optimizer, self.peak, self.factor = optimizer, peak, factor
+        self._falls, self._best = False, inf
+
+    def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
+        """An epoch begins."""
+        if shape := course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs):
+            self._falls, self._best = shape.kind == "one_cycle", inf
+            for group in self.optimizer.param_groups:
+                group["lr"] = shape.peak
+
+    def step(self) -> None:
+        """Nothing: the rate is that of the epoch."""
+
+    def see(self, figure: float) -> None:
+        """The epoch has ended with that figure on the validation split; the lower the better."""
+        if self._falls and not figure < self._best:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= self.factor
+        self._best = min(self._best, figure)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is; the rate is the optimizer's to keep."""
+        return {"falls": self._falls, "best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._falls, self._best = state["falls"], state["best"]

@@ -69,6 +69,7 @@ class Scene:
         evaluate: Maps the model to its figures, by the names of the task's metrics; its training flag is left as found.
         inputs: A batch of the network's inputs, of the size that it is trained with, from the test split.
         samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
+        micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number if not said.
         parts: What else a checkpoint has to hold.
     """
 
@@ -79,6 +80,7 @@ class Scene:
     evaluate: Callable[[nn.Module], dict[str, float]]
     inputs: Tensor
     samples: Callable[[nn.Module], dict[str, Tensor]] | None = None
+    micro_batch: int | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
 
     def scoring_now(self) -> Sequence[Any]:
@@ -121,6 +123,7 @@ def pruner_of(
         optimizer=optimizer,
         loss=scene.loss,
         batches=scoring,
+        micro_batch=scene.micro_batch,
         epochs=d.budget,
         min_channels=d.min_channels if d.min_part is None else d.min_part,
         round_to=d.round_to,

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 
@@ -46,3 +47,17 @@ def write_tiny_imagenet(folder: Path, wnids: tuple[str, ...] = ("n02", "n01", "n
     (folder / "wnids.txt").write_text("\n".join(wnids) + "\n")
     (folder / "words.txt").write_text("".join(f"{wnid}\tthing {wnid}, object\n" for wnid in wnids) + "n99\tother\n")
     (folder / "val" / "val_annotations.txt").write_text("".join(notes))
+
+
+def write_nyu_depth(folder: Path, count: int = 12, columns: int = 40, rows: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    """NYU-Depth-v2's two files with a third of the pairs for testing; pixels and depths in MATLAB's order of axes."""
+    h5py, savemat = pytest.importorskip("h5py"), pytest.importorskip("scipy.io").savemat
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (count, 3, columns, rows), dtype=np.uint8)
+    depths = random.uniform(0.7, 10, (count, columns, rows)).astype(np.float32)
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"], file["depths"], file["scenes"] = images, depths, [1.0]
+    numbers = np.arange(1, count + 1, dtype=np.uint16)[:, None]
+    savemat(folder / "splits.mat", {"trainNdxs": numbers[numbers % 3 > 0][:, None], "testNdxs": numbers[2::3]})
+    return images, depths

@@ -52,8 +52,31 @@ def test_a_triangle_by_hand():
     assert rates(schedule, 5) == pytest.approx([0.1, 0.55, 1.0, 0.55, 0.1])
 
 
+def test_a_third_at_the_peak_a_third_at_its_half_a_third_at_its_quarter():
+    schedule = Schedule(adam(), 2e-3)
+    schedule.begin(Shape("halving", 7, 0.8))
+    assert rates(schedule, 8) == [0.8, 0.8, 0.8, 0.4, 0.4, 0.2, 0.2, 0.2]
+    schedule.begin(Shape("halving", 7, 0.8, begin=3))
+    assert rates(schedule, 4) == [0.4, 0.4, 0.2, 0.2]
+
+
+def test_momentum_that_one_cycle_moved_is_put_back():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+    schedule = Schedule(optimizer, 0.1)
+    schedule.begin(Shape("one_cycle", 10, 0.1))
+    assert optimizer.param_groups[0]["momentum"] == pytest.approx(0.95)
+    schedule.begin(Shape("constant", 10, 0.1))
+    assert optimizer.param_groups[0]["momentum"] == 0.9
+
+
 @pytest.mark.parametrize(
-    "shape", [Shape("one_cycle", 30, PEAK, 4), Shape("triangle", 30, PEAK), Shape("constant", 30, PEAK / 100)]
+    "shape",
+    [
+        Shape("one_cycle", 30, PEAK, 4),
+        Shape("triangle", 30, PEAK),
+        Shape("constant", 30, PEAK / 100),
+        Shape("halving", 30, PEAK),
+    ],
 )
 def test_it_goes_on_from_its_state(shape):
     whole, first = Schedule(adam(), 2e-3), Schedule(adam(), 2e-3)

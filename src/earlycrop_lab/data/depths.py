@@ -1,0 +1,52 @@
+"""The data sets of images and depths, by name.
+
+>>> from earlycrop_lab.data.depths import load
+>>> print(load("scenes", size=(57, 76), depth_size=(32, 48)))
+scenes: 400 training and 100 test pairs, images of 76x57 pixels (rendered rooms)
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from earlycrop.errors import nearest
+from earlycrop_lab.data.dataset import DataError
+from earlycrop_lab.data.nyu_depth import nyu_depth
+from earlycrop_lab.data.pairs import Pairs
+from earlycrop_lab.data.scenes import scenes
+
+Size = tuple[int, int]
+
+DEPTHS: dict[str, Callable[[Path, Size, Size], Pairs]] = {
+    "scenes": lambda _, size, depth_size: scenes(size, depth_size),
+    "nyu-depth-v2": nyu_depth,
+}
+"""Read from where data sets lie, with images of a size and training depths of another."""
+
+
+def check_name(name: str) -> None:
+    """Whether there can be images and depths of that name; no file is looked at.
+
+    Raises:
+        DataError: If not; it names the nearest.
+    """
+    if name not in DEPTHS:
+        near = nearest(name, DEPTHS)
+        raise DataError(f"No depths are called {name!r}. Did you mean {near!r}? There are {', '.join(DEPTHS)}.")
+
+
+def load(name: str, root: Path | str | None = None, *, size: Size, depth_size: Size) -> Pairs:
+    """The images and depths of that name, on the CPU.
+
+    Args:
+        name: A name of `DEPTHS`.
+        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, if not said.
+        size: Rows and columns of the images.
+        depth_size: Rows and columns of the training depths.
+
+    Raises:
+        DataError: If the name is unknown (it names the nearest), or the files are absent, damaged or not the official
+            ones. They are left as they were.
+    """
+    check_name(name)
+    return DEPTHS[name](Path(root or os.environ.get("EARLYCROP_DATA") or "data"), size, depth_size)

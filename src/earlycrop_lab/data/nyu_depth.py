@@ -1,0 +1,156 @@
+"""NYU-Depth-v2's labelled pairs (Silberman et al., 2012): indoor photographs with depths from a Kinect, 795 + 654.
+
+The authors' files are `nyu_depth_v2/nyu_depth_v2_labeled.mat`, an HDF5 file with MATLAB's order of axes (`images`,
+pairs x 3 x columns x rows, bytes; `depths`, pairs x columns x rows, metres), and `nyu_depth_v2/splits.mat`
+(`trainNdxs` and `testNdxs`, counted from 1). Smaller versions of them are read alike.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from earlycrop_lab.data.dataset import DataError, statistics
+from earlycrop_lab.data.pairs import PairAugmentation, Pairs, averaged, resized
+
+FOLDER = "nyu_depth_v2"
+LABELED = "nyu_depth_v2_labeled.mat"
+SPLITS = "splits.mat"
+PUBLISHED = {
+    LABELED: "http://horatio.cs.nyu.edu/mit/silberman/nyu_depth_v2/nyu_depth_v2_labeled.mat",
+    SPLITS: "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat",
+}
+INNER = 0.95
+"""The part of rows and columns that stays, 228 x 304 of 240 x 320: around it the photographs have a white frame."""
+
+LAINA = PairAugmentation(zoom=1.5, flip=True, colour=0.2)
+"""Laina et al. also turn images, by at most 5 degrees."""
+
+BLOCK = 32
+"""Pairs that are read at once."""
+
+
+def nyu_depth(root: Path, size: tuple[int, int], depth_size: tuple[int, int]) -> Pairs:
+    """The pairs of the official split, without their frame.
+
+    Args:
+        root: The folder with the folder `nyu_depth_v2`.
+        size: Rows and columns of the images.
+        depth_size: Rows and columns of the training depths, each the mean of what it covers; test depths stay as
+            they are.
+
+    Raises:
+        DataError: If the files are absent, damaged or not the official ones, or there is nothing to read them with.
+    """
+    try:
+        import h5py
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise DataError(
+            f'NYU-Depth-v2 comes in MATLAB\'s formats, for which {error.name} is needed: pip install "earlycrop[depth]"'
+        ) from error
+
+    splits = _file(root, SPLITS)
+    try:
+        indices = loadmat(splits, variable_names=("trainNdxs", "testNdxs"))
+    except Exception as error:  # damage makes loadmat raise nearly anything
+        raise _foreign(splits, f"it cannot be read ({type(error).__name__}: {error})") from error
+
+    labeled = _file(root, LABELED)
+    try:
+        with h5py.File(labeled) as file:
+            images, depths = _set(file, labeled, "images", "u", 4), _set(file, labeled, "depths", "f", 3)
+            count, columns, rows = depths.shape
+            if images.shape != (count, 3, columns, rows):
+                raise _foreign(
+                    labeled,
+                    f"images of shape {images.shape} and depths of shape {depths.shape} are no pairs; they should be "
+                    f"pairs x 3 x columns x rows and pairs x columns x rows",
+                )
+            train, test = (_indices(splits, indices, name, count) for name in ("trainNdxs", "testNdxs"))
+            if both := set(train.tolist()) & set(test.tolist()):
+                raise _foreign(splits, f"{len(both)} pairs are in both splits")
+            return _read(labeled, images, depths, train, test, size, depth_size)
+    except OSError as error:
+        raise _foreign(labeled, f"it cannot be read ({error})") from error
+
+
+def _file(root: Path, name: str) -> Path:
+    path = root / FOLDER / name
+    if not path.is_file():
+        raise DataError(
+            f"NYU-Depth-v2 is not under {root.absolute()}: {path.absolute()} is missing. Put {PUBLISHED[name]} there; "
+            f"another place is named with --data-root or EARLYCROP_DATA."
+        )
+    return path
+
+
+def _foreign(path: Path, what: str) -> DataError:
+    return DataError(
+        f"{path} is not the published file of NYU-Depth-v2: {what}. Delete it and get {PUBLISHED[path.name]} again."
+    )
+
+
+def _set(file: Any, path: Path, name: str, kind: str, dims: int) -> Any:
+    """A data set of an HDF5 file, of that kind of numbers."""
+    found = file.get(name)
+    if getattr(found, "shape", None) is None:
+        raise _foreign(path, f"it holds {', '.join(sorted(file)) or 'nothing'}, but no {name}")
+    if found.dtype.kind != kind or (kind == "u" and found.dtype.itemsize != 1) or found.ndim != dims:
+        wanted = "bytes" if kind == "u" else "metres as floating-point numbers"
+        raise _foreign(path, f"{name} is {found.dtype} of shape {found.shape}, not {wanted} in {dims} dimensions")
+    return found
+
+
+def _indices(path: Path, found: dict[str, Any], name: str, count: int) -> Tensor:
+    """Where the pairs of a split are, from 0 and ascending."""
+    if name not in found:
+        others = sorted(key for key in found if not key.startswith("__"))
+        raise _foreign(path, f"it holds {', '.join(others) or 'nothing like it'}, but no {name}")
+    values = found[name].reshape(-1)
+    if values.dtype.kind not in "iuf" or not len(values):
+        raise _foreign(path, f"{name} is {values.dtype} of shape {values.shape}, not a list of numbers of pairs")
+    if values.min() < 1 or values.max() > count:
+        raise _foreign(path, f"{name} runs from {values.min()} to {values.max()}, but there are pairs 1 to {count}")
+    return torch.tensor(values.astype("int64") - 1).unique()
+
+
+def _read(
+    path: Path,
+    images: Any,
+    depths: Any,
+    train: Tensor,
+    test: Tensor,
+    size: tuple[int, int],
+    depth_size: tuple[int, int],
+) -> Pairs:
+    count, columns, rows = depths.shape
+    inner = [
+        slice((n - round(INNER * n)) // 2, (n - round(INNER * n)) // 2 + round(INNER * n)) for n in (rows, columns)
+    ]
+    pixels, small, whole = [], [], []
+    tested = torch.zeros(count, dtype=torch.bool)
+    tested[test] = True
+    for start in range(0, count, BLOCK):
+        block = slice(start, start + BLOCK)
+        seen = torch.from_numpy(images[block]).transpose(2, 3)[:, :, *inner]
+        metres = torch.from_numpy(depths[block]).transpose(1, 2)[:, *inner].float()
+        if not (metres.isfinite().all() and metres.min() >= 0):
+            raise _foreign(path, f"depths run from {metres.min():g} to {metres.max():g}, which are no metres")
+        pixels.append(resized(seen, size))
+        small.append(averaged(metres, depth_size))
+        whole.append(metres[tested[block]])  # of the others only the small ones are needed
+    pixels, small = torch.cat(pixels), torch.cat(small)
+    mean, std = statistics(pixels[train])
+    return Pairs(
+        name="nyu-depth-v2",
+        train_images=pixels[train],
+        train_depths=small[train],
+        test_images=pixels[test],
+        test_depths=torch.cat(whole),
+        mean=mean,
+        std=std,
+        augmentation=LAINA,
+        note=f"read at {columns}x{rows}, its frame cut off",
+    )

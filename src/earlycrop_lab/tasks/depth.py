@@ -1,0 +1,220 @@
+"""Depth from one image with early pruning: FCRN on NYU-Depth-v2's labelled pairs, or on rendered rooms.
+
+By the recipe `paper` SGD with momentum, whose rate is halved twice (Laina et al., 2016); by the usual one Adam and
+One-Cycle. Either rate is constant until the cut and goes its way over what then remains of a fixed budget. The figure
+that counts is the root mean square error after the last epoch, in metres. Test pairs are looked at for nothing else:
+batches for scoring come from the training split.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from earlycrop_lab.data.depths import DEPTHS, check_name, load
+from earlycrop_lab.data.pairs import PairBatch, Pairs, averaged
+from earlycrop_lab.models.fcrn import Fcrn, depth_size
+from earlycrop_lab.models.seeded import seeded
+from earlycrop_lab.tasks.description import Description, Metric, option
+from earlycrop_lab.tasks.schedule import Schedule
+from earlycrop_lab.tasks.session import Outcome, Scene, Session
+
+
+@dataclass(frozen=True)
+class Usual:
+    """What data are usually trained with; images are three quarters as high as they are wide."""
+
+    width: int
+    image_width: int
+    epochs: int
+    recipe: Literal["usual", "paper"]
+
+
+USUAL = {
+    "scenes": Usual(width=8, image_width=76, epochs=12, recipe="usual"),
+    "nyu-depth-v2": Usual(width=64, image_width=304, epochs=20, recipe="paper"),
+}
+"""Of the rooms it is what a minute allows, of NYU-Depth-v2 the paper's."""
+
+RATES = {"usual": 5e-3, "paper": 1e-2}
+"""By recipe."""
+
+SHOWN = 3
+"""Test pairs that a run keeps for its picture."""
+
+
+@dataclass(frozen=True)
+class Depth(Description):
+    """One training run. What is not said is the data's usual, and is filled in at once.
+
+    >>> usual = Depth()
+    >>> usual.data, usual.network, usual.width, usual.image_width, usual.epochs, usual.recipe, usual.learning_rate
+    ('scenes', 'fcrn', 8, 76, 12, 'usual', 0.005)
+    """
+
+    task: ClassVar[str] = "depth"
+    metrics: ClassVar[tuple[Metric, ...]] = (
+        Metric("rms_metres", "rms error", "lower", "m"),
+        Metric("rel", "relative error", "lower"),
+        Metric("log10", "log10 error", "lower"),
+        *(Metric(f"delta{i}", f"δ < 1.25{power}", "higher", "%") for i, power in ((1, ""), (2, "²"), (3, "³"))),
+    )
+    samples: ClassVar[str] = "training pairs"
+
+    data: str = option("scenes", help=f"{', '.join(DEPTHS)}")
+    train_size: int | None = option(tag="train", help="train on a fixed part of so many pairs")
+    network: str = option("fcrn", choices=("fcrn",), help="fcrn")
+    batch_size: int = option(16, tag="batch", help="pairs in a training batch")
+    image_width: int = option(tag="size", help="pixels across an image; the data's usual if not said")
+    recipe: Literal["usual", "paper"] = option(
+        tag="", choices=("usual", "paper"), help="optimizer and schedule; the data's usual if not said"
+    )
+
+    @staticmethod
+    def check_data(name: str) -> None:
+        """See `Description`."""
+        check_name(name)
+
+    def usually(self) -> dict[str, Any]:
+        """See `Description`."""
+        usual = USUAL[self.data]
+        return {**vars(usual), "learning_rate": RATES.get(self.recipe or usual.recipe)}
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return max(round(0.75 * self.image_width), 1), self.image_width
+
+
+def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Outcome:
+    """Train as described and measure.
+
+    Args:
+        d: The description.
+        root: Where the data set lies.
+        device: Where to train.
+        around: See `Session`.
+
+    Raises:
+        ValueError: If the data, the network and the method do not fit together, or the loss is no longer finite.
+        OSError: If the data cannot be had.
+    """
+    device = torch.device(device)
+    scene = prepare(d, root, device)
+    model = scene.model
+    if d.recipe == "paper":
+        optimizer = torch.optim.SGD(model.parameters(), d.learning_rate, momentum=0.9, weight_decay=d.weight_decay)
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay)
+    schedule = Schedule(optimizer, d.learning_rate, "halving" if d.recipe == "paper" else "one_cycle")
+    with Session(d, scene, optimizer, schedule=schedule, device=device, **around) as session:
+        for epoch in session.epochs():
+            with session.looking():
+                session.pruner.check(epoch)
+            with session.training():
+                for images, depths in scene.batches.epoch(epoch):
+                    with session.step(images, depths):
+                        optimizer.zero_grad()
+                        loss = berhu(model(images)[:, 0], depths)
+                        loss.backward()
+                        nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
+                        optimizer.step()
+                    session.note(loss, len(images))
+            session.evaluate()
+    return session.outcome()
+
+
+def prepare(d: Depth, root: str | None, device: torch.device) -> Scene:
+    """The pairs on the device, augmented batch by batch; the network."""
+    data = load(d.data, root, size=d.image_size, depth_size=depth_size(*d.image_size)).to(device)
+    if d.train_size is not None:
+        data = data.subset(d.train_size)
+    batches = data.batches(d.batch_size, seed=d.seed)
+    scoring = data.scoring_batches(seed=d.seed, batch_size=batches.batch_size)
+    if d.max_steps is not None:
+        batches, scoring = replace(batches, most=d.max_steps), scoring[: d.max_steps]
+        data = data.tested_on(d.max_steps * d.batch_size)
+    assert d.width is not None
+    with seeded(d.seed):
+        model = Fcrn(width=d.width).to(device)
+    return Scene(
+        model=model,
+        batches=batches,
+        scoring=scoring,
+        loss=mean_loss,
+        evaluate=lambda model: evaluate(model, data.test_batches()),
+        inputs=next(data.test_batches(d.batch_size))[0],
+        samples=lambda model: samples(model, data),
+        micro_batch=batches.batch_size,  # the loss is one of a whole batch
+    )
+
+
+NEAREST = 0.1
+"""Metres. A depth that is predicted nearer, or behind the camera, counts as this one."""
+
+
+def berhu(prediction: Float[Tensor, "n i j"], truth: Float[Tensor, "n i j"]) -> Float[Tensor, ""]:
+    """The mean reverse Huber loss (Laina et al., 2016, eq. 2-3): |e| up to c, (e² + c²) / 2c beyond.
+
+    c is a fifth of the batch's largest |e|, a constant in the loss's derivatives. Where the truth is 0, not known,
+    nothing counts.
+    """
+    known = truth > 0
+    error = ((prediction - truth) * known).abs()
+    c = (0.2 * error.detach().max()).clamp(min=torch.finfo(error.dtype).tiny)
+    loss = torch.where(error <= c, error, (error.square() + c.square()) / (2 * c))
+    return loss.sum() / known.sum()
+
+
+def mean_loss(model: nn.Module, batch: PairBatch) -> Tensor:
+    """The reverse Huber loss of a batch."""
+    images, depths = batch
+    return berhu(model(images)[:, 0], depths)
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[PairBatch]) -> dict[str, float]:
+    """How far predictions are from the truth (Eigen et al., 2014), over all places of all images whose depth is known.
+
+    Predictions p are enlarged to the size of the truth d, bilinearly, and are `NEAREST` at least:
+
+        rms    √ mean (p - d)²
+        rel    mean |p - d| / d
+        log10  mean |log10 p - log10 d|
+        delta1, delta2, delta3   the part with max(p / d, d / p) < 1.25, 1.25², 1.25³
+
+    The model's training flag is left as found.
+    """
+    training = model.training
+    model.eval()
+    totals = torch.stack([errors(model(x), y) for x, y in batches]).sum(0)
+    model.train(training)
+    rel, square, log10, *deltas = (totals[1:] / totals[0]).tolist()
+    names = [metric.name for metric in Depth.metrics]
+    return dict(zip(names, (square**0.5, rel, log10, *deltas), strict=True))
+
+
+def errors(prediction: Float[Tensor, "n 1 i j"], truth: Float[Tensor, "n h w"]) -> Float[Tensor, "7"]:
+    """How many depths are known, and over these the sums of what the metrics are means of, in float64."""
+    size = (truth.shape[-2], truth.shape[-1])
+    enlarged = F.interpolate(prediction, size, mode="bilinear", align_corners=False)[:, 0].clamp(min=NEAREST)
+    known = truth > 0
+    p, d = enlarged[known], truth[known]
+    ratio = torch.maximum(p / d, d / p)
+    terms = [(p - d).abs() / d, (p - d).square(), (p.log10() - d.log10()).abs(), *(ratio < 1.25**i for i in (1, 2, 3))]
+    return torch.stack([known.sum().double(), *(term.sum(dtype=torch.float64) for term in terms)])
+
+
+@torch.no_grad()
+def samples(model: nn.Module, data: Pairs) -> dict[str, Tensor]:
+    """A few test images, their depths at the size that the network writes, and what it writes."""
+    which = torch.linspace(0, len(data.test_images) - 1, min(SHOWN, len(data.test_images))).long()
+    images = data.test_images[which.to(data.device)]
+    predictions = model.eval()(data.plain(images))[:, 0]
+    truths = averaged(data.test_depths[which.to(data.device)], (predictions.shape[-2], predictions.shape[-1]))
+    named = {"images": images, "truths": truths.half(), "predictions": predictions.clamp(min=NEAREST).half()}
+    return {name: tensor.contiguous().cpu() for name, tensor in named.items()}
