@@ -6,6 +6,8 @@ SHELL := bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+# as many tests side by side as there are CPUs, each with a thread of its own
+TESTS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 # threads that wait sleep instead of spinning, which on a shared machine takes the others' CPUs
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -33,11 +35,11 @@ demo: install
 	$(BIN)/earlycrop demo
 
 test: install
-	$(BIN)/python -m pytest -m "not slow"
+	$(TESTS) -m "not slow"
 
 test-all: install
 	mkdir -p results/tests
-	{ $(BIN)/python -m earlycrop_lab.measure.hardware; $(BIN)/python -m pytest -q --no-header -rsfE --durations=10; } 2>&1 \
+	{ $(BIN)/python -m earlycrop_lab.measure.hardware; $(TESTS) -q --no-header -rsfE --durations=10; } 2>&1 \
 		| tee results/tests/summary.txt
 
 lint: install

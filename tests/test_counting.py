@@ -148,3 +148,49 @@ def test_operations_of_recurrent_layers_by_hand(make, options, width):
     after = cut(structure, net, keep, None)
     assert len(after) < len(structure)
     assert promised == by_hand(net) == flops(net, x)
+
+
+@pytest.mark.parametrize(
+    ("make", "options", "units"),
+    [
+        (nn.LSTM, {}, 7),
+        (nn.GRU, {"num_layers": 2, "bidirectional": True}, 4 * 7),
+        (nn.LSTM, {"proj_size": 4}, 7),
+    ],
+)
+def test_weights_of_recurrent_layers_are_prunable_and_hidden_units_are_nodes(make, options, units):
+    width = options.get("proj_size", 7) * (2 if options.get("bidirectional") else 1)
+    net = Recurrent(make(5, 7, batch_first=True, **options), width).double()
+    x = torch.randn(2, 6, 5, dtype=torch.float64)
+
+    def by_hand(net):
+        return sum(weight.numel() for name, weight in net.named_parameters() if "weight" in name)
+
+    structure = trace(net, x)
+    assert size_of(net)[0] == Counter(structure, net)().prunable == by_hand(net)
+    assert Counter(structure, net)().nodes == units
+    keep = torch.ones(len(structure), dtype=torch.bool)
+    keep[1:3] = False
+    promised = Counter(structure, net)(keep)
+    after = cut(structure, net, keep, None)
+    assert promised == Counter(after, net)()
+    assert promised.prunable == by_hand(net) == size_of(net)[0]
+    assert promised.nodes == (units if "proj_size" in options else units * 5 // 7)
+
+
+def test_embeddings_count_if_asked():
+    net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)).double()
+    structure = trace(net, torch.zeros(2, 5, dtype=torch.long))
+    assert (size_of(net), size_of(net, embeddings=True)) == ((12, 51), (48, 51))
+    keep = torch.tensor([True, False, True, False])
+    plain, asked = (Counter(structure, net, embeddings=embeddings)(keep) for embeddings in (False, True))
+    assert (plain.prunable, plain.nodes) == (2 * 3, 0)
+    assert (asked.prunable, asked.nodes) == (2 * 3 + 9 * 2, 2)
+
+
+def test_logits_behind_a_log_softmax_are_the_output_and_no_nodes():
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3), nn.LogSoftmax(-1)).double()
+    structure = trace(net, torch.zeros(2, 4, dtype=torch.float64))
+    assert structure.outputs == {"2.weight", "2.bias"}
+    assert structure.frozen == ()
+    assert Counter(structure, net)().nodes == 5

@@ -1,5 +1,6 @@
 """What a network holds and costs: prunable weights, parameters, nodes, FLOPs; before a cut and after."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from earlycrop.structure import Structure, layers_of
-from earlycrop.structure.structure import CHANNELS
+from earlycrop.structure import Layer, Structure, layers_of
 from earlycrop.structure.trace import as_inputs, weightless
 
 Target = Literal["weight", "node", "params", "flops"]
@@ -21,9 +21,9 @@ class Counts:
     """Sizes of a network.
 
     Attributes:
-        prunable: Weights of convolution and linear layers.
+        prunable: Weights of convolution, linear and recurrent layers, and of embeddings where they are to count.
         params: All parameters.
-        nodes: Output channels of all convolution and linear layers except those that make the network's output.
+        nodes: Output channels (hidden units) of the same layers, except those that make the network's output.
         flops: Floating-point operations of one forward pass for one example, 2 for a multiply-add.
     """
 
@@ -43,11 +43,17 @@ class Counter:
     """Counts what a cut would leave, from shapes alone.
 
     Only convolution, linear and matrix products with a parameter count as FLOPs.
+
+    Args:
+        structure: The classes.
+        model: Whose they are.
+        embeddings: Whether weights and columns of embeddings count as prunable weights and nodes.
     """
 
-    def __init__(self, structure: Structure, model: nn.Module) -> None:
+    def __init__(self, structure: Structure, model: nn.Module, embeddings: bool = False) -> None:
         self.structure = structure
-        self.weights = {layer.weight for layer in structure.layers}
+        self.layers = counted(structure.layers, embeddings)
+        self.weights = {name for layer in self.layers for name in layer.weights}
         self.parameters = {name for name, _ in model.named_parameters()}
 
     def __call__(self, keep: Bool[Tensor, "classes"] | None = None, target: Target | None = None) -> Counts:
@@ -74,12 +80,17 @@ class Counter:
 
     def _nodes(self, stays: Tensor) -> int:
         attributes, nodes = self.structure.attributes, 0
-        for layer in self.structure.layers:
+        for layer in self.layers:
             if layer.weight in self.structure.outputs:
                 continue
-            found = [attributes[key] for name in CHANNELS if (key := (layer.name, name, None)) in attributes]
-            nodes += int(stays[found[0]].sum()) if found else layer.channels
+            found = attributes.get((layer.name, layer.width, None))
+            nodes += layer.channels if found is None else int(stays[found].sum())
         return nodes
+
+
+def counted(layers: Iterable[Layer], embeddings: bool) -> tuple[Layer, ...]:
+    """Those whose weights are prunable: embeddings only if they are to count."""
+    return tuple(layer for layer in layers if embeddings or not layer.table)
 
 
 def flops(model: nn.Module, example_inputs: object) -> float:
@@ -98,8 +109,8 @@ def flops(model: nn.Module, example_inputs: object) -> float:
     return counter.get_total_flops() / max(batch[:1], default=1)
 
 
-def size_of(model: nn.Module) -> tuple[int, int]:
+def size_of(model: nn.Module, embeddings: bool = False) -> tuple[int, int]:
     """(prunable weights, all parameters) of a model."""
-    weights = {layer.weight for layer in layers_of(model)}
+    weights = {name for layer in counted(layers_of(model), embeddings) for name in layer.weights}
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return sum(sizes[name] for name in weights), sum(sizes.values())

@@ -108,7 +108,7 @@ def harvest(
 ) -> HarvestReport:
     """Remove the channels of a masked model that change no output, from the model and the optimizer's state.
 
-    Every zero of a convolution's or linear layer's weight is taken for a mask. Beside a `Pruner` call
+    Every zero of a convolution's, linear or recurrent layer's weight is taken for a mask. Beside a `Pruner` call
     `pruner.harvest()`, whose masks then go on with the smaller weights.
 
     Args:
@@ -143,8 +143,8 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
     lonely = sum(int((masks[name] & _touching(structure, name, starved.dead)).sum()) for name in masks)
     after = structure.after(~dead)
     report = HarvestReport(
-        before=Counter(structure, model)(),
-        after=Counter(after, model)(),
+        before=Counter(structure, model, units.embeddings)(),
+        after=Counter(after, model, units.embeddings)(),
         masked=int((~units.keep).sum()),
         lonely=lonely,
         channels=int(dead.sum()),

@@ -28,6 +28,7 @@ from earlycrop.scores import (
     AbstractGatheredScore,
     AbstractGathering,
     AbstractLossScore,
+    AbstractNetworkScore,
     CropMixed,
     GateDecorator,
     Network,
@@ -169,6 +170,15 @@ class Pruner:
             if not callable(batches):
                 self._set = self._scoring_set()
         self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
+        if (
+            isinstance(self.method.score, AbstractNetworkScore)
+            and self.method.score.needs_norms
+            and not self.units.scales.names
+        ):
+            raise EarlyCropError(
+                f"{self.method.name} ranks channels by their norms, and this {type(model).__name__} has no norm with a "
+                f"scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
+            )
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
         if isinstance(self.units, ChannelUnits) and isinstance(
             self.method.score, AbstractLossScore | CropMixed | GateDecorator

@@ -100,32 +100,45 @@ TABLE_A = (
 """The rows of the poster's Table A, in its order."""
 
 LARGE, SMALLER = "resnext101-32x48d", "resnext101-32x16d"
-DEPTH = ("dense", "random-s", "snap", "crop-s", "earlycrop-s", "random-u", "snip", "crop-u", "earlycrop-u")
-QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "recipe": "usual"}
-
 THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
+
+BY_CHANNELS, BY_WEIGHTS = ("random-s", "snap", "crop-s", "earlycrop-s"), ("random-u", "snip", "crop-u", "earlycrop-u")
+QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "recipe": "usual"}
+PART_OF_PTB = {"train_size": 200_000, "epochs": 4, "batch_size": 16, "learning_rate": 3e-3}
+
+
+def _small(task: str, data: str, fixed: Mapping[str, Any]) -> tuple[Grid, ...]:
+    """What two cores can train: channels at two sparsities, three seeds of the main rows and weights at one."""
+    where: Any = {"data": (data,), "fixed": fixed, "task": task}
+    return (
+        Grid(("dense", *BY_CHANNELS), (0.8, 0.95), **where),
+        Grid(("dense", "snap", "earlycrop-s"), (0.95,), (0, 1, 2), **where),
+        Grid(("crop-u", "earlycrop-u"), (0.95,), **where),
+    )
+
 
 PRESETS: dict[str, tuple[Grid, ...]] = {
     "quick": (Grid(TABLE_A, sparsities=(0.9,), data=("digits",), fixed={"width": 16}),),
     "table-a": (Grid(TABLE_A, sparsities=(0.98,), networks=("vgg16-paper",), data=("tiny-imagenet",)),),
-    "control": (
-        Grid(("dense", "random-s", "snap", "earlycrop-s"), (0.99, 0.995), tuple(range(10)), task="control"),
-        Grid(("crop-s", "random-u", "snip", "crop-u", "earlycrop-u"), (0.99, 0.995), tuple(range(3)), task="control"),
-    ),
     "table-b": (
         Grid(("dense", "crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=THIRTY),
         Grid(("dense",), networks=(SMALLER,), data=("cifar10",), fixed=THIRTY),
         Grid(("crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=EIGHTY),
     ),
-    "depth": (Grid(DEPTH, (0.8, 0.95), data=("nyu-depth-v2",), task="depth"),),
-    "depth-quarter": (
-        Grid(DEPTH[:5], (0.8, 0.95), data=("nyu-depth-v2",), fixed=QUARTER, task="depth"),
-        Grid(("dense", "snap", "earlycrop-s"), (0.95,), (0, 1, 2), data=("nyu-depth-v2",), fixed=QUARTER, task="depth"),
-        Grid(("crop-u", "earlycrop-u"), (0.95,), data=("nyu-depth-v2",), fixed=QUARTER, task="depth"),
+    "depth": (Grid(("dense", *BY_CHANNELS, *BY_WEIGHTS), (0.8, 0.95), data=("nyu-depth-v2",), task="depth"),),
+    "depth-small": _small("depth", "nyu-depth-v2", QUARTER),
+    "language": (
+        Grid(("dense", *BY_CHANNELS), (0.7,), data=("ptb",), fixed={"target": "node"}, task="language"),
+        Grid(BY_WEIGHTS, (0.9,), data=("ptb",), task="language"),
+    ),
+    "language-small": _small("language", "ptb", PART_OF_PTB),
+    "control": (
+        Grid(("dense", "random-s", "snap", "earlycrop-s"), (0.99, 0.995), tuple(range(10)), task="control"),
+        Grid(("crop-s", *BY_WEIGHTS), (0.99, 0.995), (0, 1, 2), task="control"),
     ),
 }
 """Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-FCRN as published, and with a quarter of its channels on images of half the size, for two cores; policies, ten seeds."""
+the other tasks by their papers' recipes, and as far as two cores can train them."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:

@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from earlycrop_lab.models.lstm import LstmLanguageModel
+from earlycrop_lab.models.psmm import Psmm
 from tests.cases.case import case, conv, image, integers, real
 
 
@@ -425,6 +427,10 @@ class PointerSentinel(nn.Module):
         shares = torch.cat([scores, (query @ self.sentinel).unsqueeze(-1)], -1).softmax(-1)
         pointed = shares[..., :-1] @ F.one_hot(x, 9).to(hidden.dtype)
         return (pointed + shares[..., -1:] * self.decoder(hidden).softmax(-1)).log()
+
+
+case("pointer_sentinel_of_the_laboratory", integers(9, 3, 6), least=5 + 5, most=5 + 5)(lambda: Psmm(9, 5))
+case("language_model_of_the_laboratory", integers(9, 3, 6), least=5 + 5, most=5 + 5)(lambda: LstmLanguageModel(9, 5))
 
 
 @case("packed_sequence", real(3, 4, 5), refused=True)

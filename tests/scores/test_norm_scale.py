@@ -1,8 +1,10 @@
 """Scales of norms, summed over what a class of channels goes through."""
 
+import pytest
 import torch
 from torch import nn
 
+from earlycrop import EarlyCropError
 from earlycrop.scores import NormScale
 from earlycrop.units import Channels
 from tests import dense
@@ -30,9 +32,10 @@ def test_a_carrier_s_norm_counts_too():
 
 
 def test_channels_without_a_norm_leave_last():
-    net, x = dense.mlp(4, 6, 3), dense.vectors()[0]
+    x = dense.vectors()[0]
     mixed = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, 3))
     here = pruner(unlike(mixed.double()), NormScale(), Channels(), None, example_inputs=x)
     scores = here.scores()
     assert scores[classes(here, "0")].max() < scores[classes(here, "3")].min()
-    assert len(channels(net, NormScale(), "0", None, example_inputs=x).unique()) == 1
+    with pytest.raises(EarlyCropError, match="ranks channels by their norms, and this Sequential has no norm"):
+        pruner(net, NormScale(), Channels(), None, example_inputs=x)

@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from earlycrop import Method, Pruner
 from earlycrop.errors import EarlyCropError
+from earlycrop.harvest import harvest
 from earlycrop.scores import Random
 from earlycrop.steps import OneShot
 from earlycrop.timing import AtInit
@@ -350,3 +351,44 @@ def test_masks_of_another_network_are_refused():
     with pytest.raises(EarlyCropError, match="144"):
         other.load_state_dict(state)
     assert dense.everything(twin) == before
+
+
+# Recurrent layers and embeddings ------------------------------------------------------------------------------
+
+
+class Reader(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.layer, self.head = nn.Embedding(9, 4), nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x):
+        return self.head(self.layer(self.table(x))[0])
+
+
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_weights_of_a_recurrent_layer_leave_and_stay_away(embeddings):
+    torch.manual_seed(0)
+    net, x = Reader().double(), torch.randint(9, (6, 7))
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.05, weight_decay=0.01)
+    units = Weights(embeddings=embeddings).of(net, x, optimizer, ())
+    weights = ("table.weight",) * embeddings + ("layer.weight_ih_l0", "layer.weight_hh_l0", "head.weight")
+    assert units.names == weights
+    layers = ("table",) * embeddings + ("layer.weight_ih_l0", "layer.weight_hh_l0", "head")
+    assert [layer for layer, _ in units.widths()] == list(layers)
+    units.keep_only(torch.rand(len(units.keep), generator=torch.Generator().manual_seed(0)) < 0.4)
+    masks = units.masks()
+    for _ in range(3):
+        optimizer.zero_grad()
+        net(x).square().mean().backward()
+        optimizer.step()
+    for name, parameter in net.named_parameters():
+        if name in masks:
+            assert torch.equal(parameter != 0, masks[name])
+        else:
+            assert bool((parameter != 0).any(-1).all())
+    parts = [mask for name, mask in masks.items()]
+    assert [width for _, width in units.widths()] == [int(part.sum()) for part in parts]
+    twin = copy.deepcopy(net)
+    report = harvest(net, x)  # no zero of a recurrent layer is judged, and nothing is spoilt
+    assert report.verification.exact
+    torch.testing.assert_close(net(x), twin(x), atol=1e-12, rtol=0)

@@ -27,6 +27,7 @@ class AbstractNetworkScore(ABC):
     """A score of the network: it needs to know which parameters a unit is made of, or the model itself."""
 
     needs_data: ClassVar[bool] = False
+    needs_norms: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, of: "Network") -> Vector:

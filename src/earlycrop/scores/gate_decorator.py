@@ -18,10 +18,12 @@ class GateDecorator(AbstractGatheredScore):
     """Σ |φ ∂L/∂φ| over the steps since the last check and over the norms of a class of channels.
 
     φ multiplies what the norm returns, so that φ ∂L/∂φ is γ ∂L/∂γ + β ∂L/∂β where the norm is an ordinary one. Before
-    any step it is |∂L/∂c| for gates c = 1, on the scoring set as one batch. Channels without a norm leave last.
+    any step it is |∂L/∂c| for gates c = 1, on the scoring set as one batch. Channels without a norm leave last; a
+    network without any is refused.
     """
 
     needs_data: ClassVar[bool] = True
+    needs_norms: ClassVar[bool] = True
 
     def gather(self, of: Network) -> "GateFlow":
         """Watch the norms' gradients from now on."""

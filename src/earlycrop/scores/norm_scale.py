@@ -1,6 +1,7 @@
 """Large scales stay: what a norm multiplies a channel with."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -11,8 +12,10 @@ from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
 class NormScale(AbstractNetworkScore):
     """Σ|γ| over the norms that a class of channels goes through (Liu et al., 2017; You et al., 2020).
 
-    Channels without a norm leave last.
+    Channels without a norm leave last; a network without any is refused.
     """
+
+    needs_norms: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
         """The sum of the scales' absolute values."""

@@ -6,9 +6,7 @@ from torch.export.graph_signature import InputKind
 from earlycrop.structure.rules import apply, rule_of
 from earlycrop.structure.rules.mixing import mixing
 from earlycrop.structure.trace import Program
-from earlycrop.structure.walk import Walk, tensor_nodes, tensors_of, unlabelled
-
-OUTPUT = "an output of the network"
+from earlycrop.structure.walk import OUTPUT, Walk, tensor_nodes, tensors_of, unlabelled
 
 
 def label(model: nn.Module, program: Program) -> Walk:

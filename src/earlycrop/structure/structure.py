@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from earlycrop.errors import EarlyCropError, nearest
 from earlycrop.structure.gates import Classes, Gate, find_gates
-from earlycrop.structure.labelling import OUTPUT
 from earlycrop.structure.labels import Axis
 from earlycrop.structure.trace import Program
-from earlycrop.structure.walk import Site, Walk, tensors_of
+from earlycrop.structure.walk import OUTPUT, Site, Walk, tensors_of
 
 
 @dataclass(frozen=True)
@@ -46,19 +45,33 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution or linear layer: what node and weight sparsity count.
+    """A convolution, linear, recurrent or embedding layer: what node and weight sparsity count.
 
     Attributes:
         name: The module's path.
-        weight: Its weight's name (the first name where it is tied).
-        dim: The weight's dimension that counts output channels.
-        channels: Its output channels.
+        weight: Its weight's name (the first name where it is tied); of a recurrent layer that which reads its input.
+        dim: The weight's dimension along which output channels are created.
+        channels: Its output channels; hidden units, one layer and direction each, if it is recurrent.
+        width: The module's integer that counts them.
+        others: Further weights that its channels have, those of a recurrence.
     """
 
     name: str
     weight: str
     dim: int
     channels: int
+    width: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """All its weights."""
+        return (self.weight, *self.others)
+
+    @property
+    def table(self) -> bool:
+        """Whether it is an embedding, of which rows are picked and nothing is multiplied."""
+        return self.width == "embedding_dim"
 
 
 @dataclass(frozen=True)
@@ -86,7 +99,7 @@ class Structure:
         creating_gates: The same before these norms, on the creators themselves.
         attributes: Module integers that count channels: (module, attribute, position or None) to classes.
         frozen: What cannot leave, and why.
-        layers: Every convolution and linear layer.
+        layers: Every convolution, linear, recurrent and embedding layer.
         outputs: Weights whose output channels are outputs of the network: no nodes in node sparsity.
         products: Multiply-adds: (weight, uses of each of its entries for one example).
         names: From every name of a tensor to its name in `tensors` (they differ where weights are tied).
@@ -157,7 +170,7 @@ class Structure:
             )
             tensors[name] = Layout(shape, left)
         attributes = {key: shrink(classes) for key, classes in self.attributes.items()}
-        widths = {path: len(classes) for (path, name, _), classes in attributes.items() if name in CHANNELS}
+        widths = {(path, name): len(classes) for (path, name, _), classes in attributes.items()}
         return replace(
             self,
             count=int(keep.sum()),
@@ -165,7 +178,9 @@ class Structure:
             gates=_renumbered(self.gates, shrink),
             creating_gates=_renumbered(self.creating_gates, shrink),
             attributes=attributes,
-            layers=tuple(replace(layer, channels=widths.get(layer.name, layer.channels)) for layer in self.layers),
+            layers=tuple(
+                replace(layer, channels=widths.get((layer.name, layer.width), layer.channels)) for layer in self.layers
+            ),
             program=None,
             nodes={},
             arguments={},
@@ -344,17 +359,12 @@ def build(
 def _own_attributes(walk: Walk, layers: tuple[Layer, ...]) -> dict[tuple[str, str, int | None], Tensor]:
     """What a layer says of its weight's sizes, also where the weight is not used by the layer itself."""
     found = {}
+    reads = {"out_features": "in_features", "out_channels": "in_channels"}
     for layer in layers:
         module, dims = walk.modules[layer.name], walk.tensors[layer.weight]
-        out, in_ = ("out_features", "in_features") if isinstance(module, nn.Linear) else ("out_channels", "in_channels")
-        for name, labels in ((out, dims[layer.dim]), (in_, dims[1 - layer.dim])):
-            if labels is not None and getattr(module, name) == labels.numel():
+        for name, labels in ((layer.width, dims[layer.dim]), (reads.get(layer.width, ""), dims[1 - layer.dim])):
+            if labels is not None and getattr(module, name, None) == labels.numel():
                 found[layer.name, name, None] = labels
-    for path, module in walk.modules.items():  # a table may be read without its module
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight is module._parameters.get("weight"):
-            labels = walk.tensors[walk.names[f"{path}.weight".lstrip(".")]][1]
-            if labels is not None:
-                found[path, "embedding_dim", None] = labels
     return found
 
 
@@ -410,17 +420,31 @@ def couple(walk: Walk, together: Sequence[Sequence[str]]) -> None:
             walk.labels.unite(found[0][1], labels)
 
 
-CHANNELS = ("out_channels", "out_features")
-
-
 def layers_of(model: nn.Module) -> tuple[Layer, ...]:
-    """Every convolution and linear layer, in module order; a layer in two places is one."""
+    """Every convolution, linear, recurrent and embedding layer, in module order; a layer in two places is one."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     layers = []
-    for name, module in model.named_modules():
-        weight = module._parameters.get("weight")  # a parametrized weight is computed: not one of ours
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear) and id(weight) in first:
-            channels = module.out_features if isinstance(module, nn.Linear) else module.out_channels
-            dim = 1 if isinstance(module, nn.modules.conv._ConvTransposeNd) else 0
-            layers.append(Layer(name, first[id(weight)], dim, channels))
+    for path, module in model.named_modules():
+        for names, dim, width in _weights(module):
+            # a parametrized weight is computed: not one of ours
+            found = [first[id(weight)] for name in names if id(weight := module._parameters.get(name)) in first]
+            if len(found) == len(names):
+                layers.append(Layer(path, found[0], dim, getattr(module, width), width, tuple(found[1:])))
     return tuple(layers)
+
+
+def _weights(module: nn.Module) -> list[tuple[tuple[str, ...], int, str]]:
+    """For each layer that a module is: its weights, where the first creates channels, and which integer counts them."""
+    if isinstance(module, nn.Linear):
+        return [(("weight",), 0, "out_features")]
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return [(("weight",), int(isinstance(module, nn.modules.conv._ConvTransposeNd)), "out_channels")]
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return [(("weight",), 1, "embedding_dim")]
+    if isinstance(module, nn.RNNCellBase):
+        return [(("weight_ih", "weight_hh"), 0, "hidden_size")]
+    if isinstance(module, nn.RNNBase):
+        kinds = ("ih", "hh", "hr") if module.proj_size else ("ih", "hh")
+        ways = [f"l{n}{way}" for n in range(module.num_layers) for way in ("", "_reverse")[: 1 + module.bidirectional]]
+        return [(tuple(f"weight_{kind}_{way}" for kind in kinds), 0, "hidden_size") for way in ways]
+    return []

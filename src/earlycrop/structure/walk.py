@@ -18,6 +18,9 @@ Site = tuple[str, int]
 
 Side = Literal["output", "input", "parameter"]
 
+OUTPUT = "an output of the network"
+"""Why logits cannot leave."""
+
 
 class Place(NamedTuple):
     """Where a gate multiplies: a module's output or input (by path), or a parameter (by name), along a dimension.

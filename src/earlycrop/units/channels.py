@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Allocation
 from earlycrop.budget import Budget, check_scores, choose_channels
-from earlycrop.counting import Counter, Counts
+from earlycrop.counting import Counter, Counts, counted
 from earlycrop.errors import EarlyCropError
 from earlycrop.structure import Frozen, Gate, cut, trace
 from earlycrop.structure.gated_norms import norm_scales
@@ -21,17 +21,19 @@ from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
 
 @dataclass(frozen=True)
 class Channels:
-    """Classes of coupled channels of every convolution and linear layer.
+    """Classes of coupled channels of every convolution, linear, recurrent and embedding layer.
 
     Args:
         gate: Where a class's gate sits: behind the norm that directly follows a creator (`post_norm`), or on
             the creator's own output (`pre_norm`, as in the authors' code).
         reduce: One gate for all creators of a class (`shared`: their effects cancel or add up before the score is
             taken), or one each, whose scores a class sums (`sum_abs`) or of which it has the largest (`max`).
+        embeddings: Whether weights and columns of embeddings count as prunable weights and nodes. They leave anyway.
     """
 
     gate: Literal["post_norm", "pre_norm"] = "post_norm"
     reduce: Literal["shared", "sum_abs", "max"] = "shared"
+    embeddings: bool = False
 
     def __post_init__(self) -> None:
         if self.reduce not in ("shared", "sum_abs", "max"):
@@ -48,7 +50,7 @@ class Channels:
         together: tuple[tuple[str, ...], ...] = (),
     ) -> "ChannelUnits":
         """The classes of a model; traces it."""
-        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together, self.reduce)
+        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together, self.reduce, self.embeddings)
 
 
 class ChannelUnits:
@@ -70,8 +72,10 @@ class ChannelUnits:
         gate: str = "post_norm",
         together: tuple[tuple[str, ...], ...] = (),
         reduce: str = "shared",
+        embeddings: bool = False,
     ) -> None:
         self.model, self.optimizer, self.gate, self.reduce = model, optimizer, gate, reduce
+        self.embeddings = embeddings
         self.example_inputs = as_inputs(example_inputs)
         self._given = ignore, together
         self.dense = self.structure = trace(model, self.example_inputs, ignore, together)
@@ -115,7 +119,8 @@ class ChannelUnits:
     @property
     def weights(self) -> WeightChart:
         """All prunable weights that are left, as one vector."""
-        return WeightChart(self.model, tuple(dict.fromkeys(layer.weight for layer in self.layers)))
+        names = (name for layer in counted(self.layers, self.embeddings) for name in layer.weights)
+        return WeightChart(self.model, tuple(dict.fromkeys(names)))
 
     def check_gates(self, batch_statistics: bool) -> None:
         """Refuse gates that a norm with the batch's own statistics divides out again: they change no loss.
@@ -143,7 +148,7 @@ class ChannelUnits:
         """The classes that stay, nearest to the target as counted in the dense network."""
         check_scores(scores)  # before an allocation turns them into ranks
         shared = allocation(scores.cpu(), self.structure.spaces())
-        counter = Counter(self.structure, self.model)
+        counter = Counter(self.structure, self.model, self.embeddings)
         spaces = self.dense.spaces()
         whole = spaces.bincount()[spaces][self.keep]
         return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target), whole)
@@ -166,7 +171,7 @@ class ChannelUnits:
 
     def counts(self) -> Counts:
         """What is left, from shapes."""
-        return Counter(self.structure, self.model)()
+        return Counter(self.structure, self.model, self.embeddings)()
 
     def widths(self) -> list[tuple[str, int]]:
         """Per layer its output channels."""

@@ -12,9 +12,9 @@ from torch.utils import _pytree as pytree
 
 from earlycrop.allocation import Allocation
 from earlycrop.budget import Budget, check_scores, choose_weights
-from earlycrop.counting import Counts, flops, size_of
+from earlycrop.counting import Counts, counted, flops, size_of
 from earlycrop.errors import EarlyCropError
-from earlycrop.structure import Frozen, Layer, Structure, cut, ignoring, layers_of, trace
+from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import as_inputs
 from earlycrop.units.charts import Vector, WeightChart
@@ -22,7 +22,13 @@ from earlycrop.units.charts import Vector, WeightChart
 
 @dataclass(frozen=True)
 class Weights:
-    """The weights of every convolution and linear layer, one by one; biases and norms stay."""
+    """The weights of every convolution, linear and recurrent layer, one by one; biases and norms stay.
+
+    Args:
+        embeddings: Whether those of embeddings are among them. A row that no scoring batch picks is worth nothing.
+    """
+
+    embeddings: bool = False
 
     def of(
         self,
@@ -35,7 +41,7 @@ class Weights:
         """The weights of a model."""
         if together:
             raise EarlyCropError("`together` couples channels, but this method removes single weights: leave it out.")
-        return WeightUnits(model, example_inputs, optimizer, ignore)
+        return WeightUnits(model, example_inputs, optimizer, ignore, self.embeddings)
 
 
 class WeightUnits:
@@ -53,25 +59,31 @@ class WeightUnits:
     """
 
     def __init__(
-        self, model: nn.Module, example_inputs: object, optimizer: Optimizer | None, ignore: tuple[str, ...] = ()
+        self,
+        model: nn.Module,
+        example_inputs: object,
+        optimizer: Optimizer | None,
+        ignore: tuple[str, ...] = (),
+        embeddings: bool = False,
     ) -> None:
         self.model, self.optimizer = model, optimizer
         self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
-        self.ignore = ignore
+        self.ignore, self.embeddings = ignore, embeddings
         self.copies: tuple[nn.Module, ...] = ()
         self.left: Tensor | None = None
-        layers: dict[str, Layer] = {}
+        titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is told by itself
         ignored = ignoring(model, ignore)
-        for layer in layers_of(model):
-            if not ignored(layer.weight):
-                layers.setdefault(layer.weight, layer)
-        if not layers:
+        for layer in counted(layers_of(model), embeddings):
+            for name in layer.weights:
+                if not ignored(name):
+                    titles.setdefault(name, name if layer.others else layer.name)
+        if not titles:
             raise EarlyCropError(
-                f"{type(model).__name__} has no convolution or linear layer whose weights could leave"
+                f"{type(model).__name__} has no convolution, linear or recurrent layer whose weights could leave"
                 f"{' outside `ignore`' if ignore else ''}."
             )
-        self.layers = tuple(layers.values())
-        self.names = tuple(layers)
+        self.titles = tuple(titles.values())
+        self.names = tuple(titles)
         self.sizes = [parameter.numel() for parameter in self._parameters()]
         self.keep = torch.ones(sum(self.sizes), dtype=torch.bool, device=self._parameters()[0].device)
         self.frozen: tuple[Frozen, ...] = ()
@@ -105,7 +117,7 @@ class WeightUnits:
         alive = self.keep.to(scores.device)
         check_scores(torch.where(alive, scores, 0.0))  # before an allocation turns them into ranks
         shared = allocation(torch.where(alive, scores, -torch.inf), layer)
-        whole = size_of(self.model)[1 if budget.target == "params" else 0]
+        whole = size_of(self.model, self.embeddings)[1 if budget.target == "params" else 0]
         return choose_weights(budget, torch.where(alive, shared, 0.0), alive, layer, whole)
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
@@ -130,8 +142,6 @@ class WeightUnits:
         for copy in self.copies:
             cut(structure, copy, keep, None)
         kept = [select(masks[name], structure.index(name, keep)).reshape(-1) for name in self.names]
-        channels = {layer.name: layer for layer in layers_of(self.model)}
-        self.layers = tuple(channels[layer.name] for layer in self.layers)
         self.sizes = [one.numel() for one in kept]
         self.keep = torch.cat(kept).to(self.keep.device)
         self.left, self._flops = keep, flops(self.model, self.example_inputs)
@@ -163,14 +173,14 @@ class WeightUnits:
 
     def counts(self) -> Counts:
         """What is left: masked weights count as gone, and save no FLOPs."""
-        prunable, params = size_of(self.model)
+        prunable, params = size_of(self.model, self.embeddings)
         gone = int((~self.keep).sum())
         return Counts(prunable - gone, params - gone, 0, self._flops)
 
     def widths(self) -> list[tuple[str, int]]:
-        """Per layer the weights that are left."""
+        """Per layer (per weight of a recurrent one) the weights that are left."""
         kept = [int(part.sum()) for part in self.keep.split(self.sizes)]
-        return [(layer.name, width) for layer, width in zip(self.layers, kept, strict=True)]
+        return list(zip(self.titles, kept, strict=True))
 
     def collapsed(self) -> list[str]:
         """Layers without a weight, and whether anything of the input still reaches the output."""
@@ -213,11 +223,11 @@ class WeightUnits:
     def snapshot(self) -> Callable[[], None]:
         """A function that goes back to what is left now (the model is put back by others)."""
         keep, held = self.keep, bool(self._handles)
-        shape = self.layers, self.sizes, self.left, self._flops
+        shape = self.sizes, self.left, self._flops
 
         def restore() -> None:
             self.keep = keep
-            self.layers, self.sizes, self.left, self._flops = shape
+            self.sizes, self.left, self._flops = shape
             self.hold() if held else self.release()
 
         return restore

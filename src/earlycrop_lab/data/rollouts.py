@@ -8,6 +8,7 @@ run that was cut off goes on with the epoch where it was.
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -61,11 +62,11 @@ class Experience:
 
     environment: Environment
     policy: nn.Module
-    batch_size: int = 64
-    copies: int = 8
+    batch_size: int = 128
+    copies: int = 16
     steps: int = 32
     rollouts: int | None = None
-    passes: int = 10
+    passes: int = 5
     discount: float = 0.99
     trace: float = 0.95
     seed: int = 0
@@ -88,15 +89,14 @@ class Experience:
 
     def epoch(self, number: int) -> Iterator[Transitions]:
         """The minibatches of that epoch, counted from 0, each rollout collected when its first is asked for."""
-        yielded, chance = 0, _generator(TRAINING, self.seed, number)
+        return islice(self._epoch(_generator(TRAINING, self.seed, number)), len(self))
+
+    def _epoch(self, chance: torch.Generator) -> Iterator[Transitions]:
         for rollout in self._rollouts(chance, self.steps, self._in_an_epoch):
             for _ in range(self.passes):
                 order = torch.randperm(len(rollout.actions), generator=chance).to(rollout.actions.device)
                 for some in order.tensor_split(self._minibatches):
-                    if yielded == len(self):
-                        return
                     yield Transitions(*(part[some] for part in rollout))
-                    yielded += 1
 
     def scoring(self) -> list[Transitions]:
         """One rollout of an epoch's length by the policy as it is, from the same beginnings each time."""

@@ -8,7 +8,11 @@
 32
 
 The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `mlp`, and `paper` for what the authors' forms
+<<<<<<< HEAD
 share; of other tasks than image classification `fcrn`. Each is plain torch; nothing here knows of pruning.
+=======
+share. `actor_critic` is that of control, which takes no images. Each is plain torch; nothing here knows of pruning.
+>>>>>>> control
 """
 
 from collections.abc import Callable

@@ -12,7 +12,7 @@ import torch
 
 import earlycrop
 from earlycrop.errors import nearest
-from earlycrop_lab.tasks import classification, control, depth
+from earlycrop_lab.tasks import classification, control, depth, language
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.session import Outcome, Scene, pruner_of
 
@@ -36,6 +36,7 @@ TASKS = {
     "classification": Task(classification.Classification, classification.train, classification.prepare),
     "depth": Task(depth.Depth, depth.train, depth.prepare),
     "control": Task(control.Control, control.train, control.prepare),
+    "language": Task(language.Language, language.train, language.prepare),
 }
 
 

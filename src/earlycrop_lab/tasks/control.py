@@ -31,7 +31,7 @@ class Usual:
 
     width: int = 128
     epochs: int = 50
-    batch_size: int = 64
+    batch_size: int = 128
 
 
 USUAL = {"cartpole-v0": Usual(epochs=25), "cartpole-v1": Usual(epochs=25)}
@@ -44,7 +44,7 @@ class Control(Description):
 
     >>> usual = Control(data="cartpole-v0")
     >>> usual.method, usual.network, usual.width, usual.epochs, usual.batch_size
-    ('earlycrop-s', 'actor-critic', 128, 25, 64)
+    ('earlycrop-s', 'actor-critic', 128, 25, 128)
     """
 
     task: ClassVar[str] = "control"

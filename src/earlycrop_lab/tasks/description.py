@@ -51,6 +51,8 @@ class Description:
     """What the task is judged by; the first is the one that counts."""
     samples: ClassVar[str]
     """What `train_size` counts, in words."""
+    embeddings: ClassVar[bool] = False
+    """Whether weights of embeddings are among those that sparsity counts and that leave one by one."""
     mergeable: ClassVar[bool] = False
     """Whether several processes can train one run together."""
 
@@ -204,6 +206,8 @@ def prunes(method: earlycrop.Method) -> bool:
 def pruning_method(d: Description) -> earlycrop.Method:
     """The method of the table, with another reading of CroP, moment or number of cuts if one was asked for."""
     method = earlycrop.get_method(d.method)
+    if d.embeddings:
+        method = replace(method, units=replace(method.units, embeddings=True))
     if d.reading is not None:
         method = method.reading(d.reading)
     if d.prune_at is not None:

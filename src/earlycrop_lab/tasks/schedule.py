@@ -7,6 +7,7 @@ prune have a cycle for each training (`course`).
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, replace
+from math import inf
 from typing import Any, Literal
 
 from torch.optim import Optimizer
@@ -168,3 +169,45 @@ class Schedule(AbstractSchedule):
             return self.shape.peak * 0.5 ** min(3 * self._taken // max(self.shape.steps, 1), 2)
         half = max(self.shape.steps / 2, 1)
         return self.shape.peak * (1 - 0.9 * min(abs(self._taken - half) / half, 1))
+
+
+class Plateau(AbstractSchedule):
+    """The peak, and a quarter of the rate after each epoch whose validation figure is no better than all before it.
+
+    It begins where One-Cycle would (`course`), at the peak and with nothing seen. Until the cut the rate is constant;
+    so it is, at the shape's own peak, in a Tick and a Tock.
+
+    Args:
+        optimizer: Whose rate it is.
+        peak: The highest rate.
+        factor: By which the rate falls.
+    """
+
+    def __init__(self, optimizer: Optimizer, peak: float, factor: float = 0.25):
+        self.optimizer, self.peak, self.factor = optimizer, peak, factor
+        self._falls, self._best = False, inf
+
+    def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
+        """An epoch begins."""
+        if shape := course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs):
+            self._falls, self._best = shape.kind == "one_cycle", inf
+            for group in self.optimizer.param_groups:
+                group["lr"] = shape.peak
+
+    def step(self) -> None:
+        """Nothing: the rate is that of the epoch."""
+
+    def see(self, figure: float) -> None:
+        """The epoch has ended with that figure on the validation split; the lower the better."""
+        if self._falls and not figure < self._best:
+            for group in self.optimizer.param_groups:
+                group["lr"] *= self.factor
+        self._best = min(self._best, figure)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it is; the rate is the optimizer's to keep."""
+        return {"falls": self._falls, "best": self._best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._falls, self._best = state["falls"], state["best"]

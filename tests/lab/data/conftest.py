@@ -1,7 +1,4 @@
-"""A small data set, and where the real ones are."""
-
-import os
-from pathlib import Path
+"""A small data set."""
 
 import pytest
 import torch
@@ -13,14 +10,6 @@ from earlycrop_lab.data import Dataset
 def _nothing_of_this_machine(monkeypatch, tmp_path_factory):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture
-def data_root() -> Path:
-    root = os.environ.get("EARLYCROP_DATA")
-    if not root:
-        pytest.skip("EARLYCROP_DATA does not name a folder with the real data sets")
-    return Path(root)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop import METHODS
+from earlycrop import METHODS, EarlyCropError
 from earlycrop_lab.checkpoints import Checkpoints
 from earlycrop_lab.data.rollouts import Transitions
 from earlycrop_lab.grids import get_preset, runs_of
@@ -22,7 +22,7 @@ from tests.lab.data.corridor import registered
 from tests.lab.test_resume import Cut, at_call, numbers
 from tests.scores.worth import classes
 
-SMALL = Control(method="earlycrop-s", sparsity=0.5, width=8, epochs=5, max_steps=30)
+SMALL = Control(method="earlycrop-s", sparsity=0.5, width=8, epochs=5, max_steps=20)
 """Of each epoch one rollout: a few steps, not a training."""
 
 
@@ -150,21 +150,21 @@ def test_a_run_from_its_description_to_its_numbers(tmp_path):
     result = run(SMALL, tmp_path)
     figures, (report, columns) = result.columns.metrics, (result.report, result.columns)
     assert [epoch.phase for epoch in result.epochs] == ["dense"] * 2 + ["sparse"] * 3
-    assert columns.optimizer_steps == 5 * 30
-    assert figures["environment_steps"] == (5 + 1) * 8 * 32  # a rollout an epoch, and one to score on
+    assert columns.optimizer_steps == 5 * 20
+    assert figures["environment_steps"] == (5 + 1) * 16 * 32  # a rollout an epoch, and one to score on
     assert figures["mean_return"] == result.epochs[-1].test
     assert 8 <= figures["mean_return"] <= 200
     assert figures["solved"] == 0
-    assert report["samples"] <= 8 * 32
+    assert report["samples"] <= 16 * 32
     assert columns.weight_sparsity == pytest.approx(0.5, abs=0.1)
     assert (
         tmp_path / folder_name(SMALL)
-    ).name == "cartpole-v0-actor-critic-earlycrop-s-0.5-width8-epochs5-rehearsal30-seed0"
+    ).name == "cartpole-v0-actor-critic-earlycrop-s-0.5-width8-epochs5-rehearsal20-seed0"
 
 
 def test_dense_training_scores_on_nothing():
     outcome = train(replace(SMALL.dense_twin(), epochs=2))
-    assert outcome.columns.metrics["environment_steps"] == 2 * 8 * 32
+    assert outcome.columns.metrics["environment_steps"] == 2 * 16 * 32
 
 
 def test_a_seed_repeats_a_run():
@@ -172,7 +172,7 @@ def test_a_seed_repeats_a_run():
     assert numbers(one) == numbers(again)
 
 
-@pytest.mark.parametrize("number", [40, pytest.param(70, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [30, pytest.param(70, marks=pytest.mark.slow)])
 def test_cut_off_before_the_cut_and_after_it_it_ends_as_if_it_had_not_been(number, tmp_path):
     whole = train(SMALL)
     with pytest.MonkeyPatch.context() as patch:
@@ -186,15 +186,16 @@ def test_cut_off_before_the_cut_and_after_it_it_ends_as_if_it_had_not_been(numbe
 
 
 QUICK = ("dense", "random-s", "snip", "snap", "grasp", "crop-u", "crop-s", "earlycrop-u", "earlycrop-s")
-EVERY = [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in METHODS]
+OF_NORMS = ("earlybird", "gate-decorators")
+EVERY = [name for name in METHODS if name not in OF_NORMS]
 
 
 def described(method: str) -> Control:
     return replace(SMALL.dense_twin(), method=method) if method == "dense" else replace(SMALL, method=method, epochs=10)
 
 
-@pytest.mark.parametrize("method", EVERY)
-def test_every_method_finds_what_to_remove(method):
+@pytest.mark.parametrize("method", QUICK)
+def test_the_main_methods_find_what_to_remove(method):
     d = described(method)
     if prunes(METHODS[method]):
         found = plan(d)
@@ -202,11 +203,17 @@ def test_every_method_finds_what_to_remove(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", EVERY)
 def test_every_method_trains(method):
     outcome = train(replace(described(method), max_steps=4))
     assert (outcome.report is None) == (method == "dense")
     assert math.isfinite(outcome.columns.metrics["mean_return"])
+
+
+@pytest.mark.parametrize("method", OF_NORMS)
+def test_methods_of_norms_say_that_there_are_none(method):
+    with pytest.raises(EarlyCropError, match="this ActorCritic has no norm"):
+        plan(described(method))
 
 
 @pytest.mark.slow

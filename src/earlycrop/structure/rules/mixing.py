@@ -7,7 +7,7 @@ from torch import Tensor
 from earlycrop.structure.labels import Dims
 from earlycrop.structure.rules.pointwise import pointwise
 from earlycrop.structure.rules.registry import RULES, Rule, argument, name_of, rule
-from earlycrop.structure.walk import Walk, tensor_nodes
+from earlycrop.structure.walk import OUTPUT, Walk, tensor_nodes
 
 
 def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
@@ -63,7 +63,8 @@ def mixing(walk: Walk, node: Any) -> Any:
         dim = None
     touched = range(len(dims)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
     touched = [d % len(dims) for d in touched] if dims else []
-    walk.freeze(x, f"mixed over channels ({walk.where(node)})", touched)
+    # who takes the logarithm of a softmax has logits before it: the network's output, whatever a loss does with them
+    walk.freeze(x, OUTPUT if "log_softmax" in name else f"mixed over channels ({walk.where(node)})", touched)
     dims = walk.raw(x)
     kept = [None if d in touched else labels for d, labels in enumerate(dims)]
     without = [labels for d, labels in enumerate(kept) if d not in touched]

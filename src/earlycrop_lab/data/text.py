@@ -1,0 +1,295 @@
+"""Texts as streams of numbered tokens, and the chunks made from them: Penn Treebank, any text file, one that ships.
+
+Each split is one stream, before which stands `<eos>`, so that its first token too can be predicted. A chunk is `chunk`
+tokens in a row and the one before them, which is only read: it is the last of the chunk before. A network begins each
+chunk anew, as the authors' does.
+"""
+
+import hashlib
+import lzma
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from earlycrop.errors import nearest
+from earlycrop_lab.data.dataset import DataError
+
+Chunks = Int64[Tensor, "n t"]
+"""So many tokens in a row, of which all but the first are predicted."""
+
+END, UNKNOWN = "<eos>", "<unk>"
+
+CHUNK = 80
+"""Tokens that are predicted in a chunk (methods.md, 5.7)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Text:
+    """The splits of a text and the words that its tokens number.
+
+    Args:
+        name: What it is called on the command line.
+        vocabulary: The words; a token is a position in it.
+        train: Tokens of the training split.
+        valid: Tokens of the validation split.
+        test: Tokens of the test split.
+        chunk: The most tokens that are predicted in a chunk.
+        note: What a reader of results must know about this text.
+    """
+
+    name: str
+    vocabulary: tuple[str, ...]
+    train: Int64[Tensor, "n"]
+    valid: Int64[Tensor, "v"]
+    test: Int64[Tensor, "m"]
+    chunk: int = CHUNK
+    note: str = ""
+
+    def __post_init__(self):
+        if len(self.train) < self.chunk or not len(self.valid) or not len(self.test):
+            raise DataError(
+                f"{self.name} has {len(self.train):,} training, {len(self.valid):,} validation and {len(self.test):,} "
+                f"test tokens. A training split fills at least one chunk of {self.chunk}, and the others are not empty."
+            )
+
+    def __str__(self) -> str:
+        sizes = f"{len(self.train):,} training, {len(self.valid):,} validation and {len(self.test):,} test tokens"
+        text = f"{self.name}: {sizes}, {len(self.vocabulary):,} words"
+        return f"{text} ({self.note})" if self.note else text
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tokens lie and the batches appear."""
+        return self.train.device
+
+    def to(self, device: torch.device | str) -> "Text":
+        """The same text on that device."""
+        return replace(self, **{split: getattr(self, split).to(device) for split in ("train", "valid", "test")})
+
+    def subset(self, train_size: int) -> "Text":
+        """With the first so many training tokens; vocabulary, validation and test are whole.
+
+        Raises:
+            DataError: If there are fewer, or they do not fill a chunk.
+        """
+        if not self.chunk <= train_size <= len(self.train):
+            raise DataError(
+                f"Cannot train on {train_size:,} tokens of {self.name}: use a train size from {self.chunk} (a chunk) "
+                f"to {len(self.train):,}."
+            )
+        return replace(self, train=self.train[:train_size])
+
+    def cut_short(self, size: int) -> "Text":
+        """With the first so many tokens of validation and test, or all that there are; the training split is whole."""
+        return replace(self, valid=self.valid[:size], test=self.test[:size])
+
+    def batches(self, batch_size: int, seed: int = 0) -> "TextBatches":
+        """Shuffled chunks of the training split."""
+        return TextBatches(self, batch_size, seed)
+
+    def whole(self, split: Int64[Tensor, "m"], batch_size: int = 32) -> Iterator[Chunks]:
+        """A split in its own order, each of its tokens predicted once: the last chunk is as short as it comes out."""
+        if len(split) >= self.chunk:
+            yield from self.chunks(split).split(batch_size)
+        if rest := len(split) % self.chunk:
+            yield self._stream(split)[-rest - 1 :].unsqueeze(0)
+
+    def scoring_batches(self, samples: int = 512, seed: int = 0, batch_size: int = 128) -> list[Chunks]:
+        """Fixed random chunks of the TRAINING split (methods.md, 2.3): so many, or all that there are."""
+        if samples < 1:
+            raise DataError(f"Cannot score on {samples} chunks of {self.name}; use 1 or more.")
+        chunks = self.chunks(self.train)
+        some = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(seed))[:samples]
+        return list(chunks[some.to(self.device)].split(batch_size))
+
+    def chunks(self, split: Int64[Tensor, "m"]) -> Chunks:
+        """All whole chunks of a split; tokens at its end that do not fill one are left out."""
+        if len(split) < self.chunk:
+            return split.new_empty(0, self.chunk + 1)
+        return self._stream(split).unfold(0, self.chunk + 1, self.chunk)
+
+    def _stream(self, split: Int64[Tensor, "m"]) -> Int64[Tensor, "m+1"]:
+        return torch.cat([split.new_tensor([self.vocabulary.index(END)]), split])
+
+
+@dataclass(frozen=True, eq=False)
+class TextBatches:
+    """The training split, epoch by epoch: whole chunks in a shuffled order; the last, smaller batch is left out.
+
+    An epoch depends on the seed and its own number and on nothing before it, so a run that was cut off goes on with
+    the epoch where it was. It is the same on every device.
+
+    Args:
+        text: Where the chunks come from.
+        batch_size: Chunks in each batch; all of them if there are fewer.
+        seed: Decides the order, with the epoch's number.
+        most: The most batches of an epoch; all of them if not said.
+    """
+
+    text: Text
+    batch_size: int
+    seed: int = 0
+    most: int | None = None
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise DataError(f"A batch cannot have {self.batch_size} chunks; use 1 or more.")
+        object.__setattr__(self, "batch_size", min(self.batch_size, len(self.text.chunks(self.text.train))))
+
+    def __len__(self) -> int:
+        whole = len(self.text.chunks(self.text.train)) // self.batch_size
+        return whole if self.most is None else min(self.most, whole)
+
+    def epoch(self, number: int) -> Iterator[Chunks]:
+        """The batches of that epoch, counted from 0."""
+        chunks = self.text.chunks(self.text.train)
+        mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64).item()
+        order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(mixed)).to(self.text.device)
+        for start in range(0, len(self) * self.batch_size, self.batch_size):
+            yield chunks[order[start : start + self.batch_size]]
+
+
+# Texts by name ------------------------------------------------------------------------------------------------
+
+FILE = "text:"
+
+PTB = {
+    "train": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
+    "valid": "aa0affc06ff7c36e977d7cd49e3839bf",
+    "test": "8b80168b89c18661a38ef683c0dc3721",
+}
+"""MD5 sums of the files `ptb.SPLIT.txt`, as the field's loaders check them."""
+
+WORD = re.compile(r"<\w+>|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]")
+"""A mark like `<unk>`, a word with the apostrophes inside it, or one sign of punctuation."""
+
+MOST_WORDS = 10_000
+
+
+def check_name(name: str) -> None:
+    """Whether there can be a text of that name; no file is looked at.
+
+    Raises:
+        DataError: If not; it names the nearest.
+    """
+    if name not in TEXTS and not name.startswith(FILE):
+        near = nearest(name, [*TEXTS, FILE + "PATH"])
+        raise DataError(
+            f"No text is called {name!r}. Did you mean {near!r}? There are {', '.join(TEXTS)} and {FILE}PATH for any "
+            f"text file."
+        )
+
+
+def load(name: str, root: Path | str | None = None) -> Text:
+    """The text of that name, on the CPU.
+
+    Args:
+        name: `sherlock` (ships with the package), `ptb`, or `text:PATH` for any text file in UTF-8.
+        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, if not said.
+
+    Raises:
+        DataError: If the name is unknown (it names the nearest), or a file is absent, damaged or foreign.
+    """
+    check_name(name)
+    if name.startswith(FILE):
+        return text_file(Path(name.removeprefix(FILE)).expanduser())
+    return TEXTS[name](Path(root or os.environ.get("EARLYCROP_DATA") or "data"))
+
+
+def penn_treebank(root: Path) -> Text:
+    """The Wall Street Journal of 1989, prepared by Mikolov et al. (2010): `ptb/ptb.{train,valid,test}.txt`.
+
+    Words are separated by blanks, and each line ends in `<eos>`. The vocabulary is that of the training file.
+    """
+    words = {split: _published(root / "ptb" / f"ptb.{split}.txt", md5) for split, md5 in PTB.items()}
+    vocabulary = tuple(dict.fromkeys(words["train"]))
+    return _numbered("ptb", vocabulary, **words)
+
+
+def _published(file: Path, md5: str) -> list[str]:
+    content = _bytes(file, "get the three files ptb.train.txt, ptb.valid.txt and ptb.test.txt of Mikolov's preparation")
+    if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
+        raise DataError(
+            f"{file} is not the published file: its MD5 sum is {found}, not {md5} ({len(content):,} bytes found). It "
+            f"was left as it is. Get it again, or read it as a text of your own with {FILE}{file}."
+        )
+    return content.decode().replace("\n", f" {END} ").split()
+
+
+def sherlock() -> Text:
+    """The first four Adventures of Sherlock Holmes (Doyle, 1892), in the public domain, inside the package."""
+    packed = resources.files("earlycrop_lab.data").joinpath("sherlock.txt.xz").read_bytes()
+    return _of("sherlock", lzma.decompress(packed).decode(), "the first four adventures, inside the package")
+
+
+def text_file(file: Path) -> Text:
+    """Any text in UTF-8: 90 % for training, 5 % for validation, 5 % for testing, in its own order.
+
+    Raises:
+        DataError: If the file is absent, is not text in UTF-8, or is too short or without a word that comes twice.
+    """
+    try:
+        content = _bytes(file, "name a text file").decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{file} is not text in UTF-8 (byte {error.start:,} is {error.object[error.start]:#04x}). Convert it, for "
+            f"instance with `iconv -t UTF-8`, or name another file."
+        ) from error
+    if "\0" in content:
+        raise DataError(f"{file} is not text: it holds null bytes. Name a text file in UTF-8.")
+    return _of(f"{FILE}{file}", content)
+
+
+def _bytes(file: Path, remedy: str) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}): {remedy}, or correct the path.") from error
+
+
+def _of(name: str, content: str, note: str = "") -> Text:
+    """Small letters; words and signs; `<eos>` after each paragraph (a blank line ends it).
+
+    The vocabulary is of the training split: its 10,000 most frequent words, those that come once apart. They stand for
+    what the other splits may bring, so that `<unk>` is learnt.
+    """
+    paragraphs = (WORD.findall(paragraph) for paragraph in re.split(r"\n\s*\n", content.lower()))
+    words = [word for paragraph in paragraphs if paragraph for word in (*paragraph, END)]
+    if len(words) < (least := -(-CHUNK * 10 // 9)):
+        raise DataError(
+            f"{name} has {len(words)} words and signs. A text has at least {least}, for nine tenths of it have to fill "
+            f"a chunk of {CHUNK}: name a longer one."
+        )
+    train, valid = len(words) * 90 // 100, len(words) * 95 // 100
+    counts = Counter(words[:train])
+    known = sorted(
+        (word for word, n in counts.items() if n > 1 and word not in (END, UNKNOWN)), key=lambda w: -counts[w]
+    )
+    if not known:
+        raise DataError(
+            f"{name} has no vocabulary: none of the {train:,} words of its training split comes twice. Name a text in "
+            f"which words recur."
+        )
+    vocabulary = (END, UNKNOWN, *known[: MOST_WORDS - 2])
+    splits = {"train": words[:train], "valid": words[train:valid], "test": words[valid:]}
+    return _numbered(name, vocabulary, **splits, note=note)
+
+
+def _numbered(
+    name: str, vocabulary: tuple[str, ...], train: list[str], valid: list[str], test: list[str], note: str = ""
+) -> Text:
+    number = {word: n for n, word in enumerate(vocabulary)}
+    splits = (torch.tensor([number.get(word, number[UNKNOWN]) for word in words]) for words in (train, valid, test))
+    return Text(name, vocabulary, *splits, note=note)
+
+
+TEXTS = {"sherlock": lambda root: sherlock(), "ptb": penn_treebank}
