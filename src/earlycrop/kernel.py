@@ -12,17 +12,24 @@ from earlycrop.evaluation import MeanLoss
 
 
 def empirical_ntk(
-    loss: MeanLoss, parameters: list[Tensor], samples: int, masks: list[Tensor | None] | None = None
+    loss: MeanLoss,
+    parameters: list[Tensor],
+    samples: int,
+    masks: list[Tensor | None] | None = None,
+    most: int | None = None,
 ) -> Float[Tensor, "outputs outputs"]:
     """K = J Jᵀ over the first samples of the scoring set, a column at a time, without ever holding J.
 
     The outputs are what the model returns while the loss is computed (all float tensors, flat). Column i is
     J (Jᵀ eᵢ): a backward pass for Jᵀ eᵢ, and one through the backward pass for J times that. Entries that a mask
-    has closed cannot move, so they have no column in J.
+    has closed cannot move, so they have no column in J. Of more than `most` outputs so many are taken, spread evenly:
+    their block of K, which is the kernel of a network with these outputs alone.
     """
     batch = loss.set.first(samples)
     with loss.scoring(parameters):
         outputs = _outputs(loss.model, loss, batch)
+        if most is not None and outputs.numel() > most:
+            outputs = outputs[torch.arange(most, device=outputs.device) * outputs.numel() // most]
         cotangent = torch.zeros_like(outputs, requires_grad=True)
         transposed = torch.autograd.grad(
             outputs, parameters, cotangent, create_graph=True, allow_unused=True, materialize_grads=True

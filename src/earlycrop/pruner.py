@@ -388,13 +388,16 @@ class Pruner:
         with self._together():
             return self.units.choose(self.budget, self.scores(), self.method.allocation)
 
-    def kernel(self, samples: int) -> Tensor:
-        """The empirical neural tangent kernel of what is left now, on the first samples of the scoring set."""
+    def kernel(self, samples: int, most: int | None = None) -> Tensor:
+        """The empirical neural tangent kernel of what is left now, on the first samples of the scoring set.
+
+        Of more than `most` outputs so many are taken, spread evenly.
+        """
         masks = self.units.masks() if isinstance(self.units, WeightUnits) else {}
         parameters = self.parameters("all")
         closed = [masks.get(name) for name in parameters]
         with self._together():
-            return empirical_ntk(self._mean_loss(), list(parameters.values()), samples, closed)
+            return empirical_ntk(self._mean_loss(), list(parameters.values()), samples, closed, most)
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""

@@ -167,7 +167,7 @@ def test_an_estimate_starts_nothing_and_counts_finished_runs_as_nothing(session,
 @pytest.mark.parametrize(
     ("line", "error"),
     [
-        ("", "compare needs to know what: --methods, or --preset with one of quick, table-a, table-b"),
+        ("", "compare needs to know what: --methods, or --preset with one of quick, table-a"),
         ("--preset quik", "Did you mean 'quick'"),
         ("--methods dense snpi", "Did you mean 'snip'"),
         ("--methods dense --data cifar01", "Did you mean 'cifar10'"),

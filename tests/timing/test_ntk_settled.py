@@ -52,6 +52,17 @@ def test_a_linear_network_has_one():
     torch.testing.assert_close(kernel(net, [batch], 6), expected, atol=1e-12, rtol=0)
 
 
+def test_of_many_outputs_a_block_is_taken():
+    """Five of the 24: 0, 4, 9, 14, 19."""
+    net, batch = dense.mlp(4, 5, 3), dense.vectors(8)
+    few = Pruner(
+        net, "earlycrop-u-ntk", 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], epochs=8
+    ).kernel(8, most=5)
+    taken = torch.tensor([0, 4, 9, 14, 19])
+    expected = dense.explicit_kernel(net, batch[0])[taken][:, taken]
+    torch.testing.assert_close(few, expected, atol=1e-12, rtol=0)
+
+
 def test_the_change_by_hand():
     kernels = iter([torch.diag(torch.tensor([3.0, 4.0])), torch.diag(torch.tensor([3.0, 4.5])), torch.zeros(2, 2)])
     change = KernelChange(lambda: next(kernels))
@@ -66,9 +77,10 @@ def test_a_tenth_is_the_limit(change, fires):
     assert NtkSettled().samples == 8
 
 
-def test_no_samples_are_refused():
-    with pytest.raises(ValueError, match="samples"):
-        NtkSettled(samples=0)
+@pytest.mark.parametrize("what", ["samples", "outputs"])
+def test_none_at_all_are_refused(what):
+    with pytest.raises(ValueError, match=f"`{what}` counts"):
+        NtkSettled(**{what: 0})
 
 
 @pytest.mark.parametrize("name", ["earlycrop-u-ntk", "earlycrop-s-ntk"])

@@ -56,8 +56,8 @@ class Scene(Protocol):
         """Score now; true for each unit that would stay at the target."""
         ...
 
-    def kernel(self, samples: int) -> Tensor:
-        """The empirical neural tangent kernel now, on the first samples of the scoring set."""
+    def kernel(self, samples: int, most: int | None = None) -> Tensor:
+        """The empirical neural tangent kernel now, on the first samples of the scoring set, of so many outputs."""
         ...
 
 

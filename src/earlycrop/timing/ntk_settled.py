@@ -14,24 +14,29 @@ from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Scen
 class NtkSettled(AbstractDetector):
     """‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F < tolerance for the empirical NTK K = J Jᵀ on a few training samples.
 
-    Costs, at each look, about two backward passes over these samples for every one of their outputs.
+    Costs, at each look, about two backward passes over these samples for every one of their outputs; a network that
+    says something of every pixel or word has more of them than can be paid for, so they are not all taken.
 
     Args:
         tolerance: The relative change of the kernel that counts as none.
         samples: From the beginning of the scoring set.
+        outputs: Of all samples together; of more, so many that are spread evenly.
     """
 
     tolerance: float = 0.1
     samples: int = 8
+    outputs: int = 256
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.samples < 1:
             raise ValueError(f"`samples` counts training samples, at least 1; found {self.samples}.")
+        if self.outputs < 1:
+            raise ValueError(f"`outputs` counts outputs of the network, at least 1; found {self.outputs}.")
 
     def instrument(self, scene: Scene) -> AbstractInstrument:
         """The kernel's relative change."""
-        return KernelChange(lambda: scene.kernel(self.samples))
+        return KernelChange(lambda: scene.kernel(self.samples, self.outputs))
 
     def signal(self, curve: Sequence[float]) -> list[float]:
         """The relative change at each look."""
