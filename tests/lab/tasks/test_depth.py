@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop.timing import AbstractDetector
+from earlycrop.timing import AbstractCourse, AbstractDetector
 from earlycrop_lab.checkpoints import Checkpoints
 from earlycrop_lab.cli import main
 from earlycrop_lab.data.depths import DEPTHS, load
@@ -243,8 +243,14 @@ def test_every_method_prunes_it(method):
     if method == "dense":
         assert train(TINY.dense_twin()).report is None
         return
-    watches = isinstance(earlycrop.get_method(method).timing, AbstractDetector)
-    outcome = train(replace(TINY, method=method, epochs=8 if watches else 4))
+    match earlycrop.get_method(method).timing:
+        case AbstractDetector():
+            said = {"epochs": 8}
+        case AbstractCourse():
+            said = {"epochs": 4, "rounds": 2}
+        case _:
+            said = {"epochs": 2}
+    outcome = train(replace(TINY, method=method, **said))
     assert all(math.isfinite(value) for value in outcome.columns.metrics.values())
     assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
 
