@@ -10,7 +10,7 @@ import lzma
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -212,7 +212,7 @@ def penn_treebank(root: Path) -> Text:
     """
     words = {split: _published(root / "ptb" / f"ptb.{split}.txt", md5) for split, md5 in PTB.items()}
     vocabulary = tuple(dict.fromkeys(words["train"]))
-    return _numbered("ptb", vocabulary, **words)
+    return _numbered("ptb", vocabulary, words)
 
 
 def _published(file: Path, md5: str) -> list[str]:
@@ -281,15 +281,16 @@ def _of(name: str, content: str, note: str = "") -> Text:
         )
     vocabulary = (END, UNKNOWN, *known[: MOST_WORDS - 2])
     splits = {"train": words[:train], "valid": words[train:valid], "test": words[valid:]}
-    return _numbered(name, vocabulary, **splits, note=note)
+    return _numbered(name, vocabulary, splits, note)
 
 
-def _numbered(
-    name: str, vocabulary: tuple[str, ...], train: list[str], valid: list[str], test: list[str], note: str = ""
-) -> Text:
+def _numbered(name: str, vocabulary: tuple[str, ...], words: Mapping[str, list[str]], note: str = "") -> Text:
     number = {word: n for n, word in enumerate(vocabulary)}
-    splits = (torch.tensor([number.get(word, number[UNKNOWN]) for word in words]) for words in (train, valid, test))
-    return Text(name, vocabulary, *splits, note=note)
+
+    def tokens(split: str) -> Tensor:
+        return torch.tensor([number.get(word, number[UNKNOWN]) for word in words[split]])
+
+    return Text(name, vocabulary, tokens("train"), tokens("valid"), tokens("test"), note=note)
 
 
 TEXTS = {"sherlock": lambda root: sherlock(), "ptb": penn_treebank}

@@ -8,11 +8,8 @@
 32
 
 The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `mlp`, and `paper` for what the authors' forms
-<<<<<<< HEAD
-share; of other tasks than image classification `fcrn`. Each is plain torch; nothing here knows of pruning.
-=======
-share. `actor_critic` is that of control, which takes no images. Each is plain torch; nothing here knows of pruning.
->>>>>>> control
+share. Of other tasks than image classification are `fcrn` (depth), `actor_critic` (control), `psmm` and `lstm`
+(language). Each is plain torch; nothing here knows of pruning.
 """
 
 from collections.abc import Callable

@@ -38,7 +38,7 @@ class Usual:
 
 
 USUAL = {
-    "sherlock": Usual(width=128, epochs=6, batch_size=16, learning_rate=3e-3),
+    "sherlock": Usual(width=128, epochs=8, batch_size=16, learning_rate=3e-3),
     "ptb": Usual(batch_size=128),
 }
 """By text; a file of one's own has the defaults. Penn Treebank's are the authors' (methods.md, 5.7)."""
@@ -62,6 +62,8 @@ class Language(Description):
     embeddings: ClassVar[bool] = True
 
     sparsity: float = option(0.8, help="the part to remove, between 0 and 1")
+    # scores of embeddings are so much smaller than those of hidden units that without a floor one column is left
+    min_part: float | None = option(0.1, tag="part", help="the part of its channels that every layer keeps")
     data: str = option("sherlock", help=f"{', '.join(TEXTS)}, or text:PATH for any text file in UTF-8")
     train_size: int | None = option(tag="train", help="train on the first so many tokens")
     network: str = option(choices=tuple(NETWORKS), help=f"{' or '.join(NETWORKS)}; psmm if not said")

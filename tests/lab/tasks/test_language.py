@@ -124,7 +124,7 @@ def test_a_quarter_of_the_rate_after_each_epoch_that_does_not_improve(small, mon
 
 def test_until_the_cut_the_rate_is_constant(small, monkeypatch):
     looks = Looks(monkeypatch)
-    outcome = train(replace(small, **WILD))
+    outcome = train(replace(small, method="snap", **WILD))
     assert outcome.report.epoch == 4
     found = [epoch.learning_rate for epoch in outcome.epochs]
     assert rates(looks.valid[:4], 1.0)[-1] < 1.0  # it would have fallen
@@ -150,21 +150,23 @@ def test_scores_are_of_the_trained_network_on_the_training_split(small, monkeypa
 
     monkeypatch.setattr(earlycrop, "Pruner", spied)
     monkeypatch.setattr(units.ChannelUnits, "keep_only", noted)
-    train(replace(small, prune_at=3))
+    train(replace(small, method="snap", prune_at=3, max_steps=2))
     monkeypatch.undo()
     text = load(small.data)
     rows = [row for batch in seen for row in batch.tolist()]
-    assert sorted(rows) == sorted(text.chunks(text.train).tolist())
+    assert len(rows) == 8
+    assert all(row in text.chunks(text.train).tolist() for row in rows)
 
     (model, keep), first = cuts[0], prepare(small, None, CPU).model
     assert all(not torch.equal(a, b) for a, b in zip(model.parameters(), first.parameters(), strict=True))
     options = {"example_inputs": rows_of(seen)[:2], "loss": mean_loss, "batches": seen, "epochs": 5}
-    method = replace(earlycrop.get_method("crop-s"), units=units.Channels(embeddings=True))
-    own = earlycrop.Pruner(model, method, sparsity=0.5, **options)
+    method = replace(earlycrop.get_method("snap"), units=units.Channels(embeddings=True))
+    own = earlycrop.Pruner(model, method, sparsity=0.5, min_channels=0.1, **options)
     own.check(0)
     assert torch.equal(own.units.keep, keep)
-    other = earlycrop.Pruner(first, method, sparsity=0.5, **options)
-    assert not torch.equal(other.scores(), own.scores()[: len(other.scores())])
+    other = earlycrop.Pruner(first, method, sparsity=0.5, min_channels=0.1, **options)
+    other.check(0)
+    assert not torch.equal(other.units.keep, keep)  # of the network as it was made others would stay
 
 
 def rows_of(batches):
@@ -172,7 +174,7 @@ def rows_of(batches):
 
 
 def test_weights_of_all_layers_leave_one_by_one_and_the_sentinel_learns(small):
-    outcome = train(replace(small, method="earlycrop-u", sparsity=0.6))
+    outcome = train(replace(small, method="snip", sparsity=0.6, prune_at=2))
     first = prepare(small, None, CPU).model
     now = dict(outcome.model.named_parameters())
     weights = [name for name in now if "weight" in name]
@@ -183,7 +185,6 @@ def test_weights_of_all_layers_leave_one_by_one_and_the_sentinel_learns(small):
     assert all(0 < int(now[name].count_nonzero()) < now[name].numel() for name in weights)
     assert outcome.report.weight_sparsity == pytest.approx(0.6, abs=1 / total)
     assert bool((now["sentinel"] != first.sentinel).all())
-    assert outcome.report.reason in ("trigger", "cap")
 
 
 def test_units_and_embedding_really_leave(small):
@@ -235,7 +236,8 @@ def cut_off(folder, d):
 @pytest.mark.parametrize(
     ("method", "where", "name", "number"),
     [
-        ("earlycrop-s", torch.Tensor, "backward", 32),  # in the seventh epoch, at whose end the rate falls
+        # in the seventh epoch, at whose end the rate falls
+        pytest.param("earlycrop-s", torch.Tensor, "backward", 32, marks=pytest.mark.slow),
         ("snip", units.WeightUnits, "keep_only", 1),
     ],
 )
