@@ -54,8 +54,8 @@ RECIPES = {
     "usual": Recipe(5e-3, "one_cycle", PairAugmentation(flip=True)),
     "paper": Recipe(1e-2, "halving", PairAugmentation(zoom=1.5, flip=True, colour=0.2)),
 }
-"""Laina et al. also turn images, by at most 5 degrees. In trainings as short as the usual one, enlarging costs more than
-it brings: after 6 epochs on NYU-Depth-v2 an rms error of 1.24 m instead of 1.12 m (n = 1)."""
+"""Laina et al. also turn images, by at most 5 degrees. Short trainings do without enlarging: after 6 epochs on
+NYU-Depth-v2 (width 16, 76x57, batches of 8, n = 1) it had cost 0.1 m of rms error."""
 
 SHOWN = 3
 """Test pairs that a run keeps for its picture."""

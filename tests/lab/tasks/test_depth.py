@@ -17,7 +17,7 @@ from earlycrop_lab.data.depths import DEPTHS, load
 from earlycrop_lab.data.scenes import scenes
 from earlycrop_lab.models.fcrn import depth_size
 from earlycrop_lab.runs import read
-from earlycrop_lab.tasks.depth import NEAREST, Depth, berhu, errors, evaluate, mean_loss, train
+from earlycrop_lab.tasks.depth import NEAREST, Depth, berhu, errors, evaluate, mean_loss, prepare, train
 from tests import dense
 
 
@@ -167,6 +167,12 @@ def test_the_recipes_are_the_papers():
     assert (paper.width, paper.image_size, paper.epochs, paper.batch_size) == (64, (228, 304), 20, 16)
     assert (paper.recipe, paper.learning_rate) == ("paper", 1e-2)
     assert Depth(data="nyu-depth-v2", recipe="usual").learning_rate == Depth().learning_rate == 5e-3
+
+
+def test_a_recipe_has_its_augmentation():
+    for recipe, zoom in (("usual", 1.0), ("paper", 1.5)):
+        batches = prepare(replace(TINY, recipe=recipe), None, torch.device("cpu")).batches
+        assert (batches.dataset.augmentation.zoom, batches.dataset.augmentation.flip) == (zoom, True)
 
 
 @pytest.mark.slow
