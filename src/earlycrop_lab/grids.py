@@ -103,7 +103,7 @@ LARGE, SMALLER = "resnext101-32x48d", "resnext101-32x16d"
 THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
 
 BY_CHANNELS, BY_WEIGHTS = ("random-s", "snap", "crop-s", "earlycrop-s"), ("random-u", "snip", "crop-u", "earlycrop-u")
-QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "recipe": "usual"}
+QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "batch_size": 8, "recipe": "usual"}
 PART_OF_PTB = {"train_size": 200_000, "epochs": 4, "batch_size": 16, "learning_rate": 3e-3}
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from earlycrop_lab.data.dataset import DataError, statistics
-from earlycrop_lab.data.pairs import PairAugmentation, Pairs, averaged, resized
+from earlycrop_lab.data.pairs import Pairs, averaged, resized
 
 FOLDER = "nyu_depth_v2"
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -23,9 +23,6 @@ PUBLISHED = {
 }
 INNER = 0.95
 """The part of rows and columns that stays, 228 x 304 of 240 x 320: around it the photographs have a white frame."""
-
-LAINA = PairAugmentation(zoom=1.5, flip=True, colour=0.2)
-"""Laina et al. also turn images, by at most 5 degrees."""
 
 BLOCK = 32
 """Pairs that are read at once."""
@@ -151,6 +148,5 @@ def _read(
         test_depths=torch.cat(whole),
         mean=mean,
         std=std,
-        augmentation=LAINA,
         note=f"read at {columns}x{rows}, its frame cut off",
     )

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from earlycrop_lab.data.dataset import statistics
-from earlycrop_lab.data.pairs import PairAugmentation, Pairs, averaged
+from earlycrop_lab.data.pairs import Pairs, averaged
 
 FOCAL = 0.9
 """Focal length in widths of the image: a view of 58 degrees, as a Kinect's."""
@@ -89,7 +89,6 @@ def scenes(size: tuple[int, int], depth_size: tuple[int, int], train: int = TRAI
         test_depths=depths[train:],
         mean=mean,
         std=std,
-        augmentation=PairAugmentation(flip=True),
         note="rendered rooms",
     )
 

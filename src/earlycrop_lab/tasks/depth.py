@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from earlycrop_lab.data.depths import DEPTHS, check_name, load
-from earlycrop_lab.data.pairs import PairBatch, Pairs, averaged
+from earlycrop_lab.data.pairs import PairAugmentation, PairBatch, Pairs, averaged
 from earlycrop_lab.models.fcrn import Fcrn, depth_size
 from earlycrop_lab.models.seeded import seeded
 from earlycrop_lab.tasks.description import Description, Metric, option
@@ -40,8 +40,22 @@ USUAL = {
 }
 """Of the rooms it is what a minute allows, of NYU-Depth-v2 the paper's."""
 
-RATES = {"usual": 5e-3, "paper": 1e-2}
-"""By recipe."""
+
+@dataclass(frozen=True)
+class Recipe:
+    """The peak of the rate, what comes after the cut, and what happens to pairs in training."""
+
+    learning_rate: float
+    schedule: Literal["one_cycle", "halving"]
+    augmentation: PairAugmentation
+
+
+RECIPES = {
+    "usual": Recipe(5e-3, "one_cycle", PairAugmentation(flip=True)),
+    "paper": Recipe(1e-2, "halving", PairAugmentation(zoom=1.5, flip=True, colour=0.2)),
+}
+"""Laina et al. also turn images, by at most 5 degrees. Short trainings do without enlarging: after 6 epochs on
+NYU-Depth-v2 (width 16, 76x57, batches of 8, n = 1) it had cost 0.1 m of rms error."""
 
 SHOWN = 3
 """Test pairs that a run keeps for its picture."""
@@ -71,7 +85,7 @@ class Depth(Description):
     batch_size: int = option(16, tag="batch", help="pairs in a training batch")
     image_width: int = option(tag="size", help="pixels across an image; the data's usual if not said")
     recipe: Literal["usual", "paper"] = option(
-        tag="", choices=("usual", "paper"), help="optimizer and schedule; the data's usual if not said"
+        tag="", choices=("usual", "paper"), help="optimizer, schedule, augmentation; the data's usual if not said"
     )
 
     @staticmethod
@@ -82,7 +96,8 @@ class Depth(Description):
     def usually(self) -> dict[str, Any]:
         """See `Description`."""
         usual = USUAL[self.data]
-        return {**vars(usual), "learning_rate": RATES.get(self.recipe or usual.recipe)}
+        recipe = RECIPES.get(self.recipe or usual.recipe)
+        return {**vars(usual), "learning_rate": recipe and recipe.learning_rate}
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -110,7 +125,7 @@ def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cp
         optimizer = torch.optim.SGD(model.parameters(), d.learning_rate, momentum=0.9, weight_decay=d.weight_decay)
     else:
         optimizer = torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay)
-    schedule = Schedule(optimizer, d.learning_rate, "halving" if d.recipe == "paper" else "one_cycle")
+    schedule = Schedule(optimizer, d.learning_rate, RECIPES[d.recipe].schedule)
     with Session(d, scene, optimizer, schedule=schedule, device=device, **around) as session:
         for epoch in session.epochs():
             with session.looking():
@@ -131,6 +146,7 @@ def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cp
 def prepare(d: Depth, root: str | None, device: torch.device) -> Scene:
     """The pairs on the device, augmented batch by batch; the network."""
     data = load(d.data, root, size=d.image_size, depth_size=depth_size(*d.image_size)).to(device)
+    data = replace(data, augmentation=RECIPES[d.recipe].augmentation)
     if d.train_size is not None:
         data = data.subset(d.train_size)
     batches = data.batches(d.batch_size, seed=d.seed)

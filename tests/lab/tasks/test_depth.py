@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop.timing import AbstractDetector
+from earlycrop.timing import AbstractCourse, AbstractDetector
 from earlycrop_lab.checkpoints import Checkpoints
 from earlycrop_lab.cli import main
 from earlycrop_lab.data.depths import DEPTHS, load
 from earlycrop_lab.data.scenes import scenes
 from earlycrop_lab.models.fcrn import depth_size
 from earlycrop_lab.runs import read
-from earlycrop_lab.tasks.depth import NEAREST, Depth, berhu, errors, evaluate, mean_loss, train
+from earlycrop_lab.tasks.depth import NEAREST, Depth, berhu, errors, evaluate, mean_loss, prepare, train
 from tests import dense
 
 
@@ -169,6 +169,12 @@ def test_the_recipes_are_the_papers():
     assert Depth(data="nyu-depth-v2", recipe="usual").learning_rate == Depth().learning_rate == 5e-3
 
 
+def test_a_recipe_has_its_augmentation():
+    for recipe, zoom in (("usual", 1.0), ("paper", 1.5)):
+        batches = prepare(replace(TINY, recipe=recipe), None, torch.device("cpu")).batches
+        assert (batches.dataset.augmentation.zoom, batches.dataset.augmentation.flip) == (zoom, True)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "kind"), [("paper", torch.optim.SGD), ("usual", torch.optim.Adam)])
 def test_the_rate_is_constant_until_the_cut(recipe, kind, monkeypatch):
@@ -243,8 +249,14 @@ def test_every_method_prunes_it(method):
     if method == "dense":
         assert train(TINY.dense_twin()).report is None
         return
-    watches = isinstance(earlycrop.get_method(method).timing, AbstractDetector)
-    outcome = train(replace(TINY, method=method, epochs=8 if watches else 4))
+    match earlycrop.get_method(method).timing:
+        case AbstractDetector():
+            said = {"epochs": 8}
+        case AbstractCourse():
+            said = {"epochs": 4, "rounds": 2}
+        case _:
+            said = {"epochs": 2}
+    outcome = train(replace(TINY, method=method, **said))
     assert all(math.isfinite(value) for value in outcome.columns.metrics.values())
     assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
 
