@@ -102,6 +102,9 @@ TABLE_A = (
 LARGE, SMALLER = "resnext101-32x48d", "resnext101-32x16d"
 THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
 
+PART_OF_CIFAR = {"train_size": 10_000, "width": 16, "epochs": 10}
+FLOOR = {"min_part": 0.1}
+MAIN = ("earlycrop-s", "earlycrop-u", "crop-s", "crop-u")
 BY_CHANNELS, BY_WEIGHTS = ("random-s", "snap", "crop-s", "earlycrop-s"), ("random-u", "snip", "crop-u", "earlycrop-u")
 QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "batch_size": 8, "recipe": "usual"}
 PART_OF_PTB = {"train_size": 200_000, "epochs": 4, "batch_size": 16, "learning_rate": 3e-3}
@@ -124,6 +127,13 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(("dense", "crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=THIRTY),
         Grid(("dense",), networks=(SMALLER,), data=("cifar10",), fixed=THIRTY),
         Grid(("crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=EIGHTY),
+    ),
+    "cifar10-small": (
+        Grid(TABLE_A[:-1], (0.98,), data=("cifar10",), fixed=PART_OF_CIFAR),
+        Grid(("dense", *MAIN, "snip", "snap"), (0.98,), (0, 1, 2), data=("cifar10",), fixed=PART_OF_CIFAR),
+        Grid(MAIN, (0.9, 0.95), data=("cifar10",), fixed=PART_OF_CIFAR),
+        Grid(("ltr",), (0.98,), data=("cifar10",), fixed={**PART_OF_CIFAR, "rounds": 6}),
+        Grid(("earlycrop-s", "crop-s", "snap"), (0.98,), (0, 1, 2), (None,), ("cifar10",), {**PART_OF_CIFAR, **FLOOR}),
     ),
     "depth": (Grid(("dense", *BY_CHANNELS, *BY_WEIGHTS), (0.8, 0.95), data=("nyu-depth-v2",), task="depth"),),
     "depth-small": _small("depth", "nyu-depth-v2", QUARTER),
