@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from dataclasses import replace
 
 import pytest
@@ -331,8 +330,7 @@ def test_absent_data_are_asked_for(tmp_path):
 
 
 @pytest.mark.data
-@pytest.mark.skipif(not os.environ.get("EARLYCROP_DATA"), reason="EARLYCROP_DATA does not name the real data sets")
-def test_the_real_pairs_train():
+def test_the_real_pairs_train(data_root):
     d = Depth(data="nyu-depth-v2", method="snap", sparsity=0.5, width=4, image_width=76, train_size=32, epochs=1)
-    outcome = train(replace(d, max_steps=2), root=os.environ["EARLYCROP_DATA"])
+    outcome = train(replace(d, max_steps=2), root=str(data_root))
     assert outcome.columns.metrics["rms_metres"] > 0
