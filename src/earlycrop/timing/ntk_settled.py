@@ -20,12 +20,12 @@ class NtkSettled(AbstractDetector):
     Args:
         tolerance: The relative change of the kernel that counts as none.
         samples: From the beginning of the scoring set.
-        outputs: Of all samples together; of more, so many that are spread evenly.
+        outputs: Of all samples together, which are those of 256 classes; of more, so many that are spread evenly.
     """
 
     tolerance: float = 0.1
     samples: int = 8
-    outputs: int = 256
+    outputs: int = 2048
 
     def __post_init__(self) -> None:
         super().__post_init__()
