@@ -14,6 +14,7 @@ from typing import Literal
 
 from scipy import stats
 
+from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import COLUMNS, Column, Row, by_setting, column, shown, times
 from earlycrop_lab.tasks.description import PRUNING, Metric
 
@@ -76,7 +77,7 @@ BETTER = (
         Better(1, "earlycrop-s", other)
         for other in ("earlybird", "random-s", "snap", "gate-decorators", "efficient-convnets")
     ),
-    *(Better(2, "earlycrop-u", other) for other in ("ltr", "crop-u")),
+    Better(2, "earlycrop-u", "crop-u"),
     Better(2, "crop-u", "snip"),
     Better(2, "snip", "random-u", much=True),
 )
@@ -137,18 +138,22 @@ def _around(centre: float, squared_error: float, freedom: float) -> Interval:
     return centre - half, centre + half
 
 
-def verdict(interval: Interval, least: float) -> Verdict:
-    """Whether a number in this interval is at least so much.
+def verdict(interval: Interval, least: float, strict: bool = False) -> Verdict:
+    """Whether a number in this interval is at least so much, or more than that.
 
     >>> verdict((0.1, 0.3), 0.1), verdict((-0.3, 0.0), 0.1), verdict((0.0, 0.2), 0.1)
     ('holds', 'fails', 'cannot be told')
+    >>> verdict((0.0, 0.0), 0.0), verdict((0.0, 0.0), 0.0, strict=True)
+    ('holds', 'fails')
     """
     low, high = interval
+    if strict:
+        return "holds" if low > least else "fails" if high <= least else "cannot be told"
     return "holds" if low >= least else "fails" if high < least else "cannot be told"
 
 
 def better(aim: int, claim: str, a: Row, b: Row, by: float = 0.0) -> Finding:
-    """Whether a row's figure is better than another's by so much at least; by less than nothing: not much worse."""
+    """Whether a row's figure is better than another's, by so much at least; by less than nothing: not much worse."""
     metric, sign = a.metric, 1 if a.metric.better == "higher" else -1
     mine, theirs = (_values(row, metric.name) for row in (a, b))
     found = welch([sign * value for value in mine], [sign * value for value in theirs])
@@ -160,7 +165,13 @@ def better(aim: int, claim: str, a: Row, b: Row, by: float = 0.0) -> Finding:
     )
     if found[0] > -inf:
         why += f" ({scale * found[0]:+.3g} to {scale * found[1]:+.3g})"
-    return Finding(aim, claim, verdict(found, by), why)
+    return Finding(aim, claim, verdict(found, by, strict=by == 0), why)
+
+
+def as_good(aim: int, a: Row, name: str, b: Row, other: str) -> Finding:
+    """Whether a row's figure is no worse than another's but for the tolerance."""
+    kept, told = tolerance(a.metric, b.figure.mean)
+    return better(aim, f"{name} is as good as {other}, within {told}", a, b, -kept)
 
 
 def cheaper(
@@ -168,7 +179,8 @@ def cheaper(
 ) -> Finding:
     """Whether a ratio, whose logarithm is in that interval, is at most or at least so much."""
     within = "" if logs[0] == -inf else f" ({times(exp(logs[0]))} to {times(exp(logs[1]))})"
-    found = verdict((-logs[1], -logs[0]), -log(most)) if most < inf else verdict(logs, log(least))
+    upside_down = (-logs[1], -logs[0])
+    found = verdict(upside_down, -log(most), strict=most == 1) if most < inf else verdict(logs, log(least))
     return Finding(aim, claim, found, f"{times(exp(centre))}{within}, n = {n}")
 
 
@@ -177,8 +189,9 @@ def _figures(rows: Sequence[Row]) -> Iterator[Finding]:
     for row in rows:
         if row.prunes and row.description.method in ("earlycrop-s", "earlycrop-u"):
             for dense in (other for other in rows if not other.prunes):
-                kept, told = tolerance(row.metric, dense.figure.mean)
-                yield better(1, f"{row.label} is within {told} of dense", row, dense, -kept)
+                yield as_good(1, row, row.label, dense, "dense")
+        if row.description.method == "earlycrop-u" and (ltr := _beside(row, "ltr", rows)):
+            yield as_good(2, row, row.label, ltr, ltr.name)
         for claim in BETTER:
             if row.description.method == claim.method and (other := _beside(row, claim.than, rows)):
                 much = claim.much and row.metric.unit == "%"
@@ -202,10 +215,8 @@ def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
     for row in rows:
         if row.description.method == "earlycrop-u" and (ltr := _beside(row, "ltr", rows)):
             for name, what in (("optimizer_steps", "steps"), ("seconds", "training time")):
-                logs = [[log(value) for value in _values(each, name)] for each in (row, ltr)]
-                told = f"{row.label} takes a quarter of the {what} of {ltr.name} at most"
-                n = f"{len(logs[0])} and {len(logs[1])}"
-                yield cheaper(2, told, welch(*logs), fmean(logs[0]) - fmean(logs[1]), n, most=COST)
+                claim = f"{row.label} takes a quarter of the {what} of {ltr.name} at most"
+                yield from _compared(2, claim, row, ltr, name, most=COST)
         if row.description.method not in ("earlycrop-s", "earlycrop-u"):
             continue
         masks = row.description.method == "earlycrop-u"
@@ -242,13 +253,27 @@ def _large(large: Row, small: Row) -> Iterator[Finding]:
     wide, narrow = (
         f"{row.label}, {row.description.network} of width {row.description.width}," for row in (large, small)
     )
-    yield better(4, f"{wide} is as good as {narrow.rstrip(',')}", large, small)
+    yield as_good(4, large, wide, small, narrow.rstrip(","))
     for name, what in (("seconds", "training time"), ("grams_co2", "emissions"), ("kept", "memory in a step")):
-        logs = [[log(value) for value in _values(row, name)] for row in (large, small)]
-        if all(logs):
-            n = f"{len(logs[0])} and {len(logs[1])}"
-            centre = fmean(logs[0]) - fmean(logs[1])
-            yield cheaper(4, f"{wide} takes less {what} than {narrow.rstrip(',')}", welch(*logs), centre, n, most=1.0)
+        yield from _compared(4, f"{wide} takes less {what} than {narrow.rstrip(',')}", large, small, name, most=1.0)
+
+
+def _compared(aim: int, claim: str, a: Row, b: Row, name: str, most: float) -> Iterator[Finding]:
+    """Whether a cost of one row is at most so many times another's; nothing if a row has not got it."""
+    logs = [[log(value) for value in _values(row, name) if value] for row in (a, b)]
+    if not all(logs):
+        return
+    n = f"{len(logs[0])} and {len(logs[1])}"
+    found = cheaper(aim, claim, welch(*logs), fmean(logs[0]) - fmean(logs[1]), n, most=most)
+    if name in ("seconds", "grams_co2") and len({_machine(result) for result in (*a.results, *b.results)}) > 1:
+        found = replace(found, verdict="cannot be told", why=f"{found.why}; on unlike machines")
+    yield found
+
+
+def _machine(result: Result) -> tuple[object, ...]:
+    """Of what time and energy depend."""
+    e = result.environment
+    return (e["cpu"], e["device"], e["threads"], e["cpus"], e.get("ranks", 1), e["packages"].get("torch"))
 
 
 def _beside(row: Row, method: str, rows: Sequence[Row]) -> Row | None:

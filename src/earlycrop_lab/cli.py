@@ -163,7 +163,7 @@ def _task(arguments: Sequence[str]) -> str:
     if said.task is not None:
         get_task(said.task)
         return said.task
-    return get_preset(said.preset)[0].task if said.preset in PRESETS else "classification"
+    return get_preset(said.preset)[0].task if said.preset else "classification"
 
 
 def _inquire(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from rich import box
@@ -100,10 +100,13 @@ def comma_separated(outcomes: Sequence[Outcome]) -> str:
     results, failed = _split(outcomes)
     header, *rows = csv.reader(io.StringIO(tables.csv(tables.table(results))))
     text = io.StringIO()
-    lines = csv.DictWriter(text, [*header, "failure"], restval="", extrasaction="ignore", lineterminator="\n")
+    described = [each.name for run, _ in failed for each in fields(run) if each.name != "seed"]
+    lines = csv.DictWriter(text, list(dict.fromkeys([*header, *described, "failure"])), restval="", lineterminator="\n")
     lines.writeheader()
     lines.writerows(dict(zip(header, row, strict=True)) for row in rows)
-    lines.writerows({"task": run.task, **asdict(run), "seeds": run.seed, "failure": why} for run, why in failed)
+    for run, why in failed:
+        asked = {name: value for name, value in asdict(run).items() if name != "seed"}
+        lines.writerow({"task": run.task, **asked, "seeds": run.seed, "failure": why})
     return text.getvalue()
 
 

@@ -109,14 +109,15 @@ def _dense(d: Description, root: str | None, device: torch.device, process: floa
     start = time.perf_counter()
     scene = prepare(d, root, device)
     process += time.perf_counter() - start
-    step = _step(scene, device)
-    size, samples = scene.batches.batch_size, ScoringSet(scene.scoring_now()).samples
+    epoch = _epoch(scene, device)
+    asking = timed(scene.scoring_now, device)
+    step, samples = epoch / len(scene.batches), ScoringSet(scene.scoring_now()).samples
     return Cost(
         start=process,
-        dense=step * len(scene.batches),
-        sparse=step * len(scene.batches),
+        dense=epoch,
+        sparse=epoch,
         cut=0.0,
-        scoring=step * samples / size,
+        scoring=asking + step * samples / scene.batches.batch_size,
         evaluation=timed(lambda: scene.evaluate(scene.model), device),
     )
 
@@ -128,7 +129,13 @@ def _cut(d: Description, root: str | None, device: torch.device, cost: Cost) -> 
         cut = timed(lambda: pruner_of(d, scene).check(0), device)
     except EarlyCropError:  # it cannot be cut so far at random: perhaps by another score; taken as dense
         return 0.0, cost.dense
-    return cut, _step(scene, device) * len(scene.batches)
+    return cut, _epoch(scene, device)
+
+
+def _epoch(scene: Scene, device: torch.device) -> float:
+    """Seconds of training for an epoch: its steps, and having the batches where it is an environment that gives them."""
+    making = timed(lambda: [None for _ in scene.batches.epoch(0)], device) if scene.parts else 0.0
+    return making + len(scene.batches) * _step(scene, device)
 
 
 def _step(scene: Scene, device: torch.device) -> float:

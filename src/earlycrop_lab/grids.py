@@ -149,7 +149,7 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
     ),
 }
 """Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-the other tasks by their papers' recipes, and as far as two cores can train them."""
+FCRN and PSMM by their recipes, and on parts of the data that two cores can train; policies, ten seeds."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:

@@ -100,14 +100,14 @@ def write(folder: Path, file: Path) -> list[Path]:
         raise ValueError(f"There is no finished run in {folder}. `earlycrop train --out {folder}` makes one.{why}")
     rows = table(results)
     drawn = {setting: [*charts(group), *_sampled(group, folder)] for setting, group in by_setting(rows).items()}
-    found = findings(rows)
+    tested = findings(rows)
     beside = file.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     written = {
-        file: page(rows, drawn, found, lacking).encode(),
+        file: page(rows, drawn, tested, lacking).encode(),
         beside / "table.md": markdown(rows).encode(),
         beside / "table.csv": csv(rows).encode(),
-        **({beside / "claims.md": claims.markdown(found).encode()} if found else {}),
+        **({beside / "claims.md": claims.markdown(tested).encode()} if tested else {}),
     }
     for path, content in written.items():
         with replacing(path) as out:

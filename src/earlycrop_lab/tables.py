@@ -178,11 +178,11 @@ class Row:
     @property
     def name(self) -> str:
         """The method, with what was asked of it that is not usual."""
-        d = self.description
+        d, usual = self.description, self.description.usual()
         asked = [
-            each.name.replace("_", " ") + ("" if value is True else f" {value}")
-            for each in fields(d)
-            if each.name in PRUNING and each.name != "sparsity" and (value := getattr(d, each.name)) != each.default
+            name.replace("_", " ") + ("" if value is True else f" {value}")
+            for name in PRUNING
+            if name != "sparsity" and (value := getattr(d, name)) != getattr(usual, name)
         ]
         return f"{d.method} ({', '.join(asked)})" if asked else d.method
 
@@ -339,8 +339,8 @@ def footnotes(rows: Iterable[Row]) -> list[tuple[str, str]]:
 def markdown(rows: Sequence[Row]) -> str:
     """A Markdown table for each setting, and under what the figures were had."""
     parts = []
-    columns = shown_columns(rows)
     for name, group in by_setting(rows).items():
+        columns = shown_columns(group)
         header = ["method", "asked", "n", *(column.heading for column in columns)]
         lines = [header, ["---", *("---:" for _ in header[1:])]]
         for row in group:
@@ -399,16 +399,18 @@ def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
 
     >>> amount(11173962), amount(0.01234, "g"), amount(1536000, "MB", 1e-6), amount(64.128, "s"), amount(0)
     ('11,173,962', '0.0123 g', '1.54 MB', '64.1 s', '0')
+    >>> amount(-83.24)
+    '-83.2'
     """
     if value is None:
         return NONE
     value *= scale
-    if isinstance(value, int) or value >= 1000:
+    if isinstance(value, int) or abs(value) >= 1000:
         text = f"{value:,.0f}"
     elif value == 0:
         text = "0"
     else:
-        text = f"{value:.3g}" if value >= 0.001 else f"{value:.2e}"
+        text = f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.2e}"
     return f"{text} {unit}".rstrip()
 
 

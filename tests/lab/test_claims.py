@@ -1,5 +1,6 @@
 """The poster's claims, decided on made-up runs whose intervals are known."""
 
+from dataclasses import replace
 from math import exp, inf, log, sqrt
 from statistics import fmean, stdev
 
@@ -10,6 +11,7 @@ from earlycrop_lab.claims import better, findings, markdown, student, verdict, w
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import table
 from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.description import Metric
 from tests.lab.results import report, result
 
 
@@ -48,6 +50,25 @@ def test_one_run_tells_nothing():
     assert "(n = 1)" in markdown(found)
 
 
+def test_a_tie_is_as_good_and_not_better():
+    found = findings(table([r for m in ("dense", "earlycrop-s", "snap") for r in runs(m, [0.9, 0.9, 0.9])]))
+    assert told(found) == {
+        "earlycrop-s 98 % is as good as dense, within 1 point": "holds",
+        "earlycrop-s 98 % is better than snap": "fails",
+    }
+
+
+def test_times_of_unlike_machines_are_not_compared():
+    slow = runs("ltr", [0.9, 0.9], optimizer_steps=400, dense_seconds=100.0)
+    rows = [*runs("earlycrop-u", [0.9, 0.9]), *slow]
+    claim = "earlycrop-u 98 % takes a quarter of the training time of ltr at most"
+    assert told(findings(table(rows)))[claim] == "holds"
+    elsewhere = [replace(run, environment={**run.environment, "threads": 8}) for run in slow]
+    found = told(findings(table([*rows[:2], *elsewhere])))
+    assert found[claim] == "cannot be told"
+    assert found["earlycrop-u 98 % takes a quarter of the steps of ltr at most"] == "holds"
+
+
 def test_runs_that_agree_leave_no_doubt():
     assert welch([0.9, 0.9], [0.8, 0.8]) == pytest.approx((0.1, 0.1))
     assert verdict(welch([0.9, 0.9], [0.9, 0.9]), 0.0) == "holds"
@@ -62,7 +83,7 @@ def test_the_first_aim_has_a_margin_of_one_point_and_of_three():
         *runs("snap", [0.95, 0.90, 0.99]),
     ]
     assert told(findings(table(rows))) == {
-        "earlycrop-s 98 % is within 1 point of dense": "holds",
+        "earlycrop-s 98 % is as good as dense, within 1 point": "holds",
         "earlycrop-s 98 % is better than crop-s by three points": "fails",
         "earlycrop-s 98 % is better than random-s": "holds",
         "earlycrop-s 98 % is better than snap": "cannot be told",
@@ -79,7 +100,7 @@ def test_the_chain_of_masks_and_the_cost_of_rewinding():
     ]
     found = told(findings(table(rows)))
     assert found == {
-        "earlycrop-u 98 % is better than ltr": "holds",
+        "earlycrop-u 98 % is as good as ltr, within 1 point": "holds",
         "earlycrop-u 98 % is better than crop-u": "cannot be told",
         "crop-u 98 % is better than snip": "cannot be told",
         "snip 98 % is better than random-u by three points": "fails",
@@ -126,7 +147,7 @@ def test_a_large_network_pruned_beside_a_small_one_dense():
     cut = {"sparse_memory_bytes": 1_000_000, "dense_seconds": 0.1, "sparse_seconds": 0.1, "grams_co2": 1.0}
     large = runs("crop-s", [0.92, 0.92], **cut)
     assert told(findings(table([*small, *large]))) == {
-        "crop-s 98 %, resnet18 of width 32, is as good as dense, resnet18 of width 8": "holds",
+        "crop-s 98 %, resnet18 of width 32, is as good as dense, resnet18 of width 8, within 1 point": "holds",
         "crop-s 98 %, resnet18 of width 32, takes less training time than dense, resnet18 of width 8": "holds",
         "crop-s 98 %, resnet18 of width 32, takes less emissions than dense, resnet18 of width 8": "holds",
         "crop-s 98 %, resnet18 of width 32, takes less memory in a step than dense, resnet18 of width 8": "holds",
@@ -134,10 +155,6 @@ def test_a_large_network_pruned_beside_a_small_one_dense():
 
 
 def test_where_lower_is_better_the_gain_is_turned():
-    from dataclasses import replace
-
-    from earlycrop_lab.tasks.description import Metric
-
     class Loss(Classification):
         metrics = (Metric("test_accuracy", "test loss", "lower"),)
 

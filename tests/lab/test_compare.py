@@ -1,6 +1,7 @@
 """`earlycrop compare`: what is run, what is not run again, what fails, what is told."""
 
 import csv
+import io
 import json
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from earlycrop_lab.compare import brief, comma_separated, markdown, outcome
 from earlycrop_lab.grids import TABLE_A
 from earlycrop_lab.runs import folder_name, read, write
 from earlycrop_lab.tasks.classification import Classification, train
+from earlycrop_lab.tasks.control import Control
 from tests.lab.results import result
 
 SMALL = ["--networks", "mlp", "--width=16", "--epochs=2", "--train-size=640"]
@@ -231,6 +233,17 @@ def test_a_reason_does_not_break_the_table():
     run = Classification(network="mlp")
     (line,) = [line for line in markdown([(run, "a | b")]).splitlines() if "a " in line and line.startswith("| `")]
     assert line == f"| `{folder_name(run)}` | a \\| b |"
+
+
+def test_where_all_have_failed_each_row_still_says_what_it_was():
+    runs = [Classification(method="snap", sparsity=0.9), Control(sparsity=0.98, seed=3)]
+    lines = list(csv.DictReader(io.StringIO(comma_separated([(run, "no luck") for run in runs]))))
+    assert [(line["task"], line["method"], line["sparsity"], line["seeds"]) for line in lines] == [
+        ("classification", "snap", "0.9", "0"),
+        ("control", "earlycrop-s", "0.98", "3"),
+    ]
+    assert [line["failure"] for line in lines] == ["no luck"] * 2
+    assert (lines[0]["discount"], lines[1]["discount"]) == ("", "0.99")
 
 
 def test_a_terminal_is_told_the_same_in_short():

@@ -187,6 +187,26 @@ def test_what_was_cut_off_after_its_result_is_tidied_up(unlinked, tmp_path):
     assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "result.json"]
 
 
+def test_cut_off_before_its_result_only_the_end_is_done_again(tmp_path, monkeypatch):
+    """All epochs are done and kept, but the model could not be saved."""
+    import earlycrop
+    from earlycrop_lab.runs import run
+
+    d = Classification(method="snap", sparsity=0.5, network="mlp", width=16, train_size=256, epochs=2)
+    whole = run(d, tmp_path / "whole")
+
+    def full(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no space"):
+        patch.setattr(earlycrop, "save", full)
+        run(d, tmp_path / "cut")
+    again = run(d, tmp_path / "cut")
+    assert again.columns.metrics == whole.columns.metrics
+    assert again.columns.attempts == 2
+    assert [e.test for e in again.epochs] == [e.test for e in whole.epochs]
+
+
 @pytest.mark.parametrize(("epochs", "left"), [(0, "begins anew next time"), (2, "goes on with epoch 3 of 5")])
 def test_an_interrupted_run_says_where_it_goes_on(epochs, left, tmp_path, monkeypatch):
     class Impatient:

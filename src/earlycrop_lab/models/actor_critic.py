@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from earlycrop_lab.models.seeded import seeded
+
 
 class ActorCritic(nn.Module):
     """Two hidden layers of `width` rectified units that both heads read (methods.md, 5.6: 4 → 128 → 128 → 2).
@@ -29,6 +31,5 @@ class ActorCritic(nn.Module):
 
 def actor_critic(*, observations: int, actions: int, width: int = 128, seed: int) -> ActorCritic:
     """The network at PyTorch's own initial weights; the global random state stays as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return ActorCritic(observations, actions, width)

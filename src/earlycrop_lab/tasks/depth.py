@@ -78,10 +78,11 @@ class Depth(Description):
         *(Metric(f"delta{i}", f"δ < 1.25{power}", "higher", "%") for i, power in ((1, ""), (2, "²"), (3, "³"))),
     )
     samples: ClassVar[str] = "training pairs"
+    logits: ClassVar[bool] = False
 
     data: str = option("scenes", help=f"{', '.join(DEPTHS)}")
     train_size: int | None = option(tag="train", help="train on a fixed part of so many pairs")
-    network: str = option("fcrn", choices=("fcrn",), help="fcrn")
+    network: str = option("fcrn", choices=("fcrn",), help="its only network")
     batch_size: int = option(16, tag="batch", help="pairs in a training batch")
     image_width: int = option(tag="size", help="pixels across an image; the data's usual if not said")
     recipe: Literal["usual", "paper"] = option(

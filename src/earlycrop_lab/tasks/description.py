@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import earlycrop
 from earlycrop.counting import Target
 from earlycrop.errors import nearest
-from earlycrop.scores import READINGS, Reading
+from earlycrop.scores import READINGS, Grasp, Reading
 from earlycrop.steps import Exponential, Remaining
 from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, Never
 
@@ -51,6 +51,8 @@ class Description:
     """What the task is judged by; the first is the one that counts."""
     samples: ClassVar[str]
     """What `train_size` counts, in words."""
+    logits: ClassVar[bool] = True
+    """Whether what the network returns first are logits, which a temperature may divide."""
     embeddings: ClassVar[bool] = False
     """Whether weights of embeddings are among those that sparsity counts and that leave one by one."""
     mergeable: ClassVar[bool] = False
@@ -183,8 +185,9 @@ class Description:
         return ceil(pruning_method(self).total_epochs(self.budget, self.sparsity))
 
     def usual(self) -> Self:
-        """The same data, network and method, with everything else as it is where nothing is said."""
-        return type(self)(method=self.method, data=self.data, network=self.network)
+        """The same data, network, method and sparsity, with everything else as it is where nothing is said."""
+        pruned: dict[str, Any] = {"sparsity": self.sparsity} if prunes(earlycrop.get_method(self.method)) else {}
+        return type(self)(method=self.method, data=self.data, network=self.network, **pruned)
 
     def dense_twin(self) -> Self:
         """The same training without pruning."""
@@ -206,6 +209,8 @@ def prunes(method: earlycrop.Method) -> bool:
 def pruning_method(d: Description) -> earlycrop.Method:
     """The method of the table, with another reading of CroP, moment or number of cuts if one was asked for."""
     method = earlycrop.get_method(d.method)
+    if isinstance(method.score, Grasp) and not d.logits:
+        method = replace(method, score=replace(method.score, temperature=1.0))
     if d.embeddings:
         method = replace(method, units=replace(method.units, embeddings=True))
     if d.reading is not None:

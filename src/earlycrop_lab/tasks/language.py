@@ -22,6 +22,7 @@ from earlycrop.units import Channels
 from earlycrop_lab.data.text import TEXTS, Chunks, check_name, load
 from earlycrop_lab.models.lstm import LstmLanguageModel
 from earlycrop_lab.models.psmm import Psmm
+from earlycrop_lab.models.seeded import seeded
 from earlycrop_lab.tasks.description import Description, Metric, option
 from earlycrop_lab.tasks.schedule import Plateau
 from earlycrop_lab.tasks.session import Outcome, Scene, Session
@@ -62,6 +63,7 @@ class Language(Description):
     )
     samples: ClassVar[str] = "training tokens"
     embeddings: ClassVar[bool] = True
+    logits: ClassVar[bool] = False
 
     sparsity: float = option(0.8, help="the part to remove, between 0 and 1")
     min_part: float | None = option(
@@ -69,7 +71,7 @@ class Language(Description):
     )
     data: str = option("sherlock", help=f"{', '.join(TEXTS)}, or text:PATH for any text file in UTF-8")
     train_size: int | None = option(tag="train", help="train on the first so many tokens")
-    network: str = option(choices=tuple(NETWORKS), help=f"{' or '.join(NETWORKS)}; psmm if not said")
+    network: str = option(choices=tuple(NETWORKS), help="psmm if not said")
     width: int | None = option(tag="width", help="of embedding and hidden state; the text's usual if not said")
     batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch; the text's usual if not said")
     learning_rate: float = option(
@@ -86,7 +88,8 @@ class Language(Description):
     def usually(self) -> dict[str, Any]:
         """See `Description`."""
         usual = {"network": "psmm", **vars(USUAL.get(self.data, Usual()))}
-        if isinstance(earlycrop.get_method(self.method).units, Channels) and 0 < self.sparsity < 1:
+        channels = isinstance(earlycrop.get_method(self.method).units, Channels)
+        if channels and 0 < self.sparsity < 1 and self.min_channels == self._default("min_channels"):
             # scores of embeddings are so much smaller than those of hidden units that else one column would be left
             usual["min_part"] = round((1 - self.sparsity) / 2, 6)
         return usual
@@ -122,7 +125,7 @@ def train(d: Language, *, root: str | None = None, device: torch.device | str = 
                 for chunks in scene.batches.epoch(epoch):
                     with session.step(chunks):
                         optimizer.zero_grad()
-                        loss = -model(chunks).mean()
+                        loss = mean_loss(model, chunks)
                         loss.backward()
                         nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
                         optimizer.step()
@@ -156,8 +159,7 @@ def prepare(d: Language, root: str | None, device: torch.device) -> Scene:
 
 def network(d: Language, vocabulary: int, device: torch.device) -> nn.Module:
     """The network at its initial weights."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(d.seed)  # not torch.manual_seed, which would reseed the accelerators too
+    with seeded(d.seed):
         return NETWORKS[d.network](vocabulary, d.width, d.dropout).to(device)
 
 

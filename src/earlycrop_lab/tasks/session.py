@@ -172,6 +172,7 @@ class Session:
         self.meters = Meters(scene.model, optimizer, device)
         self.tracker = Tracker(country, pue, counts=ranks.rank == 0)
         self.history = History(Epoch)
+        self.figures: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         torch.manual_seed(self.d.seed + 1009 * self.ranks.rank)  # dropout; the model and the data have their own seeds
@@ -285,6 +286,8 @@ class Session:
 
     def outcome(self) -> Outcome:
         """What training left, once the session has ended."""
+        if not self.figures:  # it was cut off after its last epoch
+            self.evaluate()
         milliseconds = inference(self.scene.model, self.scene.inputs) if self.ranks.rank == 0 else nan
         model, emissions, samples = self.scene.model, self.tracker.emissions, self.scene.samples
         return Outcome(

@@ -282,6 +282,8 @@ def test_the_default_needs_no_download_and_the_full_recipe_is_the_authors():
     assert (usual.data, usual.network, usual.width, usual.sparsity) == ("sherlock", "psmm", 128, 0.8)
     assert (usual.min_part, Language(sparsity=0.95).min_part, Language(min_part=0.3).min_part) == (0.1, 0.025, 0.3)
     assert Language(method="snip").min_part is usual.dense_twin().min_part is None
+    assert Language(min_channels=8).min_part is None  # what is asked for counts
+    assert folder_name(Language(sparsity=0.95)) == "sherlock-psmm-earlycrop-s-0.95-seed0"
     full = runs_of(get_preset("language"))
     recipe = ("network", "width", "epochs", "batch_size", "learning_rate", "clip_norm", "dropout")
     assert {tuple(getattr(d, name) for name in recipe) for d in full} == {("psmm", 300, 30, 128, 1e-3, 0.25, 0.3)}
