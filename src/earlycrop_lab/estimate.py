@@ -133,7 +133,7 @@ def _cut(d: Description, root: str | None, device: torch.device, cost: Cost) -> 
 
 
 def _epoch(scene: Scene, device: torch.device) -> float:
-    """Seconds of training for an epoch: its steps, and having the batches where it is an environment that gives them."""
+    """Seconds of training for an epoch: its steps, and having batches where it is an environment that gives them."""
     making = timed(lambda: [None for _ in scene.batches.epoch(0)], device) if scene.parts else 0.0
     return making + len(scene.batches) * _step(scene, device)
 

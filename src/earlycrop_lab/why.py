@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import earlycrop
+from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import MeanLoss
 from earlycrop.kernel import empirical_ntk
+from earlycrop.scores import AbstractNetworkScore
 from earlycrop.timing import (
     AbstractDetector,
     AtInit,
@@ -166,7 +168,7 @@ class Watched:
 
 
 def watched(d: Classification, *, samples: int = 8, root: str | None = None, device: str = "cpu") -> Watched:
-    """Train the dense network of a description under the eyes of every rule; nothing is pruned.
+    """Train the dense network of a description under the eyes of every rule that can see it; nothing is pruned.
 
     Args:
         d: The network, the data, the seed, how long it trains, and the sparsity that the rules are asked for.
@@ -183,9 +185,14 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
     for epoch, scene in dense(d, d.epochs, root, device):
         if not scenes:
             for rule, (detector, name) in RULES.items():
+                method = replace(earlycrop.get_method(name), timing=AtInit())
                 if name not in scenes:
-                    method = replace(earlycrop.get_method(name), timing=AtInit())
-                    scenes[name] = pruner_of(d, scene, method=method)
+                    try:
+                        scenes[name] = pruner_of(d, scene, method=method)
+                    except EarlyCropError:
+                        if isinstance(method.score, AbstractNetworkScore) and method.score.needs_norms:
+                            continue  # the network may have none
+                        raise
                 instruments[rule] = detector.instrument(scenes[name])
             start = {name: p.detach().clone() for name, p in scenes["earlycrop-s"].parameters("prunable").items()}
         now = scenes["earlycrop-s"].parameters("prunable")
@@ -196,7 +203,7 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
                 MeanLoss(scene.model, scene.loss, scene.scoring_now()), list(scene.model.parameters()), samples
             )
         )
-        for rule in RULES if epoch else ():
+        for rule in instruments if epoch else ():
             began = time.perf_counter()
             value = instruments[rule].read(epoch)
             seconds[rule].append(time.perf_counter() - began)
@@ -204,7 +211,7 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
                 looks[rule].append((epoch, value))
     changes = [_relative(kernel, kernels[0]) for kernel in kernels]
     pace = [math.nan, *(_relative(b, a) for a, b in pairwise(kernels))]
-    rules = tuple(_watch(rule, looks[rule], median(seconds[rule]), d.sparsity) for rule in RULES)
+    rules = tuple(_watch(rule, looks[rule], median(seconds[rule]), d.sparsity) for rule in instruments)
     epochs = tuple(range(len(norms)))
     return Watched(epochs, tuple(norms), tuple(drifts), tuple(changes), tuple(pace), rules)
 

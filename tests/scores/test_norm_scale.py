@@ -37,5 +37,9 @@ def test_channels_without_a_norm_leave_last():
     here = pruner(unlike(mixed.double()), NormScale(), Channels(), None, example_inputs=x)
     scores = here.scores()
     assert scores[classes(here, "0")].max() < scores[classes(here, "3")].min()
+
+
+def test_a_network_without_norms_is_refused():
+    net, x = dense.mlp(4, 6, 3), dense.vectors()[0]
     with pytest.raises(EarlyCropError, match="ranks channels by their norms, and this Sequential has no norm"):
         pruner(net, NormScale(), Channels(), None, example_inputs=x)
