@@ -251,11 +251,11 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 def _large(large: Row, small: Row) -> Iterator[Finding]:
     """Aim 4: the large network, pruned, beside the small one, dense."""
     wide, narrow = (
-        f"{row.label}, {row.description.network} of width {row.description.width}," for row in (large, small)
+        f"{row.label}, {row.description.network} of width {row.description.width}" for row in (large, small)
     )
-    yield as_good(4, large, wide, small, narrow.rstrip(","))
+    yield as_good(4, large, f"{wide},", small, narrow)
     for name, what in (("seconds", "training time"), ("grams_co2", "emissions"), ("kept", "memory in a step")):
-        yield from _compared(4, f"{wide} takes less {what} than {narrow.rstrip(',')}", large, small, name, most=1.0)
+        yield from _compared(4, f"{wide}, takes less {what} than {narrow}", large, small, name, most=1.0)
 
 
 def _compared(aim: int, claim: str, a: Row, b: Row, name: str, most: float) -> Iterator[Finding]:

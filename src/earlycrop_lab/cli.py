@@ -25,6 +25,7 @@ from earlycrop.report import plain
 from earlycrop_lab import estimate, page, report, why, why_figures
 from earlycrop_lab.apart import Apart
 from earlycrop_lab.compare import brief, compare, keep, markdown, todo
+from earlycrop_lab.data.archive import data_root
 from earlycrop_lab.display import Display
 from earlycrop_lab.engines import Engine, Local, Ray
 from earlycrop_lab.estimate import measured
@@ -417,7 +418,7 @@ def _apart_from(options: argparse.Namespace, threads: int) -> Apart:
     """Runs one in a process of its own, as the options say."""
     return Apart(
         options.out.absolute(),
-        root=str(Path(options.data_root or os.environ.get("EARLYCROP_DATA") or "data").absolute()),
+        root=str(data_root(options.data_root).absolute()),
         device=options.device,
         country=options.country,
         pue=options.pue,

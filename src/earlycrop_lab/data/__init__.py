@@ -12,20 +12,19 @@ digits: 1,437 training and 360 test images of 8x8 pixels, 10 classes
 (torch.Size([64, 1, 8, 8]), 15)
 
 Texts have a `load` of their own, in `text`. The other files: `dataset` (images in memory and the batches made from
-them), `augmentation`, `balance` (fixed parts);
+them), `augmentation`, `balance` (fixed parts), `chance`;
 `digits`, `cifar`, `tiny_imagenet` and `folder` read one kind of data each, by way of `archive` (find, download,
 unpack), `pickled` (CIFAR's files) and `pictures` (decode). Of control, which has no data set: `environments` (what can
 be acted in) and `rollouts` (what is learned from there).
 """
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from earlycrop.errors import nearest
-from earlycrop_lab.data.archive import Archive, Store
+from earlycrop_lab.data.archive import Archive, Store, data_root
 from earlycrop_lab.data.augmentation import Augmentation
 from earlycrop_lab.data.cifar import CIFAR10, CIFAR100
 from earlycrop_lab.data.dataset import Batch, Batches, DataError, Dataset
@@ -121,7 +120,7 @@ def load(
         return folder(Path(name.removeprefix(FOLDER)).expanduser(), **({"size": size} if size else {}))
     check_name(name)
     assert source is not None
-    dataset = source.read(Store(Path(root or os.environ.get("EARLYCROP_DATA") or "data"), download, mirror))
+    dataset = source.read(Store(data_root(root), download, mirror))
     if recipe == "paper":
         dataset = replace(dataset, **source.paper)
     return dataset.at(size) if size else dataset

@@ -40,6 +40,11 @@ class Archive:
         return self.url.rsplit("/", 1)[-1]
 
 
+def data_root(said: Path | str | None) -> Path:
+    """Where data sets lie: there, or in $EARLYCROP_DATA, or in `data`."""
+    return Path(said or os.environ.get("EARLYCROP_DATA") or "data")
+
+
 @dataclass(frozen=True)
 class Store:
     """The folder under which data sets lie in their official forms, and where absent ones come from.

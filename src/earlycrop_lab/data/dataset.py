@@ -7,9 +7,8 @@ the whole batch: there is no worker, no queue and no loop over samples.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from earlycrop_lab.data.augmentation import Augmentation
 from earlycrop_lab.data.balance import balanced
+from earlycrop_lab.data.chance import generator
 
 Batch = tuple[Float[Tensor, "n c h w"], Int64[Tensor, "n"]]
 
@@ -43,6 +43,8 @@ class Dataset:
         enlargeable: Whether images may be enlarged for a network that cannot take their size.
         note: What a reader of results must know about this data set.
     """
+
+    unit: ClassVar[str] = "images"
 
     name: str
     train_images: UInt8[Tensor, "n c h w"]
@@ -193,6 +195,9 @@ class Chances(Protocol):
 class Trainable(Protocol):
     """A data set whose training split makes batches."""
 
+    unit: ClassVar[str]
+    """What a sample is, in the plural."""
+
     @property
     def device(self) -> torch.device:
         """Where the batches appear."""
@@ -238,10 +243,12 @@ class Batches:
 
     def __post_init__(self):
         if self.batch_size < 1:
-            raise DataError(f"A batch cannot have {self.batch_size} images; use 1 or more.")
+            raise DataError(f"A batch cannot have {self.batch_size} {self.dataset.unit}; use 1 or more.")
         object.__setattr__(self, "batch_size", min(self.batch_size, self.dataset.train_size))
         if self.batch_size < self.parts:
-            raise DataError(f"A batch of {self.batch_size} images cannot be divided between {self.parts} processes.")
+            raise DataError(
+                f"A batch of {self.batch_size} {self.dataset.unit} cannot be divided between {self.parts} processes."
+            )
 
     def __len__(self) -> int:
         whole = self.dataset.train_size // self.batch_size
@@ -250,10 +257,9 @@ class Batches:
     def epoch(self, number: int) -> Iterator[Any]:
         """The batches of that epoch, counted from 0."""
         data, n = self.dataset, self.dataset.train_size
-        mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64).item()
-        generator = torch.Generator().manual_seed(mixed)
-        order = torch.randperm(n, generator=generator).to(data.device)
-        chances = data.augmentation.draw(n, generator).to(data.device)
+        chance = generator(self.seed, number)
+        order = torch.randperm(n, generator=chance).to(data.device)
+        chances = data.augmentation.draw(n, chance).to(data.device)
         for start in range(0, len(self) * self.batch_size, self.batch_size):
             now = slice(start + self.part, start + self.batch_size, self.parts)
             yield data.training_batch(order[now], chances[now])

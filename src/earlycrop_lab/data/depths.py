@@ -5,11 +5,11 @@
 scenes: 400 training and 100 test pairs, images of 76x57 pixels (rendered rooms)
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from earlycrop.errors import nearest
+from earlycrop_lab.data.archive import data_root
 from earlycrop_lab.data.dataset import DataError
 from earlycrop_lab.data.nyu_depth import nyu_depth
 from earlycrop_lab.data.pairs import Pairs
@@ -49,4 +49,4 @@ def load(name: str, root: Path | str | None = None, *, size: Size, depth_size: S
             ones. They are left as they were.
     """
     check_name(name)
-    return DEPTHS[name](Path(root or os.environ.get("EARLYCROP_DATA") or "data"), size, depth_size)
+    return DEPTHS[name](data_root(root), size, depth_size)

@@ -8,6 +8,7 @@ A depth is along the optical axis, in metres; 0 says that it is not known.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -80,6 +81,8 @@ class Pairs:
         augmentation: What happens to pairs in training.
         note: What a reader of results must know about this data set.
     """
+
+    unit: ClassVar[str] = "pairs"
 
     name: str
     train_images: UInt8[Tensor, "n 3 h w"]

@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from earlycrop_lab.data.chance import generator
 from earlycrop_lab.data.environments import Environment
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Experience:
 
     def epoch(self, number: int) -> Iterator[Transitions]:
         """The minibatches of that epoch, counted from 0, each rollout collected when its first is asked for."""
-        return islice(self._epoch(_generator(TRAINING, self.seed, number)), len(self))
+        return islice(self._epoch(generator(TRAINING, self.seed, number)), len(self))
 
     def _epoch(self, chance: torch.Generator) -> Iterator[Transitions]:
         for rollout in self._rollouts(chance, self.steps, self._in_an_epoch):
@@ -101,7 +102,7 @@ class Experience:
     def scoring(self) -> list[Transitions]:
         """One rollout of an epoch's length by the policy as it is, from the same beginnings each time."""
         steps = self.steps * (self._in_an_epoch if self.most is None else 1)
-        return list(self._rollouts(_generator(SCORING, self.seed), steps, 1))
+        return list(self._rollouts(generator(SCORING, self.seed), steps, 1))
 
     def _rollouts(self, chance: torch.Generator, steps: int, count: int) -> Iterator[Transitions]:
         """So many in a row, of so many steps, from environments begun anew."""
@@ -193,7 +194,7 @@ def beginnings(environment: Environment, episodes: int) -> Float[Tensor, "episod
 
 def _begun(environment: Environment, episodes: int) -> tuple["VectorEnv", Float[Tensor, "episodes d"]]:
     env = environment.copies(episodes)
-    now, _ = env.reset(seed=_seed(_generator(EVALUATION)))
+    now, _ = env.reset(seed=_seed(generator(EVALUATION)))
     return env, torch.from_numpy(now).float()
 
 
@@ -204,11 +205,6 @@ def _act(
     """Logits and values on the host, where the environments are."""
     logits, value = policy(observations.to(next(policy.parameters()).device))
     return logits.cpu(), value.cpu()
-
-
-def _generator(*numbers: int) -> torch.Generator:
-    """Its own stream for each tuple of numbers, the same on every machine."""
-    return torch.Generator().manual_seed(np.random.SeedSequence(numbers).generate_state(1, np.uint64).item())
 
 
 def _seed(chance: torch.Generator) -> int:

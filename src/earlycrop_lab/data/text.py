@@ -7,21 +7,22 @@ chunk anew, as the authors' does.
 
 import hashlib
 import lzma
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
+from typing import ClassVar
 
-import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from earlycrop.errors import nearest
-from earlycrop_lab.data.dataset import DataError
+from earlycrop_lab.data.archive import data_root
+from earlycrop_lab.data.dataset import Batches, DataError
 
 Chunks = Int64[Tensor, "n t"]
 """So many tokens in a row, of which all but the first are predicted."""
@@ -45,6 +46,8 @@ class Text:
         chunk: The most tokens that are predicted in a chunk.
         note: What a reader of results must know about this text.
     """
+
+    unit: ClassVar[str] = "chunks"
 
     name: str
     vocabulary: tuple[str, ...]
@@ -92,9 +95,28 @@ class Text:
         """With the first so many tokens of validation and test, or all that there are; the training split is whole."""
         return replace(self, valid=self.valid[:size], test=self.test[:size])
 
-    def batches(self, batch_size: int, seed: int = 0) -> "TextBatches":
+    @property
+    def augmentation(self) -> "Nothing":
+        """Nothing."""
+        return Nothing()
+
+    @cached_property
+    def train_chunks(self) -> Chunks:
+        """All whole chunks of the training split."""
+        return self.chunks(self.train)
+
+    @property
+    def train_size(self) -> int:
+        """How many chunks there are to train on."""
+        return len(self.train_chunks)
+
+    def batches(self, batch_size: int, seed: int = 0) -> Batches:
         """Shuffled chunks of the training split."""
-        return TextBatches(self, batch_size, seed)
+        return Batches(self, batch_size, seed)
+
+    def training_batch(self, which: Int64[Tensor, "b"], chances: Float[Tensor, "b 0"]) -> Chunks:
+        """Those chunks of the training split."""
+        return self.train_chunks[which]
 
     def whole(self, split: Int64[Tensor, "m"], batch_size: int = 32) -> Iterator[Chunks]:
         """A split in its own order, each of its tokens predicted once: the last chunk is as short as it comes out."""
@@ -107,9 +129,8 @@ class Text:
         """Fixed random chunks of the TRAINING split (methods.md, 2.3): so many, or all that there are."""
         if samples < 1:
             raise DataError(f"Cannot score on {samples} chunks of {self.name}; use 1 or more.")
-        chunks = self.chunks(self.train)
-        some = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(seed))[:samples]
-        return list(chunks[some.to(self.device)].split(batch_size))
+        some = torch.randperm(self.train_size, generator=torch.Generator().manual_seed(seed))[:samples]
+        return list(self.train_chunks[some.to(self.device)].split(batch_size))
 
     def chunks(self, split: Int64[Tensor, "m"]) -> Chunks:
         """All whole chunks of a split; tokens at its end that do not fill one are left out."""
@@ -121,41 +142,13 @@ class Text:
         return torch.cat([split.new_tensor([self.vocabulary.index(END)]), split])
 
 
-@dataclass(frozen=True, eq=False)
-class TextBatches:
-    """The training split, epoch by epoch: whole chunks in a shuffled order; the last, smaller batch is left out.
+class Nothing:
+    """What is left to chance of chunks, which are taken as they are."""
 
-    An epoch depends on the seed and its own number and on nothing before it, so a run that was cut off goes on with
-    the epoch where it was. It is the same on every device.
-
-    Args:
-        text: Where the chunks come from.
-        batch_size: Chunks in each batch; all of them if there are fewer.
-        seed: Decides the order, with the epoch's number.
-        most: The most batches of an epoch; all of them if not said.
-    """
-
-    text: Text
-    batch_size: int
-    seed: int = 0
-    most: int | None = None
-
-    def __post_init__(self):
-        if self.batch_size < 1:
-            raise DataError(f"A batch cannot have {self.batch_size} chunks; use 1 or more.")
-        object.__setattr__(self, "batch_size", min(self.batch_size, len(self.text.chunks(self.text.train))))
-
-    def __len__(self) -> int:
-        whole = len(self.text.chunks(self.text.train)) // self.batch_size
-        return whole if self.most is None else min(self.most, whole)
-
-    def epoch(self, number: int) -> Iterator[Chunks]:
-        """The batches of that epoch, counted from 0."""
-        chunks = self.text.chunks(self.text.train)
-        mixed = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64).item()
-        order = torch.randperm(len(chunks), generator=torch.Generator().manual_seed(mixed)).to(self.text.device)
-        for start in range(0, len(self) * self.batch_size, self.batch_size):
-            yield chunks[order[start : start + self.batch_size]]
+    @staticmethod
+    def draw(n: int, generator: torch.Generator) -> Float[Tensor, "n 0"]:
+        """Nothing of n chunks."""
+        return torch.empty(n, 0)
 
 
 # Texts by name ------------------------------------------------------------------------------------------------
@@ -202,7 +195,7 @@ def load(name: str, root: Path | str | None = None) -> Text:
     check_name(name)
     if name.startswith(FILE):
         return text_file(Path(name.removeprefix(FILE)).expanduser())
-    return TEXTS[name](Path(root or os.environ.get("EARLYCROP_DATA") or "data"))
+    return TEXTS[name](data_root(root))
 
 
 def penn_treebank(root: Path) -> Text:

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from earlycrop_lab.measure.evaluating import evaluating
+
 WARM = 5
 """Steps at the start of each phase, and of each process, that do not count: caches fill, kernels are chosen."""
 
@@ -30,7 +32,6 @@ class StepTime:
     steps: int
 
 
-@torch.no_grad()
 def inference(model: nn.Module, images: Tensor, seconds: float = 1.0) -> float:
     """Median milliseconds of a forward pass in eval mode over these images, among at least five warm ones.
 
@@ -39,13 +40,11 @@ def inference(model: nn.Module, images: Tensor, seconds: float = 1.0) -> float:
         images: A batch, where the model is.
         seconds: After the five it goes on until so much time has gone.
     """
-    training, clock = model.training, Clock(images.device)
-    model.eval()
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(clock._warm["forward"]) < 5:
-        with clock.step("forward"):
-            model(images)
-    model.train(training)
+    clock, start = Clock(images.device), time.perf_counter()
+    with evaluating(model):
+        while time.perf_counter() - start < seconds or len(clock._warm["forward"]) < 5:
+            with clock.step("forward"):
+                model(images)
     measured = clock.steps("forward")
     assert measured is not None
     return measured.milliseconds

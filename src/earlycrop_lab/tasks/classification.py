@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop_lab.data import DATASETS, Batch, Dataset, check_name, load
+from earlycrop_lab.measure.evaluating import evaluating
 from earlycrop_lab.models import NETWORKS, build, get_network
 from earlycrop_lab.tasks.description import Description, Metric, option
 from earlycrop_lab.tasks.session import Outcome, Scene, Session
@@ -161,14 +162,11 @@ def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
     return F.cross_entropy(model(images), labels)
 
 
-@torch.no_grad()
 def accuracy(model: nn.Module, batches) -> float:
     """The part of the images that the model names rightly, from 0 to 1; its training flag is left as found."""
-    training = model.training
-    model.eval()
     hits, seen = [], 0
-    for x, y in batches:
-        hits.append((model(x).argmax(1) == y).sum())
-        seen += len(y)
-    model.train(training)
+    with evaluating(model):
+        for x, y in batches:
+            hits.append((model(x).argmax(1) == y).sum())
+            seen += len(y)
     return int(torch.stack(hits).sum()) / seen

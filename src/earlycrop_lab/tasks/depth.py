@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from earlycrop_lab.data.depths import DEPTHS, check_name, load
 from earlycrop_lab.data.pairs import PairAugmentation, PairBatch, Pairs, averaged
+from earlycrop_lab.measure.evaluating import evaluating
 from earlycrop_lab.models.fcrn import Fcrn, depth_size
 from earlycrop_lab.models.seeded import seeded
 from earlycrop_lab.tasks.description import Description, Metric, option
@@ -135,7 +136,7 @@ def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cp
                 for images, depths in scene.batches.epoch(epoch):
                     with session.step(images, depths):
                         optimizer.zero_grad()
-                        loss = berhu(model(images)[:, 0], depths)
+                        loss = mean_loss(model, (images, depths))
                         loss.backward()
                         nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
                         optimizer.step()
@@ -193,7 +194,6 @@ def mean_loss(model: nn.Module, batch: PairBatch) -> Tensor:
     return berhu(model(images)[:, 0], depths)
 
 
-@torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[PairBatch]) -> dict[str, float]:
     """How far predictions are from the truth (Eigen et al., 2014), over all places of all images whose depth is known.
 
@@ -206,10 +206,8 @@ def evaluate(model: nn.Module, batches: Iterable[PairBatch]) -> dict[str, float]
 
     The model's training flag is left as found.
     """
-    training = model.training
-    model.eval()
-    totals = torch.stack([errors(model(x), y) for x, y in batches]).sum(0)
-    model.train(training)
+    with evaluating(model):
+        totals = torch.stack([errors(model(x), y) for x, y in batches]).sum(0)
     rel, square, log10, *deltas = (totals[1:] / totals[0]).tolist()
     names = [metric.name for metric in Depth.metrics]
     return dict(zip(names, (square**0.5, rel, log10, *deltas), strict=True))
@@ -226,12 +224,12 @@ def errors(prediction: Float[Tensor, "n 1 i j"], truth: Float[Tensor, "n h w"]) 
     return torch.stack([known.sum().double(), *(term.sum(dtype=torch.float64) for term in terms)])
 
 
-@torch.no_grad()
 def samples(model: nn.Module, data: Pairs) -> dict[str, Tensor]:
     """A few test images, their depths at the size that the network writes, and what it writes."""
     which = torch.linspace(0, len(data.test_images) - 1, min(SHOWN, len(data.test_images))).long()
     images = data.test_images[which.to(data.device)]
-    predictions = model.eval()(data.plain(images))[:, 0]
+    with evaluating(model):
+        predictions = model(data.plain(images))[:, 0]
     truths = averaged(data.test_depths[which.to(data.device)], (predictions.shape[-2], predictions.shape[-1]))
     named = {"images": images, "truths": truths.half(), "predictions": predictions.clamp(min=NEAREST).half()}
     return {name: tensor.contiguous().cpu() for name, tensor in named.items()}

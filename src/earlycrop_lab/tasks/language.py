@@ -20,6 +20,7 @@ from torch import Tensor, nn
 import earlycrop
 from earlycrop.units import Channels
 from earlycrop_lab.data.text import TEXTS, Chunks, check_name, load
+from earlycrop_lab.measure.evaluating import evaluating
 from earlycrop_lab.models.lstm import LstmLanguageModel
 from earlycrop_lab.models.psmm import Psmm
 from earlycrop_lab.models.seeded import seeded
@@ -168,15 +169,12 @@ def mean_loss(model: nn.Module, chunks: Chunks) -> Tensor:
     return -model(chunks).mean()
 
 
-@torch.no_grad()
 def perplexity(model: nn.Module, batches: Iterable[Chunks]) -> float:
     """exp of the mean of −log p, in which every token counts once; the model's training flag is left as found."""
-    training = model.training
-    model.eval()
     total, tokens = 0.0, 0
-    for chunks in batches:
-        said = model(chunks)
-        total -= float(said.double().sum())
-        tokens += said.numel()
-    model.train(training)
+    with evaluating(model):
+        for chunks in batches:
+            said = model(chunks)
+            total -= float(said.double().sum())
+            tokens += said.numel()
     return exp(min(total / tokens, 700.0))  # beyond that a float is infinite, and Python complains
