@@ -134,6 +134,7 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(MAIN, (0.9, 0.95), data=("cifar10",), fixed=PART_OF_CIFAR),
         Grid(("ltr",), (0.98,), data=("cifar10",), fixed={**PART_OF_CIFAR, "rounds": 6}),
         Grid(("earlycrop-s", "crop-s", "snap"), (0.98,), (0, 1, 2), (None,), ("cifar10",), {**PART_OF_CIFAR, **FLOOR}),
+        Grid(("dense",), seeds=(0, 1, 2), data=("cifar10",), fixed={**PART_OF_CIFAR, "width": 4}),  # small from birth
     ),
     "depth": (Grid(("dense", *BY_CHANNELS, *BY_WEIGHTS), (0.8, 0.95), data=("nyu-depth-v2",), task="depth"),),
     "depth-small": _small("depth", "nyu-depth-v2", QUARTER),

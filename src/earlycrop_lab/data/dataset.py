@@ -144,7 +144,7 @@ class Dataset:
         """Those images of the training split, augmented as chance has it."""
         return self.plain(self.augmentation(self.train_images[which], chances)), self.train_labels[which]
 
-    def test_batches(self, batch_size: int = 1000) -> Iterator[Batch]:
+    def test_batches(self, batch_size: int = 250) -> Iterator[Batch]:
         """The whole test split in its own order, with the plain transform."""
         for images, labels in zip(self.test_images.split(batch_size), self.test_labels.split(batch_size), strict=True):
             yield self.plain(images), labels
