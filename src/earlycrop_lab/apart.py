@@ -47,7 +47,6 @@ class Apart:
         device: Where to train; `auto` is decided by the process, where it runs.
         country: Whose electricity mix counts.
         pue: Power usage effectiveness of the site.
-        again: Run it from its beginning, even if it has a result or was cut off.
         checkpoint_every: At least so many seconds between two checkpoints.
         threads: Of the process.
         patience: Seconds to wait for another process in the run's folder, which may be on its way out because its own
@@ -59,7 +58,6 @@ class Apart:
     device: str = "auto"
     country: str = COUNTRY
     pue: float = 1.0
-    again: bool = False
     checkpoint_every: float = 0.0
     threads: int = 1
     patience: float = 10.0
@@ -205,13 +203,12 @@ def main(order: dict[str, Any]) -> int:
     """Do what was ordered; the exit code."""
     threading.Thread(target=_leave_with_the_caller, daemon=True).start()
     description, out = described(order.pop("task"), order.pop("description")), Path(order.pop("out"))
-    folder = out / folder_name(description)
-    device = find_device(order.pop("device"))
+    folder, device = out / folder_name(description), order.pop("device")
     beacon, began = Beacon(folder, order.pop("since")), time.monotonic()
     patience = order.pop("patience")
     while True:
         try:
-            run(description, out, device=device, progress=beacon, **order)
+            run(description, out, device=find_device(device), progress=beacon, **order)
             return 0
         except Occupied:
             if time.monotonic() - began > patience:

@@ -24,7 +24,7 @@ from earlycrop.files import replacing
 from earlycrop.report import plain
 from earlycrop_lab import estimate, page, report, why, why_figures
 from earlycrop_lab.apart import Apart
-from earlycrop_lab.compare import brief, compare, keep, markdown, todo
+from earlycrop_lab.compare import Outcome, brief, compare, keep, markdown, todo
 from earlycrop_lab.data.archive import data_root
 from earlycrop_lab.display import Display
 from earlycrop_lab.engines import Engine, Local, Ray
@@ -33,7 +33,7 @@ from earlycrop_lab.figures import draw, draw_plan
 from earlycrop_lab.grids import AXES, PRESETS, Grid, get_preset, runs_of
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
 from earlycrop_lab.measure.hardware import cpus, environment, find_device
-from earlycrop_lab.runs import MODEL, RESULT, Result, find, folder_name, follow, read, run, twin
+from earlycrop_lab.runs import MODEL, RESULT, Result, begin_anew, find, folder_name, follow, read, run, twin
 from earlycrop_lab.tasks import TASKS, get_task, plan
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import Description
@@ -216,7 +216,10 @@ def _hand_out(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--engine", default="local", help="local, or ray for a cluster (default: local)")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="runs side by side (default: 1)")
     group.add_argument(
-        "--cpus-per-run", type=int, metavar="N", help="threads of a run (default: the CPUs here over the workers)"
+        "--cpus-per-run",
+        type=int,
+        metavar="N",
+        help="threads of a run (default: the CPUs here over the workers; 1 on a cluster that is there)",
     )
     group.add_argument("--gpus-per-run", type=float, default=0, metavar="X", help="ray: of a run (default: 0)")
     group.add_argument("--address", help="ray: a cluster that is there (default: one is started on this machine)")
@@ -351,6 +354,8 @@ def _plan(description: Description, options: argparse.Namespace, device: str, co
 
 def _one(description: Description, options: argparse.Namespace, device: str, console: Console, ranks: Ranks) -> Result:
     """Train in this process, watched."""
+    if options.again:
+        begin_anew(description, options.out)
     display = Display(console, folder_name(description), description.metric)
     with display.live():
         return run(
@@ -360,7 +365,6 @@ def _one(description: Description, options: argparse.Namespace, device: str, con
             device=device,
             country=options.country,
             pue=options.pue,
-            again=options.again,
             checkpoint_every=options.checkpoint_every,
             progress=display,
             say=lambda text: _print(console, text),
@@ -400,10 +404,10 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     _check_electricity(options)
     if options.workers < 1 or (options.cpus_per_run or 1) < 1:
         raise Misuse("--workers and --cpus-per-run have to be 1 or more")
-    threads = options.cpus_per_run or max(cpus() // options.workers, 1)
+    threads = options.cpus_per_run or (1 if options.address else max(cpus() // options.workers, 1))
     if options.estimate:
         return _estimate(runs, options, threads, console)
-    outcomes = compare(runs, _apart_from(options, threads), _engine(options, threads), console, options.workers)
+    outcomes = _compared(runs, options, _engine(options, threads), threads, console)
     if console.is_terminal:
         for part in brief(outcomes):
             console.print(part, markup=False, highlight=False)
@@ -414,18 +418,23 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     return 1 if any(isinstance(how, str) for _, how in outcomes) else 0
 
 
-def _apart_from(options: argparse.Namespace, threads: int) -> Apart:
-    """Runs one in a process of its own, as the options say."""
-    return Apart(
+def _compared(
+    runs: Sequence[Description], options: argparse.Namespace, engine: Engine, threads: int, console: Console
+) -> list[Outcome]:
+    """Every run in a process of its own, as the options say."""
+    if options.again:
+        for each in runs:
+            begin_anew(each, options.out)
+    apart = Apart(
         options.out.absolute(),
         root=str(data_root(options.data_root).absolute()),
         device=options.device,
         country=options.country,
         pue=options.pue,
-        again=options.again,
         checkpoint_every=options.checkpoint_every,
         threads=threads,
     )
+    return compare(runs, apart, engine, console, getattr(options, "workers", 1))
 
 
 def _why(options: argparse.Namespace, console: Console) -> int:
@@ -466,7 +475,7 @@ def _moment(given: dict[str, Any], options: argparse.Namespace, console: Console
     at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
     grid = [replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at]
     threads = torch.get_num_threads()
-    outcomes = compare(grid, _apart_from(options, threads), Local(1), console)
+    outcomes = _compared(grid, options, Local(1), threads, console)
     lacking = [how for _, how in outcomes if isinstance(how, str)]
     if lacking:
         raise ValueError(f"{len(lacking)} of the runs have no result, the first because: {lacking[0]}")

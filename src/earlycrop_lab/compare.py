@@ -55,7 +55,7 @@ def compare(
     Raises:
         KeyboardInterrupt: all processes are stopped; says how many runs are done.
     """
-    waiting = list(runs) if apart.again else todo(runs, apart.out)
+    waiting = todo(runs, apart.out)
     lost: dict[Description, str] = {}
     board = Board(console, waiting, apart.out, workers)
     try:

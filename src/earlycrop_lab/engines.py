@@ -90,7 +90,7 @@ class Ray:
 
         Raises:
             ConnectionError: there is no cluster at that address.
-            ValueError: the whole cluster is less than one piece needs.
+            ValueError: no machine of the cluster has what one piece needs.
         """
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read where the cluster is started: nothing is sent anywhere
         import ray  # pyright: ignore[reportMissingImports] - an extra
@@ -99,7 +99,7 @@ class Ray:
         own = {"num_cpus": self.cpus * self.workers, "include_dashboard": False} if self.address is None else {}
         ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR, **own)
         try:
-            self._check(ray.cluster_resources())
+            self._check([node["Resources"] for node in ray.nodes() if node["Alive"]])
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_unasked)
             waiting: dict[Any, T] = {task.remote(work, piece): piece for piece in pieces}
             while waiting:
@@ -117,13 +117,15 @@ class Ray:
         finally:
             ray.shutdown()  # which ends the workers
 
-    def _check(self, there: Mapping[str, float]) -> None:
-        for kind, needed in (("CPU", self.cpus), ("GPU", self.gpus)):
-            if needed > there.get(kind, 0):
-                raise ValueError(
-                    f"A run asks for {needed:g} {kind}s and the cluster has {there.get(kind, 0):g}, so none could ever "
-                    f"start: ask for fewer with --{kind.lower()}s-per-run."
-                )
+    def _check(self, machines: Sequence[Mapping[str, float]]) -> None:
+        """A piece is done on one machine, however many there are."""
+        have = [(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines]
+        if not any(cpus >= self.cpus and gpus >= self.gpus for cpus, gpus in have):
+            there = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in sorted(set(have)))
+            raise ValueError(
+                f"A run asks for {self.cpus:g} CPUs and {self.gpus:g} GPUs of one machine, and those of the cluster "
+                f"have {there}, so none could ever start: ask for fewer with --cpus-per-run and --gpus-per-run."
+            )
 
 
 def _unasked(work: Work[T, R], piece: T) -> R:

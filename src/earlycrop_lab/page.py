@@ -40,6 +40,7 @@ from earlycrop_lab.tables import (
     by_setting,
     column,
     csv,
+    data_of,
     footnotes,
     frontier,
     markdown,
@@ -176,7 +177,7 @@ def page(
     for number, (setting, group) in enumerate(groups.items(), start=1):
         pictures = "".join(_picture(chart, f"s{number}-{chart.name}") for chart in drawn[setting])
         parts.append(
-            f"<section><h2>{escape(setting)}</h2>{_summary(group)}{_table(group, setting)}"
+            f"<section><h2>{escape(setting)}</h2>{_data(group)}{_summary(group)}{_table(group, setting)}"
             f"<p class='note'>{escape(SPREAD)} {escape(reading(group))}</p>"
             f"<div class='pictures'>{pictures}</div>{_claims(found.get(setting, ()))}</section>"
         )
@@ -188,6 +189,10 @@ def page(
         style=STYLE,
         body="\n".join(filter(None, parts)),
     )
+
+
+def _data(rows: Sequence[Row]) -> str:
+    return f"<p class='note'>{escape(told)}</p>" if (told := data_of(rows)) else ""
 
 
 def _count(n: int, noun: str) -> str:

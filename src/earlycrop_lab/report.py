@@ -131,13 +131,14 @@ ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
 
 
 def conditions(result: Result) -> str:
-    """Under what the figures were had: hardware, threads, load, versions, electricity."""
+    """Under what the figures were had: data, hardware, threads, load, versions, electricity."""
     e, m = result.environment, result.emissions
     load = f"load {e['load']} → {e['load_after']}" if e.get("load") is not None else "load unknown"
     device = e["cpu"] if e["device"] == "cpu" else f"{e['device']}, {e['cpu']}"
     ranks = f"{e['ranks']} processes of " if e.get("ranks", 1) > 1 else ""
+    data = f"{result.data}.\n" if result.data else ""
     return (
-        f"{device}, {ranks}{e['threads']} threads on {e['cpus']} CPUs, {load}; torch {e['packages']['torch']}.\n"
+        f"{data}{device}, {ranks}{e['threads']} threads on {e['cpus']} CPUs, {load}; torch {e['packages']['torch']}.\n"
         f"Emissions: mix of {m.country}, PUE {m.pue:g}, whole machine; {m.power}."
     )
 

@@ -6,6 +6,7 @@ and at once: a folder without it is a run that was cut off, and goes on from its
 """
 
 import json
+import os
 import re
 from collections.abc import Callable
 from contextlib import suppress
@@ -31,6 +32,8 @@ from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.progress import Progress
 
 RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
+EARLIER = "result-before.json"
+"""The result of a run that has begun anew, until it has another."""
 
 
 def folder_name(description: Description) -> str:
@@ -64,6 +67,7 @@ class Result:
         report: What was cut, why and when, and what the detector saw; None for dense.
         columns: The columns of the poster.
         emissions: Whose electricity, which PUE, and whether power was measured or assumed.
+        data: What it was trained and tested on, in words; not known of results of older versions.
     """
 
     description: Description
@@ -72,6 +76,7 @@ class Result:
     report: dict[str, Any] | None
     columns: Columns
     emissions: Emissions
+    data: str = ""
 
     @property
     def figure(self) -> float:
@@ -92,6 +97,7 @@ class Result:
             report=stored["report"],
             columns=Columns(**stored["columns"]),
             emissions=Emissions(**stored["emissions"]),
+            data=stored.get("data", ""),
         )
 
 
@@ -103,7 +109,6 @@ def run(
     device: str = "cpu",
     country: str = COUNTRY,
     pue: float = 1.0,
-    again: bool = False,
     checkpoint_every: float = 0.0,
     progress: Progress | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -118,7 +123,6 @@ def run(
         device: Where to train.
         country: Whose electricity mix counts.
         pue: Power usage effectiveness of the site.
-        again: Run it from its beginning, even if its result exists.
         checkpoint_every: At least so many seconds between two checkpoints; it is at the end of an epoch that they are
             made, and after the cut.
         progress: Who watches it train.
@@ -132,7 +136,7 @@ def run(
         OSError: If data or folder cannot be read or written.
     """
     folder = out / folder_name(description)
-    there = (folder / RESULT).exists() and not again
+    there = (folder / RESULT).exists()
     ranks.first(there)
     if there:
         found = read(folder)
@@ -148,7 +152,7 @@ def run(
         return found
 
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    kept = Checkpoints(folder, of=repr(description), about=where, anew=again, every=checkpoint_every, ranks=ranks)
+    kept = Checkpoints(folder, of=repr(description), about=where, every=checkpoint_every, ranks=ranks)
     with kept as checkpoints:
         where["started"] = kept.about["started"]
         changed = {name: kept.about.get(name) for name in DECIDING if kept.about.get(name) != where[name]}
@@ -185,10 +189,23 @@ def run(
             with replacing(folder / SAMPLES) as file:
                 file.write(safetensors.torch.save(outcome.samples))
         report = outcome.report.as_dict() if outcome.report else None
-        result = Result(description, where, outcome.epochs, report, columns, emissions)
+        result = Result(description, where, outcome.epochs, report, columns, emissions, outcome.data)
         write(result, folder)
+        (folder / EARLIER).unlink(missing_ok=True)
         kept.discard()
     return result
+
+
+def begin_anew(description: Description, out: Path) -> None:
+    """Forget a run's checkpoint and put its result aside, so that `run` begins it at its beginning.
+
+    Raises:
+        ValueError: Another process is at work in its folder.
+    """
+    folder = out / folder_name(description)
+    with Checkpoints(folder, of=repr(description), anew=True):
+        if (folder / RESULT).exists():
+            os.replace(folder / RESULT, folder / EARLIER)
 
 
 def follow(description: Description, *, ranks: Ranks, root: str | None = None, device: str = "cpu") -> None:

@@ -306,13 +306,13 @@ def condition(result: Result) -> str:
     """Under what the figures of a run were had, but for the load: hardware, threads, versions, electricity."""
     e, m = result.environment, result.emissions
     device = e["cpu"] if e["device"] == "cpu" else f"{e['device']}, {e['cpu']}"
-    versions = [f"{name} {version}" for name, version in e["packages"].items() if name in ("earlycrop", "torch")]
-    commit = f", commit {_short(e['commit'])}" if e.get("commit") else ""
+    packages = e["packages"]
+    ours = f"commit {_short(e['commit'])}" if e.get("commit") else f"version {packages.get('earlycrop', 'unknown')}"
     began = f"; begun with other {' and '.join(e['changed_from'])}" if e.get("changed_from") else ""
     ranks = f"{e['ranks']} processes of " if e.get("ranks", 1) > 1 else ""
     return (
         f"{device}, {ranks}{e['threads']} thread{'s' * (e['threads'] > 1)} on {e['cpus']} CPUs; "
-        f"{', '.join(versions)}{commit}{began}. "
+        f"earlycrop of {ours}, torch {packages['torch']}{began}. "
         f"Emissions: mix of {m.country}, PUE {m.pue:g}, whole machine; {m.power}."
     )
 
@@ -336,6 +336,11 @@ def footnotes(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return notes
 
 
+def data_of(rows: Iterable[Row]) -> str:
+    """What the runs were trained and tested on, in words; empty where no run knows."""
+    return "; ".join(dict.fromkeys(result.data for row in rows for result in row.results if result.data))
+
+
 def markdown(rows: Sequence[Row]) -> str:
     """A Markdown table for each setting, and under what the figures were had."""
     parts = []
@@ -348,9 +353,9 @@ def markdown(rows: Sequence[Row]) -> str:
             lines.append(
                 [f"`{row.name}`{marks}", row.asked, str(len(row.results)), *(row.text(each) for each in columns)]
             )
-        parts.append(f"**{name}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts += [f"**{name}**", data_of(group), "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     notes = [f"- {f'[{letter}] ' if letter else ''}{text}" for letter, text in footnotes(rows)]
-    return "\n\n".join([*parts, SPREAD, "\n".join(notes)]) + "\n"
+    return "\n\n".join(filter(None, [*parts, SPREAD, "\n".join(notes)])) + "\n"
 
 
 SPREAD = (

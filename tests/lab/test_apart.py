@@ -51,6 +51,10 @@ def test_what_fails_says_why_in_its_folder_and_is_tried_again(tmp_path, monkeypa
     assert failure(folder) is None
 
 
+def test_a_device_that_is_not_there_is_named(tmp_path):
+    assert Apart(tmp_path, device="cuda:99")(SMALL, never).startswith("cuda:99 is not there")
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="scripts of a Unix")
 @pytest.mark.parametrize(("ends", "said"), [("kill -9 $$", "was killed by signal 9"), ("exit 3", "ended with code 3")])
 def test_a_process_that_cannot_say_why_it_ended_is_quoted(ends, said, tmp_path, monkeypatch):

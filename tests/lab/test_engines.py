@@ -75,6 +75,17 @@ def test_without_ray_its_engine_says_what_to_install(monkeypatch):
         Ray()
 
 
+@needs_ray
+@pytest.mark.parametrize("wanted", [{"cpus": 8}, {"gpus": 2}, {"cpus": 4, "gpus": 1}])
+def test_a_run_that_no_machine_of_a_cluster_can_hold_is_refused(wanted):
+    """Eight CPUs and two GPUs in all, but not on one machine."""
+    machines = [{"CPU": 4.0}, {"CPU": 4.0}, {"CPU": 2.0, "GPU": 1.0}, {"CPU": 2.0, "GPU": 1.0}]
+    Ray(cpus=4)._check(machines)
+    Ray(cpus=2, gpus=0.5)._check(machines)
+    with pytest.raises(ValueError, match=r"have 2 CPUs and 1 GPUs, 4 CPUs and 0 GPUs, so none could ever start"):
+        Ray(**wanted)._check(machines)
+
+
 def test_nothing_of_ray_is_loaded_unless_it_is_used():
     code = "import sys, earlycrop_lab.cli; assert 'ray' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -14,7 +14,7 @@ from earlycrop import units
 from earlycrop_lab import checkpoints as module
 from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
-from earlycrop_lab.runs import folder_name, run
+from earlycrop_lab.runs import begin_anew, folder_name, run
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.session import Outcome
 from tests import dense
@@ -165,7 +165,8 @@ def test_the_command_tells_of_its_attempts_and_leaves_nothing_but_the_result(tmp
     assert result.columns.lost_seconds > 0
     assert result.columns.saving_seconds > 0
     assert "changed_from" not in result.environment
-    again = run(description, tmp_path, again=True)
+    begin_anew(description, tmp_path)
+    again = run(description, tmp_path)
     assert again.columns.attempts == 1
     assert [replace(epoch, seconds=0.0) for epoch in again.epochs] == [
         replace(epoch, seconds=0.0) for epoch in result.epochs

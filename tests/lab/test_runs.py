@@ -7,7 +7,7 @@ import pytest
 from torch import nn
 
 from earlycrop_lab import runs
-from earlycrop_lab.runs import find, folder_name, read, run, twin, write
+from earlycrop_lab.runs import begin_anew, find, folder_name, read, run, twin, write
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.session import Outcome
 from tests.lab.results import columns, result
@@ -140,7 +140,7 @@ class Task:
         if self.breaks:
             raise KeyboardInterrupt
         whole = result(description)
-        return Outcome(nn.Linear(2, 3), whole.epochs, None, whole.columns, whole.emissions)
+        return Outcome(nn.Linear(2, 3), whole.epochs, None, whole.columns, whole.emissions, "digits")
 
 
 def test_a_run_whose_result_exists_is_not_run_again(tmp_path, monkeypatch):
@@ -154,8 +154,10 @@ def test_a_run_whose_result_exists_is_not_run_again(tmp_path, monkeypatch):
     assert run(Classification(), tmp_path, say=said.append) == first
     assert task.calls == 1
     assert "not run again" in said[0]
-    run(Classification(), tmp_path, again=True)
+    begin_anew(Classification(), tmp_path)
+    run(Classification(), tmp_path)
     assert task.calls == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "result.json"]
 
 
 def test_a_run_that_was_cut_off_begins_anew(tmp_path, monkeypatch):
@@ -169,13 +171,21 @@ def test_a_run_that_was_cut_off_begins_anew(tmp_path, monkeypatch):
     assert task.calls == 1
 
 
-def test_a_cut_off_repetition_leaves_the_old_result(tmp_path, monkeypatch):
+def test_a_cut_off_repetition_goes_on_and_the_old_result_waits_aside(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", Task())
-    first = run(Classification(), tmp_path)
-    monkeypatch.setattr(runs, "train", Task(breaks=True))
+    run(Classification(), tmp_path)
+    folder = tmp_path / folder_name(Classification())
+    first = (folder / "result.json").read_bytes()
+    begin_anew(Classification(), tmp_path)
+    task = Task(breaks=True)
+    monkeypatch.setattr(runs, "train", task)
     with pytest.raises(KeyboardInterrupt):
-        run(Classification(), tmp_path, again=True)
-    assert run(Classification(), tmp_path) == first
+        run(Classification(), tmp_path)
+    assert (folder / "result-before.json").read_bytes() == first
+    task.breaks = False
+    run(Classification(), tmp_path)
+    assert task.calls == 2
+    assert not (folder / "result-before.json").exists()
 
 
 def test_the_result_of_another_description_is_not_taken_for_this_one(tmp_path, monkeypatch):

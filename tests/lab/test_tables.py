@@ -7,6 +7,7 @@ from statistics import mean, stdev
 
 import pytest
 
+from earlycrop_lab.measure.emissions import Emissions
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import (
     COLUMNS,
@@ -120,7 +121,9 @@ def test_runs_under_other_conditions_are_marked_and_the_commonest_are_not():
     assert [row.marks for row in rows] == ["", "a"]
     (common, said), (letter, other) = footnotes(rows)
     assert (common, letter) == ("", "a")
-    assert said.startswith("3 runs, load 0.5 to 0.75: Some CPU, 1 thread on 2 CPUs; torch 2")
+    assert said.startswith(
+        "3 runs, load 0.5 to 0.75: Some CPU, 1 thread on 2 CPUs; earlycrop of version unknown, torch 2"
+    )
     assert other.startswith("1 run, load 0.5 to 3: Another CPU")
     assert "mix of DEU, PUE 1, whole machine; not had: no sensor" in other
     assert "`earlycrop-s` [a]" in markdown(rows)
@@ -131,6 +134,20 @@ def test_hardware_threads_and_commit_are_conditions(changed):
     other = dense(1)
     other = replace(other, environment={**other.environment, **changed})
     assert len(footnotes(table([dense(0), other]))) == 2
+
+
+def test_what_was_lost_to_a_cut_off_is_no_condition():
+    emissions = Emissions(1.0, 0.002, "DEU", 1.0, "assumed", seconds=10.0)
+    other = replace(dense(1), emissions=emissions.including(5.0))
+    assert other.emissions.kwh == pytest.approx(0.003)
+    assert len(footnotes(table([replace(dense(0), emissions=emissions), other]))) == 1
+
+
+def test_the_data_are_told_once_above_their_table():
+    told = "digits: 1,437 training and 360 test images (inside scikit-learn)"
+    text = markdown(table([replace(run, data=told) for run in (dense(0), dense(1), pruned(0))] + [pruned(1)]))
+    assert text.count(told) == 1
+    assert text.index(told) < text.index("| method")
 
 
 def test_markdown_leaves_out_what_no_run_has():

@@ -29,4 +29,5 @@ def digits() -> Dataset:
         std=std,
         augmentation=Augmentation(pad=1),
         enlargeable=True,
+        note="inside scikit-learn",
     )

@@ -60,6 +60,10 @@ class Environment:
     limit: int
     solved: float | None
 
+    def __str__(self) -> str:
+        solved = "" if self.solved is None else f", solved at a mean return of {self.solved:g}"
+        return f"{self.name}: {self.rules.id} of gymnasium, episodes of at most {self.limit:,} steps{solved}"
+
     def copies(self, count: int) -> "VectorEnv":
         """So many of them side by side.
 

@@ -42,7 +42,6 @@ class Emissions:
             self,
             grams_co2=self.grams_co2 * more,
             kwh=self.kwh * more,
-            power=f"{self.power}; {seconds:.3g} s of lost work counted at the mean power",
         )
 
 

@@ -87,8 +87,8 @@ class Columns:
         grams_co2: CO₂ equivalent of training and evaluation.
         kwh: Energy of the same.
         optimizer_steps: Updates in all.
-        inference_milliseconds: Median forward pass of the network at the end, in eval mode, over a training batch's
-            number of test images.
+        inference_milliseconds: Median forward pass of the network at the end, in eval mode, over a batch of the size
+            that it was trained with.
         attempts: Processes that worked on the run: 1 if it was never cut off.
         lost_seconds: What of their work was lost and done again, and setting up anew; in no other time, but its energy
             is in `kwh` and `grams_co2`, at the run's mean power.

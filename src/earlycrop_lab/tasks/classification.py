@@ -146,7 +146,8 @@ def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ra
         scoring=scoring,
         loss=mean_loss,
         evaluate=lambda model: {"test_accuracy": accuracy(model, data.test_batches())},
-        inputs=next(iter(data.test_batches()))[0][: d.batch_size],
+        inputs=data.plain(data.train_images[: d.batch_size]),
+        data=str(data),
     )
 
 

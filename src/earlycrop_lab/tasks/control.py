@@ -139,6 +139,7 @@ def prepare(d: Control, root: str | None, device: torch.device) -> Scene:
         loss=lambda policy, batch: surrogate(policy, batch, d.clip_ratio),
         evaluate=evaluate,
         inputs=beginnings(environment, d.batch_size).to(device),
+        data=str(environment),
         parts={"experience": experience},
     )
 

@@ -165,7 +165,8 @@ def prepare(d: Depth, root: str | None, device: torch.device) -> Scene:
         scoring=scoring,
         loss=mean_loss,
         evaluate=lambda model: evaluate(model, data.test_batches()),
-        inputs=next(data.test_batches(d.batch_size))[0],
+        inputs=data.plain(data.train_images[: d.batch_size]),
+        data=str(data),
         samples=lambda model: samples(model, data),
         micro_batch=batches.batch_size,  # the loss is one of a whole batch
     )

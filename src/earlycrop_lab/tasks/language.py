@@ -154,7 +154,8 @@ def prepare(d: Language, root: str | None, device: torch.device) -> Scene:
             "test_perplexity": perplexity(model, text.whole(text.test)),
             "valid_perplexity": perplexity(model, text.whole(text.valid)),
         },
-        inputs=next(text.whole(text.test, d.batch_size)),
+        inputs=text.train_chunks[: d.batch_size],
+        data=str(text),
     )
 
 

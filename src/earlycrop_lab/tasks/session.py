@@ -67,7 +67,8 @@ class Scene:
             network as it is.
         loss: Maps model and scoring batch to the scalar mean loss.
         evaluate: Maps the model to its figures, by the names of the task's metrics; its training flag is left as found.
-        inputs: A batch of the network's inputs, of the size that it is trained with, from the test split.
+        inputs: A batch of the network's inputs, of the size that it is trained with; the test split has no part in it.
+        data: What it is trained and tested on, in words.
         samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
         micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number if not said.
         parts: What else a checkpoint has to hold.
@@ -79,6 +80,7 @@ class Scene:
     loss: Callable[[nn.Module, Any], Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
     inputs: Tensor
+    data: str
     samples: Callable[[nn.Module], dict[str, Tensor]] | None = None
     micro_batch: int | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Outcome:
     report: earlycrop.Report | None
     columns: Columns
     emissions: Emissions
+    data: str
     samples: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -296,6 +299,7 @@ class Session:
             self.pruner.report,
             self._columns(milliseconds, emissions),
             emissions,
+            self.scene.data,
             samples(model) if samples else {},
         )
 

@@ -1,0 +1,38 @@
+"""What every task's scene promises the pruner."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+import earlycrop
+from earlycrop.steps import OneShot
+from earlycrop_lab.data.dataset import Dataset
+from earlycrop_lab.data.pairs import Pairs
+from earlycrop_lab.data.text import Text
+from earlycrop_lab.tasks import get_task, prepare
+from earlycrop_lab.tasks.session import pruner_of
+
+SMALL = {
+    "classification": {"network": "mlp", "width": 16, "train_size": 256},
+    "depth": {"width": 4, "image_width": 40, "batch_size": 8, "train_size": 16},
+    "language": {"network": "lstm", "width": 8, "train_size": 4000, "batch_size": 8},
+}
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_pruning_never_asks_for_the_test_split(task, monkeypatch):
+    """methods.md, 8.3. NTK-SAP takes tokens from the example inputs, so these count too."""
+
+    def secret(*_):
+        raise AssertionError("the test split was asked for")
+
+    monkeypatch.setattr(Dataset, "test_batches", secret)
+    monkeypatch.setattr(Pairs, "test_batches", secret)
+    monkeypatch.setattr(Text, "whole", secret)
+    d = get_task(task).description(method="ntk-sap", sparsity=0.5, **SMALL[task])
+    scene = prepare(d, None, torch.device("cpu"))
+    once = replace(earlycrop.get_method(d.method), steps=OneShot())
+    assert pruner_of(d, scene, method=once).check(0) is not None
+    with pytest.raises(AssertionError, match="the test split"):
+        scene.evaluate(scene.model)
