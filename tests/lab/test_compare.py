@@ -18,7 +18,7 @@ from earlycrop_lab.apart import FAILURE, PROGRESS
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
 from earlycrop_lab.cli import main
 from earlycrop_lab.compare import brief, comma_separated, markdown, outcome
-from earlycrop_lab.grids import TABLE_A
+from earlycrop_lab.grids import PRESETS, TABLE_A
 from earlycrop_lab.runs import folder_name, read, write
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.control import Control
@@ -206,6 +206,17 @@ def test_a_preset_is_changed_by_what_is_said(monkeypatch):
         ("dense", 1, 3, 16),
         ("snip", 1, 3, 16),
     ]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_other_methods_take_the_place_of_any_presets(preset, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "compare", lambda runs, *_: asked.extend(runs) or [])
+    monkeypatch.setattr(cli, "keep", lambda *_: [])
+    assert main(["compare", f"--preset={preset}", "--methods", "dense", "snip", "ltr", "snap"]) == 0
+    assert {run.method for run in asked} == {"dense", "snip", "ltr", "snap"}
+    assert {run.rounds for run in asked} == {None}
+    assert all(run.target == "weight" and run.min_part is None for run in asked if run.method != "snap")
 
 
 def test_which_seeds_may_be_said(monkeypatch):
