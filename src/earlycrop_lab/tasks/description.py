@@ -67,7 +67,9 @@ class Description:
         choices=tuple(READINGS),
         help="how CroP reads a channel's worth; the method's own if not said",
     )
-    prune_at: float | None = option(tag="at", help="prune after so many whole epochs, whatever the method would wait for")
+    prune_at: float | None = option(
+        tag="at", help="prune after so many whole epochs, whatever the method would wait for"
+    )
     rounds: int | None = option(tag="rounds", help="cuts of a method that cuts often, each taking the same part")
     per_round: float | None = option(tag="each", help="the part of what is left that leaves in each of its cuts")
     equal_budget: bool = option(
