@@ -149,7 +149,7 @@ def test_a_rehearsal_takes_every_method_through_its_whole_course(method):
 def test_every_row_of_table_a_is_one_command(tmp_path):
     done = compare("--preset=quick", "--max-steps=1", "--width=8", f"--out={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "A REHEARSAL, NO RESULTS: epochs, evaluations and scorings ended after 1 batches." in done.stdout
+    assert "**A REHEARSAL, NO RESULT (1 batch an epoch): resnet18 of width 8 on digits, 20 epochs**" in done.stdout
     assert sorted(row["method"] for row in rows(tmp_path)) == sorted(TABLE_A)
     assert all("-rehearsal1-" in path.parent.name for path in tmp_path.glob("*/result.json"))
 
@@ -257,11 +257,17 @@ def test_where_all_have_failed_each_row_still_says_what_it_was():
     assert (lines[0]["discount"], lines[1]["discount"]) == ("", "0.99")
 
 
+def test_a_rehearsal_is_called_one_wherever_its_table_is():
+    outcomes = [(run, result(run)) for run in [Classification(method="dense", network="mlp", max_steps=2)]]
+    (table,) = brief(outcomes)
+    assert str(table.title).startswith("A REHEARSAL, NO RESULT (2 batches an epoch): mlp")
+    assert "A REHEARSAL, NO RESULT" in markdown(outcomes)
+
+
 def test_a_terminal_is_told_the_same_in_short():
-    good, bad = Classification(method="dense", network="mlp"), Classification(network="mlp", max_steps=2)
-    table, failed, rehearsal = brief([(good, result(good)), (bad, "no disk")])
+    good, bad = Classification(method="dense", network="mlp"), Classification(network="mlp")
+    table, failed = brief([(good, result(good)), (bad, "no disk")])
     assert [column.header for column in table.columns][:4] == ["method", "asked", "n", "test accuracy [%]"]
     assert failed == f"{folder_name(bad)} has no result: no disk"
-    assert rehearsal.startswith("A REHEARSAL, NO RESULTS")
     (row,) = csv.DictReader(comma_separated([(good, result(good))]).splitlines())
     assert row["test_accuracy_mean"] == "0.5"
