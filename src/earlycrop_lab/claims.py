@@ -26,9 +26,7 @@ POINTS = 0.03
 """What much better is, where the figure is a part of one."""
 STEP, NOTHING, COST = 0.6, 0.95, 0.25
 """Of dense's step, what is short and what is no saving; of LTR's cost, what is a fraction."""
-KEPT = Column(
-    "kept", "memory", "kept", lambda r: r.columns.sparse_memory_bytes or r.columns.dense_memory_bytes, "MB", 1e-6
-)
+KEPT = Column("kept", "memory", "kept", lambda r: r.columns.memory_bytes, "MB", 1e-6)
 """Of a step of what a run ends with."""
 HOW = (
     "A claim holds where the whole 95 % interval of the difference (of a cost: of the ratio) is on its side, and fails "
@@ -85,7 +83,8 @@ BETTER = (
 
 
 def findings(rows: Sequence[Row]) -> dict[str, list[Finding]]:
-    """By setting, the claims whose rows are there, those of a lower aim first."""
+    """By setting, the claims whose rows are there, those of a lower aim first; a rehearsal is no row."""
+    rows = [row for row in rows if row.description.max_steps is None]
     groups = by_setting(rows)
     found = {setting: [*_figures(group), *_costs(group)] for setting, group in groups.items()}
     for large, small in _pairs(rows):
@@ -190,10 +189,13 @@ def _figures(rows: Sequence[Row]) -> Iterator[Finding]:
         if row.prunes and row.description.method in ("earlycrop-s", "earlycrop-u"):
             for dense in (other for other in rows if not other.prunes):
                 yield as_good(1, row, row.label, dense, "dense")
-        if row.description.method == "earlycrop-u" and (ltr := _beside(row, "ltr", rows)):
-            yield as_good(2, row, row.label, ltr, ltr.name)
+        if row.description.method == "earlycrop-u":
+            for ltr in _beside(row, "ltr", rows):
+                yield as_good(2, row, row.label, ltr, ltr.name)
         for claim in BETTER:
-            if row.description.method == claim.method and (other := _beside(row, claim.than, rows)):
+            if row.description.method != claim.method:
+                continue
+            for other in _beside(row, claim.than, rows):
                 much = claim.much and row.metric.unit == "%"
                 told = f"{row.label} is better than {other.name}{' by three points' * much}"
                 yield better(claim.aim, told, row, other, POINTS if much else 0.0)
@@ -213,10 +215,13 @@ def tolerance(metric: Metric, dense: float) -> tuple[float, str]:
 def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
     """Aims 2 and 3: EarlyCroP-U beside LTR, and of each run of EarlyCroP its step after the cut beside that before."""
     for row in rows:
-        if row.description.method == "earlycrop-u" and (ltr := _beside(row, "ltr", rows)):
-            for name, what in (("optimizer_steps", "steps"), ("seconds", "training time")):
-                claim = f"{row.label} takes a quarter of the {what} of {ltr.name} at most"
-                yield from _compared(2, claim, row, ltr, name, most=COST)
+        if row.description.method == "earlycrop-u":
+            for ltr in _beside(row, "ltr", rows):
+                if ltr.description.equal_budget:
+                    continue  # it was asked to cost as much
+                for name, what in (("optimizer_steps", "steps"), ("seconds", "training time")):
+                    claim = f"{row.label} takes a quarter of the {what} of {ltr.name} at most"
+                    yield from _compared(2, claim, row, ltr, name, most=COST)
         if row.description.method not in ("earlycrop-s", "earlycrop-u"):
             continue
         masks = row.description.method == "earlycrop-u"
@@ -232,7 +237,8 @@ def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
             bound = {"least": NOTHING} if masks else {"most": STEP if what == "time" else 1.0}
             told = "no less" if masks else "at most 0.6 of the" if what == "time" else "less"
             claim = f"a step of {row.label} takes {told} {what} after the cut"
-            yield cheaper(3, claim, student(logs), fmean(logs), str(len(logs)), **bound)
+            found = cheaper(3, claim, student(logs), fmean(logs), str(len(logs)), **bound)
+            yield _untold(found) if any(map(_moved, row.results)) else found
 
 
 def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
@@ -265,9 +271,19 @@ def _compared(aim: int, claim: str, a: Row, b: Row, name: str, most: float) -> I
         return
     n = f"{len(logs[0])} and {len(logs[1])}"
     found = cheaper(aim, claim, welch(*logs), fmean(logs[0]) - fmean(logs[1]), n, most=most)
-    if name in ("seconds", "grams_co2") and len({_machine(result) for result in (*a.results, *b.results)}) > 1:
-        found = replace(found, verdict="cannot be told", why=f"{found.why}; on unlike machines")
-    yield found
+    results = (*a.results, *b.results)
+    unlike = len(set(map(_machine, results))) > 1 or any(map(_moved, results))
+    yield _untold(found) if unlike and name in ("seconds", "grams_co2") else found
+
+
+def _untold(found: Finding) -> Finding:
+    """What was measured on unlike machines tells nothing."""
+    return replace(found, verdict="cannot be told", why=f"{found.why}; on unlike machines")
+
+
+def _moved(result: Result) -> bool:
+    """Whether it went on under other conditions than it had begun with, on which time and energy depend."""
+    return bool({"cpu", "device", "threads", "ranks", "packages"} & set(result.environment.get("changed_from", ())))
 
 
 def _machine(result: Result) -> tuple[object, ...]:
@@ -276,14 +292,17 @@ def _machine(result: Result) -> tuple[object, ...]:
     return (e["cpu"], e["device"], e["threads"], e["cpus"], e.get("ranks", 1), e["packages"].get("torch"))
 
 
-def _beside(row: Row, method: str, rows: Sequence[Row]) -> Row | None:
-    """The row of another method that was asked for the same; of how often it cuts each method may have its own."""
+def _beside(row: Row, method: str, rows: Sequence[Row]) -> list[Row]:
+    """The rows of another method that were asked for the same.
+
+    Of how often it cuts, and how its trainings share the budget, each method may have its own: the row's name says it.
+    """
+    own = ("rounds", "per_round", "equal_budget")
 
     def asked(one: Row) -> list[object]:
-        return [getattr(one.description, name) for name in PRUNING if name not in ("rounds", "per_round")]
+        return [getattr(one.description, name) for name in PRUNING if name not in own]
 
-    found = [other for other in rows if other.description.method == method and asked(other) == asked(row)]
-    return found[0] if found else None
+    return [other for other in rows if other.description.method == method and asked(other) == asked(row)]
 
 
 def _values(row: Row, name: str) -> list[float]:

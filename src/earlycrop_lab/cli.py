@@ -465,7 +465,7 @@ def _flow(given: dict[str, Any], options: argparse.Namespace, console: Console) 
                 f"kernel changed by {each.kernel_change:.3g}",
             )
     folder = options.out / f"why-flow-{d.data}-{d.network}-after{options.after}"
-    return _answer(folder, {"asked": repr(d), "found": found}, {"flow": why_figures.flow(found)}, console)
+    return _answer(folder, {"asked": repr(d), "found": found}, {"flow": why_figures.flow(found)}, device, console)
 
 
 def _moment(given: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
@@ -474,13 +474,13 @@ def _moment(given: dict[str, Any], options: argparse.Namespace, console: Console
     d = Classification(**given, sparsity=options.sparsities[0] if options.sparsities else 0.95)
     at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
     grid = [replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at]
-    threads = torch.get_num_threads()
+    device, threads = find_device(options.device), torch.get_num_threads()
     outcomes = _compared(grid, options, Local(1), threads, console)
     lacking = [how for _, how in outcomes if isinstance(how, str)]
     if lacking:
         raise ValueError(f"{len(lacking)} of the runs have no result, the first because: {lacking[0]}")
     _print(console, "the dense network, at a constant rate, under the eyes of every detector")
-    seen = why.watched(d, samples=options.samples, root=options.data_root, device=find_device(options.device))
+    seen = why.watched(d, samples=options.samples, root=options.data_root, device=device)
     accuracies, moments = why.swept([how for _, how in outcomes if isinstance(how, Result)], seen)
     for each in moments:
         _print(
@@ -494,14 +494,14 @@ def _moment(given: dict[str, Any], options: argparse.Namespace, console: Console
         "training": why_figures.training(seen, f"{d.network} on {d.data}, dense, at a constant rate"),
     }
     records = {"asked": repr(d), "accuracies": accuracies, "moments": moments, "seen": seen}
-    return _answer(options.out / f"why-moment-{folder_name(d)}", records, figures, console)
+    return _answer(options.out / f"why-moment-{folder_name(d)}", records, figures, device, console)
 
 
-def _answer(folder: Path, records: dict[str, Any], figures: dict[str, Figure], console: Console) -> int:
+def _answer(folder: Path, records: dict[str, Any], figures: dict[str, Figure], device: str, console: Console) -> int:
     """Keep records with their circumstances, and pictures as PNG and SVG."""
     folder.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    text = json.dumps(plain(_records({**records, "environment": environment(device)})), indent=1, allow_nan=False)
+    where = environment(torch.device(device))
+    text = json.dumps(plain(_records({**records, "environment": where})), indent=1, allow_nan=False)
     with replacing(folder / "records.json") as file:
         file.write(text.encode())
     paths = [folder / "records.json"]

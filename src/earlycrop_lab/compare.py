@@ -87,11 +87,11 @@ def keep(outcomes: Sequence[Outcome], out: Path) -> list[Path]:
 def markdown(outcomes: Sequence[Outcome]) -> str:
     """The table in the poster's form; what is no result, and why, stands above it."""
     results, failed = _split(outcomes)
-    parts = [rehearsed(outcomes), tables.markdown(tables.table(results)).strip() if results else ""]
+    parts = [tables.markdown(tables.table(results)).strip() if results else ""]
     if failed:
         reasons = [(folder_name(run), why.replace("|", "\\|")) for run, why in failed]
         lines = [f"| `{name}` | {why} |" for name, why in reasons]
-        parts.insert(1, "\n".join(["| without a result | because |", "| --- | --- |", *lines]))
+        parts.insert(0, "\n".join(["| without a result | because |", "| --- | --- |", *lines]))
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
@@ -126,18 +126,7 @@ def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
         for row in rows:
             table.add_row(row.name, row.asked, str(len(row.results)), *(row.text(column) for column in columns))
         told.append(table)
-    told += [f"{folder_name(run)} has no result: {why}" for run, why in failed]
-    return [*told, text] if (text := rehearsed(outcomes)) else told
-
-
-def rehearsed(outcomes: Sequence[Outcome]) -> str:
-    """That these are no results, if so."""
-    steps = sorted({run.max_steps for run, _ in outcomes if run.max_steps is not None})
-    if not steps:
-        return ""
-    return (
-        f"A REHEARSAL, NO RESULTS: epochs, evaluations and scorings ended after {' or '.join(map(str, steps))} batches."
-    )
+    return [*told, *(f"{folder_name(run)} has no result: {why}" for run, why in failed)]
 
 
 def _split(outcomes: Sequence[Outcome]) -> tuple[list[Result], list[tuple[Description, str]]]:

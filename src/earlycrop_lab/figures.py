@@ -71,10 +71,10 @@ def progress(result: Result, dense: Result | None = None) -> Figure:
         axes.plot(seconds, values, color=colour, marker="o", label=f"{name}: {shown(metric, values[-1])}", **STYLE)
         axes.plot(seconds[-1:], values[-1:], "o", color=colour, markersize=9, markeredgecolor="white", zorder=4)
         axes.axvline(seconds[-1], color=colour, linewidth=0.8, linestyle=(0, (1, 3)))
-    cut = result.columns.dense_seconds + _scoring_until_cut(result)
-    if result.report is not None and result.report["epoch"] > 0:
+    if result.report is not None and (epoch := result.report["epoch"]) > 0:
+        cut = result.epochs[int(epoch) - 1].seconds
         axes.axvline(cut, color=MARK, linewidth=1.4)
-        _note(axes, cut, f"cut at epoch {result.report['epoch']:g}")
+        _note(axes, cut, f"cut at epoch {epoch:g}")
     axes.set_xlabel("training time, seconds (without evaluation)")
     axes.set_ylabel(metric.label + (f", {metric.unit}" if metric.unit not in ("", "%") else ""))
     axes.set_xlim(left=0)
@@ -88,11 +88,6 @@ def progress(result: Result, dense: Result | None = None) -> Figure:
     d = result.description
     axes.set_title(f"{d.network} on {d.data}: {metric.label} after each epoch", loc="left")
     return figure
-
-
-def _scoring_until_cut(result: Result) -> float:
-    """All of it: nothing is watched or scored after the cut."""
-    return result.columns.scoring_seconds
 
 
 def regime(result: Result) -> Figure | None:

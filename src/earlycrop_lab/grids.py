@@ -7,8 +7,9 @@ from typing import Any
 
 import earlycrop
 from earlycrop.errors import nearest
+from earlycrop.units import Weights
 from earlycrop_lab.tasks import get_task
-from earlycrop_lab.tasks.description import PRUNING, Description, prunes
+from earlycrop_lab.tasks.description import OF_CHANNELS, OF_SIZES, PRUNING, Description, prunes
 
 AXES = {"method": "methods", "sparsity": "sparsities", "seed": "seeds", "network": "networks", "data": "data"}
 """Fields of a description that a grid has several of, and what the grid calls them."""
@@ -71,8 +72,13 @@ class Grid:
         said = {**self.fixed, "seed": seed, "network": network, "method": method, "sparsity": sparsity}
         if data is not None:
             said["data"] = data
-        if not prunes(earlycrop.get_method(method)):
+        how = earlycrop.get_method(method)
+        if not prunes(how):
             said = {name: value for name, value in said.items() if name not in PRUNING}
+        elif isinstance(how.units, Weights):
+            said = {name: value for name, value in said.items() if name not in OF_CHANNELS}
+            if said.get("target") in OF_SIZES:
+                del said["target"]
         run = get_task(self.task).description(**said)
         if run.equal_budget and replace(run, equal_budget=False).total_epochs == run.epochs:
             return replace(run, equal_budget=False)  # it has one training and nothing to divide: the same run
@@ -129,10 +135,9 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(("crop-s", "earlycrop-s"), (0.985,), networks=(LARGE,), data=("cifar10",), fixed=EIGHTY),
     ),
     "cifar10-small": (
-        Grid(TABLE_A[:-1], (0.98,), data=("cifar10",), fixed=PART_OF_CIFAR),
+        Grid(TABLE_A, (0.98,), data=("cifar10",), fixed=PART_OF_CIFAR),
         Grid(("dense", *MAIN, "snip", "snap"), (0.98,), (0, 1, 2), data=("cifar10",), fixed=PART_OF_CIFAR),
         Grid(MAIN, (0.9, 0.95), data=("cifar10",), fixed=PART_OF_CIFAR),
-        Grid(("ltr",), (0.98,), data=("cifar10",), fixed={**PART_OF_CIFAR, "rounds": 6}),
         Grid(("earlycrop-s", "crop-s", "snap"), (0.98,), (0, 1, 2), (None,), ("cifar10",), {**PART_OF_CIFAR, **FLOOR}),
         Grid(("dense",), seeds=(0, 1, 2), data=("cifar10",), fixed={**PART_OF_CIFAR, "width": 4}),  # small from birth
     ),

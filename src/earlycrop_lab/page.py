@@ -206,7 +206,9 @@ def _link(name: str, kind: str, text: str) -> str:
 
 
 def _summary(rows: Sequence[Row]) -> str:
-    """Which row is the best, and which are on the frontiers."""
+    """Which row is the best, and which are on the frontiers; nothing of a rehearsal."""
+    if rows[0].description.max_steps is not None:
+        return ""
     best, names = ranked(rows)[0], labels(rows)
     metric = best.metric
     told = _whole(f"{best.text(column(metric))} {metric.unit}".rstrip() + f", n = {len(best.results)}")

@@ -28,31 +28,37 @@ def comparison(results: Sequence[Result]) -> Table:
         table.add_column(result.description.method, justify="right")
     if len(results) == 2:
         table.add_column("ratio", justify="right", style="dim")
-    compares = {label: compare for label, _, compare in ROWS}
-    for label, *figures in rows(results):
+    for label, figures, compared in rows(results):
         ratio = []
         if len(results) == 2:
-            ratio = [_ratio(*(compares.get(label, _nothing)(result.columns) for result in results))]
+            ratio = [_ratio(*(getattr(result.columns, compared) for result in results)) if compared else ""]
         table.add_row(label, *figures, *ratio)
     return table
 
 
-def rows(results: Sequence[Result]) -> list[list[str]]:
-    """For each figure and column of the poster that applies to any run, its label and what each run shows."""
+def rows(results: Sequence[Result]) -> list[tuple[str, list[str], str]]:
+    """For each figure and column of the poster that applies to any run: label, what each run shows, as in `ROWS`."""
     metrics = dict.fromkeys(metric for result in results for metric in result.description.metrics)
     table = [
-        [f"{metric.label}, last epoch", *(shown(metric, result.columns.metrics.get(metric.name)) for result in results)]
+        (
+            f"{metric.label}, last epoch",
+            [shown(metric, result.columns.metrics.get(metric.name)) for result in results],
+            "",
+        )
         for metric in metrics
     ]
-    table += [[label, *(show(result.columns) for result in results)] for label, show, _ in ROWS]
-    return [row for row in table if any(text != NONE for text in row[1:])]
+    table += [(label, [show(result.columns) for result in results], compared) for label, show, compared in ROWS]
+    return [row for row in table if any(text != NONE for text in row[1])]
 
 
 def markdown(results: Sequence[Result]) -> str:
     """The same as a Markdown table, for a README; the dense run first, then by name."""
     results = sorted(results, key=lambda result: (result.report is not None, result.description.method))
-    header = ["", *(f"`{result.description.method}`" for result in results)]
-    lines = [header, ["---", *("---:" for _ in results)], *([row[0].strip(), *row[1:]] for row in rows(results))]
+    names = [
+        f"`{each.description.method}`" + " (rehearsal)" * (each.description.max_steps is not None) for each in results
+    ]
+    lines = [["", *names], ["---", *("---:" for _ in results)]]
+    lines += [[label.strip(), *figures] for label, figures, _ in rows(results)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -71,63 +77,42 @@ def _ratio(pruned: float | None, dense: float | None) -> str:
     return "" if not dense or pruned is None else f"×{pruned / dense:.3g}"
 
 
-def _nothing(_: Columns) -> None:
-    return None
-
-
-Read = Callable[[Columns], Any]
-ROWS: tuple[tuple[str, Callable[[Columns], str], Read], ...] = (
-    ("weight sparsity", lambda c: percent(c.weight_sparsity), _nothing),
-    ("node sparsity", lambda c: percent(c.node_sparsity), _nothing),
-    ("parameters", lambda c: large(c.parameters_after), lambda c: c.parameters_after),
-    ("FLOPs an example", lambda c: large(c.flops_after), lambda c: c.flops_after),
-    ("training time", lambda c: amount(c.seconds, "s"), lambda c: c.seconds),
-    ("  dense phase", lambda c: amount(c.dense_seconds or None, "s"), _nothing),
-    ("  tracing, scoring, cutting", lambda c: amount(c.weight_sparsity and c.scoring_seconds, "s"), _nothing),
-    ("  sparse phase", lambda c: amount(c.sparse_seconds or None, "s"), _nothing),
-    ("evaluation, beside it", lambda c: amount(c.evaluation_seconds, "s"), _nothing),
-    ("training step, dense phase", lambda c: _step(c.dense_step_milliseconds, c.dense_steps_timed), _nothing),
-    ("  its CPU time", lambda c: amount(c.dense_step_cpu_milliseconds, "ms"), _nothing),
+ROWS: tuple[tuple[str, Callable[[Columns], str], str], ...] = (
+    ("weight sparsity", lambda c: percent(c.weight_sparsity), ""),
+    ("node sparsity", lambda c: percent(c.node_sparsity), ""),
+    ("parameters", lambda c: large(c.parameters_after), "parameters_after"),
+    ("FLOPs an example", lambda c: large(c.flops_after), "flops_after"),
+    ("training time", lambda c: amount(c.seconds, "s"), "seconds"),
+    ("  dense phase", lambda c: amount(c.dense_seconds or None, "s"), ""),
+    ("  tracing, scoring, cutting", lambda c: amount(c.weight_sparsity and c.scoring_seconds, "s"), ""),
+    ("  sparse phase", lambda c: amount(c.sparse_seconds or None, "s"), ""),
+    ("evaluation, beside it", lambda c: amount(c.evaluation_seconds, "s"), ""),
+    ("training step, dense phase", lambda c: _step(c.dense_step_milliseconds, c.dense_steps_timed), ""),
+    ("  its CPU time", lambda c: amount(c.dense_step_cpu_milliseconds, "ms"), ""),
     (
         "training step, after the cut",
         lambda c: _step(c.sparse_step_milliseconds, c.sparse_steps_timed),
-        lambda c: c.sparse_step_milliseconds or c.dense_step_milliseconds,
+        "step_milliseconds",
     ),
-    (
-        "  its CPU time",
-        lambda c: amount(c.sparse_step_cpu_milliseconds, "ms"),
-        lambda c: c.sparse_step_cpu_milliseconds or c.dense_step_cpu_milliseconds,
-    ),
-    ("memory of a step, dense phase", lambda c: amount(c.dense_memory_bytes, "MB", 1e-6), _nothing),
-    (
-        "memory of a step, after the cut",
-        lambda c: amount(c.sparse_memory_bytes, "MB", 1e-6),
-        lambda c: c.sparse_memory_bytes or c.dense_memory_bytes,
-    ),
-    ("CUDA memory, dense phase", lambda c: amount(c.dense_cuda_bytes, "MB", 1e-6), _nothing),
-    (
-        "CUDA memory, after the cut",
-        lambda c: amount(c.sparse_cuda_bytes, "MB", 1e-6),
-        lambda c: c.sparse_cuda_bytes or c.dense_cuda_bytes,
-    ),
-    ("memory of the whole process", lambda c: amount(c.process_bytes, "MB", 1e-6), lambda c: c.process_bytes),
-    (
-        "inference, a batch forward",
-        lambda c: amount(c.inference_milliseconds, "ms"),
-        lambda c: c.inference_milliseconds,
-    ),
-    ("model on disk", lambda c: amount(c.disk_bytes, "MB", 1e-6), lambda c: c.disk_bytes),
-    ("emissions, CO₂ equivalent", lambda c: amount(c.grams_co2, "g"), lambda c: c.grams_co2),
-    ("energy", lambda c: amount(c.kwh, "Wh", 1000), lambda c: c.kwh),
-    ("writing checkpoints, beside it", lambda c: amount(c.saving_seconds or None, "s"), _nothing),
+    ("  its CPU time", lambda c: amount(c.sparse_step_cpu_milliseconds, "ms"), "step_cpu_milliseconds"),
+    ("memory of a step, dense phase", lambda c: amount(c.dense_memory_bytes, "MB", 1e-6), ""),
+    ("memory of a step, after the cut", lambda c: amount(c.sparse_memory_bytes, "MB", 1e-6), "memory_bytes"),
+    ("CUDA memory, dense phase", lambda c: amount(c.dense_cuda_bytes, "MB", 1e-6), ""),
+    ("CUDA memory, after the cut", lambda c: amount(c.sparse_cuda_bytes, "MB", 1e-6), "cuda_bytes"),
+    ("memory of the whole process", lambda c: amount(c.process_bytes, "MB", 1e-6), "process_bytes"),
+    ("inference, a batch forward", lambda c: amount(c.inference_milliseconds, "ms"), "inference_milliseconds"),
+    ("model on disk", lambda c: amount(c.disk_bytes, "MB", 1e-6), "disk_bytes"),
+    ("emissions, CO₂ equivalent", lambda c: amount(c.grams_co2, "g"), "grams_co2"),
+    ("energy", lambda c: amount(c.kwh, "Wh", 1000), "kwh"),
+    ("writing checkpoints, beside it", lambda c: amount(c.saving_seconds or None, "s"), ""),
     (
         "attempts, and time lost between them",
         lambda c: NONE if c.attempts == 1 else f"{c.attempts}, {amount(c.lost_seconds, 's')}",
-        _nothing,
+        "",
     ),
-    ("optimizer steps", lambda c: f"{c.optimizer_steps:,}", lambda c: c.optimizer_steps),
+    ("optimizer steps", lambda c: f"{c.optimizer_steps:,}", "optimizer_steps"),
 )
-"""Label, how a run shows it, and what the ratio of a pruned run to its dense twin is of."""
+"""Label, how a run shows it, and the column that the ratio of a pruned run to its dense twin is of."""
 
 
 def conditions(result: Result) -> str:

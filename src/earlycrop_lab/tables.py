@@ -282,7 +282,7 @@ def frontier(rows: Iterable[Row], cost: Column) -> list[Row]:
 
 
 def setting(d: Description) -> str:
-    """What a run shares with its dense twin, in words; what is usual for the data is not said.
+    """What a run shares with its dense twin, in words; what is usual for the data is not said, and a rehearsal is.
 
     >>> from earlycrop_lab.tasks.classification import Classification
     >>> setting(Classification(data="cifar10", train_size=10_000, epochs=12, learning_rate=0.001))
@@ -290,7 +290,7 @@ def setting(d: Description) -> str:
     """
     usual = d.usual()
     images = f", {d.train_size:,} {d.samples}" if d.train_size else ""
-    told = ("network", "width", "data", "train_size", "epochs", "seed", *PRUNING)
+    told = ("network", "width", "data", "train_size", "epochs", "max_steps", "seed", *PRUNING)
     more = [
         f", {each.name.replace('_', ' ')} {getattr(d, each.name)}"
         for each in fields(d)
@@ -299,7 +299,9 @@ def setting(d: Description) -> str:
         and getattr(d, each.name) != getattr(usual, each.name)
     ]
     epochs = f"{d.epochs} epoch{'s' * (d.epochs > 1)}"
-    return f"{d.network} of width {d.width} on {d.data}{images}, {epochs}{''.join(more)}"
+    steps = f"{d.max_steps} batch{'es' * (d.max_steps != 1)} an epoch"
+    rehearsal = "" if d.max_steps is None else f"A REHEARSAL, NO RESULT ({steps}): "
+    return f"{rehearsal}{d.network} of width {d.width} on {d.data}{images}, {epochs}{''.join(more)}"
 
 
 def condition(result: Result) -> str:

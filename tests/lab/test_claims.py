@@ -69,6 +69,48 @@ def test_times_of_unlike_machines_are_not_compared():
     assert found["earlycrop-u 98 % takes a quarter of the steps of ltr at most"] == "holds"
 
 
+def test_a_run_that_changed_its_machine_tells_nothing_of_costs():
+    steps = {"dense_step_milliseconds": 100.0, "sparse_step_milliseconds": 40.0, "sparse_memory_bytes": 2_000_000}
+    rows = [
+        *runs("earlycrop-u", [0.9, 0.9]),
+        *runs("earlycrop-s", [0.9, 0.9], **steps),
+        *runs("ltr", [0.9, 0.9], optimizer_steps=400, dense_seconds=100.0),
+    ]
+    costs = {
+        "earlycrop-u 98 % takes a quarter of the training time of ltr at most",
+        "a step of earlycrop-s 98 % takes at most 0.6 of the time after the cut",
+        "a step of earlycrop-s 98 % takes less memory after the cut",
+    }
+    there = told(findings(table(rows)))
+    assert {there[claim] for claim in costs} == {"holds"}
+
+    def changed(**was) -> dict[str, str]:
+        return told(findings(table([replace(r, environment={**r.environment, "changed_from": was}) for r in rows])))
+
+    moved = changed(threads=2)
+    assert {claim for claim in there if moved[claim] != there[claim]} == costs
+    assert {moved[claim] for claim in costs} == {"cannot be told"}
+    assert changed(commit="0bd5cb1") == there
+
+
+def test_a_rehearsal_is_no_evidence():
+    rows = [r for m in ("dense", "earlycrop-s", "snap") for r in runs(m, [0.9, 0.9], max_steps=2)]
+    assert findings(table(rows)) == {}
+
+
+def test_equal_budgets_are_compared_and_named():
+    rows = [
+        *runs("earlycrop-u", [0.9, 0.9]),
+        *runs("ltr", [0.9, 0.9], equal_budget=True),
+        *runs("ltr", [0.8, 0.8], optimizer_steps=400),
+    ]
+    found = told(findings(table(rows)))
+    assert found["earlycrop-u 98 % is as good as ltr (equal budget), within 1 point"] == "holds"
+    assert found["earlycrop-u 98 % is as good as ltr, within 1 point"] == "holds"
+    assert [claim for claim in found if "a quarter" in claim and "equal" in claim] == []  # it costs as much by design
+    assert found["earlycrop-u 98 % takes a quarter of the steps of ltr at most"] == "holds"
+
+
 def test_runs_that_agree_leave_no_doubt():
     assert welch([0.9, 0.9], [0.8, 0.8]) == pytest.approx((0.1, 0.1))
     assert verdict(welch([0.9, 0.9], [0.9, 0.9]), 0.0) == "holds"

@@ -18,7 +18,7 @@ from earlycrop_lab.apart import FAILURE, PROGRESS
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
 from earlycrop_lab.cli import main
 from earlycrop_lab.compare import brief, comma_separated, markdown, outcome
-from earlycrop_lab.grids import TABLE_A
+from earlycrop_lab.grids import PRESETS, TABLE_A
 from earlycrop_lab.runs import folder_name, read, write
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.control import Control
@@ -149,7 +149,7 @@ def test_a_rehearsal_takes_every_method_through_its_whole_course(method):
 def test_every_row_of_table_a_is_one_command(tmp_path):
     done = compare("--preset=quick", "--max-steps=1", "--width=8", f"--out={tmp_path}")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "A REHEARSAL, NO RESULTS: epochs, evaluations and scorings ended after 1 batches." in done.stdout
+    assert "**A REHEARSAL, NO RESULT (1 batch an epoch): resnet18 of width 8 on digits, 20 epochs**" in done.stdout
     assert sorted(row["method"] for row in rows(tmp_path)) == sorted(TABLE_A)
     assert all("-rehearsal1-" in path.parent.name for path in tmp_path.glob("*/result.json"))
 
@@ -208,6 +208,17 @@ def test_a_preset_is_changed_by_what_is_said(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("preset", PRESETS)
+def test_other_methods_take_the_place_of_any_presets(preset, monkeypatch):
+    asked = []
+    monkeypatch.setattr(cli, "compare", lambda runs, *_: asked.extend(runs) or [])
+    monkeypatch.setattr(cli, "keep", lambda *_: [])
+    assert main(["compare", f"--preset={preset}", "--methods", "dense", "snip", "ltr", "snap"]) == 0
+    assert {run.method for run in asked} == {"dense", "snip", "ltr", "snap"}
+    assert {run.rounds for run in asked} == {None}
+    assert all(run.target == "weight" and run.min_part is None for run in asked if run.method != "snap")
+
+
 def test_which_seeds_may_be_said(monkeypatch):
     asked = []
     monkeypatch.setattr(cli, "compare", lambda runs, *_: asked.extend(runs) or [])
@@ -246,11 +257,17 @@ def test_where_all_have_failed_each_row_still_says_what_it_was():
     assert (lines[0]["discount"], lines[1]["discount"]) == ("", "0.99")
 
 
+def test_a_rehearsal_is_called_one_wherever_its_table_is():
+    outcomes = [(run, result(run)) for run in [Classification(method="dense", network="mlp", max_steps=2)]]
+    (table,) = brief(outcomes)
+    assert str(table.title).startswith("A REHEARSAL, NO RESULT (2 batches an epoch): mlp")
+    assert "A REHEARSAL, NO RESULT" in markdown(outcomes)
+
+
 def test_a_terminal_is_told_the_same_in_short():
-    good, bad = Classification(method="dense", network="mlp"), Classification(network="mlp", max_steps=2)
-    table, failed, rehearsal = brief([(good, result(good)), (bad, "no disk")])
+    good, bad = Classification(method="dense", network="mlp"), Classification(network="mlp")
+    table, failed = brief([(good, result(good)), (bad, "no disk")])
     assert [column.header for column in table.columns][:4] == ["method", "asked", "n", "test accuracy [%]"]
     assert failed == f"{folder_name(bad)} has no result: no disk"
-    assert rehearsal.startswith("A REHEARSAL, NO RESULTS")
     (row,) = csv.DictReader(comma_separated([(good, result(good))]).splitlines())
     assert row["test_accuracy_mean"] == "0.5"

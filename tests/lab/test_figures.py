@@ -28,15 +28,21 @@ def at(axes, colour: str = "#d1495b") -> list[float]:
     ]
 
 
-def test_accuracy_stands_over_the_seconds_of_both_runs_and_the_cut_where_the_sparse_phase_begins():
+def test_accuracy_stands_over_the_seconds_of_both_runs_and_the_cut_at_the_end_of_its_epoch():
     run = result(PRUNED, report(), weight_sparsity=0.95)
     figure = progress(run, DENSE)
     lines = {tuple(line.get_xdata()): tuple(line.get_ydata()) for line in figure.axes[0].lines}
     for each in (run, DENSE):
         assert lines[tuple(e.seconds for e in each.epochs)] == tuple(e.test for e in each.epochs)
-    assert at(figure.axes[0]) == [1.5]  # a second of dense training, half a second of scoring
+    assert at(figure.axes[0]) == [2.0]
     assert "earlycrop-s, 95.0% of weights removed: 80.0 %" in drawn(figure)
     assert "dense: 80.0 %" in drawn(figure)
+
+
+def test_of_several_cuts_the_last_is_drawn():
+    figure = progress(result(Classification(method="ltr", epochs=2), report("round", epoch=3.0), weight_sparsity=0.95))
+    assert at(figure.axes[0]) == [3.0]
+    assert "cut at epoch 3" in drawn(figure)
 
 
 def test_a_dense_run_has_only_its_accuracy(tmp_path):

@@ -49,6 +49,19 @@ def test_what_is_of_pruning_is_left_out_where_nothing_is_pruned():
     assert pruned == Classification(method="crop-s", target="node", min_channels=2, width=8)
 
 
+def test_what_is_of_channels_is_left_out_where_weights_are_masked():
+    masked, cut = Grid(("snip", "snap"), fixed={"target": "node", "min_part": 0.1, "width": 8}).runs()
+    assert masked == Classification(method="snip", width=8)
+    assert cut == Classification(method="snap", target="node", min_part=0.1, width=8)
+    assert Grid(("snip",), fixed={"target": "params"}).runs() == [Classification(method="snip", target="params")]
+
+
+def test_the_efficient_convnets_of_the_authors_are_one_training():
+    original, adapted = Grid(("efficient-convnets",), fixed={"epochs": 10}), {"epochs": 10, "prune_at": 2.0}
+    assert [run.total_epochs for run in original.runs()] == [15]
+    assert [run.total_epochs for run in Grid(("efficient-convnets",), fixed=adapted).runs()] == [10]
+
+
 def test_a_run_that_several_grids_share_is_one():
     shared = runs_of([SMALL, replace(SMALL, sparsities=(0.98, 0.5))])
     assert len(shared) == 2 * (1 + 3 + 3)

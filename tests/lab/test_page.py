@@ -249,6 +249,20 @@ def test_runs_under_other_conditions_are_marked_and_told(tmp_path):
     assert any("Another CPU" in text for text in told)
 
 
+def test_a_rehearsal_has_no_best_row_and_no_claims(tmp_path):
+    for seed in range(2):
+        for method in ("dense", "earlycrop-s", "random-s"):
+            run = Classification(method=method, seed=seed, max_steps=2)
+            (tmp_path / folder_name(run)).mkdir()
+            write_result(result(run, None if method == "dense" else report()), tmp_path / folder_name(run))
+    write(tmp_path, tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert "<h2>A REHEARSAL, NO RESULT (2 batches an epoch): resnet18" in page
+    assert "Best test accuracy" not in page
+    assert "The poster's claims" not in page
+    assert not (tmp_path / "page" / "claims.md").exists()
+
+
 def test_the_command_writes_the_page_into_the_folder_of_the_runs(folder, tmp_path, capsys):
     assert main(["report", str(folder), "--out", str(tmp_path / "a.html")]) == 0
     printed = capsys.readouterr().out.splitlines()

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from earlycrop_lab.report import comparison, conditions, curve, title, what_left
+from earlycrop_lab.report import comparison, conditions, curve, markdown, title, what_left
 from earlycrop_lab.tasks.classification import Classification
 from tests.lab.results import report, result
 
@@ -48,6 +48,20 @@ def test_a_pruned_run_stands_beside_its_twin_with_the_ratio():
     assert "CUDA" not in text  # nothing was had
     assert "emissions" not in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_ratio_stands_beside_its_own_line():
+    cut = {"sparse_step_cpu_milliseconds": 6.0, "weight_sparsity": 0.95}
+    text = printed(comparison([result(Classification(), report(), **cut), DENSE]))
+    times = [line.split()[3:] for line in text.splitlines() if "its CPU time" in line]
+    assert times == [["30", "ms", "30", "ms"], ["6", "ms", "–", "×0.2"]]  # over the dense step's 30 ms
+
+
+def test_a_rehearsal_says_so():
+    run = result(Classification(method="dense", max_steps=2))
+    assert title(run).startswith("A REHEARSAL, NO RESULT")
+    assert title(run).endswith("resnet18 of width 32 on digits, 20 epochs, seed 0 (n = 1)")
+    assert markdown([run, DENSE]).startswith("|  | `dense` (rehearsal) | `dense` |")
 
 
 def test_one_run_stands_alone():

@@ -14,6 +14,8 @@ from tests.lab.results import columns, result
 
 NAMES = {
     "digits-resnet18-earlycrop-s-0.95-seed0": Classification(),
+    "digits-resnet18-earlycrop-s-0.95-at3.0-seed0": Classification(prune_at=3.0),
+    "digits-resnet18-efficient-convnets-0.95-at3.0-seed0": Classification(method="efficient-convnets", prune_at=3.0),
     "digits-resnet18-earlycrop-s-0.95-epochs12-seed0": Classification(epochs=12),
     "digits-resnet18-dense-epochs12-seed3": Classification(method="dense", epochs=12, seed=3),
     "digits-mlp-snip-0.5-width64-seed0": Classification(method="snip", sparsity=0.5, network="mlp", width=64),
@@ -89,6 +91,13 @@ def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():
         ({"sparsity": 95.0}, "between 0 and 1; 95 is not"),
         ({"sparsity": float("nan")}, "between 0 and 1; nan is not"),
         ({"max_steps": 0}, "max_steps has to be 1 or more, not 0"),
+        ({"seed": -1}, "seed has to be 0 or more, not -1"),
+        ({"epochs": 10, "prune_at": 9.5}, "prune_at is a whole number of epochs from 0 to 9, .*; 9.5 is not"),
+        ({"epochs": 10, "prune_at": 10.0}, "prune_at is a whole number of epochs from 0 to 9, .*; 10 is not"),
+        ({"method": "ltr", "rounds": 3, "per_round": 0.2}, "rounds and per_round .* leave out one"),
+        ({"method": "ltr", "prune_at": 2.0}, "ltr trains in full before it prunes: leave out prune_at"),
+        ({"method": "efficient-convnets", "prune_at": 2.0, "rounds": 3}, "cuts at one moment: leave out rounds"),
+        ({"method": "snip", "target": "node"}, "snip masks weights.* weight or params, not node"),
         ({"epochs": 0}, "epochs has to be 1 or more, not 0"),
         ({"learning_rate": -1.0}, "learning_rate cannot be -1"),
         ({"learning_rate": float("inf")}, "learning_rate cannot be inf"),

@@ -1,13 +1,16 @@
 """Why it works: flows, what every rule sees of a training, and the sweep of the moment."""
 
+import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from earlycrop_lab import why, why_figures
+from earlycrop_lab.cli import main
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.why import RULES, Flow, Watched, dense, flows, swept, watched
 from tests.lab.results import result as make
@@ -136,3 +139,12 @@ def test_the_pictures_show_what_was_found(seen):
     accuracies, moments = swept([run_at(0, 0.5), run_at(3, 0.6)], by_hand())
     figure = why_figures.moment(accuracies, moments, "a title")
     assert len(figure.axes[1].texts) == len(RULES)
+
+
+def test_the_records_are_of_the_device_that_was_asked_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(why, "flows", lambda *_, **__: [])
+    monkeypatch.setattr(why_figures, "flow", lambda _: Figure())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert main(["why", "flow", "--device=cpu", f"--out={tmp_path}"]) == 0
+    (records,) = tmp_path.glob("*/records.json")
+    assert json.loads(records.read_text())["environment"]["device"] == "cpu"

@@ -11,11 +11,12 @@ digits: 1,437 training and 360 test images of 8x8 pixels, 10 classes
 >>> images.shape, len(batches)
 (torch.Size([64, 1, 8, 8]), 15)
 
-Texts have a `load` of their own, in `text`. The other files: `dataset` (images in memory and the batches made from
-them), `augmentation`, `balance` (fixed parts), `chance`;
+Texts have a `load` of their own, in `text`, and so have images with their depths, in `depths`. The other files:
+`dataset` (images in memory and the batches made from them), `augmentation`, `balance` (fixed parts), `chance`;
 `digits`, `cifar`, `tiny_imagenet` and `folder` read one kind of data each, by way of `archive` (find, download,
-unpack), `pickled` (CIFAR's files) and `pictures` (decode). Of control, which has no data set: `environments` (what can
-be acted in) and `rollouts` (what is learned from there).
+unpack), `pickled` (CIFAR's files) and `pictures` (decode). Of depth: `pairs` (images with their depths and the
+batches made from them), `scenes` (rendered rooms) and `nyu_depth`. Of control, which has no data set: `environments`
+(what can be acted in) and `rollouts` (what is learned from there).
 """
 
 from collections.abc import Callable, Mapping

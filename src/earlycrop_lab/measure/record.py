@@ -130,3 +130,23 @@ class Columns:
     def seconds(self) -> float:
         """Training time: the dense phase, scoring and the sparse phase, without evaluation."""
         return self.dense_seconds + self.scoring_seconds + self.sparse_seconds
+
+    @property
+    def step_milliseconds(self) -> float | None:
+        """Median training step of what the run ends with: after the cut, or dense where nothing was cut."""
+        return self.sparse_step_milliseconds or self.dense_step_milliseconds
+
+    @property
+    def step_cpu_milliseconds(self) -> float | None:
+        """The same in CPU time of the process."""
+        return self.sparse_step_cpu_milliseconds or self.dense_step_cpu_milliseconds
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Peak of live tensor bytes of that step."""
+        return self.sparse_memory_bytes or self.dense_memory_bytes
+
+    @property
+    def cuda_bytes(self) -> int | None:
+        """Peak that CUDA's allocator handed out in it."""
+        return self.sparse_cuda_bytes or self.dense_cuda_bytes

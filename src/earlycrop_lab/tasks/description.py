@@ -12,7 +12,8 @@ from earlycrop.counting import Target
 from earlycrop.errors import nearest
 from earlycrop.scores import READINGS, Grasp, Reading
 from earlycrop.steps import Exponential, Remaining
-from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, Never
+from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, Never, Rewinding, TickTock
+from earlycrop.units import Weights
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ class Description:
         choices=tuple(READINGS),
         help="how CroP reads a channel's worth; the method's own if not said",
     )
-    prune_at: float | None = option(tag="at", help="prune after so many epochs, whatever the method would wait for")
+    prune_at: float | None = option(
+        tag="at", help="prune after so many whole epochs, whatever the method would wait for"
+    )
     rounds: int | None = option(tag="rounds", help="cuts of a method that cuts often, each taking the same part")
     per_round: float | None = option(tag="each", help="the part of what is left that leaves in each of its cuts")
     equal_budget: bool = option(
@@ -122,25 +125,36 @@ class Description:
         if not 0 < self.sparsity < 1:
             raise ValueError(f"sparsity is the part to remove, between 0 and 1; {self.sparsity:g} is not.")
         for each in fields(self):
-            value, whole = getattr(self, each.name), each.name not in ("seed", "prune_at")
-            if whole and isinstance(value, int) and not isinstance(value, bool) and value < 1:
-                raise ValueError(f"{each.name} has to be 1 or more, not {value}.")
+            value, least = getattr(self, each.name), 0 if each.name in ("seed", "prune_at") else 1
+            if isinstance(value, int) and not isinstance(value, bool) and value < least:
+                raise ValueError(f"{each.name} has to be {least} or more, not {value}.")
         for name, least in (("learning_rate", 0), ("clip_norm", 0), ("weight_decay", -1)):
             if not (isfinite(getattr(self, name)) and getattr(self, name) > least):
                 raise ValueError(f"{name} cannot be {getattr(self, name):g}.")
         method = earlycrop.get_method(self.method)
+        several = isinstance(method.timing, AbstractCourse) and self.prune_at is None
         for name in ("rounds", "per_round"):
-            if getattr(self, name) is not None and not isinstance(method.timing, AbstractCourse):
+            if getattr(self, name) is not None and not several:
                 raise ValueError(f"{self.method} cuts at one moment: leave out {name}.")
+        if self.rounds is not None and self.per_round is not None:
+            raise ValueError("rounds and per_round both say how much leaves in each cut: leave out one of them.")
         if self.prune_at is not None:
-            if isinstance(method.timing, AbstractCourse):
+            if isinstance(method.timing, Rewinding | TickTock):
                 raise ValueError(f"{self.method} trains in full before it prunes: leave out prune_at.")
-            if not 0 <= self.prune_at < self.epochs:
-                raise ValueError(f"prune_at is an epoch from 0 to {self.epochs - 1}, not {self.prune_at:g}.")
+            if not 0 <= self.prune_at < self.epochs or self.prune_at % 1:
+                raise ValueError(
+                    f"prune_at is a whole number of epochs from 0 to {self.epochs - 1}, for cuts come between epochs; "
+                    f"{self.prune_at:g} is not."
+                )
         if not prunes(method):
             said = [name for name in PRUNING if getattr(self, name) != self._default(name)]
             if said:
                 raise ValueError(f"{self.method} removes nothing: leave out {' and '.join(said)}, or choose a method.")
+        if self.target in OF_SIZES and isinstance(method.units, Weights):
+            raise ValueError(
+                f"{self.method} masks weights, which makes no layer smaller: its target is weight or params, not "
+                f"{self.target}. Or choose a method that removes channels."
+            )
         method = pruning_method(self)
         if self.budget < 1:
             raise ValueError(f"{self.epochs} epochs cannot be divided between the trainings of {self.method}.")
@@ -199,6 +213,12 @@ PRUNING = (
     *("round_to", "min_channels", "min_part"),
 )
 """The fields that mean nothing to a run that does not prune."""
+
+OF_CHANNELS = ("round_to", "min_channels", "min_part")
+"""Those that mean nothing to a run that masks weights."""
+
+OF_SIZES = ("node", "flops")
+"""The targets that only smaller layers can meet."""
 
 
 def prunes(method: earlycrop.Method) -> bool:

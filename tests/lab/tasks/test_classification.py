@@ -117,6 +117,15 @@ def test_the_rate_is_constant_until_the_cut_and_then_cycles_over_what_remains(mo
     assert [check.learning_rate for check in report.curve] == [2e-3] * len(report.curve)
 
 
+def test_efficient_convnets_may_cut_within_one_training(monkeypatch):
+    watcher = Watcher(monkeypatch)
+    outcome = train(replace(SMALL, method="efficient-convnets", prune_at=2.0), progress=watcher)
+    (report,) = watcher.cuts
+    assert (report.reason, report.epoch, len(outcome.epochs)) == ("epoch", 2.0, 4)
+    assert watcher.rates[:8] == [2e-3] * 8
+    assert watcher.rates[8:] == pytest.approx([one_cycle(step, 8) for step in range(8)])
+
+
 @pytest.fixture(scope="module")
 def outcome() -> Outcome:
     return train(replace(SMALL, method="earlycrop-s", epochs=8))
