@@ -35,7 +35,6 @@ from earlycrop.scores import (
 )
 from earlycrop.structure import Verification, Verifier
 from earlycrop.structure.surgery import rebind, unharmed
-from earlycrop.structure.trace import as_inputs
 from earlycrop.structure.walk import tensors_of
 from earlycrop.timing import (
     AbstractCourse,
@@ -134,8 +133,7 @@ class Pruner:
         self.report: Report | None = None
         self.cuts = 0
         self.curve: list[Check] = []
-        self._inputs, self._verify = as_inputs(example_inputs), verify
-        self._loss, self._optimizer_state = loss, optimizer_state
+        self._loss, self._optimizer_state, self._verify = loss, optimizer_state, verify
         self._bn_mode: BatchNormMode = bn_mode
         self._instrument: AbstractInstrument | None = None
         self._last: float | None = None
@@ -169,7 +167,7 @@ class Pruner:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
             if not callable(batches):
                 self._set = self._scoring_set()
-        self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
+        self.units = self.method.units.of(model, example_inputs, None, tuple(ignore), tuple(map(tuple, together)))
         if (
             isinstance(self.method.score, AbstractNetworkScore)
             and self.method.score.needs_norms
@@ -439,7 +437,7 @@ class Pruner:
         units = self.units
         return Network(
             model=self.model,
-            example_inputs=self._inputs,
+            example_inputs=units.example_inputs,
             loss=self._mean_loss,
             weights=units.weights,
             units=units.units,
@@ -509,7 +507,7 @@ class Pruner:
                 if units.structure.program is None:
                     units.retrace()
                 if units.structure.program is not None:
-                    verifier = Verifier(units.structure, self.model, self._inputs)
+                    verifier = Verifier(units.structure, self.model, units.example_inputs)
             self._leave([self.targets[self.cuts]] if course else self.targets)
             rewound = isinstance(method.timing, Rewinding)
             if (rewound or self._optimizer_state == "reset") and self.optimizer is not None:

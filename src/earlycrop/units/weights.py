@@ -16,7 +16,7 @@ from earlycrop.counting import Counts, counted, flops, size_of
 from earlycrop.errors import EarlyCropError
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
-from earlycrop.structure.trace import as_inputs
+from earlycrop.structure.trace import as_inputs, inputs_for
 from earlycrop.units.charts import Vector, WeightChart
 
 
@@ -87,16 +87,14 @@ class WeightUnits:
         self.sizes = [parameter.numel() for parameter in self._parameters()]
         self.keep = torch.ones(sum(self.sizes), dtype=torch.bool, device=self._parameters()[0].device)
         self.frozen: tuple[Frozen, ...] = ()
-        self._flops = flops(model, self._given[0])
+        self._flops = flops(model, self.example_inputs)
         self._handles: list[Any] = []
         self._held: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
     def example_inputs(self) -> tuple[object, ...]:
         """The inputs that were given, on the device and in the precision to which the model has moved since."""
-        inputs, dtype = self._given
-        now = self._parameters()[0]
-        return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
+        return inputs_for(self.model, *self._given)
 
     @property
     def chart(self) -> WeightChart:
