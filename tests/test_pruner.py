@@ -353,6 +353,22 @@ def test_a_failure_at_any_step_leaves_model_and_optimizer_bit_for_bit(name, opti
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["snip", "crop-s"])
+def test_a_report_that_cannot_be_made_undoes_the_cut(name, monkeypatch):
+    net = small()
+    optimizer = adam(net)
+    pruner = make(net, optimizer, name)
+    train(net, optimizer)
+    before = dense.everything(net, optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pruner.units), "collapsed", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pruner.check(0)
+    assert dense.everything(net, optimizer) == before
+    assert (pruner.report, pruner.cuts, bool(pruner.units.keep.all())) == (None, 0, True)
+    assert pruner.check(0)
+
+
 @pytest.mark.parametrize("optimizer_state", ["slice", "reset"])
 def test_a_cut_that_is_not_exact_is_undone(monkeypatch, optimizer_state):
     net = small()

@@ -514,28 +514,29 @@ class Pruner:
                 self.optimizer.state.clear()
             left = units.keep[alive]
             verification = None if verifier is None else self._verified(verifier.compare(self.model, left))
+            report = Report(
+                method=method.name,
+                unit=self._unit,
+                target=self.budget.target,
+                requested_sparsity=self.budget.sparsity,
+                epoch=epoch,
+                reason=reason,
+                seconds=time.perf_counter() - started,
+                samples=self._samples,
+                before=before,
+                after=units.counts(),
+                widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
+                frozen=units.frozen,
+                collapsed=tuple(units.collapsed()),
+                verification=verification,
+                curve=tuple(self.curve),
+            )
             self._ranks.meet("the end of the cut")
-        self.report = Report(
-            method=method.name,
-            unit=self._unit,
-            target=self.budget.target,
-            requested_sparsity=self.budget.sparsity,
-            epoch=epoch,
-            reason=reason,
-            seconds=time.perf_counter() - started,
-            samples=self._samples,
-            before=before,
-            after=units.counts(),
-            widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
-            frozen=units.frozen,
-            collapsed=tuple(units.collapsed()),
-            verification=verification,
-            curve=tuple(self.curve),
-        )
+        self.report = report
         self.cuts += 1
         self._gather()
         self._instrument = None  # it has seen enough, and θ(0) is as large as the dense network
-        return self.report
+        return report
 
     def _leave(self, sparsities: Sequence[float]) -> Tensor:
         """Score and let units leave, step by step; the last score of each unit that there was before."""

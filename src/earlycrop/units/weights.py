@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
@@ -235,7 +236,7 @@ class WeightUnits:
             yield parameter, ~keep.view_as(parameter).to(parameter.device)
 
     def _reaches(self) -> bool:
-        """Whether the outputs differ for two inputs; without float inputs that cannot be asked."""
+        """Whether the outputs differ for two inputs; it cannot be asked of every model."""
         if not any(
             isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(self.example_inputs)
         ):
@@ -246,14 +247,20 @@ class WeightUnits:
         def noise(tensor: Tensor) -> Tensor:
             return torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
 
+        def outputs() -> list[Any]:
+            inputs = pytree.tree_map_only(Tensor, noise, self.example_inputs)
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            devices = {parameter.device for parameter in self.model.parameters()}
+            with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+                return pytree.tree_leaves(functional_call(self.model, buffers, inputs))
+
         try:
             self.model.eval()
             with torch.no_grad():
-                a, b = (
-                    pytree.tree_leaves(self.model(*pytree.tree_map_only(Tensor, noise, self.example_inputs)))
-                    for _ in range(2)
-                )
-            return any(not torch.equal(x, y) for x, y in zip(a, b, strict=True) if isinstance(x, Tensor))
+                pairs = zip(outputs(), outputs(), strict=True)
+            return any(not torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
+        except Exception:  # no reason to fail: the model may take more than the example inputs
+            return True
         finally:
             for module, training in modes:
                 module.training = training
