@@ -275,25 +275,27 @@ class Pruner:
         return plan
 
     def harvest(self) -> HarvestReport:
-        """After single weights have left: channels that the masks emptied leave too; the masks go on with the rest.
+        """After the last weights have left: channels that the masks emptied leave too; the masks go on with the rest.
 
         Model, optimizer and copies are cut on the same parameters; `state_dict` remembers it.
 
         Raises:
-            EarlyCropError: nothing was masked yet, channels left already, or it was harvested before.
+            EarlyCropError: more weights will leave, channels left already, or it was harvested before.
             VerificationError: the harvested outputs differ from the masked ones. All is as it was.
         """
         units = getattr(self, "units", None)
-        if not isinstance(units, WeightUnits) or not self.pruned or units.left is not None:
+        if not isinstance(units, WeightUnits) or not self.pruned or not self.done or units.left is not None:
             why = (
                 f"{self.method.name} removes no single weights"
                 if not isinstance(units, WeightUnits)
                 else "it has pruned nothing yet"
                 if not self.pruned
+                else f"more weights will leave after this cut, {self.cuts} of {self._moments}"
+                if not self.done
                 else "it was harvested already"
             )
             raise EarlyCropError(
-                f"Cannot harvest: {why}. Call it once, after `check` has returned the report of a method for weights."
+                f"Cannot harvest: {why}. Call it once, after the last cut (`pruner.done`) of a method for weights."
             )
         with torch.inference_mode(False), self._ranks.together():
             self._compare()
