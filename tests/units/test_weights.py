@@ -212,6 +212,34 @@ def test_without_an_optimizer_gradients_alone_hold_the_zeros():
     assert torch.equal(units.units.values != 0, keep)
 
 
+@pytest.mark.parametrize("frozen", ["0.weight", "4.weight"])
+def test_weights_that_are_thawed_after_the_cut_train_as_sparse_ones(frozen):
+    net, batch = network(), dense.vectors(12)
+    keep = keep_random(net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    net.get_parameter(frozen).requires_grad_(False)
+    Weights().of(net, batch[0], optimizer, ()).keep_only(keep)
+    assert not net.get_parameter(frozen).requires_grad
+    step(net, list(net.parameters()), optimizer, batch, 0.05)
+    net.get_parameter(frozen).requires_grad_(True)
+    for _ in range(2):
+        step(net, list(net.parameters()), optimizer, batch, 0.05)
+        for name, mask in Sparse(net, keep).masks.items():
+            parameter = net.get_parameter(name)
+            entries = parameter, parameter.grad, *(v for v in optimizer.state[parameter].values() if v.ndim)
+            assert all(not entry[~mask].any() for entry in entries)
+            assert parameter.grad.any()
+
+
+def test_integers_that_no_gradient_reaches_are_masked():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    net[0].weight = nn.Parameter(torch.ones(3, 4, dtype=torch.int8), requires_grad=False)
+    units = Weights().of(net, torch.zeros(1, 4), None, ())
+    units.keep_only(torch.arange(18) % 2 == 0)
+    assert net[0].weight.tolist() == [[1, 0, 1, 0]] * 3
+    assert not net[0].weight.requires_grad
+
+
 def test_gradients_that_add_up_over_batches_are_masked_too():
     net, batch = network(), dense.vectors(12)
     keep = keep_random(net)

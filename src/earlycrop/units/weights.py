@@ -159,8 +159,10 @@ class WeightUnits:
             bits = torch.zeros_like(parameter, dtype=INTEGERS[parameter.element_size()]).masked_fill_(~gone, -1)
             self._held.append((parameter, bits))
         for parameter, bits in self._held:
-            if parameter.requires_grad:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(_masking(bits)))
+            if (parameter.is_floating_point() or parameter.is_complex()) and not parameter.is_inference():
+                flag = parameter.requires_grad  # what is frozen now may be thawed later, and only then has gradients
+                self._handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(_masking(bits)))
+                parameter.requires_grad_(flag)
         if self.optimizer is not None:
             self._handles.append(self.optimizer.register_step_post_hook(lambda *_: self.zero()))
 
