@@ -415,6 +415,16 @@ def test_masks_are_carried_over():
     assert torch.equal(other.units.values != 0, keep)
 
 
+def test_a_state_from_before_the_cut_holds_nothing_yet():
+    net, batch = network(), dense.vectors(12)
+    optimizer = torch.optim.Adam(net.parameters())
+    units = Weights().of(net, batch[0], optimizer, ())
+    before, data = dense.everything(net, optimizer), [p.data_ptr() for p in net.parameters()]
+    units.load_state_dict(units.state_dict())
+    assert dense.everything(net, optimizer) == before  # no hook
+    assert [p.data_ptr() for p in net.parameters()] == data
+
+
 def test_masks_of_another_network_are_refused():
     x = dense.vectors(12)[0]
     state = Weights().of(network(), x, None, ()).state_dict()

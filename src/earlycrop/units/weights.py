@@ -210,7 +210,8 @@ class WeightUnits:
             raise EarlyCropError(
                 f"This state masks {keep.numel()} weights, the model has {self.keep.numel()}: build the same network."
             )
-        self.keep_only(keep)
+        if not bool(keep.all()):
+            self.keep_only(keep)
 
     def release(self) -> None:
         """Undo `hold`: what is zero may become something again."""
