@@ -231,4 +231,4 @@ class ChannelUnits:
 
     @property
     def _like(self) -> Tensor:
-        return next(self.model.parameters()).detach()
+        return next(self.model.parameters())
