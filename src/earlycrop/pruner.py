@@ -141,7 +141,6 @@ class Pruner:
         self._rates: list[float] = []
         self._early: dict[str, Tensor] | None = None
         self._gathering: AbstractGathering | None = None
-        self._regimes = Regimes(model)
         if isinstance(self.method.timing, Never):
             return
         for name, value, allowed in (
@@ -178,6 +177,7 @@ class Pruner:
                 f"scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
             )
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
+        self._regimes = Regimes(model, self.units.copies)
         if isinstance(self.units, ChannelUnits) and isinstance(
             self.method.score, AbstractLossScore | CropMixed | GateDecorator
         ):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from earlycrop.errors import EarlyCropError, VerificationError
 from earlycrop.structure import Verification, Verifier
@@ -88,6 +89,26 @@ def test_in_a_tick_layers_stand_still_and_gates_learn():
     assert (len(seen["tick"]), len(seen["tock"])) == (20, 2)
     assert all(type(module) is not None and "Gated" not in type(module).__name__ for module in net.modules())
     assert pruner.report.verification.exact
+
+
+def test_averages_are_gated_with_the_model():
+    """An average that forgets at once is the model, in every regime and after the last cut."""
+    net = small()
+    net.drop.p = 0.0
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.0), use_buffers=True)
+    pruner = make(net, optimizer, "gate-decorators", sparsity=0.5, epochs=1, copies=[ema])
+    seen = set()
+    for epoch in range(int(pruner.total_epochs)):
+        net.train()
+        optimizer.zero_grad()
+        dense.cross_entropy(net, BATCH).backward()
+        optimizer.step()
+        ema.update_parameters(net)
+        pruner.check(epoch)
+        seen.add(pruner._regimes.now.name)
+        torch.testing.assert_close(ema.module.eval()(BATCH[0]), net.eval()(BATCH[0]), atol=1e-12, rtol=0)
+    assert seen == {"", "tick", "tock"}
 
 
 def planned(pruner, monkeypatch):
