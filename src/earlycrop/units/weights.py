@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from earlycrop.allocation import Allocation
+from earlycrop.allocation import Allocation, Global
 from earlycrop.budget import Budget, check_scores, choose_weights
 from earlycrop.counting import Counts, counted, flops, size_of
 from earlycrop.errors import EarlyCropError
@@ -110,14 +110,15 @@ class WeightUnits:
 
     def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "weights"]:
         """The weights that stay, an exact number of them."""
-        layer = torch.repeat_interleave(
-            torch.arange(len(self.sizes), device=scores.device), torch.tensor(self.sizes, device=scores.device)
-        )
         alive = self.keep.to(scores.device)
-        check_scores(torch.where(alive, scores, 0.0))  # before an allocation turns them into ranks
-        shared = allocation(torch.where(alive, scores, -torch.inf), layer)
+        scores = torch.where(alive, scores, 0.0)
+        check_scores(scores)  # before an allocation turns them into ranks
+        if not isinstance(allocation, Global):  # which has no use for a number per weight, twice as large as the weights
+            layers = torch.arange(len(self.sizes), device=scores.device)
+            layer = torch.repeat_interleave(layers, torch.tensor(self.sizes, device=scores.device))
+            scores = torch.where(alive, allocation(torch.where(alive, scores, -torch.inf), layer), 0.0)
         whole = size_of(self.model, self.embeddings)[1 if budget.target == "params" else 0]
-        return choose_weights(budget, torch.where(alive, shared, 0.0), alive, layer, whole)
+        return choose_weights(budget, scores, alive, self.sizes, whole)
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
         """Set all others to zero, with their optimizer state."""
