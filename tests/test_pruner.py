@@ -673,6 +673,19 @@ def test_the_dense_method_has_a_state_too():
     assert twin.done
 
 
+def test_the_dense_method_can_be_asked_what_others_can():
+    net = small()
+    pruner = make(net, adam(net), "dense", target="flops", together=[("stem", "conv2")])  # what others are asked for
+    pruner = make(net, adam(net), "dense")
+    before = dense.everything(net)
+    weights = torch.cat([net.get_parameter(name).detach().flatten() for name in dense.prunable(net)])
+    assert torch.equal(pruner.scores(), weights.abs())
+    assert int(pruner.choose().sum()) == len(weights) - round(0.6 * len(weights))
+    assert pruner.kernel(4).shape == (12, 12)
+    assert dense.everything(net) == before
+    assert pruner.units.keep.untyped_storage().nbytes() == 1
+
+
 @pytest.mark.parametrize("stopped_after", [1, 2])
 def test_a_rate_that_moves_is_warned_of_once_however_often_one_stops(stopped_after):
     """It moves between the looks at 1 and 2 epochs and again before the third."""

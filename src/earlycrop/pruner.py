@@ -141,8 +141,8 @@ class Pruner:
         self._rates: list[float] = []
         self._early: dict[str, Tensor] | None = None
         self._gathering: AbstractGathering | None = None
-        if isinstance(self.method.timing, Never):
-            return
+        self._batches, self._micro_batch, self._busy = batches, micro_batch, False
+        self._set: ScoringSet | None = None
         for name, value, allowed in (
             ("optimizer_state", optimizer_state, ("slice", "reset")),
             ("bn_mode", bn_mode, get_args(BatchNormMode)),
@@ -159,33 +159,13 @@ class Pruner:
             if epochs is None:
                 raise EarlyCropError(f"{self.method.name} trains in full before it prunes: give `epochs`, the budget.")
             timing.total(epochs, self._moments)  # complains of a budget that is too short
-        self._batches, self._micro_batch, self._busy = batches, micro_batch, False
-        self._set: ScoringSet | None = None
-        if self.method.score.needs_data or isinstance(timing, NtkSettled):
-            if loss is None:
-                raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
-            if not callable(batches):
-                self._set = self._scoring_set()
-        self.units = self.method.units.of(model, example_inputs, None, tuple(ignore), tuple(map(tuple, together)))
-        if (
-            isinstance(self.method.score, AbstractNetworkScore)
-            and self.method.score.needs_norms
-            and not self.units.scales.names
-        ):
-            raise EarlyCropError(
-                f"{self.method.name} ranks channels by their norms, and this {type(model).__name__} has no norm with a "
-                f"scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
-            )
+        coupled = tuple(map(tuple, together)) if self._moments else ()
+        self.units = self.method.units.of(model, example_inputs, None, tuple(ignore), coupled)
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
         self._regimes = Regimes(model, self.units.copies)
-        if isinstance(self.units, ChannelUnits) and isinstance(
-            self.method.score, AbstractLossScore | CropMixed | GateDecorator
-        ):
-            self.units.check_gates(batch_statistics=bn_mode == "batch")
         self.optimizer = optimizer
-        self.units.choose(
-            self.budget, self.units.per_class(torch.zeros_like(self.units.units.values)), self.method.allocation
-        )
+        if self._moments:
+            self._check_method()
         if isinstance(timing, AbstractDetector):
             self._instrument = timing.instrument(self)
         self._gather()
@@ -197,13 +177,12 @@ class Pruner:
 
     @optimizer.setter
     def optimizer(self, optimizer: Optimizer | None) -> None:
-        if not isinstance(self.method.timing, Never):
-            self._check_optimizer(optimizer)
-            # masks are applied after its steps in any case; only a cut may do without its state
-            masks = isinstance(self.units, WeightUnits)
-            self.units.optimizer = optimizer if masks or self._optimizer_state == "slice" else None
-            if isinstance(self.units, WeightUnits) and self.pruned:
-                self.units.hold()
+        self._check_optimizer(optimizer)
+        # masks are applied after its steps in any case; only a cut may do without its state
+        masks = isinstance(self.units, WeightUnits)
+        self.units.optimizer = optimizer if masks or self._optimizer_state == "slice" else None
+        if isinstance(self.units, WeightUnits) and self.pruned:
+            self.units.hold()
         self._optimizer = optimizer
 
     @property
@@ -214,7 +193,7 @@ class Pruner:
     @property
     def done(self) -> bool:
         """Whether nothing more will leave: it has pruned for the last time, or never will."""
-        return isinstance(self.method.timing, Never) or self.cuts == self._moments
+        return self.cuts == self._moments
 
     @property
     def total_epochs(self) -> float | None:
@@ -235,8 +214,6 @@ class Pruner:
             VerificationError: the cut was not exact; the model is as it was.
             RankError: that, or something else, happened on another rank; the model is as it was.
         """
-        if isinstance(self.method.timing, Never):
-            return None
         with torch.inference_mode(False), self._together():  # what is made in inference mode can never be trained
             report = None if self.done else self._check(epoch)
             if self._gathering is not None and report is None:
@@ -283,7 +260,7 @@ class Pruner:
             EarlyCropError: more weights will leave, channels left already, or it was harvested before.
             VerificationError: the harvested outputs differ from the masked ones. All is as it was.
         """
-        units = getattr(self, "units", None)
+        units = self.units
         if not isinstance(units, WeightUnits) or not self.pruned or not self.done or units.left is not None:
             why = (
                 f"{self.method.name} removes no single weights"
@@ -335,7 +312,7 @@ class Pruner:
             "rates": self._rates,
             "warned": self._warned,
             "instrument": None if self._instrument is None else self._instrument.state_dict(),
-            "units": None if isinstance(self.method.timing, Never) else self.units.state_dict(),
+            "units": self.units.state_dict() if self._moments else None,
             "report": None if self.report is None else asdict(self.report),
             "cuts": self.cuts,
             "early": self._early,
@@ -432,7 +409,9 @@ class Pruner:
 
     @property
     def _moments(self) -> int:
-        """How often units leave: at each step in a training of its own, or in all steps at one moment."""
+        """How often units leave: never, at each step in a training of its own, or in all steps at one moment."""
+        if isinstance(self.method.timing, Never):
+            return 0
         return len(self.targets) if isinstance(self.method.timing, AbstractCourse) else 1
 
     def _network(self, gathered: Tensor | None = None) -> Network:
@@ -604,6 +583,23 @@ class Pruner:
                 f"pass `verify=False` if its outputs are random by design."
             )
         return verification
+
+    def _check_method(self) -> None:
+        """The method must have its data, this model what is scored, and the target be in reach."""
+        score, units = self.method.score, self.units
+        if score.needs_data or isinstance(self.method.timing, NtkSettled):
+            if self._loss is None:
+                raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
+            if not callable(self._batches):
+                self._set = self._scoring_set()
+        if isinstance(score, AbstractNetworkScore) and score.needs_norms and not units.scales.names:
+            raise EarlyCropError(
+                f"{self.method.name} ranks channels by their norms, and this {type(self.model).__name__} has no norm "
+                f"with a scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
+            )
+        if isinstance(units, ChannelUnits) and isinstance(score, AbstractLossScore | CropMixed | GateDecorator):
+            units.check_gates(batch_statistics=self._bn_mode == "batch")
+        units.choose(self.budget, units.per_class(torch.zeros_like(units.units.values)), self.method.allocation)
 
     def _check_optimizer(self, optimizer: Optimizer | None) -> None:
         """The optimizer must hold what will be cut."""

@@ -86,7 +86,8 @@ class WeightUnits:
         self.titles = tuple(titles.values())
         self.names = tuple(titles)
         self.sizes = [parameter.numel() for parameter in self._parameters()]
-        self.keep = torch.ones(sum(self.sizes), dtype=torch.bool, device=self._parameters()[0].device)
+        whole = torch.ones((), dtype=torch.bool, device=self._parameters()[0].device)
+        self.keep = whole.expand(sum(self.sizes))  # takes no memory while nothing has left
         self.frozen: tuple[Frozen, ...] = ()
         self._flops = flops(model, self.example_inputs)
         self._handles: list[Any] = []
