@@ -15,6 +15,7 @@ from earlycrop.allocation import Allocation, Global
 from earlycrop.budget import Budget, check_scores, choose_weights
 from earlycrop.counting import Counts, counted, flops, size_of
 from earlycrop.errors import EarlyCropError
+from earlycrop.files import as_integers
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import as_inputs, inputs_for
@@ -114,7 +115,9 @@ class WeightUnits:
         alive = self.keep.to(scores.device)
         scores = torch.where(alive, scores, 0.0)
         check_scores(scores)  # before an allocation turns them into ranks
-        if not isinstance(allocation, Global):  # which has no use for a number per weight, twice as large as the weights
+        if not isinstance(
+            allocation, Global
+        ):  # which has no use for a number per weight, twice as large as the weights
             layers = torch.arange(len(self.sizes), device=scores.device)
             layer = torch.repeat_interleave(layers, torch.tensor(self.sizes, device=scores.device))
             scores = torch.where(alive, allocation(torch.where(alive, scores, -torch.inf), layer), 0.0)
@@ -158,7 +161,7 @@ class WeightUnits:
         """From now on masked weights stay zero through gradients and optimizer steps."""
         self.release()
         for parameter, gone in self._gone():
-            bits = torch.zeros_like(parameter, dtype=INTEGERS[parameter.element_size()]).masked_fill_(~gone, -1)
+            bits = torch.zeros_like(as_integers(parameter)).masked_fill_(~gone, -1)
             self._held.append((parameter, bits))
         for parameter, bits in self._held:
             if (parameter.is_floating_point() or parameter.is_complex()) and not parameter.is_inference():
@@ -271,17 +274,13 @@ class WeightUnits:
                 module.training = training
 
 
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""An integer of so many bytes."""
-
-
 def _mask(tensor: Tensor, bits: Tensor) -> None:
     """Clear, in place, every bit of the entries that left, and none of the others.
 
     Several times faster than filling by a boolean, and exact where a product is not: infinity times zero is nan.
     """
-    kind = INTEGERS[tensor.element_size()]
-    tensor.detach().view(kind).bitwise_and_(bits.to(tensor.device, kind))
+    integers = as_integers(tensor)
+    integers.bitwise_and_(bits.to(integers))
 
 
 def _masking(bits: Tensor) -> Callable[[Tensor], None]:
