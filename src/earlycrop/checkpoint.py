@@ -31,8 +31,8 @@ GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding")
 def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """Write parameters and buffers, and the widths that they imply; all of the file or nothing.
 
-    Widths are all public integers of the modules, and tuples of integers: `out_channels`, `num_heads`, your own. Of norms
-    that are gated for now (`gate-decorators`) the file holds the ordinary ones that compute the same.
+    Widths are all public integers of the modules, and tuples of integers: `out_channels`, `num_heads`, your own. Of
+    norms that are gated for now (`gate-decorators`) the file holds the ordinary ones that compute the same.
 
     Returns:
         The size of the file in bytes.
