@@ -8,6 +8,8 @@ from itertools import pairwise
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from earlycrop.allocation import Global, Uniform
@@ -104,6 +106,26 @@ def test_protected_layers_keep_their_best_weight():
         assert bool(kept[part.argmax()])
     with pytest.raises(BudgetError, match=r"0\.99\."):
         units.choose(Budget(0.995, protect_layers=True), scores, Global())
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes that one tensor took."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        found = func(*args, **(kwargs or {}))
+        self.bytes = max(self.bytes, *(t.nbytes for t in tree_leaves(found) if isinstance(t, torch.Tensor)), 0)
+        return found
+
+
+@pytest.mark.parametrize("protect_layers", [False, True])
+def test_choosing_globally_needs_no_vector_larger_than_the_scores(protect_layers):
+    units = Weights().of(dense.mlp(20, 30, 20), torch.zeros(1, 20).double(), None, ())
+    scores = torch.rand(1200)
+    with Largest() as seen:
+        units.choose(Budget(0.9, protect_layers=protect_layers), scores, Global())
+    assert seen.bytes == scores.nbytes
 
 
 @pytest.mark.parametrize("target", ["node", "flops"])

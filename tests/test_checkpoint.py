@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_leaves
 from earlycrop import CheckpointError, Pruner, load, load_state, save, save_state
 from earlycrop.files import DTYPES
 from earlycrop.structure import cut, trace
+from earlycrop.structure.gated_norms import gate_norms
 from tests import dense, oracles
 from tests.cases import CASES
 
@@ -135,6 +136,24 @@ def test_modes_and_flags_are_the_loaders_own(tmp_path):
     assert anew.training
     assert not anew.stem.weight.requires_grad
     assert anew.conv1.weight.requires_grad
+
+
+def test_the_file_of_a_gated_network_is_that_of_the_ordinary_one(tmp_path):
+    x = dense.images()[0]
+    net, anew = dense.conv_norm_net(), dense.conv_norm_net()
+    kinds = [type(module) for module in net.modules()]
+    gate_norms(net)
+    expected, values = net.eval()(x), state(net)
+    save(net, tmp_path / "model")
+    assert state(net) == values
+    load(anew, tmp_path / "model")
+    assert [type(module) for module in anew.modules()] == kinds
+    torch.testing.assert_close(anew.eval()(x), expected, atol=1e-14, rtol=0)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter)
+    load(net, tmp_path / "model")  # while it is gated
+    assert [type(module) for module in net.modules()] != kinds
+    torch.testing.assert_close(net(x), expected, atol=1e-14, rtol=0)
 
 
 def test_training_goes_on_after_loading(tmp_path):

@@ -373,6 +373,19 @@ def test_what_cannot_be_harvested_is_refused():
             pruned(method, 0.5)[2].harvest()
 
 
+def test_between_two_rounds_nothing_is_harvested_and_the_next_round_comes():
+    net, optimizer, pruner = pruned("ltr", 0.9, epochs=2)
+    while not pruner.pruned:
+        train(net, optimizer)
+        pruner.check(2)
+    with pytest.raises(EarlyCropError, match="1 of 6"):
+        pruner.harvest()
+    while not pruner.done:
+        train(net, optimizer)
+        assert pruner.check(2 + pruner.cuts)
+    pruner.harvest()
+
+
 def test_the_function_takes_zeros_for_masks_and_cuts_the_optimizer():
     net, x = small_mlp()
     optimizer = torch.optim.Adam(net.parameters())

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from earlycrop import EarlyCropError, Pruner
+from earlycrop import pruner as pruner_module
 from tests import dense
 from tests.test_pruner import BATCH, adam, make, momentum, small, train
 
@@ -83,6 +84,35 @@ def test_a_model_that_is_moved_after_the_pruner_was_made(name):
         assert masks_hold(pruner, net)
         if step == 0 and name == "crop-u":
             net.float().double()  # masks are kept by parameter, whatever its type
+
+
+@BOTH
+def test_example_inputs_follow_the_model(name):
+    net, _, pruner = single(name)
+    net.half().to("meta")  # a device that every machine has
+    for inputs in (pruner.units.example_inputs, pruner._network().example_inputs):
+        assert [(t.device.type, t.dtype, t.shape) for t in inputs] == [("meta", torch.float16, SINGLE[0][:2].shape)]
+
+
+def test_the_proof_is_where_the_model_is(monkeypatch):
+    net, _, pruner = single("crop-s")
+    net.to("meta")
+
+    def verifier(structure, model, inputs):
+        raise NotImplementedError(inputs[0].device.type)
+
+    monkeypatch.setattr(pruner_module, "Verifier", verifier)
+    with pytest.raises(NotImplementedError, match="meta"):
+        pruner.check(0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["crop-s", "crop-u", "synflow"])
+def test_a_model_that_goes_to_a_gpu_after_the_pruner_was_made(name):
+    net, _, pruner = single(name, loss=lambda m, b: dense.cross_entropy(m, tuple(t.cuda() for t in b)))
+    net.cuda()
+    assert pruner.check(0)
 
 
 @BOTH

@@ -353,6 +353,22 @@ def test_a_failure_at_any_step_leaves_model_and_optimizer_bit_for_bit(name, opti
     assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("name", ["snip", "crop-s"])
+def test_a_report_that_cannot_be_made_undoes_the_cut(name, monkeypatch):
+    net = small()
+    optimizer = adam(net)
+    pruner = make(net, optimizer, name)
+    train(net, optimizer)
+    before = dense.everything(net, optimizer)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(pruner.units), "collapsed", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pruner.check(0)
+    assert dense.everything(net, optimizer) == before
+    assert (pruner.report, pruner.cuts, bool(pruner.units.keep.all())) == (None, 0, True)
+    assert pruner.check(0)
+
+
 @pytest.mark.parametrize("optimizer_state", ["slice", "reset"])
 def test_a_cut_that_is_not_exact_is_undone(monkeypatch, optimizer_state):
     net = small()
@@ -655,6 +671,19 @@ def test_the_dense_method_has_a_state_too():
     twin.load_state_dict(state)
     assert twin.report is None
     assert twin.done
+
+
+def test_the_dense_method_can_be_asked_what_others_can():
+    net = small()
+    pruner = make(net, adam(net), "dense", target="flops", together=[("stem", "conv2")])  # what others are asked for
+    pruner = make(net, adam(net), "dense")
+    before = dense.everything(net)
+    weights = torch.cat([net.get_parameter(name).detach().flatten() for name in dense.prunable(net)])
+    assert torch.equal(pruner.scores(), weights.abs())
+    assert int(pruner.choose().sum()) == len(weights) - round(0.6 * len(weights))
+    assert pruner.kernel(4).shape == (12, 12)
+    assert dense.everything(net) == before
+    assert pruner.units.keep.untyped_storage().nbytes() == 1
 
 
 @pytest.mark.parametrize("stopped_after", [1, 2])

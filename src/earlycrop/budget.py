@@ -84,7 +84,7 @@ def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
 
 
 def choose_weights(
-    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], layer: Int[Tensor, "weights"], whole: int
+    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], sizes: list[int], whole: int
 ) -> Bool[Tensor, "weights"]:
     """Exactly round(ρ N) weights are gone afterwards, N counting the dense network's.
 
@@ -92,7 +92,7 @@ def choose_weights(
         budget: Of which `target` must be `weight`, or `params` (ρ then is the part of all parameters).
         scores: The higher stays.
         alive: What has not left before; only these may stay.
-        layer: The number of each weight's layer.
+        sizes: How many of them each layer has, one layer after the other.
         whole: N: the network's prunable weights, those that `ignore` keeps too, or all its parameters.
     """
     if budget.target not in ("weight", "params"):
@@ -107,9 +107,8 @@ def choose_weights(
     count = min(total - leaves, int(alive.sum()))
     first = torch.zeros_like(alive)
     if budget.protect_layers:
-        for number in range(int(layer.max()) + 1):
-            inside = (layer == number).nonzero().flatten()
-            first[inside[scores[inside].argmax()]] = True
+        for part, best in zip(scores.split(sizes), first.split(sizes), strict=True):
+            best[part.argmax()] = True
         first &= alive
     if count < max(int(first.sum()), 1):
         stay = max(int(first.sum()), 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from earlycrop.errors import CheckpointError
 from earlycrop.files import read, write
+from earlycrop.structure.gated_norms import GatedNorm, gate_norms, plain_norms
 from earlycrop.structure.heads import fit
 from earlycrop.structure.strided import subsample
 from earlycrop.structure.surgery import rebind, unharmed
@@ -30,7 +31,8 @@ GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding")
 def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """Write parameters and buffers, and the widths that they imply; all of the file or nothing.
 
-    Widths are all public integers of the modules, and tuples of integers: `out_channels`, `num_heads`, your own.
+    Widths are all public integers of the modules, and tuples of integers: `out_channels`, `num_heads`, your own. Of
+    norms that are gated for now (`gate-decorators`) the file holds the ordinary ones that compute the same.
 
     Returns:
         The size of the file in bytes.
@@ -49,7 +51,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
         "widths": {name: found for name, module in model.named_modules() if (found := _widths(module))},
         "passing": sorted(_passing(model)),
     }
-    return write(path, MODEL, dict(tensors_of(model)), {key: json.dumps(value) for key, value in texts.items()})
+    tensors = dict(tensors_of(model)) | _shifts(model)
+    return write(path, MODEL, tensors, {key: json.dumps(value) for key, value in texts.items()})
 
 
 def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -102,13 +105,17 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
                 )
             if old != value:
                 widths[name, attribute] = value
+    gated = bool(_shifts(model))
     with unharmed(model, None):
+        plain_norms(model)
         for name, value in values.items():
             rebind(tensors[name], value)
         for (name, attribute), value in widths.items():
             setattr(modules[name], attribute, value)
         fit(model)
         subsample(model)
+        if gated:
+            gate_norms(model)
 
 
 def save_state(state: Any, path: str | os.PathLike[str]) -> int:
@@ -151,6 +158,16 @@ def _widths(module: nn.Module) -> dict[str, Any]:
         for name, value in vars(module).items()
         if not name.startswith("_")
         and (type(value) is int or (type(value) in (tuple, list, torch.Size) and {*map(type, value)} == {int}))
+    }
+
+
+@torch.no_grad()
+def _shifts(model: nn.Module) -> dict[str, Tensor]:
+    """By the name of each gated norm's `bias`, which is β/γ, the β of the ordinary norm."""
+    return {
+        f"{name}.bias" if name else "bias": module.weight * module.bias  # type: ignore[operator]
+        for name, module in model.named_modules()
+        if isinstance(module, GatedNorm)
     }
 
 

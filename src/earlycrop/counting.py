@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from earlycrop.structure import Layer, Structure, layers_of
-from earlycrop.structure.trace import as_inputs, weightless
+from earlycrop.structure.trace import as_inputs, examples_in, weightless
 
 Target = Literal["weight", "node", "params", "flops"]
 
@@ -99,14 +99,13 @@ def flops(model: nn.Module, example_inputs: object) -> float:
     Counted on a copy without data; nan where the model needs data to run.
     """
     inputs = pytree.tree_map_only(Tensor, lambda t: t.detach().to("meta"), as_inputs(example_inputs))
-    batch = [t.shape[0] for t in pytree.tree_leaves(inputs) if isinstance(t, Tensor) and t.ndim]
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
             weightless(model)(*inputs)
     except Exception:  # a count is no reason to fail
         return float("nan")
-    return counter.get_total_flops() / max(batch[:1], default=1)
+    return counter.get_total_flops() / examples_in(inputs)
 
 
 def size_of(model: nn.Module, embeddings: bool = False) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from earlycrop.errors import EarlyCropError, RankError
+from earlycrop.files import as_integers
 
 T = TypeVar("T")
 
@@ -188,17 +189,12 @@ def ranks_of(group: Any) -> Ranks:
 def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     """Of each named tensor its shape and the sum of its entries, these being read as integers: any small move shows."""
     named = dict(tensors)
-    sums = [_integers(tensor).sum(dtype=torch.int64) for tensor in named.values()]
+    sums = [as_integers(tensor).sum(dtype=torch.int64) for tensor in named.values()]
     found = torch.stack(sums).tolist() if sums else []  # in one go: a device is waited for once
     return {
         f"`{name}`": f"of shape {tuple(tensor.shape)} with checksum {value & (1 << 64) - 1:016x}"
         for (name, tensor), value in zip(named.items(), found, strict=True)
     }
-
-
-def _integers(tensor: Tensor) -> Tensor:
-    tensor = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    return tensor.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.element_size()])
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,6 @@ DTYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 BITS, VALUES = ".bits", ".values"
 LONGEST_HEADER = 100_000_000
 """Bytes; readers of the format refuse more."""
@@ -69,7 +68,7 @@ def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor]
     sparse: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
         value = _plain(name, tensor)
-        bits = value.view(INTEGERS[value.element_size()])
+        bits = as_integers(value)
         nonzero = bits != 0  # any bit, so that -0.0 is a value like others
         if value.dtype == torch.bool:
             sparse[name], stored[name + BITS] = list(value.shape), _pack(nonzero)
@@ -158,6 +157,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise
 
 
+INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def as_integers(tensor: Tensor) -> Tensor:
+    """The bits of each entry (of complex128: of each part) as an integer, in the same memory."""
+    tensor = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
+    return tensor.view(INTEGERS[tensor.element_size()])
+
+
 def partial(path: Path) -> bool:
     """Whether this is the name of a file that is still being written, or was when its process died."""
     return path.name.startswith(".") and path.name.endswith(".partial")
@@ -238,7 +246,7 @@ def _unpack(packed: Tensor, values: Tensor | None, shape: list[int]) -> Tensor:
     bits = ((packed[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1).bool().reshape(-1)[: torch.Size(shape).numel()]
     if values is None:
         return bits.view(shape)
-    kind = INTEGERS[values.element_size()]
-    whole = torch.zeros(len(bits), dtype=kind)
-    whole[bits] = values.view(kind)
+    integers = as_integers(values)
+    whole = integers.new_zeros(len(bits))
+    whole[bits] = integers
     return whole.view(values.dtype).view(shape)

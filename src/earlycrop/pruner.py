@@ -35,7 +35,6 @@ from earlycrop.scores import (
 )
 from earlycrop.structure import Verification, Verifier
 from earlycrop.structure.surgery import rebind, unharmed
-from earlycrop.structure.trace import as_inputs
 from earlycrop.structure.walk import tensors_of
 from earlycrop.timing import (
     AbstractCourse,
@@ -134,8 +133,7 @@ class Pruner:
         self.report: Report | None = None
         self.cuts = 0
         self.curve: list[Check] = []
-        self._inputs, self._verify = as_inputs(example_inputs), verify
-        self._loss, self._optimizer_state = loss, optimizer_state
+        self._loss, self._optimizer_state, self._verify = loss, optimizer_state, verify
         self._bn_mode: BatchNormMode = bn_mode
         self._instrument: AbstractInstrument | None = None
         self._last: float | None = None
@@ -143,9 +141,8 @@ class Pruner:
         self._rates: list[float] = []
         self._early: dict[str, Tensor] | None = None
         self._gathering: AbstractGathering | None = None
-        self._regimes = Regimes(model)
-        if isinstance(self.method.timing, Never):
-            return
+        self._batches, self._micro_batch, self._busy = batches, micro_batch, False
+        self._set: ScoringSet | None = None
         for name, value, allowed in (
             ("optimizer_state", optimizer_state, ("slice", "reset")),
             ("bn_mode", bn_mode, get_args(BatchNormMode)),
@@ -162,32 +159,13 @@ class Pruner:
             if epochs is None:
                 raise EarlyCropError(f"{self.method.name} trains in full before it prunes: give `epochs`, the budget.")
             timing.total(epochs, self._moments)  # complains of a budget that is too short
-        self._batches, self._micro_batch, self._busy = batches, micro_batch, False
-        self._set: ScoringSet | None = None
-        if self.method.score.needs_data or isinstance(timing, NtkSettled):
-            if loss is None:
-                raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
-            if not callable(batches):
-                self._set = self._scoring_set()
-        self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
-        if (
-            isinstance(self.method.score, AbstractNetworkScore)
-            and self.method.score.needs_norms
-            and not self.units.scales.names
-        ):
-            raise EarlyCropError(
-                f"{self.method.name} ranks channels by their norms, and this {type(model).__name__} has no norm with a "
-                f"scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
-            )
+        coupled = tuple(map(tuple, together)) if self._moments else ()
+        self.units = self.method.units.of(model, example_inputs, None, tuple(ignore), coupled)
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
-        if isinstance(self.units, ChannelUnits) and isinstance(
-            self.method.score, AbstractLossScore | CropMixed | GateDecorator
-        ):
-            self.units.check_gates(batch_statistics=bn_mode == "batch")
+        self._regimes = Regimes(model, self.units.copies)
         self.optimizer = optimizer
-        self.units.choose(
-            self.budget, self.units.per_class(torch.zeros_like(self.units.units.values)), self.method.allocation
-        )
+        if self._moments:
+            self._check_method()
         if isinstance(timing, AbstractDetector):
             self._instrument = timing.instrument(self)
         self._gather()
@@ -199,13 +177,12 @@ class Pruner:
 
     @optimizer.setter
     def optimizer(self, optimizer: Optimizer | None) -> None:
-        if not isinstance(self.method.timing, Never):
-            self._check_optimizer(optimizer)
-            # masks are applied after its steps in any case; only a cut may do without its state
-            masks = isinstance(self.units, WeightUnits)
-            self.units.optimizer = optimizer if masks or self._optimizer_state == "slice" else None
-            if isinstance(self.units, WeightUnits) and self.pruned:
-                self.units.hold()
+        self._check_optimizer(optimizer)
+        # masks are applied after its steps in any case; only a cut may do without its state
+        masks = isinstance(self.units, WeightUnits)
+        self.units.optimizer = optimizer if masks or self._optimizer_state == "slice" else None
+        if isinstance(self.units, WeightUnits) and self.pruned:
+            self.units.hold()
         self._optimizer = optimizer
 
     @property
@@ -216,7 +193,7 @@ class Pruner:
     @property
     def done(self) -> bool:
         """Whether nothing more will leave: it has pruned for the last time, or never will."""
-        return isinstance(self.method.timing, Never) or self.cuts == self._moments
+        return self.cuts == self._moments
 
     @property
     def total_epochs(self) -> float | None:
@@ -237,8 +214,6 @@ class Pruner:
             VerificationError: the cut was not exact; the model is as it was.
             RankError: that, or something else, happened on another rank; the model is as it was.
         """
-        if isinstance(self.method.timing, Never):
-            return None
         with torch.inference_mode(False), self._together():  # what is made in inference mode can never be trained
             report = None if self.done else self._check(epoch)
             if self._gathering is not None and report is None:
@@ -277,25 +252,27 @@ class Pruner:
         return plan
 
     def harvest(self) -> HarvestReport:
-        """After single weights have left: channels that the masks emptied leave too; the masks go on with the rest.
+        """After the last weights have left: channels that the masks emptied leave too; the masks go on with the rest.
 
         Model, optimizer and copies are cut on the same parameters; `state_dict` remembers it.
 
         Raises:
-            EarlyCropError: nothing was masked yet, channels left already, or it was harvested before.
+            EarlyCropError: more weights will leave, channels left already, or it was harvested before.
             VerificationError: the harvested outputs differ from the masked ones. All is as it was.
         """
-        units = getattr(self, "units", None)
-        if not isinstance(units, WeightUnits) or not self.pruned or units.left is not None:
+        units = self.units
+        if not isinstance(units, WeightUnits) or not self.pruned or not self.done or units.left is not None:
             why = (
                 f"{self.method.name} removes no single weights"
                 if not isinstance(units, WeightUnits)
                 else "it has pruned nothing yet"
                 if not self.pruned
+                else f"more weights will leave after this cut, {self.cuts} of {self._moments}"
+                if not self.done
                 else "it was harvested already"
             )
             raise EarlyCropError(
-                f"Cannot harvest: {why}. Call it once, after `check` has returned the report of a method for weights."
+                f"Cannot harvest: {why}. Call it once, after the last cut (`pruner.done`) of a method for weights."
             )
         with torch.inference_mode(False), self._ranks.together():
             self._compare()
@@ -335,7 +312,7 @@ class Pruner:
             "rates": self._rates,
             "warned": self._warned,
             "instrument": None if self._instrument is None else self._instrument.state_dict(),
-            "units": None if isinstance(self.method.timing, Never) else self.units.state_dict(),
+            "units": self.units.state_dict() if self._moments else None,
             "report": None if self.report is None else asdict(self.report),
             "cuts": self.cuts,
             "early": self._early,
@@ -432,14 +409,16 @@ class Pruner:
 
     @property
     def _moments(self) -> int:
-        """How often units leave: at each step in a training of its own, or in all steps at one moment."""
+        """How often units leave: never, at each step in a training of its own, or in all steps at one moment."""
+        if isinstance(self.method.timing, Never):
+            return 0
         return len(self.targets) if isinstance(self.method.timing, AbstractCourse) else 1
 
     def _network(self, gathered: Tensor | None = None) -> Network:
         units = self.units
         return Network(
             model=self.model,
-            example_inputs=self._inputs,
+            example_inputs=units.example_inputs,
             loss=self._mean_loss,
             weights=units.weights,
             units=units.units,
@@ -509,35 +488,36 @@ class Pruner:
                 if units.structure.program is None:
                     units.retrace()
                 if units.structure.program is not None:
-                    verifier = Verifier(units.structure, self.model, self._inputs)
+                    verifier = Verifier(units.structure, self.model, units.example_inputs)
             self._leave([self.targets[self.cuts]] if course else self.targets)
             rewound = isinstance(method.timing, Rewinding)
             if (rewound or self._optimizer_state == "reset") and self.optimizer is not None:
                 self.optimizer.state.clear()
             left = units.keep[alive]
             verification = None if verifier is None else self._verified(verifier.compare(self.model, left))
+            report = Report(
+                method=method.name,
+                unit=self._unit,
+                target=self.budget.target,
+                requested_sparsity=self.budget.sparsity,
+                epoch=epoch,
+                reason=reason,
+                seconds=time.perf_counter() - started,
+                samples=self._samples,
+                before=before,
+                after=units.counts(),
+                widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
+                frozen=units.frozen,
+                collapsed=tuple(units.collapsed()),
+                verification=verification,
+                curve=tuple(self.curve),
+            )
             self._ranks.meet("the end of the cut")
-        self.report = Report(
-            method=method.name,
-            unit=self._unit,
-            target=self.budget.target,
-            requested_sparsity=self.budget.sparsity,
-            epoch=epoch,
-            reason=reason,
-            seconds=time.perf_counter() - started,
-            samples=self._samples,
-            before=before,
-            after=units.counts(),
-            widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
-            frozen=units.frozen,
-            collapsed=tuple(units.collapsed()),
-            verification=verification,
-            curve=tuple(self.curve),
-        )
+        self.report = report
         self.cuts += 1
         self._gather()
         self._instrument = None  # it has seen enough, and θ(0) is as large as the dense network
-        return self.report
+        return report
 
     def _leave(self, sparsities: Sequence[float]) -> Tensor:
         """Score and let units leave, step by step; the last score of each unit that there was before."""
@@ -603,6 +583,23 @@ class Pruner:
                 f"pass `verify=False` if its outputs are random by design."
             )
         return verification
+
+    def _check_method(self) -> None:
+        """The method must have its data, this model what is scored, and the target be in reach."""
+        score, units = self.method.score, self.units
+        if score.needs_data or isinstance(self.method.timing, NtkSettled):
+            if self._loss is None:
+                raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
+            if not callable(self._batches):
+                self._set = self._scoring_set()
+        if isinstance(score, AbstractNetworkScore) and score.needs_norms and not units.scales.names:
+            raise EarlyCropError(
+                f"{self.method.name} ranks channels by their norms, and this {type(self.model).__name__} has no norm "
+                f"with a scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
+            )
+        if isinstance(units, ChannelUnits) and isinstance(score, AbstractLossScore | CropMixed | GateDecorator):
+            units.check_gates(batch_statistics=self._bn_mode == "batch")
+        units.choose(self.budget, units.per_class(torch.zeros_like(units.units.values)), self.method.allocation)
 
     def _check_optimizer(self, optimizer: Optimizer | None) -> None:
         """The optimizer must hold what will be cut."""

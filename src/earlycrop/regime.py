@@ -1,5 +1,6 @@
 """What a method asks of training between two checks, done to the model: frozen layers, a penalty, gated norms."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,10 +15,11 @@ class Regimes:
 
     Args:
         model: The network.
+        copies: Averages of it: their norms are gated with its own, for what is averaged must mean the same.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model, self.now = model, Regime()
+    def __init__(self, model: nn.Module, copies: Sequence[nn.Module] = ()) -> None:
+        self.model, self.copies, self.now = model, copies, Regime()
         self._frozen: list[Tensor] = []
         self._handles: list[Any] = []
 
@@ -34,7 +36,8 @@ class Regimes:
             parameter.requires_grad_(True)
         for handle in self._handles:
             handle.remove()
-        (gate_norms if regime.gated else plain_norms)(self.model)
+        for network in (self.model, *self.copies):
+            (gate_norms if regime.gated else plain_norms)(network)
         layers = [self.model.get_submodule(layer.name) for layer in layers_of(self.model)] if regime.frozen else []
         still = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
         self._frozen = [parameter.requires_grad_(False) for parameter in still if parameter.requires_grad]

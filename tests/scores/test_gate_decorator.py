@@ -1,12 +1,16 @@
 """What the loss feels of each gate, gathered from training's own steps."""
 
+import pytest
 import torch
 import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from earlycrop.errors import EarlyCropError, VerificationError
+from earlycrop.structure import Verification, Verifier
 from earlycrop.timing import Regime
 from tests import dense
 from tests.scores.worth import classes
-from tests.test_pruner import make, small
+from tests.test_pruner import BATCH, make, small
 
 
 def by_gates(net, batch):
@@ -85,3 +89,90 @@ def test_in_a_tick_layers_stand_still_and_gates_learn():
     assert (len(seen["tick"]), len(seen["tock"])) == (20, 2)
     assert all(type(module) is not None and "Gated" not in type(module).__name__ for module in net.modules())
     assert pruner.report.verification.exact
+
+
+def test_averages_are_gated_with_the_model():
+    """An average that forgets at once is the model, in every regime and after the last cut."""
+    net = small()
+    net.drop.p = 0.0
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
+    ema = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.0), use_buffers=True)
+    pruner = make(net, optimizer, "gate-decorators", sparsity=0.5, epochs=1, copies=[ema])
+    seen = set()
+    for epoch in range(int(pruner.total_epochs)):
+        net.train()
+        optimizer.zero_grad()
+        dense.cross_entropy(net, BATCH).backward()
+        optimizer.step()
+        ema.update_parameters(net)
+        pruner.check(epoch)
+        seen.add(pruner._regimes.now.name)
+        torch.testing.assert_close(ema.module.eval()(BATCH[0]), net.eval()(BATCH[0]), atol=1e-12, rtol=0)
+    assert seen == {"", "tick", "tock"}
+
+
+def planned(pruner, monkeypatch):
+    pruner.dry_run()
+
+
+def undone(pruner, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Verifier, "compare", lambda *_: Verification(0.5, 0.5))
+        with pytest.raises(VerificationError):
+            pruner._prune(0, "round")
+
+
+def moved(pruner, monkeypatch):
+    pruner.model.float().double()
+
+
+@pytest.mark.parametrize("what", [planned, undone, moved])
+def test_it_goes_on_watching(what, monkeypatch):
+    """As one does that begins to watch only then."""
+    net = small()
+    pruner = make(net, None, "gate-decorators")
+    what(pruner, monkeypatch)
+    anew = make(net, None, "gate-decorators")
+    for _ in range(2):
+        dense.cross_entropy(net, BATCH).backward()
+    assert pruner._gathering.total is not None
+    assert torch.equal(pruner._gathering.total, anew._gathering.total)
+
+
+def test_sums_follow_a_model_that_moves_between_two_steps():
+    net = small()
+    net.drop.p = 0.0
+    pruner, expected = make(net, None, "gate-decorators"), 0.0
+    for dtype in (torch.float64, torch.float32):
+        net.to(dtype)
+        anew = make(net, None, "gate-decorators", example_inputs=BATCH[0][:2].to(dtype))
+        dense.cross_entropy(net, (BATCH[0].to(dtype), BATCH[1])).backward()
+        expected = expected + anew._gathering.total
+    assert pruner._gathering.total.dtype == torch.float32
+    torch.testing.assert_close(pruner._gathering.total, expected.float())
+
+
+def test_a_backward_pass_that_fails_is_not_mixed_with_the_next():
+    net = small()
+    pruner = make(net, None, "gate-decorators")
+    failing = net.stem.weight.register_hook(lambda slope: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        dense.cross_entropy(net, BATCH).backward()
+    failing.remove()
+    before, anew = pruner._gathering.total, make(net, None, "gate-decorators")
+    dense.cross_entropy(net, BATCH).backward()
+    torch.testing.assert_close(pruner._gathering.total, before + anew._gathering.total, atol=1e-12, rtol=0)
+
+
+def test_norms_that_are_frozen_are_refused_by_name():
+    net = small()
+    net.norm1.bias.requires_grad_(False)
+    with pytest.raises(EarlyCropError, match=r"1 of their parameters are frozen, `norm1\.bias`"):
+        make(net, None, "gate-decorators")
+    net.norm1.bias.requires_grad_(True)
+    pruner = make(net, None, "gate-decorators")
+    net.norm0.weight.requires_grad_(False)
+    before = dense.everything(net)
+    with pytest.raises(EarlyCropError, match=r"`norm0\.weight`"):
+        pruner.scores()
+    assert dense.everything(net) == before

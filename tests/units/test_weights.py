@@ -212,6 +212,34 @@ def test_without_an_optimizer_gradients_alone_hold_the_zeros():
     assert torch.equal(units.units.values != 0, keep)
 
 
+@pytest.mark.parametrize("frozen", ["0.weight", "4.weight"])
+def test_weights_that_are_thawed_after_the_cut_train_as_sparse_ones(frozen):
+    net, batch = network(), dense.vectors(12)
+    keep = keep_random(net)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.02)
+    net.get_parameter(frozen).requires_grad_(False)
+    Weights().of(net, batch[0], optimizer, ()).keep_only(keep)
+    assert not net.get_parameter(frozen).requires_grad
+    step(net, list(net.parameters()), optimizer, batch, 0.05)
+    net.get_parameter(frozen).requires_grad_(True)
+    for _ in range(2):
+        step(net, list(net.parameters()), optimizer, batch, 0.05)
+        for name, mask in Sparse(net, keep).masks.items():
+            parameter = net.get_parameter(name)
+            entries = parameter, parameter.grad, *(v for v in optimizer.state[parameter].values() if v.ndim)
+            assert all(not entry[~mask].any() for entry in entries)
+            assert parameter.grad.any()
+
+
+def test_integers_that_no_gradient_reaches_are_masked():
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    net[0].weight = nn.Parameter(torch.ones(3, 4, dtype=torch.int8), requires_grad=False)
+    units = Weights().of(net, torch.zeros(1, 4), None, ())
+    units.keep_only(torch.arange(18) % 2 == 0)
+    assert net[0].weight.tolist() == [[1, 0, 1, 0]] * 3
+    assert not net[0].weight.requires_grad
+
+
 def test_gradients_that_add_up_over_batches_are_masked_too():
     net, batch = network(), dense.vectors(12)
     keep = keep_random(net)
@@ -328,6 +356,51 @@ def test_looking_for_collapse_leaves_the_model_alone():
     assert dense.everything(net) == before
 
 
+class Restive(nn.Module):
+    """Counts its calls in a buffer, makes another anew, and adds noise whatever its mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("last", torch.zeros(3).double())
+
+    def forward(self, x):
+        self.calls += 1
+        self.last = self.layer(x)[0].detach() + self.last
+        return self.layer(x) + torch.randn(3) + self.last
+
+
+def test_looking_for_collapse_leaves_counts_and_chance_alone_and_is_not_deceived_by_them():
+    net = Restive()
+    units = Weights().of(net, dense.vectors()[0], None, ())
+    before = dense.everything(net)
+    assert units.collapsed() == []
+    assert dense.everything(net) == before
+    units.keep_only(torch.zeros(12, dtype=torch.bool))
+    assert units.collapsed() == ["layer keeps no weight", "the output no longer depends on the input"]
+
+
+def test_a_model_that_takes_more_than_the_example_inputs_can_lose_weights():
+    class Translator(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder, self.table, self.head = nn.Linear(4, 5), nn.Embedding(9, 5), nn.Linear(5, 9)
+
+        def forward(self, features, decoder_input_ids=None):
+            if decoder_input_ids is None:
+                raise ValueError("You have to specify decoder_input_ids")
+            return self.head(self.encoder(features) + self.table(decoder_input_ids))
+
+    def loss(model, batch):
+        return nn.functional.cross_entropy(model(*batch), batch[1])
+
+    net, batch = Translator(), (torch.randn(6, 4), torch.randint(9, (6,)))
+    report = Pruner(net, "snip", 0.9, example_inputs=batch[0], loss=loss, batches=[batch]).check(0)
+    assert report.after.prunable == 65 - round(0.9 * 65)
+    assert report.collapsed == ()
+
+
 # Saving -----------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +413,16 @@ def test_masks_are_carried_over():
     other = Weights().of(twin, x, None, ())
     other.load_state_dict(units.state_dict())
     assert torch.equal(other.units.values != 0, keep)
+
+
+def test_a_state_from_before_the_cut_holds_nothing_yet():
+    net, batch = network(), dense.vectors(12)
+    optimizer = torch.optim.Adam(net.parameters())
+    units = Weights().of(net, batch[0], optimizer, ())
+    before, data = dense.everything(net, optimizer), [p.data_ptr() for p in net.parameters()]
+    units.load_state_dict(units.state_dict())
+    assert dense.everything(net, optimizer) == before  # no hook
+    assert [p.data_ptr() for p in net.parameters()] == data
 
 
 def test_masks_of_another_network_are_refused():

@@ -1,12 +1,13 @@
 """Gates judged while they are trained: the sum over steps of what the loss feels of each (You et al., 2019)."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
-from torch.autograd.graph import register_multi_grad_hook
+from torch import Tensor, nn
 
+from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import Evaluation
 from earlycrop.scores.abstract import AbstractGatheredScore, AbstractGathering, Network, Vector
 from earlycrop.scores.norm_scale import behind
@@ -37,25 +38,36 @@ class GateDecorator(AbstractGatheredScore):
 
 
 class GateFlow(AbstractGathering):
-    """|φ ∂L/∂φ| of each norm, summed over backward passes."""
+    """|φ ∂L/∂φ| of each norm, summed over backward passes.
+
+    Raises:
+        EarlyCropError: a norm is frozen, so that training has no gradients to judge it by.
+    """
 
     def __init__(self, of: Network) -> None:
         self._of = of
+        self._norms = [of.model.get_submodule(name.rpartition(".")[0]) for name in of.scales.names]
         self._sums = [torch.zeros_like(scale) for scale in of.scales.leaves(of.model)]
         self._steps = 0
-        self._handles: list[Any] = []
-        for number, name in enumerate(of.scales.names):
-            norm = of.model.get_submodule(name.rpartition(".")[0])
-            self._watch(number, norm)
+        self._now: dict[int, tuple[int, Tensor]] = {}  # by norm: the last backward pass, and φ ∂L/∂φ in it
+        self._check()
+        self._handles = [
+            part.register_hook(partial(self._feel, number, part))
+            for number, norm in enumerate(self._norms)
+            for part in _parts(norm).values()
+        ]
 
     @property
     def total(self) -> Vector | None:
         """Per class the sum over its norms; None before any step."""
+        self._check()
+        self._settle()
         return self._of.scales.total(self._sums) if self._steps else None
 
     def reset(self) -> None:
         """Begin anew."""
         self._steps = 0
+        self._now.clear()
         for total in self._sums:
             total.zero_()
 
@@ -67,6 +79,7 @@ class GateFlow(AbstractGathering):
 
     def state_dict(self) -> dict[str, Any]:
         """The sums."""
+        self._settle()
         return {"steps": self._steps, "sums": self._sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -75,17 +88,45 @@ class GateFlow(AbstractGathering):
         for total, value in zip(self._sums, state["sums"], strict=True):
             total.copy_(value)
 
-    def _watch(self, number: int, norm: nn.Module) -> None:
-        scale, shift = norm._parameters["weight"], norm._parameters.get("bias")
-        assert scale is not None
-        parts = [scale] if shift is None else [scale, shift]
+    def _feel(self, number: int, part: Tensor, slope: Tensor) -> None:
+        """A part's share in its norm's φ ∂L/∂φ, in the backward pass that is under way."""
+        norm = self._norms[number]
+        if isinstance(norm, GatedNorm) and part is not norm.weight:
+            return
+        # told apart by this number, as PyTorch's own hook of several tensors does; but that one goes by nodes of the
+        # graph, which `rebind` and a move of the model replace
+        now, flow = torch._C._current_graph_task_id(), part.detach() * slope.detach()
+        if number in self._now and self._now[number][0] != now:
+            self._add(number)
+        if number in self._now:
+            flow += self._now[number][1]
+        self._now[number] = now, flow
 
-        def add(gradients: Any) -> None:
-            flow = torch.zeros_like(scale)
-            for part, slope in list(zip(parts, gradients, strict=True))[: 1 if isinstance(norm, GatedNorm) else None]:
-                if slope is not None:
-                    flow += part.detach() * slope
-            self._sums[number] += flow.abs()
-            self._steps += 1
+    def _settle(self) -> None:
+        """The backward passes that were seen are over."""
+        for number in list(self._now):
+            self._add(number)
 
-        self._handles.append(register_multi_grad_hook(parts, add))
+    def _add(self, number: int) -> None:
+        _, flow = self._now.pop(number)
+        self._sums[number] = self._sums[number].to(flow) + flow.abs()
+        self._steps += 1
+
+    def _check(self) -> None:
+        frozen = [
+            f"{name.rpartition('.')[0]}.{attribute}"
+            for name, norm in zip(self._of.scales.names, self._norms, strict=True)
+            for attribute, part in _parts(norm).items()
+            if not part.requires_grad
+        ]
+        if frozen:
+            raise EarlyCropError(
+                f"GateDecorator judges norms by their gradients in training, but {len(frozen)} of their parameters are "
+                f"frozen, `{frozen[0]}` first. Thaw them with `requires_grad_(True)`, keep their channels whole with "
+                f"`ignore=`, or use a method that does not watch training."
+            )
+
+
+def _parts(norm: nn.Module) -> dict[str, Tensor]:
+    """Its scale and its shift, if it has one."""
+    return {name: part for name in ("weight", "bias") if (part := norm._parameters.get(name)) is not None}

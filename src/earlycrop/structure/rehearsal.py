@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 from earlycrop.structure.labelling import label
 from earlycrop.structure.structure import Structure, build, couple, ignoring
 from earlycrop.structure.surgery import remove
-from earlycrop.structure.trace import Program, as_inputs, export
+from earlycrop.structure.trace import Program, examples_in, export
 from earlycrop.structure.walk import operator_of, shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
@@ -42,8 +42,7 @@ def trace(
     ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
     couple(walk, together)
-    batch = [t.shape[0] for t in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(t, Tensor) and t.ndim]
-    examples = max(batch[:1], default=1)
+    examples = examples_in(example_inputs)
     names = sorted({name for _, name, _ in walk.guesses})
     structures = []
     for guessed in dict.fromkeys([tuple(names), (), *((name,) for name in names)]):

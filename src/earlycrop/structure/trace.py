@@ -72,6 +72,18 @@ def as_inputs(example_inputs: object) -> Inputs:
     return example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
 
 
+def examples_in(example_inputs: object) -> int:
+    """How many examples they are: the first size of the first tensor that has one."""
+    tensors = (leaf for leaf in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(leaf, Tensor) and leaf.ndim)
+    return next((tensor.shape[0] for tensor in tensors), 1)
+
+
+def inputs_for(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The inputs on the model's device; those of `dtype`, which its parameters had once, in the precision of now."""
+    now = next(model.parameters(), torch.empty(0))
+    return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
+
+
 def weightless(model: nn.Module) -> nn.Module:
     """A copy of the model in eval mode whose parameters and buffers have shapes and no data."""
     memo: dict[int, object] = {}

@@ -15,7 +15,7 @@ from earlycrop.counting import Counter, Counts, counted
 from earlycrop.errors import EarlyCropError
 from earlycrop.structure import Frozen, Gate, cut, trace
 from earlycrop.structure.gated_norms import norm_scales
-from earlycrop.structure.trace import as_inputs
+from earlycrop.structure.trace import as_inputs, inputs_for
 from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
 
 
@@ -76,14 +76,19 @@ class ChannelUnits:
     ) -> None:
         self.model, self.optimizer, self.gate, self.reduce = model, optimizer, gate, reduce
         self.embeddings = embeddings
-        self.example_inputs = as_inputs(example_inputs)
-        self._given = ignore, together
+        self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
+        self._rules = ignore, together
         self.dense = self.structure = trace(model, self.example_inputs, ignore, together)
         self.copies: tuple[nn.Module, ...] = ()
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
         self._dense = self.counts()
+
+    @property
+    def example_inputs(self) -> tuple[object, ...]:
+        """The inputs that were given, on the device and in the precision to which the model has moved since."""
+        return inputs_for(self.model, *self._given)
 
     @property
     def units(self) -> GateChart:
@@ -165,7 +170,7 @@ class ChannelUnits:
 
     def retrace(self) -> None:
         """Have the graph of what is left, which a cut forgets, where the same classes are found in it."""
-        found = trace(self.model, self.example_inputs, *self._given)
+        found = trace(self.model, self.example_inputs, *self._rules)
         if found.same_classes(self.structure):
             self.structure = found
 
@@ -226,4 +231,4 @@ class ChannelUnits:
 
     @property
     def _like(self) -> Tensor:
-        return next(self.model.parameters()).detach()
+        return next(self.model.parameters())

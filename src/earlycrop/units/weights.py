@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from earlycrop.allocation import Allocation
+from earlycrop.allocation import Allocation, Global
 from earlycrop.budget import Budget, check_scores, choose_weights
 from earlycrop.counting import Counts, counted, flops, size_of
 from earlycrop.errors import EarlyCropError
+from earlycrop.files import as_integers
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
-from earlycrop.structure.trace import as_inputs
+from earlycrop.structure.trace import as_inputs, inputs_for
 from earlycrop.units.charts import Vector, WeightChart
 
 
@@ -85,18 +87,17 @@ class WeightUnits:
         self.titles = tuple(titles.values())
         self.names = tuple(titles)
         self.sizes = [parameter.numel() for parameter in self._parameters()]
-        self.keep = torch.ones(sum(self.sizes), dtype=torch.bool, device=self._parameters()[0].device)
+        whole = torch.ones((), dtype=torch.bool, device=self._parameters()[0].device)
+        self.keep = whole.expand(sum(self.sizes))  # takes no memory while nothing has left
         self.frozen: tuple[Frozen, ...] = ()
-        self._flops = flops(model, self._given[0])
+        self._flops = flops(model, self.example_inputs)
         self._handles: list[Any] = []
         self._held: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
     def example_inputs(self) -> tuple[object, ...]:
         """The inputs that were given, on the device and in the precision to which the model has moved since."""
-        inputs, dtype = self._given
-        now = self._parameters()[0]
-        return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
+        return inputs_for(self.model, *self._given)
 
     @property
     def chart(self) -> WeightChart:
@@ -111,14 +112,17 @@ class WeightUnits:
 
     def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "weights"]:
         """The weights that stay, an exact number of them."""
-        layer = torch.repeat_interleave(
-            torch.arange(len(self.sizes), device=scores.device), torch.tensor(self.sizes, device=scores.device)
-        )
         alive = self.keep.to(scores.device)
-        check_scores(torch.where(alive, scores, 0.0))  # before an allocation turns them into ranks
-        shared = allocation(torch.where(alive, scores, -torch.inf), layer)
+        scores = torch.where(alive, scores, 0.0)
+        check_scores(scores)  # before an allocation turns them into ranks
+        if not isinstance(
+            allocation, Global
+        ):  # which has no use for a number per weight, twice as large as the weights
+            layers = torch.arange(len(self.sizes), device=scores.device)
+            layer = torch.repeat_interleave(layers, torch.tensor(self.sizes, device=scores.device))
+            scores = torch.where(alive, allocation(torch.where(alive, scores, -torch.inf), layer), 0.0)
         whole = size_of(self.model, self.embeddings)[1 if budget.target == "params" else 0]
-        return choose_weights(budget, torch.where(alive, shared, 0.0), alive, layer, whole)
+        return choose_weights(budget, scores, alive, self.sizes, whole)
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
         """Set all others to zero, with their optimizer state."""
@@ -157,11 +161,13 @@ class WeightUnits:
         """From now on masked weights stay zero through gradients and optimizer steps."""
         self.release()
         for parameter, gone in self._gone():
-            bits = torch.zeros_like(parameter, dtype=INTEGERS[parameter.element_size()]).masked_fill_(~gone, -1)
+            bits = torch.zeros_like(as_integers(parameter)).masked_fill_(~gone, -1)
             self._held.append((parameter, bits))
         for parameter, bits in self._held:
-            if parameter.requires_grad:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(_masking(bits)))
+            if (parameter.is_floating_point() or parameter.is_complex()) and not parameter.is_inference():
+                flag = parameter.requires_grad  # what is frozen now may be thawed later, and only then has gradients
+                self._handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(_masking(bits)))
+                parameter.requires_grad_(flag)
         if self.optimizer is not None:
             self._handles.append(self.optimizer.register_step_post_hook(lambda *_: self.zero()))
 
@@ -209,7 +215,8 @@ class WeightUnits:
             raise EarlyCropError(
                 f"This state masks {keep.numel()} weights, the model has {self.keep.numel()}: build the same network."
             )
-        self.keep_only(keep)
+        if not bool(keep.all()):
+            self.keep_only(keep)
 
     def release(self) -> None:
         """Undo `hold`: what is zero may become something again."""
@@ -237,7 +244,7 @@ class WeightUnits:
             yield parameter, ~keep.view_as(parameter).to(parameter.device)
 
     def _reaches(self) -> bool:
-        """Whether the outputs differ for two inputs; without float inputs that cannot be asked."""
+        """Whether the outputs differ for two inputs; it cannot be asked of every model."""
         if not any(
             isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(self.example_inputs)
         ):
@@ -248,21 +255,23 @@ class WeightUnits:
         def noise(tensor: Tensor) -> Tensor:
             return torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
 
+        def outputs() -> list[Any]:
+            inputs = pytree.tree_map_only(Tensor, noise, self.example_inputs)
+            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
+            devices = {parameter.device for parameter in self.model.parameters()}
+            with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
+                return pytree.tree_leaves(functional_call(self.model, buffers, inputs))
+
         try:
             self.model.eval()
             with torch.no_grad():
-                a, b = (
-                    pytree.tree_leaves(self.model(*pytree.tree_map_only(Tensor, noise, self.example_inputs)))
-                    for _ in range(2)
-                )
-            return any(not torch.equal(x, y) for x, y in zip(a, b, strict=True) if isinstance(x, Tensor))
+                pairs = zip(outputs(), outputs(), strict=True)
+            return any(not torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
+        except Exception:  # no reason to fail: the model may take more than the example inputs
+            return True
         finally:
             for module, training in modes:
                 module.training = training
-
-
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""An integer of so many bytes."""
 
 
 def _mask(tensor: Tensor, bits: Tensor) -> None:
@@ -270,8 +279,8 @@ def _mask(tensor: Tensor, bits: Tensor) -> None:
 
     Several times faster than filling by a boolean, and exact where a product is not: infinity times zero is nan.
     """
-    kind = INTEGERS[tensor.element_size()]
-    tensor.detach().view(kind).bitwise_and_(bits.to(tensor.device, kind))
+    integers = as_integers(tensor)
+    integers.bitwise_and_(bits.to(integers))
 
 
 def _masking(bits: Tensor) -> Callable[[Tensor], None]:
