@@ -686,6 +686,25 @@ def test_the_dense_method_can_be_asked_what_others_can():
     assert pruner.units.keep.untyped_storage().nbytes() == 1
 
 
+def test_what_it_holds_beside_the_model_is_told():
+    """θ(0) until it prunes, then a mask in truths and in bits; no memory at all for dense."""
+    net = small()
+    numbers = sum(net.get_parameter(name).numel() for name in dense.prunable(net))
+    pruner = make(net, adam(net), replace(get_method("earlycrop-u"), timing=LazyRegime(max_epochs=1)))
+
+    def size() -> int:
+        return sum(tensor.untyped_storage().nbytes() for tensor in pruner.held())
+
+    assert size() == 8 * numbers + 1  # float64; the mask is one truth yet
+    assert pruner.check(1) is not None
+    assert size() == (1 + 8) * numbers
+    pruner = make(net := small(), adam(net), "dense")
+    assert size() == 1
+    pruner = make(net := small(), adam(net), "ltr", epochs=4)
+    pruner.check(1)
+    assert size() == 1 + sum(tensor.untyped_storage().nbytes() for _, tensor in net.state_dict(keep_vars=True).items())
+
+
 @pytest.mark.parametrize("stopped_after", [1, 2])
 def test_a_rate_that_moves_is_warned_of_once_however_often_one_stops(stopped_after):
     """It moves between the looks at 1 and 2 epochs and again before the third."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+from torch.utils._pytree import tree_iter
 
 from earlycrop.budget import Budget
 from earlycrop.counting import Target
@@ -352,6 +353,16 @@ class Pruner:
             self._instrument = None
         elif self._instrument is not None:
             self._instrument.load_state_dict(state["instrument"])
+
+    def held(self) -> Iterator[Tensor]:
+        """Every tensor that it keeps from step to step beside the model and the optimizer.
+
+        θ(0) while a rule watches, masks, weights to rewind to, sums over steps: training with it needs their memory too.
+        """
+        parts = [each.state_dict() for each in (self._instrument, self._gathering) if each is not None]
+        yield from (leaf for leaf in tree_iter([self._early, *parts]) if isinstance(leaf, Tensor))
+        if isinstance(self.units, WeightUnits):
+            yield from self.units.held()
 
     # The scene that instruments look at ---------------------------------------------------------------
 

@@ -157,6 +157,11 @@ class WeightUnits:
         shapes = zip(self.names, self._parameters(), self.keep.cpu().split(self.sizes), strict=True)
         return {name: keep.view(parameter.shape) for name, parameter, keep in shapes}
 
+    def held(self) -> Iterator[Tensor]:
+        """The masks, in the two forms that are kept: a truth a weight, and its bits."""
+        yield self.keep
+        yield from (bits for _, bits in self._held)
+
     def hold(self) -> None:
         """From now on masked weights stay zero through gradients and optimizer steps."""
         self.release()

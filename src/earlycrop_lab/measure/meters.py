@@ -2,7 +2,7 @@
 
 import gc
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,10 +26,22 @@ class Meters:
                 ...  # forward, backward, optimizer
 
     The third step of a phase is a step like any other, but watched for its memory and therefore not timed.
+
+    Args:
+        model: What is trained.
+        optimizer: Of its parameters.
+        device: Where.
+        beside: What else lives from step to step.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, device: torch.device):
-        self.model, self.optimizer = model, optimizer
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        device: torch.device,
+        beside: Callable[[], Iterable[Tensor]] = tuple,
+    ):
+        self.model, self.optimizer, self.beside = model, optimizer, beside
         self.clock = Clock(device)
         self.peak_bytes: dict[str, int] = {}
         self.cuda_bytes: dict[str, int] = {}
@@ -72,7 +84,7 @@ class Meters:
             torch.cuda.empty_cache()  # what the dense phase left behind is not the sparse phase's
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
-        with LiveBytes([*held_by(self.model, self.optimizer), *batch]) as live:
+        with LiveBytes([*held_by(self.model, self.optimizer), *self.beside(), *batch]) as live:
             yield
         self.peak_bytes[phase] = live.peak
         if cuda:

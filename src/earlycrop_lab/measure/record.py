@@ -78,7 +78,7 @@ class Columns:
         sparse_step_milliseconds: Median training step after the cut.
         sparse_step_cpu_milliseconds: The same in CPU time of the process.
         sparse_steps_timed: How many warm steps that median is of.
-        dense_memory_bytes: Peak of live tensor bytes of one training step before the cut.
+        dense_memory_bytes: Peak of live tensor bytes of one training step before the cut, with what the method keeps.
         sparse_memory_bytes: The same after the cut.
         dense_cuda_bytes: Peak that CUDA's allocator handed out in that step, the data set on the device included.
         sparse_cuda_bytes: The same after the cut.

@@ -172,7 +172,7 @@ class Session:
         self.d, self.scene, self.optimizer, self.ranks = d, scene, optimizer, ranks
         self.schedule = schedule or Schedule(optimizer, d.learning_rate)
         self.progress, self.checkpoints = progress or Silent(), checkpoints or Forgetful()
-        self.meters = Meters(scene.model, optimizer, device)
+        self.meters = Meters(scene.model, optimizer, device, lambda: self.pruner.held())
         self.tracker = Tracker(country, pue, counts=ranks.rank == 0)
         self.history = History(Epoch)
         self.figures: dict[str, float] = {}

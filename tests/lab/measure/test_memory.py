@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from earlycrop_lab.measure.memory import LiveBytes, held_by, process_peak_bytes
+from earlycrop_lab.measure.meters import Meters
 
 
 def test_a_freed_tensor_no_longer_counts():
@@ -83,3 +84,18 @@ def test_the_peak_falls_with_the_width():
 def test_the_process_peak_is_the_system_s():
     resource = pytest.importorskip("resource")
     assert process_peak_bytes() == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, rel=0.01)
+
+
+def test_what_lives_beside_the_model_counts_in_the_watched_step():
+    model = nn.Linear(4, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    peaks = []
+    for beside in ([], [torch.zeros(1000)]):
+        meters = Meters(model, optimizer, torch.device("cpu"), lambda beside=beside: beside)
+        for _ in range(3):
+            with meters.step("dense", x := torch.ones(3, 4)):
+                optimizer.zero_grad()
+                model(x).sum().backward()
+                optimizer.step()
+        peaks.append(meters.peak_bytes["dense"])
+    assert peaks[1] - peaks[0] == 4000
