@@ -15,6 +15,8 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.fx import Node
 
+from earlycrop.structure.rules.norms import NORMALISING, NORMS
+from earlycrop.structure.rules.registry import name_of
 from earlycrop.structure.trace import module_of
 from earlycrop.structure.walk import Created, Place, Read, Side, Walk, operator_of, tensor_nodes
 
@@ -63,7 +65,7 @@ def find_gates(
     creators: dict[object, list[Created]] = {}
     for created in walk.created:
         creators.setdefault(created.sites or created.node, []).append(created)
-    own = modules.places({c.node for c in walk.created if operator_of(c.node).rstrip("_") in CREATING})
+    own = modules.places({c.node for c in walk.created if name_of(c.node) in CREATING})
     readers = {created.node: _reader(modules, created) for created in walk.created}
     read = _at_readers(walk, classes)
     again = torch.cat([group for group, _ in read]) if read else torch.empty(0, dtype=torch.int64)
@@ -158,11 +160,6 @@ def _reads_input(walk: Walk, read: Read) -> bool:
 CREATING = ("linear", "addmm", "matmul", "mm", "bmm", "embedding", "conv1d", "conv2d", "conv3d")
 CREATING += ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 """Operators whose whole output their parameters create; a sum with a parameter is not: the other term has a creator."""
-
-NORMALISING = ("batch_norm", "instance_norm")
-"""Operators that divide each channel by its own scale."""
-
-NORMS = (*NORMALISING, "layer_norm", "rms_norm", "group_norm")
 
 CHANNELS_FIRST = ("conv", "batch_norm", "instance_norm", "group_norm")
 """Operators whose channels are dimension 1; those of the others are counted from the last."""
