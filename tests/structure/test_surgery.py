@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from earlycrop.errors import EarlyCropError, OptimizerError, TraceError
 from earlycrop.structure import cut, trace, verify
 from tests.cases import CASES, conv, pooled_head
 from tests.oracles import (
+from tests.cases.joined import SplitByList
     all_survivors,
     attribute_faults,
     choose,
@@ -210,6 +212,23 @@ def test_hooks_and_own_attributes_survive():
 
 
 def test_ignored_layers_stay_whole():
+class Sizes(NamedTuple):
+    left: int
+    right: int
+
+
+@pytest.mark.parametrize("sizes", [[3, 5], torch.Size([3, 5]), Sizes(3, 5)])
+def test_sizes_of_a_module_stay_of_their_kind(sizes):
+    model = make_unique(SplitByList(sizes))
+    inputs = CASES["split_by_list"].inputs()
+    structure = trace(model, inputs)
+    assert len(structure) == 8 + 5
+    cut(structure, model, random_keep(structure, model), None)
+    assert type(model.sizes) is type(sizes)
+    assert (model.left.in_channels, model.right.in_channels) == tuple(model.sizes) != (3, 5)
+    model(*inputs)
+
+
     model = make_unique(CASES["resnet"].build())
     inputs = CASES["resnet"].inputs()
     everything = trace(model, inputs)
