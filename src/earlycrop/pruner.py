@@ -33,7 +33,7 @@ from earlycrop.scores import (
     GateDecorator,
     Network,
 )
-from earlycrop.structure import Verification, Verifier
+from earlycrop.structure import Verification, Verifier, names_of
 from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.trace import as_inputs
 from earlycrop.structure.walk import tensors_of
@@ -169,7 +169,7 @@ class Pruner:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
             if not callable(batches):
                 self._set = self._scoring_set()
-        self.units = self.method.units.of(model, self._inputs, None, tuple(ignore), tuple(map(tuple, together)))
+        self.units = self.method.units.of(model, self._inputs, None, names_of(ignore), tuple(map(tuple, together)))
         if (
             isinstance(self.method.score, AbstractNetworkScore)
             and self.method.score.needs_norms

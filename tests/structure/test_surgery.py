@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
+from earlycrop import Pruner, harvest
 from earlycrop.errors import EarlyCropError, OptimizerError, TraceError
 from earlycrop.structure import cut, trace, verify
 from tests.cases import CASES, conv, pooled_head
-from tests.oracles import (
 from tests.cases.joined import SplitByList
+from tests.oracles import (
     all_survivors,
     attribute_faults,
     choose,
@@ -211,7 +212,6 @@ def test_hooks_and_own_attributes_survive():
     assert model.note == "mine"
 
 
-def test_ignored_layers_stay_whole():
 class Sizes(NamedTuple):
     left: int
     right: int
@@ -229,6 +229,7 @@ def test_sizes_of_a_module_stay_of_their_kind(sizes):
     model(*inputs)
 
 
+def test_ignored_layers_stay_whole():
     model = make_unique(CASES["resnet"].build())
     inputs = CASES["resnet"].inputs()
     everything = trace(model, inputs)
@@ -241,6 +242,22 @@ def test_sizes_of_a_module_stay_of_their_kind(sizes):
         if name.startswith(("3.conv1.", "4.")):
             assert tensor.shape == tensors(dense)[name].shape
     assert disagreement(dense, model, inputs, True) <= 1e-9
+
+
+def test_a_single_name_is_ignored_as_one():
+    """That of the thirteenth, not of the second and the third."""
+    model = make_unique(nn.Sequential(*(nn.Linear(4, 4) for _ in range(14))))
+    x = torch.randn(2, 4, dtype=torch.float64)
+    alone = [one.where for one in trace(model, x, ignore=("12",)).frozen]
+    assert {where.split(".")[0] for where in alone} == {"11", "12"}
+    assert [one.where for one in trace(model, x, ignore="12").frozen] == alone
+    pruner = Pruner(model, "random-s", 0.3, example_inputs=x, ignore="12")
+    assert [one.where for one in pruner.units.frozen] == alone
+    with torch.no_grad():
+        for layer in (model[2], model[12]):
+            layer.weight[0] = layer.bias[0] = 0
+    report = harvest(model, x, ignore="12")
+    assert {width.layer for width in report.widths if width.after < width.before} == {"2"}
 
 
 def test_ignoring_a_name_that_does_not_exist_is_refused():

@@ -381,7 +381,7 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
         EarlyCropError: the model has no module or parameter of a name; names the nearest.
     """
     names = [name for name, _ in [*model.named_modules(), *model.named_parameters()] if name]
-    kept = tuple(ignore)
+    kept = names_of(ignore)
     for name in kept:
         if name not in names:
             raise EarlyCropError(
@@ -402,6 +402,11 @@ def couple(walk: Walk, together: Sequence[Sequence[str]]) -> None:
         found: list[tuple[str, Tensor]] = []
         for name in [group] if isinstance(group, str) else group:
             weight = next((walk.names[one] for one in (name, f"{name}.weight") if one in walk.names), None)
+def names_of(ignore: Iterable[str]) -> tuple[str, ...]:
+    """These names; a single one is a name, not its letters."""
+    return (ignore,) if isinstance(ignore, str) else tuple(ignore)
+
+
             labels = None if weight not in creating else walk.tensors[weight][creating[weight]]
             if labels is None:
                 raise EarlyCropError(
