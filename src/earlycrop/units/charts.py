@@ -89,7 +89,7 @@ class GateChart:
     Args:
         gates: The places, and which entry of the vector multiplies each channel there.
         count: The length of the vector.
-        like: A tensor of the model's precision and device.
+        like: A tensor of the precision and device that the vector has.
     """
 
     gates: tuple[Gate, ...]
@@ -104,8 +104,8 @@ class GateChart:
         return torch.ones(self.count, dtype=_at_least_float32(self.like), device=self.like.device)
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
-        """A factor of one for each channel at each place."""
-        return [self.values.new_ones(gate.classes.numel()) for gate in self.gates]
+        """A factor of one for each channel at each place, in the precision of the model that is given."""
+        return [torch.ones(gate.classes.numel(), **_precision(model)) for gate in self.gates]
 
     @contextmanager
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
@@ -130,11 +130,11 @@ class GateChart:
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
         """The factors' move for a move of the vector."""
         padded = torch.cat([direction, direction.new_zeros(1)])  # class -1 has no gate
-        return [padded[gate.classes.to(direction.device)].to(self.values.dtype) for gate in self.gates]
+        return [padded[gate.classes.to(direction.device)].to(**_precision(model)) for gate in self.gates]
 
     def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
         """Σ share · slopes, summed over the places of each gate."""
-        total = self.values.new_zeros(self.count + 1)
+        total = torch.zeros(self.count + 1, **_precision(model))
         numbers = [torch.where(gate.classes < 0, self.count, gate.classes).to(total.device) for gate in self.gates]
         for parts, share in slopes:
             for number, part in zip(numbers, parts, strict=True):
@@ -251,4 +251,10 @@ def _scaled(value: Any, gate: Gate, factor: Tensor) -> Any:
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:
+def _precision(model: nn.Module) -> dict[str, Any]:
+    """The dtype and device of what is computed beside this model."""
+    like = next(model.parameters())
+    return {"dtype": _at_least_float32(like), "device": like.device}
+
+
     return torch.promote_types(tensor.dtype, torch.float32)
