@@ -4,7 +4,7 @@ A channel is gated where it is *created* (behind the norm that directly and alon
 own output), never again where it is carried through. Where the creating operator is what a module returns, the
 gate multiplies that module's output: no derivative with respect to a weight is needed, and a parameter that has
 two roles (an embedding that is also the head) is scaled in the one that creates. Otherwise it multiplies the
-parameters that create. A rule that knows better says so itself (`Created.gates`).
+parameters (or buffers) that create. A rule that knows better says so itself (`Created.gates`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -18,7 +18,7 @@ from torch.fx import Node
 from earlycrop.structure.rules.norms import NORMALISING, NORMS
 from earlycrop.structure.rules.registry import name_of
 from earlycrop.structure.trace import module_of
-from earlycrop.structure.walk import Created, Place, Read, Side, Walk, operator_of, tensor_nodes
+from earlycrop.structure.walk import JOINING, Created, Place, Read, Side, Walk, operator_of, tensor_nodes
 
 Classes = Int[Tensor, "_"]
 """For each index of a dimension the number of its class, or -1 where it cannot leave."""
@@ -29,8 +29,8 @@ class Gate:
     """A place where the vector of gates multiplies, one gate per class.
 
     Attributes:
-        where: The path of a module, or the name of a parameter.
-        side: Whether it multiplies that module's output, its input, or that parameter.
+        where: The path of a module, or the name of a parameter or buffer.
+        side: Whether it multiplies that module's output, its input, or that parameter (or buffer).
         dim: Along this dimension.
         classes: For each index along it the class whose gate multiplies there, or -1 for none.
         item: Which tensor, if the module takes or returns several, counted through nested tuples.
@@ -70,7 +70,10 @@ def find_gates(
     read = _at_readers(walk, classes)
     again = torch.cat([group for group, _ in read]) if read else torch.empty(0, dtype=torch.int64)
     implicit = {key: runs for key, runs in creators.items() if not any(created.gates for created in runs)}
-    behind = _behind_norms(walk, modules, {key: [readers[c.node] for c in runs] for key, runs in implicit.items()})
+    alone = {  # a norm that reads a sum reads what others have created too
+        key: [None if name_of(c.node) in JOINING else readers[c.node] for c in runs] for key, runs in implicit.items()
+    }
+    behind = _behind_norms(walk, modules, alone)
 
     def holds(places: Where, created: Created) -> bool:
         """Whether it is the created channels that are scaled there, and not those of another dimension."""

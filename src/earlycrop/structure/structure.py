@@ -291,7 +291,9 @@ def build(
     def classes(labels: Tensor | None) -> Classes | None:
         return None if labels is None or bool(stuck[root[labels]].all()) else number[root[labels]]
 
-    creators = tuple(dict.fromkeys(site for created in walk.created for site in created.sites))
+    parameters = dict(walk.model.named_parameters())
+    sites = dict.fromkeys(site for created in walk.created for site in created.sites)
+    creators = tuple((name, dim) for name, dim in sites if name in parameters)
     frozen, outputs = [], set()
     for name, dim in dict.fromkeys([*((layer.weight, layer.dim) for layer in layers), *creators]):
         labels = walk.tensors[name][dim]
