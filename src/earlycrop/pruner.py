@@ -504,12 +504,14 @@ class Pruner:
             before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
         course = isinstance(method.timing, AbstractCourse)
         with self._plainly(), self._all_or_nothing():
-            verifier = None
+            verifier = unverified = None
             if isinstance(units, ChannelUnits) and self._verify:
                 if units.structure.program is None:
                     units.retrace()
                 if units.structure.program is not None:
                     verifier = Verifier(units.structure, self.model, self._inputs)
+                else:
+                    unverified = "the graph of what the last cut left couples other channels, so nothing was compared"
             self._leave([self.targets[self.cuts]] if course else self.targets)
             rewound = isinstance(method.timing, Rewinding)
             if (rewound or self._optimizer_state == "reset") and self.optimizer is not None:
@@ -533,6 +535,7 @@ class Pruner:
             collapsed=tuple(units.collapsed()),
             verification=verification,
             curve=tuple(self.curve),
+            unverified=unverified,
         )
         self.cuts += 1
         self._gather()
