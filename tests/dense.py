@@ -292,7 +292,11 @@ def everything(net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
         state[name] = id(tensor), bits(tensor), tensor.requires_grad, None if tensor.grad is None else bits(tensor.grad)
     for name, module in net.named_modules():
-        plain = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | tuple | None)}
+        plain = {
+            k: [*v] if isinstance(v, list) else v
+            for k, v in vars(module).items()
+            if isinstance(v, int | float | str | tuple | list | None)
+        }
         state[f"{name} itself"] = plain
         state[f"{name} hooks"] = len(module._forward_hooks), len(module._forward_pre_hooks)
     for name, parameter in net.named_parameters():

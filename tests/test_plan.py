@@ -13,6 +13,7 @@ from earlycrop.structure import trace
 from earlycrop.timing import AbstractDetector
 from earlycrop.units import Channels
 from tests import dense
+from tests.cases import CASES
 from tests.test_pruner import BATCH, PRUNING, Failing, adam, interrupted, make, momentum, small, train
 
 
@@ -44,6 +45,15 @@ def test_what_is_planned_is_what_is_cut_and_nothing_is_touched(name):
     else:
         assert plan.classes == ()
     train(net, optimizer)
+
+
+def test_sizes_in_a_list_are_put_back():
+    net, x = CASES["split_by_list"].build().double(), CASES["split_by_list"].inputs()
+    before = [dict(vars(module)) for module in net.modules()]
+    pruner = make(net, None, "random-s", example_inputs=x, batches=None, loss=None)
+    assert pruner.dry_run().after.prunable < pruner.units.counts().prunable
+    assert [vars(module) for module in net.modules()] == before
+    net(*x)
 
 
 @pytest.mark.parametrize("name", ["snap", "magnitude-s"])

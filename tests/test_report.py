@@ -137,6 +137,20 @@ def test_what_is_printed_says_what_matters():
     assert "FLOPs" in str(report_of("crop-s"))
 
 
+def test_a_proof_that_could_not_be_had_is_told(monkeypatch):
+    monkeypatch.setattr("earlycrop.units.ChannelUnits.retrace", lambda units: None)
+    net = dense.residual_net(torch.relu)
+    pruner = Pruner(net, "snap", 0.3, example_inputs=BATCH[0], loss=dense.cross_entropy, batches=[BATCH])
+    pruner.units.keep_only(torch.arange(7) > 0)
+    report = pruner.check(0)
+    assert report.verification is None
+    assert "UNVERIFIED  the graph of what the last cut left" in str(report)
+    record = json.loads(strictly(report.as_dict()))
+    assert like(Report.from_dict(record), report)
+    del record["unverified"]  # as older ones are
+    assert Report.from_dict(record).unverified is None
+
+
 def test_layers_of_a_single_channel_are_bottlenecks_and_a_floor_is_advised():
     widths = (Width("a", 64, 1), Width("b", 64, 2), Width("c", 9, 1), Width("d", 10, 1), Width("e", 1, 1))
     report = replace(EVERYTHING, widths=widths)

@@ -25,7 +25,7 @@ from torch.optim import Optimizer
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import VerificationError
 from earlycrop.report import Width
-from earlycrop.structure import Frozen, Structure, Verification, Verifier, trace
+from earlycrop.structure import Frozen, Structure, Verification, Verifier, names_of, trace
 from earlycrop.structure.rules.closed import MOVES, ZERO_AT_ZERO
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import module_of
@@ -121,7 +121,7 @@ def harvest(
         TraceError: the model cannot be exported.
         VerificationError: the harvested outputs differ from the masked ones. The model is as it was.
     """
-    units = WeightUnits(model, example_inputs, optimizer, tuple(ignore))
+    units = WeightUnits(model, example_inputs, optimizer, names_of(ignore))
     units.keep = units.weights.values != 0
     with unharmed(model, optimizer):
         return harvest_units(units)

@@ -34,7 +34,7 @@ from earlycrop.scores import (
     GateDecorator,
     Network,
 )
-from earlycrop.structure import Verification, Verifier
+from earlycrop.structure import Verification, Verifier, names_of
 from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.walk import tensors_of
 from earlycrop.timing import (
@@ -161,7 +161,7 @@ class Pruner:
                 raise EarlyCropError(f"{self.method.name} trains in full before it prunes: give `epochs`, the budget.")
             timing.total(epochs, self._moments)  # complains of a budget that is too short
         coupled = tuple(map(tuple, together)) if self._moments else ()
-        self.units = self.method.units.of(model, example_inputs, None, tuple(ignore), coupled)
+        self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), coupled)
         self.units.copies = tuple(_copy_of(model, bare(copy)) for copy in copies)
         self._regimes = Regimes(model, self.units.copies)
         self.optimizer = optimizer
@@ -357,7 +357,7 @@ class Pruner:
     def held(self) -> Iterator[Tensor]:
         """Every tensor that it keeps from step to step beside the model and the optimizer.
 
-        θ(0) while a rule watches, masks, weights to rewind to, sums over steps: training with it needs their memory too.
+        θ(0) while a rule watches, masks, weights to rewind to, sums over steps: training needs memory for these too.
         """
         parts = [each.state_dict() for each in (self._instrument, self._gathering) if each is not None]
         yield from (leaf for leaf in tree_iter([self._early, *parts]) if isinstance(leaf, Tensor))
@@ -494,12 +494,14 @@ class Pruner:
             before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
         course = isinstance(method.timing, AbstractCourse)
         with self._plainly(), self._all_or_nothing():
-            verifier = None
+            verifier = unverified = None
             if isinstance(units, ChannelUnits) and self._verify:
                 if units.structure.program is None:
                     units.retrace()
                 if units.structure.program is not None:
                     verifier = Verifier(units.structure, self.model, units.example_inputs)
+                else:
+                    unverified = "the graph of what the last cut left couples other channels, so nothing was compared"
             self._leave([self.targets[self.cuts]] if course else self.targets)
             rewound = isinstance(method.timing, Rewinding)
             if (rewound or self._optimizer_state == "reset") and self.optimizer is not None:
@@ -522,12 +524,14 @@ class Pruner:
                 collapsed=tuple(units.collapsed()),
                 verification=verification,
                 curve=tuple(self.curve),
+                unverified=unverified,
             )
             self._ranks.meet("the end of the cut")
         self.report = report
         self.cuts += 1
         self._gather()
         self._instrument = None  # it has seen enough, and θ(0) is as large as the dense network
+        self._early = None if self.done else self._early
         return report
 
     def _leave(self, sparsities: Sequence[float]) -> Tensor:

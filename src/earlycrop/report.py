@@ -56,8 +56,9 @@ class Report:
         widths: Per layer.
         frozen: Channels that could not leave, and why.
         collapsed: What no longer carries a signal; empty if all is well.
-        verification: The proof that the cut network computes what the gated one did; None if not asked for.
+        verification: The proof that the cut network computes what the gated one did; None if not asked for, or not had.
         curve: Every look of the detector.
+        unverified: Why there is no proof although it was asked for.
     """
 
     method: str
@@ -75,6 +76,7 @@ class Report:
     collapsed: tuple[str, ...]
     verification: Verification | None
     curve: tuple[Check, ...]
+    unverified: str | None = None
 
     @property
     def weight_sparsity(self) -> float:
@@ -114,6 +116,7 @@ class Report:
         """The report that `as_dict` wrote."""
         verification = record["verification"]
         special = {
+            "unverified": record.get("unverified"),
             "before": _counts(record["before"]),
             "after": _counts(record["after"]),
             "widths": tuple(Width(**width) for width in record["widths"]),
@@ -125,7 +128,8 @@ class Report:
                 for check in record["curve"]
             ),
         }
-        return cls(**{field.name: special.get(field.name, record[field.name]) for field in fields(cls)})
+        plainly = {field.name: record[field.name] for field in fields(cls) if field.name not in special}
+        return cls(**plainly, **special)
 
     def __str__(self) -> str:
         rows = [
@@ -136,6 +140,8 @@ class Report:
             rows.append(
                 f"  verified    cut = gated, to {self.verification.max_error:.1e} of the largest output (float64)"
             )
+        if self.unverified is not None:
+            rows.append(f"  UNVERIFIED  {self.unverified}")
         rows += [f"  frozen      {frozen}" for frozen in self.frozen]
         if self.bottlenecks:
             rows.append(f"  bottlenecks {narrow(self.bottlenecks)}; give each layer a floor: min_channels=0.1")

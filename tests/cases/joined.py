@@ -155,6 +155,20 @@ class SplitLiteral(nn.Module):
         return self.head(F.relu(self.left(left) + self.right(right)))
 
 
+@case("split_by_list", image(3), least=8 + 5, most=8 + 5)
+class SplitByList(nn.Module):
+    """The sizes of the parts stand in a list of the module; a cut sets them."""
+
+    def __init__(self, sizes=(3, 5)):
+        super().__init__()
+        self.sizes = [*sizes] if type(sizes) is tuple else sizes
+        self.first, self.left, self.right, self.head = conv_norm(3, 8), conv(3, 5), conv(5, 5), pooled_head(5)
+
+    def forward(self, x):
+        left, right = torch.split(F.relu(self.first(x)), self.sizes, dim=1)
+        return self.head(F.relu(self.left(left) + self.right(right)))
+
+
 @case("slices", image(3), least=4 + 5)
 class Slices(nn.Module):
     """A partial convolution: the first channels are convolved, the others pass, and both are joined again."""

@@ -306,6 +306,28 @@ class Positions(nn.Module):
         return self.head(F.relu(self.inner(self.stem(x) + self.position)).mean(1))
 
 
+@case("positions_sliced", real(3, 5, 6), least=8 + 7, most=8 + 7)
+class PositionsSliced(Positions):
+    """The first rows of a table of positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(9, 8))
+
+    def forward(self, x):
+        return self.head(F.relu(self.inner(self.stem(x) + self.position[: x.shape[1]])).mean(1))
+
+
+@case("positions_fixed", real(3, 5, 6), least=8 + 7, most=8 + 7)
+class PositionsFixed(Positions):
+    """Positions that are not learned, in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        del self.position
+        self.register_buffer("position", torch.randn(1, 5, 8))
+
+
 @case("layer_scale", real(4, 6), least=8 + 5, most=8 + 5)
 class LayerScale(nn.Module):
     """Per-channel parameters and a single one that multiply what they do not create."""

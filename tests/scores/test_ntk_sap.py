@@ -13,6 +13,7 @@ from earlycrop import METHODS, Method, Pruner
 from earlycrop.scores import NtkSap
 from earlycrop.scores.ntk_sap import _redrawn
 from earlycrop.steps import Exponential
+from earlycrop.structure.heads import HeadedAttention
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels
 from tests import dense
@@ -157,6 +158,22 @@ def test_channels_of_a_network_with_norms():
     method = Method("ntk-sap-s", QUICK, Channels(), AtInit(), Exponential(3))
     report = Pruner(net, method, 0.5, example_inputs=dense.images()[0]).check(0)
     assert report.verification.exact
+
+
+def test_attention_that_was_cut_is_drawn_anew_in_each_round():
+    net = dense.Net(
+        lambda n, x: n.head(n.attention(x, x, x, need_weights=False)[0].mean(1)),
+        attention=nn.MultiheadAttention(8, 4, batch_first=True),
+        head=nn.Linear(8, 3),
+    ).double()
+    method = Method("ntk-sap-s", QUICK, Channels(), AtInit(), Exponential(3))
+    report = Pruner(net, method, 0.6, example_inputs=torch.randn(2, 5, 8).double()).check(0)
+    assert report.verification.exact
+    assert type(net.attention) is HeadedAttention
+    drawn = _redrawn(net)
+    assert not torch.isclose(drawn.attention.in_proj_weight, net.attention.in_proj_weight).any()
+    assert not drawn.attention.in_proj_bias.any()
+    assert not drawn.attention._qkv_same_embed_dim
 
 
 def test_modules_draw_as_they_were_born_and_other_parameters_from_their_own_entries():

@@ -240,13 +240,14 @@ def test_rounds_never_revive_and_no_layer_is_emptied():
     check_rounds(here, 6)
 
 
-def test_paths_beyond_single_precision():
+@pytest.mark.parametrize("units", [Weights(), Channels()])
+def test_paths_beyond_single_precision(units):
     net = dense.mlp(50, *[200] * 30, 10, bias=False, act=nn.ReLU).float()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(3)
     x = dense.vectors(4, 50)[0].float()
-    scores = worth(net, Px(), batches=[(x, torch.zeros(4, dtype=torch.long))])
+    scores = worth(net, Px(), units, batches=[(x, torch.zeros(4, dtype=torch.long))])
     assert torch.isfinite(scores).all()
     assert scores.max() > 3e38
 

@@ -63,12 +63,13 @@ def test_the_model_is_as_it_was():
     assert dense.everything(net) == before
 
 
-def test_a_deep_network_does_not_overflow():
+@pytest.mark.parametrize("units", [Weights(), Channels()])
+def test_a_deep_network_does_not_overflow(units):
     net = dense.mlp(50, *[200] * 30, 10, bias=False, act=nn.ReLU).float()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(20)
-    scores = worth(net, SynFlow(), example_inputs=torch.zeros(1, 50))
+    scores = worth(net, SynFlow(), units, example_inputs=torch.zeros(1, 50))
     assert torch.isfinite(scores).all()
     assert scores.max() > 3e38  # in float32 there would be no ranking
 

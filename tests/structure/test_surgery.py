@@ -3,14 +3,17 @@
 import copy
 import dataclasses
 import functools
+from typing import NamedTuple
 
 import pytest
 import torch
 from torch import nn
 
+from earlycrop import Pruner, harvest
 from earlycrop.errors import EarlyCropError, OptimizerError, TraceError
 from earlycrop.structure import cut, trace, verify
 from tests.cases import CASES, conv, pooled_head
+from tests.cases.joined import SplitByList
 from tests.oracles import (
     all_survivors,
     attribute_faults,
@@ -209,6 +212,23 @@ def test_hooks_and_own_attributes_survive():
     assert model.note == "mine"
 
 
+class Sizes(NamedTuple):
+    left: int
+    right: int
+
+
+@pytest.mark.parametrize("sizes", [[3, 5], torch.Size([3, 5]), Sizes(3, 5)])
+def test_sizes_of_a_module_stay_of_their_kind(sizes):
+    model = make_unique(SplitByList(sizes))
+    inputs = CASES["split_by_list"].inputs()
+    structure = trace(model, inputs)
+    assert len(structure) == 8 + 5
+    cut(structure, model, random_keep(structure, model), None)
+    assert type(model.sizes) is type(sizes)
+    assert (model.left.in_channels, model.right.in_channels) == tuple(model.sizes) != (3, 5)
+    model(*inputs)
+
+
 def test_ignored_layers_stay_whole():
     model = make_unique(CASES["resnet"].build())
     inputs = CASES["resnet"].inputs()
@@ -222,6 +242,22 @@ def test_ignored_layers_stay_whole():
         if name.startswith(("3.conv1.", "4.")):
             assert tensor.shape == tensors(dense)[name].shape
     assert disagreement(dense, model, inputs, True) <= 1e-9
+
+
+def test_a_single_name_is_ignored_as_one():
+    """That of the thirteenth, not of the second and the third."""
+    model = make_unique(nn.Sequential(*(nn.Linear(4, 4) for _ in range(14))))
+    x = torch.randn(2, 4, dtype=torch.float64)
+    alone = [one.where for one in trace(model, x, ignore=("12",)).frozen]
+    assert {where.split(".")[0] for where in alone} == {"11", "12"}
+    assert [one.where for one in trace(model, x, ignore="12").frozen] == alone
+    pruner = Pruner(model, "random-s", 0.3, example_inputs=x, ignore="12")
+    assert [one.where for one in pruner.units.frozen] == alone
+    with torch.no_grad():
+        for layer in (model[2], model[12]):
+            layer.weight[0] = layer.bias[0] = 0
+    report = harvest(model, x, ignore="12")
+    assert {width.layer for width in report.widths if width.after < width.before} == {"2"}
 
 
 def test_ignoring_a_name_that_does_not_exist_is_refused():

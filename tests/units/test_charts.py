@@ -18,7 +18,7 @@ ZOO = [
 ]
 WITHOUT_CARRIED_SHIFTS = [  # no norm behind a depthwise layer or a concatenation, whose shift would stay
     *("mlp_batch_norm", "mlp_residual", "conv3d", "resnet", "resnext", "unet", "transposed_groups", "inception"),
-    *("shared_block", "grouped", "concat"),
+    *("shared_block", "grouped", "concat", "positions", "positions_sliced", "positions_fixed"),
 ]
 
 
@@ -40,6 +40,7 @@ def first(outputs) -> torch.Tensor:
 
 
 QUICK = ("chain_with_bias", "resnext", "mobilenet", "transposed", "shared_block", "concat", "mlp_batch_norm")
+QUICK += ("positions_sliced", "positions_fixed")
 
 
 @pytest.mark.parametrize("name", dense.some_of(ZOO, [name for name in QUICK if name in ZOO]))

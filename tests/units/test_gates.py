@@ -121,6 +121,66 @@ def test_a_module_that_only_reshapes_its_result_is_gated_on_its_output():
     agrees(Evaluation(loss, at.chart), (x, y.flatten()), lambda c: net[1:](net[0](x) * c[of]).flatten(0, 1))
 
 
+class Written(nn.Module):
+    """A stream that a token begins and to which something is added that no layer makes; a norm reads it."""
+
+    def __init__(self, added: Callable[["Written"], Tensor]) -> None:
+        super().__init__()
+        self.embed, self.norm, self.head = nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)
+        self.token, self.gamma = nn.Parameter(torch.randn(1, 1, 6)), nn.Parameter(torch.randn(6))
+        self.positions, self.first = nn.Embedding(9, 6), nn.Parameter(torch.randn(1, 6))
+        self.register_buffer("fixed", torch.randn(1, 5, 6))
+        self.added = added
+
+    def forward(self, x: Tensor, c: Tensor | float = 1.0) -> Tensor:
+        """With gates written out where each of the stream's writers ends."""
+        x = torch.cat([self.token.expand(len(x), -1, -1) * c, self.embed(x) * c], 1)
+        return self.head(torch.tanh(self.norm(x + self.added(self) * c)).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("added", "expected"),
+    [
+        (lambda n: n.fixed, ["fixed"]),
+        (lambda n: n.positions.weight[:5], ["positions.weight"]),
+        (lambda n: n.fixed + n.positions.weight[:5], ["positions.weight", "fixed"]),
+        (lambda n: torch.cat([n.first, n.positions.weight[:4]]), ["positions.weight", "first"]),
+        (lambda n: n.gamma * n.positions.weight[:5], ["gamma"]),
+        (lambda n: n.gamma * (n.fixed + n.positions.weight[:5]), ["gamma"]),
+    ],
+)
+def test_what_parameters_and_buffers_write_to_a_stream_is_gated_before_it(added, expected):
+    net = Written(added).double()
+    batch = torch.randn(5, 4, 4).double(), torch.randint(3, (5,))
+    at, structure = at_gates(net, batch)
+    assert places(at.chart.gates) == [
+        ("embed", "output"), ("token", "parameter"), *((name, "parameter") for name in expected)
+    ]  # fmt: skip
+    of = structure.tensors["embed.weight"].classes[0]
+    agrees(at, batch, lambda c: net(batch[0], c[of]))
+
+
+class Low(nn.Module):
+    """A weight that is a sum and a product of parameters, of which each layer's channel takes its part once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(4, 5), nn.Linear(6, 3)
+        self.weight, self.left, self.right = (nn.Parameter(torch.randn(shape)) for shape in ((6, 5), (6, 2), (2, 5)))
+
+    def forward(self, x: Tensor, a: Tensor | float = 1.0, b: Tensor | float = 1.0) -> Tensor:
+        h = torch.tanh(self.first(x) * a)
+        return self.head(torch.tanh(F.linear(h, self.weight + self.left @ self.right) * b))
+
+
+def test_a_weight_that_is_a_sum_creates_its_rows_and_not_its_columns():
+    net, batch = Low().double(), dense.vectors()
+    at, structure = at_gates(net, batch)
+    assert places(at.chart.gates) == [("first", "output"), ("left", "parameter"), ("weight", "parameter")]
+    a, b = structure.tensors["first.weight"].classes[0], structure.tensors["weight"].classes[0]
+    agrees(at, batch, lambda c: net(batch[0], c[a], c[b]))
+
+
 class Twice(nn.Module):
     """One block that runs twice; `norms` says which norm follows each run ('' for none)."""
 

@@ -1,11 +1,11 @@
 """Synaptic flow: pruning without data that never empties a layer before it must."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from earlycrop.evaluation import Evaluation, MeanLoss
+from earlycrop.evaluation import MeanLoss
 from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
 from earlycrop.scores.trees import floats, one_sample_of_ones
 from earlycrop.structure.trace import duplicate
@@ -29,6 +29,6 @@ class SynFlow(AbstractNetworkScore):
         def flow(model: object, batch: tuple[object, ...]) -> Tensor:
             return sum(out.sum() for out in floats(model(*batch)))  # type: ignore[operator, return-value]
 
-        units = replace(of.units, model=positive) if hasattr(of.units, "model") else of.units  # type: ignore[type-var]
-        at = Evaluation(MeanLoss(positive, flow, [one_sample_of_ones(of.example_inputs)], bn_mode="running"), units)
-        return (at.values * at.gradient()).abs()
+        batches = [one_sample_of_ones(of.example_inputs)]
+        slope = MeanLoss(positive, flow, batches, bn_mode="running").gradient(of.units)
+        return (of.units.values * slope).abs()

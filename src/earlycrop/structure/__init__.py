@@ -16,7 +16,17 @@ verify.py     cut network against gated dense network
 
 from earlycrop.structure.gates import Gate
 from earlycrop.structure.rehearsal import trace
-from earlycrop.structure.structure import ChannelClass, Frozen, Layer, Layout, Member, Structure, ignoring, layers_of
+from earlycrop.structure.structure import (
+    ChannelClass,
+    Frozen,
+    Layer,
+    Layout,
+    Member,
+    Structure,
+    ignoring,
+    layers_of,
+    names_of,
+)
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.verify import Verification, Verifier, verify
 
@@ -33,6 +43,7 @@ __all__ = [
     "cut",
     "ignoring",
     "layers_of",
+    "names_of",
     "trace",
     "verify",
 ]

@@ -4,7 +4,7 @@ A channel is gated where it is *created* (behind the norm that directly and alon
 own output), never again where it is carried through. Where the creating operator is what a module returns, the
 gate multiplies that module's output: no derivative with respect to a weight is needed, and a parameter that has
 two roles (an embedding that is also the head) is scaled in the one that creates. Otherwise it multiplies the
-parameters that create. A rule that knows better says so itself (`Created.gates`).
+parameters (or buffers) that create. A rule that knows better says so itself (`Created.gates`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,8 +15,10 @@ from jaxtyping import Int
 from torch import Tensor, nn
 from torch.fx import Node
 
+from earlycrop.structure.rules.norms import NORMALISING, NORMS
+from earlycrop.structure.rules.registry import name_of
 from earlycrop.structure.trace import module_of
-from earlycrop.structure.walk import Created, Place, Read, Side, Walk, operator_of, tensor_nodes
+from earlycrop.structure.walk import JOINING, Created, Place, Read, Side, Walk, operator_of, tensor_nodes
 
 Classes = Int[Tensor, "_"]
 """For each index of a dimension the number of its class, or -1 where it cannot leave."""
@@ -27,8 +29,8 @@ class Gate:
     """A place where the vector of gates multiplies, one gate per class.
 
     Attributes:
-        where: The path of a module, or the name of a parameter.
-        side: Whether it multiplies that module's output, its input, or that parameter.
+        where: The path of a module, or the name of a parameter or buffer.
+        side: Whether it multiplies that module's output, its input, or that parameter (or buffer).
         dim: Along this dimension.
         classes: For each index along it the class whose gate multiplies there, or -1 for none.
         item: Which tensor, if the module takes or returns several, counted through nested tuples.
@@ -63,12 +65,15 @@ def find_gates(
     creators: dict[object, list[Created]] = {}
     for created in walk.created:
         creators.setdefault(created.sites or created.node, []).append(created)
-    own = modules.places({c.node for c in walk.created if operator_of(c.node).rstrip("_") in CREATING})
+    own = modules.places({c.node for c in walk.created if name_of(c.node) in CREATING})
     readers = {created.node: _reader(modules, created) for created in walk.created}
     read = _at_readers(walk, classes)
     again = torch.cat([group for group, _ in read]) if read else torch.empty(0, dtype=torch.int64)
     implicit = {key: runs for key, runs in creators.items() if not any(created.gates for created in runs)}
-    behind = _behind_norms(walk, modules, {key: [readers[c.node] for c in runs] for key, runs in implicit.items()})
+    alone = {  # a norm that reads a sum reads what others have created too
+        key: [None if name_of(c.node) in JOINING else readers[c.node] for c in runs] for key, runs in implicit.items()
+    }
+    behind = _behind_norms(walk, modules, alone)
 
     def holds(places: Where, created: Created) -> bool:
         """Whether it is the created channels that are scaled there, and not those of another dimension."""
@@ -158,11 +163,6 @@ def _reads_input(walk: Walk, read: Read) -> bool:
 CREATING = ("linear", "addmm", "matmul", "mm", "bmm", "embedding", "conv1d", "conv2d", "conv3d")
 CREATING += ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 """Operators whose whole output their parameters create; a sum with a parameter is not: the other term has a creator."""
-
-NORMALISING = ("batch_norm", "instance_norm")
-"""Operators that divide each channel by its own scale."""
-
-NORMS = (*NORMALISING, "layer_norm", "rms_norm", "group_norm")
 
 CHANNELS_FIRST = ("conv", "batch_norm", "instance_norm", "group_norm")
 """Operators whose channels are dimension 1; those of the others are counted from the last."""

@@ -65,6 +65,11 @@ class HeadedAttention(nn.MultiheadAttention):
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
         return (out if along == 0 else out.transpose(0, 1)), weights
 
+    def _reset_parameters(self) -> None:
+        self._qkv_same_embed_dim = self.in_proj_weight is not None  # torch would draw three weights that are not there
+        super()._reset_parameters()
+        self._qkv_same_embed_dim = False
+
     def _heads(self, query: Tensor, key: Tensor, value: Tensor, shared: bool) -> list[Tensor]:
         """q, k and v, each (batch, heads, positions, width of a head)."""
         if self.in_proj_weight is not None and shared:

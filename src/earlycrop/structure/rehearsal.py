@@ -32,7 +32,7 @@ def trace(
     Args:
         model: The network; untouched.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
-        ignore: Modules or parameters (by name, or by the beginning of a dotted name) to keep whole.
+        ignore: Modules or parameters, or a single one (by name, or by the beginning of a dotted name) to keep whole.
         together: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
 
     Raises:

@@ -145,10 +145,36 @@ class Structure:
                 if classes is not None:
                     yield name, dim, classes
 
-    def same_classes(self, other: "Structure") -> bool:
-        """Whether every dimension of every tensor belongs to the same classes."""
-        mine, theirs = ({(n, dim): classes for n, dim, classes in s.dimensions()} for s in (self, other))
-        return mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+    def with_graph_of(self, found: "Structure") -> "Structure":
+        """These classes with the graph of a new trace of the model, or as they are if that finds others.
+
+        The last class of a dimension can leave no more, so a trace does not find it.
+        """
+        stays = torch.zeros(self.count + 1, dtype=torch.bool)
+        for _, _, classes in self.dimensions():
+            if bool((classes == classes[0]).all()):
+                stays[classes[0]] = True
+        stays[-1] = True
+        number = torch.full((found.count + 1,), -1)  # of each class that was found, here; number[-1] stays -1
+        pairs = []
+        for name, layout in self.tensors.items():
+            for size, mine, theirs in zip(layout.shape, layout.classes, found.tensors[name].classes, strict=True):
+                mine, theirs = (torch.full((size,), -1) if one is None else one for one in (mine, theirs))
+                pairs.append((torch.where(stays[mine], -1, mine), theirs))
+        for mine, theirs in pairs:
+            number[theirs] = mine
+        number[-1] = -1
+        if not all(torch.equal(number[theirs], mine) for mine, theirs in pairs):
+            return self
+        return replace(
+            self,
+            program=found.program,
+            nodes={
+                name: tuple(None if one is None else number[one] for one in dims) for name, dims in found.nodes.items()
+            },
+            arguments={key: number[one] for key, one in found.arguments.items()},
+            positions={key: (number[one], start, stop) for key, (one, start, stop) in found.positions.items()},
+        )
 
     def after(self, keep: Bool[Tensor, "classes"]) -> "Structure":
         """The structure of the model from which the classes that are not in `keep` have left.
@@ -291,7 +317,9 @@ def build(
     def classes(labels: Tensor | None) -> Classes | None:
         return None if labels is None or bool(stuck[root[labels]].all()) else number[root[labels]]
 
-    creators = tuple(dict.fromkeys(site for created in walk.created for site in created.sites))
+    parameters = dict(walk.model.named_parameters())
+    sites = dict.fromkeys(site for created in walk.created for site in created.sites)
+    creators = tuple((name, dim) for name, dim in sites if name in parameters)
     frozen, outputs = [], set()
     for name, dim in dict.fromkeys([*((layer.weight, layer.dim) for layer in layers), *creators]):
         labels = walk.tensors[name][dim]
@@ -374,6 +402,11 @@ def _renumbered(gates: tuple[Gate, ...], number: Callable[[Classes], Classes]) -
     return tuple(gate for gate in moved if bool((gate.classes >= 0).any()))
 
 
+def names_of(ignore: Iterable[str]) -> tuple[str, ...]:
+    """These names; a single one is a name, not its letters."""
+    return (ignore,) if isinstance(ignore, str) else tuple(ignore)
+
+
 def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
     """Whether a parameter or buffer belongs to what the user keeps whole.
 
@@ -381,7 +414,7 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
         EarlyCropError: the model has no module or parameter of a name; names the nearest.
     """
     names = [name for name, _ in [*model.named_modules(), *model.named_parameters()] if name]
-    kept = tuple(ignore)
+    kept = names_of(ignore)
     for name in kept:
         if name not in names:
             raise EarlyCropError(

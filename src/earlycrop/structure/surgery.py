@@ -122,12 +122,13 @@ def cut_state(optimizer: Optimizer, indices: dict[Tensor, Index]) -> None:
 def _set_attributes(model: nn.Module, structure: Structure) -> None:
     modules = dict(model.named_modules(remove_duplicate=False))
     for (path, name, position), classes in structure.attributes.items():
-        width = classes.numel()
+        value = classes.numel()
         if position is not None:
-            sizes = list(getattr(modules[path], name))
-            sizes[position] = width
-            width = tuple(sizes)
-        setattr(modules[path], name, width)
+            before = getattr(modules[path], name)
+            sizes = [*before]
+            sizes[position] = value
+            value = getattr(before, "_make", type(before))(sizes)  # a named tuple is not made of a list
+        setattr(modules[path], name, value)
 
 
 @contextmanager
@@ -138,7 +139,7 @@ def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
     """
     tensors = [(tensor, tensor.data, tensor.grad) for _, tensor in tensors_of(model)]
     attributes = [
-        (module, type(module), {key: value for key, value in vars(module).items() if isinstance(value, int | tuple)})
+        (module, type(module), {k: v for k, v in vars(module).items() if isinstance(v, int | tuple | list)})
         for module in model.modules()
     ]
     state = {p: dict(entries) for p, entries in optimizer.state.items()} if optimizer is not None else {}

@@ -15,13 +15,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure.rules import rule_of
-from earlycrop.structure.rules.norms import weight_norm
+from earlycrop.structure.rules.norms import MIXING, weight_norm
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import as_inputs, duplicate
 from earlycrop.structure.walk import operator_of, tensors_of
-
-MIXING = ("layer_norm", "rms_norm", "group_norm")
-
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 

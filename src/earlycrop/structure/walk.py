@@ -13,7 +13,7 @@ from earlycrop.structure.labels import Axis, Dims, Grid, Labels
 from earlycrop.structure.trace import Program, module_of
 
 Site = tuple[str, int]
-"""A dimension of a parameter: its name and the number of the dimension."""
+"""A dimension of a parameter or buffer: its name and the number of the dimension."""
 
 
 Side = Literal["output", "input", "parameter"]
@@ -22,8 +22,14 @@ OUTPUT = "an output of the network"
 """Why logits cannot leave."""
 
 
+SUMS = ("add", "sub", "rsub")
+CATS = ("cat", "concat", "concatenate")
+JOINING = (*SUMS, *CATS)
+"""Operators whose result has several creators: each of their operands has its own."""
+
+
 class Place(NamedTuple):
-    """Where a gate multiplies: a module's output or input (by path), or a parameter (by name), along a dimension.
+    """Where a gate multiplies: a module's output or input (by path), or a tensor (by name), along a dimension.
 
     `item` says which tensor, if the module takes or returns several (counted through nested tuples).
     """
@@ -37,7 +43,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Created:
-    """Where channels come into being: an operator and the parameter dimensions that write them.
+    """Where channels come into being: an operator and the dimensions of parameters and buffers that write them.
 
     `gates` are the places that together scale these channels once on every path; without any they are found from
     the graph.
@@ -220,13 +226,13 @@ class Walk:
         return labels is not None and bool((labels < self.parametric).any())
 
     def create(self, node: Node, *sites: tuple[Any, int], gates: tuple[Place, ...] = ()) -> None:
-        """Note that `node` creates channels with these parameters, or with what is computed from parameters."""
+        """Note that `node` creates channels with these parameters or buffers, or with what is computed from them."""
         named = tuple(site for arg, dim in sites for site in self.sites_of(arg, dim))
         if named:
             self.created.append(Created(node, named, gates))
 
     def sites_of(self, arg: Any, dim: int) -> list[Site]:
-        """The parameter dimensions that a dimension of an argument comes from."""
+        """The dimensions of parameters and buffers that a dimension of an argument comes from."""
         if not isinstance(arg, Node):
             return []
         if arg in self.origin:
@@ -234,12 +240,28 @@ class Walk:
         labels = self.raw(arg)[dim]
         if not isinstance(labels, Tensor) or arg not in self.made:
             return []
+        for one in before(arg):  # all terms of a sum; of a product the factor whose labels it has, which scales it
+            labels = torch.cat([labels, *self._beside(one, labels)])
         return [
             (name, d)
             for name, dims in upstream(self, arg)
             for d, one in enumerate(dims)
             if one is not None and bool(torch.isin(one, labels).any())
         ]
+
+    def _beside(self, node: Node, labels: Tensor) -> list[Tensor]:
+        """Of a sum or a concatenation: what its operands have in the dimension where one of them has these labels."""
+        if (name := operator_of(node).rstrip("_")) not in JOINING:
+            return []
+        every = [self.raw(one) for one in tensor_nodes(node.args) if isinstance(one.meta.get("val"), Tensor)]
+        skip = (*node.args, node.kwargs.get("dim", 0))[1] if name in CATS else None
+        found: list[Tensor] = []
+        ndim = max(map(len, every))
+        for dim in range(-ndim, 0):
+            parts = [one for dims in every if len(dims) >= -dim and isinstance(one := dims[dim], Tensor)]
+            if skip not in (dim, dim + ndim) and any(bool(torch.isin(one, labels).any()) for one in parts):
+                found += parts
+        return found
 
     def read(self, node: Node, weight: Any, dim: int, labels: Tensor | None) -> None:
         """Note that a parameter's entries along `dim`, or those of what is computed from it, read these channels."""
@@ -292,14 +314,19 @@ def _places(dims: Dims, grid: Grid) -> list[int]:
 
 def upstream(walk: Walk, node: Node) -> list[tuple[str, list[Tensor | None]]]:
     """The parameters and buffers that a value, computed from nothing else, is computed from."""
-    names: dict[str, None] = {}
+    names = dict.fromkeys(walk.origin[one] for one in before(node) if one in walk.origin)
+    return [(name, walk.tensors[name]) for name in names]
+
+
+def before(node: Node) -> list[Node]:
+    """A node and all those that its value is computed from, each once."""
+    found: dict[Node, None] = {}
     todo = [node]
     while todo:
-        one = todo.pop()
-        if one in walk.origin:
-            names[walk.origin[one]] = None
-        todo += one.all_input_nodes
-    return [(name, walk.tensors[name]) for name in names]
+        if (one := todo.pop()) not in found:
+            found[one] = None
+            todo += one.all_input_nodes
+    return list(found)
 
 
 def operator_of(node: Any) -> str:

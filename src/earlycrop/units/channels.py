@@ -171,8 +171,7 @@ class ChannelUnits:
     def retrace(self) -> None:
         """Have the graph of what is left, which a cut forgets, where the same classes are found in it."""
         found = trace(self.model, self.example_inputs, *self._rules)
-        if found.same_classes(self.structure):
-            self.structure = found
+        self.structure = self.structure.with_graph_of(found)
 
     def counts(self) -> Counts:
         """What is left, from shapes."""

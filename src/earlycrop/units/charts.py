@@ -44,7 +44,7 @@ class WeightChart:
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
         """The parameters, in the model that is given; or what stands in their place there."""
-        return [_parameter(model, name) for name in self.names]
+        return [_tensor(model, name) for name in self.names]
 
     @contextmanager
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
@@ -89,7 +89,7 @@ class GateChart:
     Args:
         gates: The places, and which entry of the vector multiplies each channel there.
         count: The length of the vector.
-        like: A tensor of the model's precision and device.
+        like: A tensor of the precision and device that the vector has.
     """
 
     gates: tuple[Gate, ...]
@@ -104,8 +104,8 @@ class GateChart:
         return torch.ones(self.count, dtype=_at_least_float32(self.like), device=self.like.device)
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
-        """A factor of one for each channel at each place."""
-        return [self.values.new_ones(gate.classes.numel()) for gate in self.gates]
+        """A factor of one for each channel at each place, in the precision of the model that is given."""
+        return [torch.ones(gate.classes.numel(), **_precision(model)) for gate in self.gates]
 
     @contextmanager
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
@@ -115,9 +115,7 @@ class GateChart:
             for gate, factor in zip(self.gates, tensors, strict=True):
                 if gate.side == "parameter":  # one that is scaled in two dimensions is scaled by both
                     before = scaled.get(gate.where)
-                    scaled[gate.where] = _times(
-                        _parameter(model, gate.where) if before is None else before, gate, factor
-                    )
+                    scaled[gate.where] = _times(_tensor(model, gate.where) if before is None else before, gate, factor)
                 elif gate.side == "output":
                     hook = model.get_submodule(gate.where).register_forward_hook(_on_output(gate, factor))
                     stack.callback(hook.remove)
@@ -130,11 +128,11 @@ class GateChart:
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
         """The factors' move for a move of the vector."""
         padded = torch.cat([direction, direction.new_zeros(1)])  # class -1 has no gate
-        return [padded[gate.classes.to(direction.device)].to(self.values.dtype) for gate in self.gates]
+        return [padded[gate.classes.to(direction.device)].to(**_precision(model)) for gate in self.gates]
 
     def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
         """Σ share · slopes, summed over the places of each gate."""
-        total = self.values.new_zeros(self.count + 1)
+        total = torch.zeros(self.count + 1, **_precision(model))
         numbers = [torch.where(gate.classes < 0, self.count, gate.classes).to(total.device) for gate in self.gates]
         for parts, share in slopes:
             for number, part in zip(numbers, parts, strict=True):
@@ -195,15 +193,17 @@ class Entries:
 
 @contextmanager
 def swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
-    """Within it the model has these tensors in the place of its parameters, under every name that they have."""
-    new = {id(old): tensor for name, tensor in tensors.items() if (old := _parameter(model, name)) is not tensor}
+    """Within it the model has these tensors in the place of its own, under every name that they have."""
+    new = {id(old): tensor for name, tensor in tensors.items() if (old := _tensor(model, name)) is not tensor}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for module in model.modules() if new else ():
         own = vars(module)
-        if any(id(parameter) in new for parameter in module._parameters.values()):
-            before.append((module._parameters, dict(module._parameters)))  # type: ignore[arg-type]
-            # a recurrent layer has its own list of its parameters
-            before.append((own, {name: own[name] for name in ("_flat_weights", "_flat_weight_refs") if name in own}))
+        for held in (module._parameters, module._buffers):
+            if any(id(tensor) in new for tensor in held.values()):
+                before.append((held, dict(held)))  # type: ignore[arg-type]
+                # a recurrent layer has its own list of its parameters
+                lists = ("_flat_weights", "_flat_weight_refs")
+                before.append((own, {name: own[name] for name in lists if name in own}))
     try:
         for holder, values in before:
             for name, value in values.items():
@@ -217,10 +217,11 @@ def swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
             holder.update(values)
 
 
-def _parameter(model: nn.Module, name: str) -> Tensor:
-    """What stands under a parameter's name now."""
+def _tensor(model: nn.Module, name: str) -> Tensor:
+    """What stands under the name of a parameter or buffer now."""
     path, _, attribute = name.rpartition(".")
-    found = model.get_submodule(path)._parameters[attribute]
+    module = model.get_submodule(path)
+    found = (module._parameters if attribute in module._parameters else module._buffers)[attribute]
     assert found is not None
     return found
 
@@ -248,6 +249,12 @@ def _scaled(value: Any, gate: Gate, factor: Tensor) -> Any:
     item = gate.item or 0
     leaves[item] = _times(leaves[item], gate, factor)
     return pytree.tree_unflatten(leaves, spec)
+
+
+def _precision(model: nn.Module) -> dict[str, Any]:
+    """The dtype and device of what is computed beside this model."""
+    like = next(model.parameters())
+    return {"dtype": _at_least_float32(like), "device": like.device}
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:

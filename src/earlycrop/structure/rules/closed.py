@@ -5,16 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
+from earlycrop.structure.rules.norms import NORMS
 from earlycrop.structure.rules.registry import name_of
-from earlycrop.structure.walk import Walk, tensor_nodes
+from earlycrop.structure.walk import CATS, Walk, tensor_nodes
 
 CREATING = ("linear", "addmm", "embedding", "bilinear", "lstm", "gru", "rnn_tanh", "rnn_relu")
 CREATING += tuple(f"conv{kind}{n}d" for kind in ("", "_transpose") for n in (1, 2, 3))
 """What their parameters make is zero where these are."""
 
-NORMS = ("batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm")
-
-JOINS = ("cat", "concat", "concatenate", "stack")
+JOINS = (*CATS, "stack")
 
 MOVES = frozenset(
     {

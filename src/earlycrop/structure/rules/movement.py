@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from earlycrop.structure.labels import Axis, Dims, Grid
-from earlycrop.structure.rules.pointwise import combine
+from earlycrop.structure.rules.pointwise import combine, write
 from earlycrop.structure.rules.registry import RULES, argument, name_of, rule, same_in_each_group, unknown
 from earlycrop.structure.walk import Walk, shape_of, unlabelled
 
@@ -139,6 +139,7 @@ def cat(walk: Walk, node: Any) -> Any:
     for part in parts:
         walk.fix(part, [dim])
     result = combine(walk, parts, f"concatenated beside what cannot leave ({walk.where(node)})", skip=dim)
+    write(walk, node, parts, skip=dim - len(shape_of(node)))
     labels = [walk.raw(part)[dim] for part in parts]
     if any(one is not None for one in labels):
         whole = [

@@ -9,6 +9,14 @@ from earlycrop.structure.labels import Dims
 from earlycrop.structure.rules.registry import argument, name_of, rule
 from earlycrop.structure.walk import Walk, shape_of
 
+NORMALISING = ("batch_norm", "instance_norm")
+"""Operators that divide each channel by its own scale."""
+
+MIXING = ("layer_norm", "rms_norm", "group_norm")
+"""Operators whose statistics are those of several channels."""
+
+NORMS = (*NORMALISING, *MIXING)
+
 
 def _affine(walk: Walk, node: Any, *params: tuple[Any, Tensor | None, int]) -> None:
     """Tie per-channel parameters and buffers to the channels."""
@@ -24,7 +32,7 @@ def _note_norm(walk: Walk, node: Any, weight: Any, bias: Any, dim: int) -> None:
         walk.norms[node] = tuple((walk.origin[p], dim) for p in affine)
 
 
-@rule("batch_norm", "instance_norm")
+@rule(*NORMALISING)
 def batch_norm(walk: Walk, node: Any) -> Any:
     """Each channel (dimension 1) is normalised on its own."""
     x, weight, bias, mean, var = node.args[:5]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from earlycrop.structure.labels import Dims
 from earlycrop.structure.rules.registry import name_of, rule, unknown
-from earlycrop.structure.walk import Walk, shape_of, tensor_nodes
+from earlycrop.structure.walk import SUMS, Walk, shape_of, tensor_nodes
 
 
 @rule("add", "where", "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "feature_alpha_dropout")
@@ -24,13 +24,20 @@ def pointwise(walk: Walk, node: Any) -> Any:
         operands = operands[:1]
     result = combine(walk, operands, f"combined with a tensor whose size cannot change ({walk.where(node)})")
     result = [None] * (len(shape_of(node)) - len(result)) + result
-    if name_of(node) in ("add", "sub", "rsub"):
-        for arg in operands:
-            ndim = len(shape_of(arg))
-            for dim in range(ndim) if arg in walk.origin else ():
-                if walk.dims(arg)[dim] is not None:
-                    walk.create(node, (arg, dim))
+    if name_of(node) in SUMS:
+        write(walk, node, operands)
     return result
+
+
+def write(walk: Walk, node: Any, operands: list[Any], skip: int | None = None) -> None:
+    """What is made of parameters and buffers alone creates channels where it is added to what is not, or put beside."""
+    for arg in operands if node not in walk.made else ():
+        ndim = len(shape_of(arg))
+        for dim in range(-ndim, 0) if arg in walk.made else ():
+            wide = [one for one in operands if len(shape_of(one)) >= -dim and shape_of(one)[dim] > 1]
+            free = all(walk.raw(one)[dim] is not None for one in wide)
+            if dim != skip and free and isinstance(walk.raw(arg)[dim], Tensor):
+                walk.create(node, (arg, dim + ndim))
 
 
 def combine(walk: Walk, operands: list[Any], reason: str, skip: int | None = None) -> Dims:

@@ -182,10 +182,11 @@ def matmul(walk: Walk, node: Any) -> Any:
         result[dim] = walk.tie(wide[0], wide[1], input_reason(walk, node)) if both else next(iter(wide), None)
         if both and None not in wide and not {a, b} & walk.origin.keys():
             walk.recreated.append(wide[0])
-    if b in walk.origin and db[-1] is not None:
-        walk.create(node, (b, len(db) - 1))
-    if a in walk.origin and da[-2] is not None:
-        walk.create(node, (a, len(da) - 2))
+    if node not in walk.made:  # a product of two parameters is a weight, and creates nothing yet
+        if b in walk.origin and db[-1] is not None:
+            walk.create(node, (b, len(db) - 1))
+        if a in walk.origin and da[-2] is not None:
+            walk.create(node, (a, len(da) - 2))
     inner = shape_of(a)[-1]
     for weight, other in ((b, a), (a, b)):
         _count(walk, node, weight, math.prod(shape_of(other)) // inner)
