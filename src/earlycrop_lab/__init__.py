@@ -17,6 +17,7 @@
     report        results of a few runs as tables and sentences
     why           what scores do to flow and kernel; when the moment is
     tables        results as the poster's table
+    intervals     of means, from few values
     runs          one frozen description, one folder, one result
     tasks         classification, depth, control, language: read one top to bottom
     torchrun      one run on several processes

@@ -8,20 +8,16 @@ there is no interval, and nothing can be told.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from math import exp, inf, log, sqrt
-from statistics import fmean, variance
+from math import exp, inf, log
+from statistics import fmean
 from typing import Literal
 
-from scipy import stats
-
+from earlycrop_lab.intervals import Interval, student, welch
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import COLUMNS, Column, Row, by_setting, column, shown, times
 from earlycrop_lab.tasks.description import PRUNING, Metric
 
 Verdict = Literal["holds", "fails", "cannot be told"]
-Interval = tuple[float, float]
-LEVEL = 0.95
-"""Of the intervals."""
 POINTS = 0.03
 """What much better is, where the figure is a part of one."""
 STEP, NOTHING, COST = 0.6, 0.95, 0.25
@@ -101,40 +97,6 @@ def markdown(found: dict[str, list[Finding]]) -> str:
             "\n".join([f"**{setting}**", "", "| aim | claim | | figures |", "| ---: | --- | --- | --- |", *lines])
         )
     return "\n\n".join(parts) + "\n"
-
-
-def welch(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Welch's interval of mean(a) − mean(b), everything with one value on a side.
-
-    Degrees of freedom by Satterthwaite: (u + v)² / (u² / (n − 1) + v² / (m − 1)), u and v the squared standard errors.
-
-    >>> low, high = welch([1.0, 2.0, 3.0], [0.0, 1.0, 2.0])  # of equal size and variance: Student's, with df 4
-    >>> round(low, 4), round(high, 4)
-    (-1.267, 3.267)
-    """
-    if min(len(a), len(b)) < 2:
-        return -inf, inf
-    centre, u, v = fmean(a) - fmean(b), variance(a) / len(a), variance(b) / len(b)
-    if u + v == 0:
-        return centre, centre
-    return _around(centre, u + v, (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)))
-
-
-def student(values: Sequence[float]) -> Interval:
-    """Student's interval of the mean, everything with one value.
-
-    >>> low, high = student([1.0, 2.0, 3.0])  # df 2: 2 ± 4.3027 / √3
-    >>> round(low, 4), round(high, 4)
-    (-0.4841, 4.4841)
-    """
-    if len(values) < 2:
-        return -inf, inf
-    return _around(fmean(values), variance(values) / len(values), len(values) - 1)
-
-
-def _around(centre: float, squared_error: float, freedom: float) -> Interval:
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * sqrt(squared_error)
-    return centre - half, centre + half
 
 
 def verdict(interval: Interval, least: float, strict: bool = False) -> Verdict:

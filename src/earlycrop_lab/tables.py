@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from csv import writer
 from dataclasses import asdict, dataclass, fields, replace
+from math import inf
 from statistics import fmean, stdev
 
 import earlycrop
 from earlycrop.units import Weights
+from earlycrop_lab.intervals import Interval, student
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.description import PRUNING, Description, Metric, prunes
 
@@ -21,23 +23,25 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Spread:
-    """What a number is over the seeds: mean, sample standard deviation (over n − 1), n.
+    """What a number is over the seeds: mean, sample standard deviation (over n − 1), n, 95 % interval of the mean.
 
-    >>> Spread.of([1.0, None, 2.0, 3.0])
-    Spread(mean=2.0, deviation=1.0, n=3)
+    >>> spread = Spread.of([1.0, None, 2.0, 3.0])
+    >>> spread.mean, spread.deviation, spread.n, [round(end, 2) for end in spread.interval]
+    (2.0, 1.0, 3, [-0.48, 4.48])
     >>> Spread.of([0.5])
-    Spread(mean=0.5, deviation=None, n=1)
+    Spread(mean=0.5, deviation=None, n=1, interval=(-inf, inf))
     """
 
     mean: float
     deviation: float | None
     n: int
+    interval: Interval = (-inf, inf)
 
     @classmethod
     def of(cls, values: Iterable[float | None]) -> "Spread | None":
         """Of the runs that have the number; None if none has."""
         had = [value for value in values if value is not None]
-        return cls(fmean(had), stdev(had) if len(had) > 1 else None, len(had)) if had else None
+        return cls(fmean(had), stdev(had) if len(had) > 1 else None, len(had), student(had)) if had else None
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,8 @@ class Row:
         text = column.show(spread.mean)
         if deviation := column.show_deviation(spread):
             text += f" ± {deviation}"
+            if column.name == self.metric.name:
+                text += f" ({' to '.join(map(column.show, spread.interval))})"
         if spread.n < len(self.results):
             text += f" (n = {spread.n})"
         multiple = self.multiple(column) if column.multiple else None
@@ -361,7 +367,8 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 SPREAD = (
-    "Mean ± sample standard deviation over the seeds, n runs a row; no ± where all agree. "
+    "Mean ± sample standard deviation over the seeds, n runs a row; no ± where all agree; of the figure that counts "
+    "Student's 95 % interval of the mean too. "
     "× is the multiple of the dense run's mean. “Dense” is the phase before the cut, “cut” what is left after it."
 )
 
@@ -374,7 +381,7 @@ def csv(rows: Sequence[Row]) -> str:
     asked = list(dict.fromkeys(each.name for own in described.values() for each in own if each.name != "seed"))
     header, all_columns = ["task", *asked, "seeds", "conditions"], columns(rows)
     for column in all_columns:
-        header += [f"{column.name}_{part}" for part in ("mean", "deviation", "n")]
+        header += [f"{column.name}_{part}" for part in ("mean", "deviation", "n", "low", "high")]
         header += [f"{column.name}_multiple"] * column.multiple
     lines.writerow(header)
     for row in rows:
@@ -386,7 +393,10 @@ def csv(rows: Sequence[Row]) -> str:
         line.append(" | ".join(dict.fromkeys(map(condition, row.results))))
         for column in all_columns:
             spread = row.spread(column)
-            line += [None, None, 0] if spread is None else [spread.mean, spread.deviation, spread.n]
+            if spread is None:
+                line += [None, None, 0, None, None]
+            else:
+                line += [spread.mean, spread.deviation, spread.n, *(spread.interval if spread.n > 1 else (None, None))]
             line += [row.multiple(column)] * column.multiple
         lines.writerow(line)
     return file.getvalue()

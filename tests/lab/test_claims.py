@@ -7,7 +7,8 @@ from statistics import fmean, stdev
 import pytest
 from scipy import stats
 
-from earlycrop_lab.claims import better, findings, markdown, student, verdict, welch
+from earlycrop_lab.claims import better, findings, markdown, verdict
+from earlycrop_lab.intervals import student, welch
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import table
 from earlycrop_lab.tasks.classification import Classification

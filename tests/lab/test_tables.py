@@ -49,7 +49,7 @@ def test_seeds_are_one_row_with_mean_and_sample_deviation_counted_by_hand():
     assert spread is not None
     assert (spread.mean, spread.deviation, spread.n) == (pytest.approx(0.62), pytest.approx(0.02), 3)  # √(2·0.02²/2)
     assert [each.description.seed for each in rows[0].results] == [0, 1, 2]
-    assert rows[0].text(COLUMN["test_accuracy"]) == "62.0 ± 2.0"
+    assert rows[0].text(COLUMN["test_accuracy"]) == "62.0 ± 2.0 (57.0 to 67.0)"  # 0.62 ± 4.303 · 0.02 / √3
 
 
 def test_one_run_has_no_spread_and_says_that_it_is_one():
