@@ -5,7 +5,7 @@
 >>> from earlycrop_lab.data import load
 >>> digits = load("digits")
 >>> print(digits)
-digits: 1,437 training and 360 test images of 8x8 pixels, 10 classes
+digits: 1,437 training and 360 test images of 8x8 pixels, 10 classes (inside scikit-learn)
 >>> batches = digits.subset(1000).batches(batch_size=64, seed=0)
 >>> images, labels = next(batches.epoch(0))
 >>> images.shape, len(batches)
