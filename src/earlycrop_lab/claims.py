@@ -79,8 +79,11 @@ BETTER = (
 
 
 def findings(rows: Sequence[Row]) -> dict[str, list[Finding]]:
-    """By setting, the claims whose rows are there, those of a lower aim first; a rehearsal is no row."""
-    rows = [row for row in rows if row.description.max_steps is None]
+    """By setting, the claims whose rows are there, those of a lower aim first.
+
+    Rehearsals are no rows; nor are runs whose moment was given, for the claims are about what each method chooses.
+    """
+    rows = [row for row in rows if row.description.max_steps is None and row.description.prune_at is None]
     groups = by_setting(rows)
     found = {setting: [*_figures(group), *_costs(group)] for setting, group in groups.items()}
     for large, small in _pairs(rows):
