@@ -105,7 +105,8 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
     for row in pruned:
         series.setdefault(row.name, []).append(row)
     hues = colours(rows)
-    axes = _axes(310, left=38, right=22 + max(_width(_cut(name)) for name in series))
+    height = max(310, 64 + 16 * (len(series) + 2))  # each has its name beside it
+    axes = _axes(height, left=38, right=22 + max(_width(_cut(name)) for name in series))
     spots = {id(row): -log10(max(1 - _mean(row, WEIGHTS), 1e-6)) for row in pruned}
     left, right = min(spots.values()), max(spots.values())
     span = right - left or 0.1
@@ -566,6 +567,7 @@ def _names_beside(axes: Axes, ends: Mapping[str, tuple[float, float]], hues: Map
                 "alpha": 0.6,
                 "shrinkA": 2,
                 "shrinkB": 4,
+                "relpos": (0, 0.5),  # from where the name begins
             },
         )
 
