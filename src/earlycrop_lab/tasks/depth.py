@@ -58,6 +58,7 @@ RECIPES = {
 """Laina et al. also turn images, by at most 5 degrees. Short trainings do without enlarging: after 6 epochs on
 NYU-Depth-v2 (width 16, 76x57, batches of 8, n = 1) it had cost 0.1 m of rms error."""
 
+NETWORK = "fcrn"
 SHOWN = 3
 """Test pairs that a run keeps for its picture."""
 
@@ -83,7 +84,7 @@ class Depth(Description):
 
     data: str = option("scenes", help=f"{', '.join(DEPTHS)}")
     train_size: int | None = option(tag="train", help="train on a fixed part of so many pairs")
-    network: str = option("fcrn", choices=("fcrn",), help="its only network")
+    network: str = option(choices=(NETWORK,), help="its only network")
     batch_size: int = option(16, tag="batch", help="pairs in a training batch")
     image_width: int = option(tag="size", help="pixels across an image; the data's usual if not said")
     recipe: Literal["usual", "paper"] = option(
@@ -99,7 +100,7 @@ class Depth(Description):
         """See `Description`."""
         usual = USUAL[self.data]
         recipe = RECIPES.get(self.recipe or usual.recipe)
-        return {**vars(usual), "learning_rate": recipe and recipe.learning_rate}
+        return {"network": NETWORK, **vars(usual), "learning_rate": recipe and recipe.learning_rate}
 
     @property
     def image_size(self) -> tuple[int, int]:
