@@ -1,15 +1,19 @@
 """What the laboratory's instruments cost: process time (all threads) of a run with them, over one without.
 
-Interleaved pairs of the same dense training in one process: once as it is, once with meters and power tracker that do
-nothing. The setting up of the tracker, once a run, is told apart from what they take while training goes on.
+Interleaved pairs of the same dense training, each in a process of its own, as runs of `earlycrop compare` are: once as
+it is, once with meters, power tracker and look at inference that do nothing. Counted from the beginning of the run to
+its end, with the evaluations, without importing PyTorch; what CodeCarbon imports is counted.
 
-    python -m benchmarks.instruments [--pairs 10] [--epochs 6]
+    python -m benchmarks.instruments [--pairs 10] [--epochs 20]
 """
 
 import argparse
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import nan
 from statistics import fmean, stdev
 from typing import Any
 
@@ -46,33 +50,36 @@ class Nobody:
 
 
 def seconds(d: Classification, measured: bool) -> float:
-    """Process time of a training."""
-    kept = session.Meters, session.Tracker
+    """Process time of a training in this process."""
     if not measured:
         session.Meters, session.Tracker = Blind, Nobody  # type: ignore[misc, assignment]
+        session.inference = lambda *_: nan
     start = time.process_time()
-    try:
-        train(d)
-    finally:
-        session.Meters, session.Tracker = kept
+    train(d)
     return time.process_time() - start
+
+
+def apart(epochs: int, measured: bool) -> float:
+    """The same in a process of its own."""
+    how = ["--alone", "with" if measured else "without", "--epochs", str(epochs)]
+    command = [sys.executable, "-m", "benchmarks.instruments", *how]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--pairs", type=int, default=10)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--alone", choices=("with", "without"), help="one run in this process; prints its seconds")
     arguments = parser.parse_args()
     d = Classification(method="dense", data="digits", epochs=arguments.epochs)
-    seconds(d, True)  # everything is loaded
-    start = time.process_time()
-    with session.Tracker("DEU", 1.0):
-        pass
-    setting_up = time.process_time() - start
+    if arguments.alone:
+        print(seconds(d, arguments.alone == "with"))
+        return
     rows, shares = [], []
     for pair in range(arguments.pairs):
         order = (True, False) if pair % 2 else (False, True)
-        found = {measured: seconds(d, measured) for measured in order}
+        found = {measured: apart(arguments.epochs, measured) for measured in order}
         shares.append(found[True] / found[False] - 1)
         rows.append({"with_seconds": found[True], "without_seconds": found[False], "share": shares[-1]})
     half = stats.t.ppf(0.975, len(shares) - 1) * stdev(shares) / len(shares) ** 0.5
@@ -83,7 +90,6 @@ def main() -> None:
         n=len(shares),
         mean_share=fmean(shares),
         interval_95=[fmean(shares) - half, fmean(shares) + half],
-        tracker_setting_up_seconds=setting_up,
     )
 
 

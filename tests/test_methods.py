@@ -56,6 +56,9 @@ def test_the_rows_say_what_the_specification_says():
     per_layer = {"random-s", "efficient-convnets"}
     assert {name for name, method in METHODS.items() if method.allocation == Uniform()} == per_layer
     assert {method.allocation for name, method in METHODS.items() if name not in per_layer} == {Global()}
+    assert {name: method.min_channels for name, method in METHODS.items() if method.min_channels != 1} == {
+        "gate-decorators": 0.1
+    }
     assert Channels().gate == "post_norm"
     for unit in "us":
         of_unit = get_method(f"earlycrop-{unit}")

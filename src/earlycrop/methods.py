@@ -55,6 +55,7 @@ class Method:
         timing: When.
         steps: In how many steps.
         allocation: How the budget is shared between layers.
+        min_channels: What each layer keeps if nothing else is said: channels (int) or a fraction of them (float).
     """
 
     name: str
@@ -63,6 +64,7 @@ class Method:
     timing: AbstractTiming
     steps: Steps
     allocation: Allocation = Global()  # noqa: RUF009 - frozen, without state
+    min_channels: int | float = 1
 
     def __post_init__(self) -> None:
         of_channels = NormScale | FilterNorm | GateDecorator
@@ -130,7 +132,7 @@ METHODS: dict[str, Method] = {
         Method("earlycrop-s-ntk",  Crop(),               Channels(), NtkSettled(),   OneShot()),
         Method("synflow",          SynFlow(),            Weights(),  AtInit(),       Exponential(100)),
         Method("earlybird",        NormScale(),          Channels(), EarlyBird(),    OneShot()),
-        Method("gate-decorators",  GateDecorator(),      SUMMED,     TickTock(),     Exponential(20)),
+        Method("gate-decorators",  GateDecorator(),      SUMMED,     TickTock(),     Exponential(20), min_channels=0.1),
         Method("efficient-convnets", FilterNorm(),       Channels(), AfterTraining(), OneShot(),       Uniform()),
         Method("ltr",              Magnitude(),          Weights(),  Rewinding(1),   Exponential(6)),
         Method("imp",              Magnitude(),          Weights(),  Rewinding(0),   Exponential(6)),

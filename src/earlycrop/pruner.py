@@ -78,7 +78,8 @@ class Pruner:
             then: `pruner.optimizer = optimizer`.
         epochs: The whole budget; a quarter of it caps how long a detector may wait.
         target: What `sparsity` counts: `weight`, `node`, `params` or `flops`.
-        min_channels: What each layer keeps: channels (int) or a fraction of them (float).
+        min_channels: What each layer keeps: channels (int) or a fraction of them (float); the method's own if not
+            said, which is one, and a tenth for `gate-decorators`.
         round_to: Widths are multiples of this.
         protect_layers: Each layer keeps at least its best weight (methods for weights).
         ignore: Names of modules or parameters to keep whole.
@@ -113,7 +114,7 @@ class Pruner:
         optimizer: Optimizer | None = None,
         epochs: float | None = None,
         target: Target = "weight",
-        min_channels: int | float = 1,
+        min_channels: int | float | None = None,
         round_to: int = 1,
         protect_layers: bool = False,
         ignore: Sequence[str] = (),
@@ -130,7 +131,8 @@ class Pruner:
         self._ranks = ranks_of(group)
         self._optimizer, self.epochs, self.seed = optimizer, epochs, seed
         self.method = method if isinstance(method, Method) else get_method(method)
-        self.budget = Budget(sparsity, target, min_channels, round_to, protect_layers)
+        least = self.method.min_channels if min_channels is None else min_channels
+        self.budget = Budget(sparsity, target, least, round_to, protect_layers)
         self.report: Report | None = None
         self.cuts = 0
         self.curve: list[Check] = []

@@ -176,6 +176,8 @@ def methods() -> Table:
         parts = [_brief(part) for part in (method.score, method.units, method.timing, method.steps)]
         if method.allocation != Global():
             parts[-1] += f", {_brief(method.allocation)}"
+        if method.min_channels != 1:
+            parts[-1] += f", at least {method.min_channels:g} of each layer"
         table.add_row(name, *(part if prunes(method) else NONE for part in parts))
     return table
 

@@ -39,7 +39,7 @@ from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.session import Scene, pruner_of
 
 SCORES = (
-    *("random-u", "magnitude-u", "snip", "grasp", "synflow", "crop-u", "cropit-u"),
+    *("random-u", "magnitude-u", "snip", "grasp", "synflow", "crop-u", "cropit-u", "ntk-sap", "px"),
     *("random-s", "magnitude-s", "snap", "crop-s", "cropit-s"),
 )
 """Methods that prune before training, and so differ in what they remove alone."""

@@ -10,7 +10,7 @@ from earlycrop.structure import Verification, Verifier
 from earlycrop.timing import Regime
 from tests import dense
 from tests.scores.worth import classes
-from tests.test_pruner import BATCH, make, small
+from tests.test_pruner import BATCH, make, small, until_cut
 
 
 def by_gates(net, batch):
@@ -176,3 +176,15 @@ def test_norms_that_are_frozen_are_refused_by_name():
     with pytest.raises(EarlyCropError, match=r"`norm0\.weight`"):
         pruner.scores()
     assert dense.everything(net) == before
+
+
+@pytest.mark.parametrize(("floor", "left"), [({}, 3), ({"min_channels": 1}, 2)])
+def test_a_tenth_of_each_dense_layer_stays_through_all_ticks_unless_said_otherwise(floor, left):
+    net = small()
+    net.conv1, net.norm1 = torch.nn.Conv2d(8, 30, 3, padding=1).double(), torch.nn.BatchNorm2d(30).double()
+    net.conv2 = torch.nn.Conv2d(30, 8, 3, padding=1).double()
+    torch.nn.init.constant_(net.norm1.weight, 1e-9)  # the lowest of all scores
+    pruner = make(net, torch.optim.SGD(net.parameters(), lr=1e-9), "gate-decorators", sparsity=0.9, epochs=1, **floor)
+    report = until_cut(net, pruner.optimizer, pruner)
+    assert {width.layer: (width.before, width.after) for width in report.widths}["conv1"] == (30, left)
+    assert report.weight_sparsity == pytest.approx(0.9, abs=0.02)

@@ -33,14 +33,14 @@ class StepTime:
 
 
 def inference(model: nn.Module, images: Tensor, seconds: float = 1.0) -> float:
-    """Median milliseconds of a forward pass in eval mode over these images, among at least five warm ones.
+    """Median milliseconds of a forward pass in eval mode over these images, among at least five after a first one.
 
     Args:
         model: The network; its training flag is left as found.
         images: A batch, where the model is.
         seconds: After the five it goes on until so much time has gone.
     """
-    clock, start = Clock(images.device), time.perf_counter()
+    clock, start = Clock(images.device, warm=1), time.perf_counter()
     with evaluating(model):
         while time.perf_counter() - start < seconds or len(clock._warm["forward"]) < 5:
             with clock.step("forward"):
@@ -65,13 +65,17 @@ class Clock:
     3
     >>> clock.seconds["dense"] > 0
     True
+
+    Args:
+        device: Where the steps are.
+        warm: Steps at the start of each phase that do not count.
     """
 
-    def __init__(self, device: torch.device | str = "cpu"):
+    def __init__(self, device: torch.device | str = "cpu", warm: int = WARM):
         self.cuda = torch.device(device).type == "cuda"
         self.seconds: dict[str, float] = defaultdict(float)
         self._warm: dict[str, list] = defaultdict(list)
-        self._cold: dict[str, int] = defaultdict(lambda: WARM)
+        self._cold: dict[str, int] = defaultdict(lambda: warm)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

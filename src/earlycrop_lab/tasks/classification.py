@@ -18,6 +18,7 @@ from earlycrop_lab.data import DATASETS, Batch, Dataset, check_name, load
 from earlycrop_lab.measure.evaluating import evaluating
 from earlycrop_lab.models import NETWORKS, build, get_network
 from earlycrop_lab.tasks.description import Description, Metric, option
+from earlycrop_lab.tasks.schedule import Schedule
 from earlycrop_lab.tasks.session import Outcome, Scene, Session
 from earlycrop_lab.torchrun import data_parallel
 
@@ -60,6 +61,9 @@ class Classification(Description):
     network: str = option(help=f"{', '.join(NETWORKS)}; the data set's usual if not said")
     learning_rate: float = option(2e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     weight_decay: float = option(5e-5, tag="decay", help="L2, in Adam's gradient")
+    schedule: Literal["one_cycle", "constant"] = option(
+        "one_cycle", tag="", choices=("one_cycle", "constant"), help="the rate once it is not constant for the detector"
+    )
     image_size: int | None = option(tag="size", help="pixels a side of the images; their own if not said")
     recipe: Literal["usual", "paper"] = option(
         "usual", tag="", choices=("usual", "paper"), help="image sizes and augmentation"
@@ -108,7 +112,8 @@ def train(
     scene = prepare(d, root, device, ranks)
     model, batches = scene.model, scene.batches
     optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
-    with Session(d, scene, optimizer, device=device, ranks=ranks, **around) as session:
+    schedule = Schedule(optimizer, d.learning_rate, d.schedule)
+    with Session(d, scene, optimizer, schedule=schedule, device=device, ranks=ranks, **around) as session:
         for epoch in session.epochs():
             with session.looking():
                 session.pruner.check(epoch)

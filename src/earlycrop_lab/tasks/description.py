@@ -76,8 +76,14 @@ class Description:
         False, tag="equal", help="divide the epochs between the trainings of a method that needs several"
     )
     round_to: int = option(1, tag="round", help="widths in multiples of this")
-    min_channels: int = option(1, tag="least", help="channels that every layer keeps")
+    min_channels: int = option(1, tag="least", help="channels that every layer keeps; a method may keep more by itself")
     min_part: float | None = option(tag="part", help="the part of its channels that every layer keeps instead")
+    optimizer_state: Literal["slice", "reset"] = option(
+        "slice",
+        tag="state",
+        choices=("slice", "reset"),
+        help="carry the optimizer's state through the cut, or forget it there",
+    )
     data: str = option(help="what it is trained on")
     train_size: int | None = option(tag="train", help="train on a fixed part of so many samples")
     network: str = option(help="the data's usual if not said")
@@ -180,6 +186,11 @@ class Description:
         return (self.data, self.network, self.method, *pruned)
 
     @property
+    def floor(self) -> int | float | None:
+        """What each layer keeps: channels (int) or a fraction of them (float); None leaves it to the method."""
+        return self.min_part or (None if self.min_channels == self._default("min_channels") else self.min_channels)
+
+    @property
     def budget(self) -> int:
         """Epochs of one training: all that were asked for, unless they are to be divided between several."""
         if not self.equal_budget:
@@ -210,7 +221,7 @@ class Description:
 
 PRUNING = (
     *("sparsity", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
-    *("round_to", "min_channels", "min_part"),
+    *("round_to", "min_channels", "min_part", "optimizer_state"),
 )
 """The fields that mean nothing to a run that does not prune."""
 

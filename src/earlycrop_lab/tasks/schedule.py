@@ -112,7 +112,9 @@ class Schedule(AbstractSchedule):
         main: The kind of shape that takes One-Cycle's place.
     """
 
-    def __init__(self, optimizer: Optimizer, peak: float, main: Literal["one_cycle", "halving"] = "one_cycle"):
+    def __init__(
+        self, optimizer: Optimizer, peak: float, main: Literal["one_cycle", "halving", "constant"] = "one_cycle"
+    ):
         self.optimizer, self.peak, self.main = optimizer, peak, main
         self.shape: Shape | None = None
         self._taken = 0

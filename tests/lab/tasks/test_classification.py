@@ -117,6 +117,29 @@ def test_the_rate_is_constant_until_the_cut_and_then_cycles_over_what_remains(mo
     assert [check.learning_rate for check in report.curve] == [2e-3] * len(report.curve)
 
 
+@pytest.mark.parametrize("method", ["dense", "snap", "earlycrop-s"])
+def test_the_rate_may_stay_constant(monkeypatch, method):
+    watcher = Watcher(monkeypatch)
+    description = SMALL.dense_twin() if method == "dense" else replace(SMALL, method=method)
+    train(replace(description, schedule="constant", epochs=8), progress=watcher)
+    assert watcher.rates == [2e-3] * 32
+
+
+@pytest.mark.parametrize("state", ["slice", "reset"])
+def test_the_optimizer_may_forget_at_the_cut(monkeypatch, state):
+    watcher, known = Watcher(monkeypatch), []
+    monkeypatch.setattr(watcher, "cut", lambda _: known.append(len(watcher.optimizer.state)))
+    outcome = train(replace(SMALL, method="earlycrop-s", epochs=8, optimizer_state=state), progress=watcher)
+    (left,) = known
+    assert left == (0 if state == "reset" else sum(1 for _ in outcome.model.parameters()))
+
+
+def test_the_floor_is_the_methods_own_unless_said_otherwise():
+    ours = Classification(method="gate-decorators")
+    floors = {None: ours, 3: replace(ours, min_channels=3), 0.2: replace(ours, min_part=0.2)}
+    assert {each.floor: each for each in floors.values()} == floors
+
+
 def test_efficient_convnets_may_cut_within_one_training(monkeypatch):
     watcher = Watcher(monkeypatch)
     outcome = train(replace(SMALL, method="efficient-convnets", prune_at=2.0), progress=watcher)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import earlycrop
+from earlycrop_lab.tasks import session
 from earlycrop_lab.tasks.classification import Classification, train
 
 TWIN = Classification(
@@ -16,6 +17,15 @@ TWIN = Classification(
     batch_size=20,
     epochs=2,
 )
+
+
+def test_beyond_a_size_there_is_no_proof_which_holds_a_copy(monkeypatch):
+    run = Classification(method="crop-s", network="mlp", data="digits", train_size=40, batch_size=20, epochs=1)
+    for parameters, proved in ((0, False), (10**9, True)):
+        monkeypatch.setattr(session, "PROVED", parameters)
+        report = train(run).report
+        assert report is not None
+        assert (report.verification is not None) == proved
 
 
 @pytest.mark.slow
