@@ -103,7 +103,7 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
         return _ranking(rows)
     series: dict[str, list[Row]] = {}
     for row in pruned:
-        series.setdefault(row.name, []).append(row)
+        series.setdefault(row.line, []).append(row)
     hues = colours(rows)
     height = max(310, 64 + 16 * (len(series) + 2))  # each has its name beside it
     axes = _axes(height, left=38, right=22 + max(_width(_cut(name)) for name in series))
@@ -116,7 +116,7 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
     for row in rows:
         if not row.prunes:
             _level(axes, row)
-    ends = {row.name: (axes.get_xlim()[1], row.figure.mean) for row in rows if not row.prunes}
+    ends = {row.line: (axes.get_xlim()[1], row.figure.mean) for row in rows if not row.prunes}
     for place, (name, group) in enumerate(series.items()):
         aside = 0.06 * span * (place / max(1, len(series) - 1) - 0.5)  # deviations stand side by side
         xs = [spots[id(row)] + aside for row in group]
@@ -149,11 +149,11 @@ def _ranking(rows: Sequence[Row]) -> Chart:
         if not row.prunes:
             _level(axes, row, vertical=False)
     for place, row in enumerate(order):
-        _point(axes, place, row, hues[row.name], vertical=False)
+        _point(axes, place, row, hues[row.line], vertical=False)
         _text(axes, (1, place), (6, 0), shown(metric, row.figure.mean), INK, across=True, va="center_baseline")
     axes.set_yticks(range(len(order)), [_cut(row.name) for row in order], fontsize=SMALL)
     for tick, row in zip(axes.get_yticklabels(), order, strict=True):
-        tick.set_color(hues[row.name] if row.prunes else SOFT)
+        tick.set_color(hues[row.line] if row.prunes else SOFT)
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(_titled(metric), fontsize=SIZE)
     asked = next(row.asked for row in rows if row.prunes)
@@ -210,14 +210,14 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
         x, y = spots[id(row)]
         if (spread := row.spread(cost)) and spread.deviation:
             aside = spread.deviation * cost.scale
-            axes.plot([x - aside, x + aside], [y, y], color=hues[row.name], **BAR)
+            axes.plot([x - aside, x + aside], [y, y], color=hues[row.line], **BAR)
             lines.append(((max(x - aside, axes.get_xlim()[0]), y), (min(x + aside, axes.get_xlim()[1]), y)))
         if (spread := row.figure).deviation:
             lines.append(((x, y - spread.deviation), (x, y + spread.deviation)))
-        _point(axes, x, row, hues[row.name])
+        _point(axes, x, row, hues[row.line])
     known = sorted(known, key=lambda row: all(row is not other for other in best))  # the frontier chooses first
     names = labels(rows)
-    _names_at(axes, [(names(row), hues[row.name], spots[id(row)], n < len(best)) for n, row in enumerate(known)], lines)
+    _names_at(axes, [(names(row), hues[row.line], spots[id(row)], n < len(best)) for n, row in enumerate(known)], lines)
     axes.set_xlabel(cost.heading.replace(", all", ""), fontsize=SIZE)
     _headed(axes, _titled(metric))
     told = "; ".join(
@@ -242,7 +242,7 @@ def moments(rows: Sequence[Row]) -> list[Chart]:
 
 
 def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str]) -> Chart:
-    first, names = {row.name: row for row in reversed(rows)}, labels(rows)
+    first, names = {row.line: row for row in reversed(rows)}, labels(rows)
     legend = ceil(len(first) / 2) * 13.0
     above, below = _axes_two(310 + legend, left=38, right=12, bottom=40 + legend)
     small, seen = LABELS.get(kind, ("what must become small", "what was seen"))
@@ -256,12 +256,12 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str]) -> Chart:
             last = max(last, moment)
             thresholds.setdefault(curve[-1]["threshold"], set()).add(row.asked)
             highest = max(highest, *(each["value"] for each in curve))
-            look = {"color": hues[row.name], "linewidth": 1.2, "alpha": 0.85, "linestyle": _dash(row)}
+            look = {"color": hues[row.line], "linewidth": 1.2, "alpha": 0.85, "linestyle": _dash(row)}
             looks = [(each["epoch"], each["signal"]) for each in curve if each["signal"] is not None]
             looks = [(epoch, signal) for epoch, signal in looks if isfinite(signal) and signal > 0]
             signals += [signal for _, signal in looks]
             for axes, points in ((above, looks), (below, [(each["epoch"], each["value"]) for each in curve])):
-                axes.axvline(moment, color=hues[row.name], linewidth=0.7, alpha=0.35, zorder=0)
+                axes.axvline(moment, color=hues[row.line], linewidth=0.7, alpha=0.35, zorder=0)
                 if points:
                     axes.plot(*zip(*points, strict=True), marker=".", markersize=4, **look)
                     full = result.report["reason"] == "trigger"
@@ -269,8 +269,8 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str]) -> Chart:
                         *points[-1],
                         marker="v",
                         markersize=6,
-                        color=hues[row.name],
-                        markerfacecolor=hues[row.name] if full else PAPER,
+                        color=hues[row.line],
+                        markerfacecolor=hues[row.line] if full else PAPER,
                         zorder=4,
                     )
     known = [*signals, *(threshold for threshold in thresholds if threshold > 0)]
@@ -291,7 +291,7 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str]) -> Chart:
     below.set_xlabel("epoch", fontsize=SIZE)
     _headed(above, small)
     _headed(below, seen)
-    _legend(_figure(below), [first[name] for name in dict.fromkeys(row.name for row in rows)], hues)
+    _legend(_figure(below), [first[name] for name in dict.fromkeys(row.line for row in rows)], hues)
     cuts = "; ".join(f"{names(row)}: {_when(row.results)}" for row in rows)
     note = (
         "A line a run, until its cut (triangle: filled where the signal fell below the threshold, hollow where the "
@@ -346,8 +346,8 @@ def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
     for place, row in enumerate(rows):
         kept = _kept(row)
         axes.add_patch(_bars(place, [0.86] * len(layers), GRID))
-        axes.add_patch(_bars(place, [0.86 * kept.get(layer, 0.0) for layer in layers], hues[row.name]))
-        _text(axes, (place + 0.1, 1), (0, 5), _cut(row.name), hues[row.name], above=True, rotation=50)
+        axes.add_patch(_bars(place, [0.86 * kept.get(layer, 0.0) for layer in layers], hues[row.line]))
+        _text(axes, (place + 0.1, 1), (0, 5), _cut(row.name), hues[row.line], above=True, rotation=50)
     axes.set_yticks(range(len(layers)), shown, fontsize=SMALL)
     axes.set_xticks([])
     axes.grid(False)
@@ -384,10 +384,10 @@ BAR = {"linewidth": 1.0, "alpha": 0.55, "solid_capstyle": "butt"}
 
 
 def colours(rows: Iterable[Row]) -> dict[str, str]:
-    """Of each method, the same in all pictures of the rows."""
-    names = list(dict.fromkeys(row.name for row in rows if row.prunes))
+    """Of each line, the same in all pictures of the rows."""
+    names = list(dict.fromkeys(row.line for row in rows if row.prunes))
     hues = {name: HUES[number % len(HUES)] for number, name in enumerate(names)}
-    return hues | {row.name: DENSE for row in rows if not row.prunes}
+    return hues | {row.line: DENSE for row in rows if not row.prunes}
 
 
 def labels(rows: Iterable[Row]) -> Callable[[Row], str]:
@@ -526,10 +526,10 @@ def _text(
 
 
 def _legend(figure: Figure, rows: Sequence[Row], hues: Mapping[str, str]) -> None:
-    handles = [Line2D([], [], color=hues[row.name], linewidth=1.6, linestyle=_dash(row)) for row in rows]
+    handles = [Line2D([], [], color=hues[row.line], linewidth=1.6, linestyle=_dash(row)) for row in rows]
     box = figure.legend(
         handles,
-        [row.name for row in rows],
+        [row.line for row in rows],
         loc="lower left",
         bbox_to_anchor=(0.01, 0.0),
         ncols=2,

@@ -115,11 +115,12 @@ BRIEF = ("weight_sparsity", "optimizer_steps", "seconds", "sparse_step_milliseco
 
 
 def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
-    """For a terminal: a table for each setting, then what has no result and why."""
+    """For a terminal: a table for each setting with what its data are, then what has no result and why."""
     results, failed = _split(outcomes)
     told: list[Table | str] = []
     for setting, rows in tables.by_setting(tables.table(results)).items():
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=setting, title_justify="left")
+        table.caption, table.caption_justify = tables.data_of(rows) or None, "left"
         columns = [column for column in tables.shown_columns(rows) if column.name in (rows[0].metric.name, *BRIEF)]
         for number, heading in enumerate(["method", "asked", "n", *(column.heading for column in columns)]):
             table.add_column(heading, justify="right" if number else "left")

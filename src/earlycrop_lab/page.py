@@ -246,7 +246,7 @@ def _table(rows: Sequence[Row], setting: str) -> str:
 
 
 def _cell(row: Row, column: Column) -> str:
-    """The mean, which holds itself unrounded too; then its deviation, n if runs lack it, and the multiple."""
+    """The mean, which holds itself unrounded too; then its deviation, n if runs lack it, the multiple, the interval."""
     spread = row.spread(column)
     if spread is None:
         return NONE
@@ -257,7 +257,7 @@ def _cell(row: Row, column: Column) -> str:
         beside.append(f"n = {spread.n}")
     if column.multiple and (multiple := row.multiple(column)) is not None:
         beside.append(times(multiple))
-    small = f"<small>{' '.join(beside)}</small>" if beside else ""
+    small = "".join(f"<small>{line}</small>" for line in (" ".join(beside), row.interval(column)) if line)
     return f"<data value='{spread.mean!r}'>{column.show(spread.mean)}</data>{small}"
 
 

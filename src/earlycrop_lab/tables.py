@@ -181,12 +181,21 @@ class Row:
 
     @property
     def name(self) -> str:
-        """The method, with what was asked of it that is not usual."""
-        d, usual = self.description, self.description.usual()
+        """The method, with what was asked of its cut that is not every task's default: a usual floor is told too."""
+        return self._named(lambda name, value: "" if value is True else f" {value}")
+
+    @property
+    def line(self) -> str:
+        """What it is called together with other sparsities: the same, without how much it is where that is usual."""
+        usual = self.description.usual()
+        return self._named(lambda name, value: "" if value is True or value == getattr(usual, name) else f" {value}")
+
+    def _named(self, told: Callable[[str, object], str]) -> str:
+        d = self.description
         asked = [
-            name.replace("_", " ") + ("" if value is True else f" {value}")
-            for name in PRUNING
-            if name != "sparsity" and (value := getattr(d, name)) != getattr(usual, name)
+            name.replace("_", " ") + told(name, value)
+            for name, default in ((each.name, each.default) for each in fields(d))
+            if name in PRUNING and name != "sparsity" and (value := getattr(d, name)) != default
         ]
         return f"{d.method} ({', '.join(asked)})" if asked else d.method
 
@@ -214,6 +223,13 @@ class Row:
         own, dense = self.spread(column), Spread.of(map(column.read, self.dense))
         return own.mean / dense.mean if self.prunes and own and dense and dense.mean else None
 
+    def interval(self, column: Column) -> str:
+        """Of the figure that counts, between what its mean is at 95 %; else, and without deviation, empty."""
+        spread = self.spread(column)
+        if column.name != self.metric.name or spread is None or not column.show_deviation(spread):
+            return ""
+        return " to ".join(map(column.show, spread.interval))
+
     def text(self, column: Column) -> str:
         """As shown in a line: mean ± deviation (n where not all runs have it), and the multiple."""
         spread = self.spread(column)
@@ -222,8 +238,8 @@ class Row:
         text = column.show(spread.mean)
         if deviation := column.show_deviation(spread):
             text += f" ± {deviation}"
-            if column.name == self.metric.name:
-                text += f" ({' to '.join(map(column.show, spread.interval))})"
+        if interval := self.interval(column):
+            text += f" ({interval})"
         if spread.n < len(self.results):
             text += f" (n = {spread.n})"
         multiple = self.multiple(column) if column.multiple else None

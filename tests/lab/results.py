@@ -3,7 +3,7 @@
 from earlycrop_lab.measure.emissions import Emissions
 from earlycrop_lab.measure.record import Columns, Epoch
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.description import Description
 
 
 def columns(test_accuracy: float = 0.5, **said) -> Columns:
@@ -64,7 +64,7 @@ def report(reason: str = "trigger", unit: str = "channels", **said) -> dict:
     }
 
 
-def result(description: Classification, cut: dict | None = None, **said) -> Result:
+def result(description: Description, cut: dict | None = None, **said) -> Result:
     """Of four epochs, with that cut."""
     environment = {
         "cpu": "Some CPU",

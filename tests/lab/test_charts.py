@@ -26,6 +26,7 @@ from earlycrop_lab.page import DARK, LIGHT
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import table
 from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.language import Language
 from tests.lab.results import report, result
 
 
@@ -75,6 +76,20 @@ def test_accuracy_stands_over_the_weights_that_left():
     assert "earlycrop-s 90 %, 75.0 %; earlycrop-s 99 %, 60.0 %" in chart.note
     ticks = [label.get_text() for label in axes.get_xticklabels()]
     assert (ticks[0], ticks[-1]) == ("90 %", "99 %")
+
+
+def test_a_floor_that_is_usual_at_each_sparsity_makes_one_line():
+    runs = [
+        result(Language(sparsity=sparsity), report(), metrics={"test_perplexity": perplexity}, weight_sparsity=sparsity)
+        for sparsity, perplexity in ((0.8, 90.0), (0.9, 100.0))
+    ]
+    chart = by_sparsity(table(runs))
+    assert chart is not None
+    (axes,) = chart.figure.axes
+    (line,) = [np.asarray(each.get_ydata()).tolist() for each in axes.lines if each.get_linewidth() == 1.4]
+    assert line == [90.0, 100.0]
+    assert texts(axes) == ["earlycrop-s (min part)"]
+    assert "earlycrop-s (min part 0.1) 80 %, 90; earlycrop-s (min part 0.05) 90 %, 100." in chart.note
 
 
 def test_a_deviation_is_a_bar_and_one_run_has_none():

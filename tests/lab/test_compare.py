@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import earlycrop
 from earlycrop_lab import cli
@@ -271,3 +272,13 @@ def test_a_terminal_is_told_the_same_in_short():
     assert failed == f"{folder_name(bad)} has no result: no disk"
     (row,) = csv.DictReader(comma_separated([(good, result(good))]).splitlines())
     assert row["test_accuracy_mean"] == "0.5"
+
+
+def test_a_terminal_is_told_what_the_data_are():
+    told = "digits: 1,437 training and 360 test images (inside scikit-learn)"
+    run = Classification(method="dense", network="mlp")
+    console = Console(width=200, file=io.StringIO())
+    with console.capture() as printed:
+        for part in brief([(run, replace(result(run), data=told))]):
+            console.print(part, markup=False, highlight=False)
+    assert " ".join(printed.get().split()).endswith(told)

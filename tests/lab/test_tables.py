@@ -11,6 +11,7 @@ from earlycrop_lab.measure.emissions import Emissions
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import (
     COLUMNS,
+    Row,
     Spread,
     by_setting,
     column,
@@ -22,6 +23,7 @@ from earlycrop_lab.tables import (
     table,
 )
 from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.language import Language
 from tests.lab.results import report, result
 
 COLUMN = {each.name: each for each in (column(Classification().metric), *COLUMNS)}
@@ -112,6 +114,22 @@ def test_what_is_asked_of_a_method_is_another_row_with_its_name():
         "earlycrop-s (round to 8)",
         "earlycrop-s (target node)",
     ]
+
+
+def test_a_floor_is_in_the_name_where_it_is_the_tasks_usual_too():
+    asked = (Language(), Language(sparsity=0.95), Language(min_part=0.3), Language(min_channels=8))
+    (*rows, masks, dense_row) = (
+        Row((result(each),), (), "") for each in (*asked, Language(method="snip"), Language(method="dense"))
+    )
+    assert [row.name for row in rows] == [
+        "earlycrop-s (min part 0.1)",
+        "earlycrop-s (min part 0.025)",
+        "earlycrop-s (min part 0.3)",
+        "earlycrop-s (min channels 8)",
+    ]
+    assert [row.line for row in rows[:3]] == ["earlycrop-s (min part)"] * 2 + ["earlycrop-s (min part 0.3)"]
+    assert Row((result(Classification(method="ltr", rounds=1)),), (), "").line == "ltr (rounds 1)"
+    assert (masks.name, dense_row.name, dense_row.line) == ("snip", "dense", "dense")
 
 
 def test_runs_under_other_conditions_are_marked_and_the_commonest_are_not():
