@@ -12,6 +12,8 @@ from math import exp, inf, log
 from statistics import fmean
 from typing import Literal
 
+from earlycrop import get_method
+from earlycrop.scores import READINGS
 from earlycrop_lab.intervals import Interval, student, welch
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import COLUMNS, Column, Row, by_setting, column, shown, times
@@ -21,14 +23,21 @@ Verdict = Literal["holds", "fails", "cannot be told"]
 POINTS = 0.03
 """What much better is, where the figure is a part of one."""
 STEP, NOTHING, COST = 0.6, 0.95, 0.25
-"""Of dense's step, what is short and what is no saving; of LTR's cost, what is a fraction."""
-KEPT = Column("kept", "memory", "kept", lambda r: r.columns.memory_bytes, "MB", 1e-6)
-"""Of a step of what a run ends with."""
+"""Of dense's step, what is short, and from where on nothing is saved; of LTR's cost, what is a fraction."""
+LARGEST = Column(
+    "largest_bytes",
+    "memory",
+    "largest",
+    lambda r: max(filter(None, (r.columns.dense_memory_bytes, r.columns.sparse_memory_bytes)), default=None),
+    "MB",
+    1e-6,
+)
+"""Of the largest step of a run, before the cut or after it: what a device must have. Every device has this measure."""
 HOW = (
     "A claim holds where the whole 95 % interval of the difference (of a cost: of the ratio) is on its side, and fails "
     "where it is on the other. With one run a row there is no interval, and nothing can be told."
 )
-NAMED = {each.name: each for each in (*COLUMNS, KEPT)}
+NAMED = {each.name: each for each in (*COLUMNS, LARGEST)}
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,8 @@ BETTER = (
     Better(2, "snip", "random-u", much=True),
 )
 """methods.md, section 6, aims 1 and 2."""
+OWN = {"earlycrop-s": 1, "earlycrop-u": 2}
+"""The poster's own methods, and which aim is about the figure of each."""
 
 
 def findings(rows: Sequence[Row]) -> dict[str, list[Finding]]:
@@ -151,9 +162,9 @@ def cheaper(
 def _figures(rows: Sequence[Row]) -> Iterator[Finding]:
     """Aims 1 and 2: what each method's figure is beside another's."""
     for row in rows:
-        if row.prunes and row.description.method in ("earlycrop-s", "earlycrop-u"):
+        if row.description.method in OWN:
             for dense in (other for other in rows if not other.prunes):
-                yield as_good(1, row, row.label, dense, "dense")
+                yield as_good(OWN[row.description.method], row, row.label, dense, "dense")
         if row.description.method == "earlycrop-u":
             for ltr in _beside(row, "ltr", rows):
                 yield as_good(2, row, row.label, ltr, ltr.name)
@@ -187,7 +198,7 @@ def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
                 for name, what in (("optimizer_steps", "steps"), ("seconds", "training time")):
                     claim = f"{row.label} takes a quarter of the {what} of {ltr.name} at most"
                     yield from _compared(2, claim, row, ltr, name, most=COST)
-        if row.description.method not in ("earlycrop-s", "earlycrop-u"):
+        if row.description.method not in OWN:
             continue
         masks = row.description.method == "earlycrop-u"
         for name, what in (("step_milliseconds", "time"), ("memory_bytes", "memory")):
@@ -199,10 +210,9 @@ def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
             ]
             if not logs:
                 continue
-            bound = {"least": NOTHING} if masks else {"most": STEP if what == "time" else 1.0}
-            told = "no less" if masks else "at most 0.6 of the" if what == "time" else "less"
-            claim = f"a step of {row.label} takes {told} {what} after the cut"
-            found = cheaper(3, claim, student(logs), fmean(logs), str(len(logs)), **bound)
+            way, part = ("least", NOTHING) if masks else ("most", STEP if what == "time" else NOTHING)
+            claim = f"a step of {row.label} takes at {way} {part:g} of the {what} after the cut"
+            found = cheaper(3, claim, student(logs), fmean(logs), str(len(logs)), **{way: part})
             yield _untold(found) if any(map(_moved, row.results)) else found
 
 
@@ -225,7 +235,8 @@ def _large(large: Row, small: Row) -> Iterator[Finding]:
         f"{row.label}, {row.description.network} of width {row.description.width}" for row in (large, small)
     )
     yield as_good(4, large, f"{wide},", small, narrow)
-    for name, what in (("seconds", "training time"), ("grams_co2", "emissions"), ("kept", "memory in a step")):
+    costs = {"seconds": "training time", "grams_co2": "emissions", "largest_bytes": "memory at its peak"}
+    for name, what in costs.items():
         yield from _compared(4, f"{wide}, takes less {what} than {narrow}", large, small, name, most=1.0)
 
 
@@ -261,13 +272,20 @@ def _beside(row: Row, method: str, rows: Sequence[Row]) -> list[Row]:
     """The rows of another method that were asked for the same.
 
     Of how often it cuts, and how its trainings share the budget, each method may have its own: the row's name says it.
+    Their readings are the same where both score by what has readings.
     """
-    own = ("rounds", "per_round", "equal_budget")
+    own = ["rounds", "per_round", "equal_budget"]
+    if not all(map(_has_readings, (row.description.method, method))):
+        own.append("reading")
 
     def asked(one: Row) -> list[object]:
         return [getattr(one.description, name) for name in PRUNING if name not in own]
 
     return [other for other in rows if other.description.method == method and asked(other) == asked(row)]
+
+
+def _has_readings(method: str) -> bool:
+    return isinstance(get_method(method).score, tuple(map(type, READINGS.values())))
 
 
 def _values(row: Row, name: str) -> list[float]:
