@@ -454,6 +454,12 @@ def _plain(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
     width, height = figure.get_size_inches() * 72
     x, y, w, h = place
     axes = figure.add_axes((x / width, y / height, w / width, h / height), facecolor="none")
+    plain(axes)
+    return axes
+
+
+def plain(axes: Axes) -> None:
+    """Two quiet spines, a faint grid, and all text in the colours and sizes of the pictures."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(DENSE)
     axes.spines[["left", "bottom"]].set_linewidth(0.8)
@@ -463,7 +469,6 @@ def _plain(figure: Figure, place: tuple[float, float, float, float]) -> Axes:
     axes.yaxis.label.set_color(INK)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_axisbelow(True)
-    return axes
 
 
 def _figures(axes: Axes, rows: Sequence[Row], vertical: bool = True) -> None:

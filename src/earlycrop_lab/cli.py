@@ -490,7 +490,7 @@ def _moment(given: dict[str, Any], options: argparse.Namespace, console: Console
         )
     title = f"{d.method} at {d.sparsity:.1%}, {d.network} on {d.data}: when is the moment?"
     figures = {
-        "moment": why_figures.moment(accuracies, moments, title),
+        "moment": why_figures.moment(accuracies, moments, seen, title),
         "training": why_figures.training(seen, f"{d.network} on {d.data}, dense, at a constant rate"),
     }
     records = {"asked": repr(d), "accuracies": accuracies, "moments": moments, "seen": seen}

@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 
 from earlycrop.files import replacing
-from earlycrop_lab import claims
+from earlycrop_lab import claims, why_figures
 from earlycrop_lab.charts import (
     COSTS,
     DENSE,
@@ -49,6 +49,7 @@ from earlycrop_lab.tables import (
     table,
     times,
 )
+from earlycrop_lab.why_figures import Inquiry
 
 LIGHT = {
     "page": "#f5f6f8",
@@ -96,16 +97,18 @@ def write(folder: Path, file: Path) -> list[Path]:
         OSError: If something cannot be read or written.
     """
     results, lacking = finished(folder)
+    asked, unread = inquiries(folder)
     if not results:
         why = "".join(f" {name}: {reason}." for name, reason in lacking.items())
         raise ValueError(f"There is no finished run in {folder}. `earlycrop train --out {folder}` makes one.{why}")
     rows = table(results)
     drawn = {setting: [*charts(group), *_sampled(group, folder)] for setting, group in by_setting(rows).items()}
     tested = findings(rows)
+    lacking |= unread
     beside = file.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     written = {
-        file: page(rows, drawn, tested, lacking).encode(),
+        file: page(rows, drawn, tested, asked, lacking).encode(),
         beside / "table.md": markdown(rows).encode(),
         beside / "table.csv": csv(rows).encode(),
         **({beside / "claims.md": claims.markdown(tested).encode()} if tested else {}),
@@ -158,10 +161,22 @@ def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
     return results, lacking
 
 
+def inquiries(folder: Path) -> tuple[list[Inquiry], dict[str, str]]:
+    """What `earlycrop why` kept among the runs, and of its folders that cannot be read, by name, the reason."""
+    found, unread = [], {}
+    for kept in sorted(folder.glob("why-*/records.json")):
+        try:
+            found.append(why_figures.of(kept.parent))
+        except (ValueError, OSError) as error:
+            unread[kept.parent.name] = str(error)
+    return found, unread
+
+
 def page(
     rows: Sequence[Row],
     drawn: Mapping[str, Sequence[Chart]],
     found: Mapping[str, Sequence[Finding]],
+    asked: Sequence[Inquiry],
     lacking: Mapping[str, str],
 ) -> str:
     """The page, which is well-formed XML too; no script, and its policy forbids every request."""
@@ -181,7 +196,7 @@ def page(
             f"<p class='note'>{escape(SPREAD)} {escape(reading(group))}</p>"
             f"<div class='pictures'>{pictures}</div>{_claims(found.get(setting, ()))}</section>"
         )
-    parts += [_conditions(rows), _lacking(lacking), _runs(rows)]
+    parts += [*map(_inquiry, asked), _conditions(rows), _lacking(lacking), _runs(rows)]
     return PAGE.format(
         title=escape(f"EarlyCroP: {_count(len(runs), 'run')}"),
         light="".join(f"--{name}:{colour};" for name, colour in LIGHT.items()),
@@ -274,6 +289,13 @@ def _claims(found: Sequence[Finding]) -> str:
     return f"<h3>The poster's claims here</h3>{told}"
 
 
+def _inquiry(asked: Inquiry) -> str:
+    """What was asked of one network, with its pictures."""
+    pictures = "".join(_picture(chart, chart.name) for chart in asked.charts)
+    said = f"<p class='note'>{escape(asked.setting)}</p>"
+    return f"<section><h2>{escape(asked.title)}</h2>{said}<div class='pictures'>{pictures}</div></section>"
+
+
 def _picture(chart: Chart, name: str) -> str:
     said = f"<figcaption>{_whole(chart.note)}</figcaption>"
     return f"<figure><h3>{_whole(chart.title)}</h3>{inline(chart, name)}{said}</figure>"
@@ -316,7 +338,7 @@ def _conditions(rows: Sequence[Row]) -> str:
 
 
 def _lacking_note(lacking: Mapping[str, str]) -> str:
-    return f" <a href='#lacking'>{_count(len(lacking), 'run')} without a result.</a>" if lacking else ""
+    return f" <a href='#lacking'>{_count(len(lacking), 'folder')} without a result.</a>" if lacking else ""
 
 
 def _lacking(lacking: Mapping[str, str]) -> str:

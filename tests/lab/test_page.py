@@ -61,7 +61,42 @@ def folder(tmp_path_factory) -> Path:
             (out / name / "failure.json").write_text(text)
     (out / "garbled-seed1" / "result.json").write_text('{"repr": 3}')
     (out / "plan-digits-seed0").mkdir()
+    for name, records in answers().items():
+        (out / name).mkdir()
+        (out / name / "records.json").write_text(json.dumps({"asked": repr(Classification()), **records}))
     return out
+
+
+def answers() -> dict[str, dict]:
+    """What `earlycrop why` keeps: a sweep of three epochs that two rules watched, and two scores."""
+    look = {"epochs": [1.0, 2.0], "seen": [0.5, 0.6], "signal": [None, 0.2], "threshold": 0.05, "seconds": 0.003}
+    rules = [{"rule": "lazy regime", "chosen": None, **look}, {"rule": "rate settled", "chosen": 4.0, **look}]
+    found = {"accuracy": 0.6, "behind": 0.1, "seconds": 0.003}
+    return {
+        "why-moment-digits": {
+            "accuracies": {"1.0": [0.5, 0.55], "3.0": [0.6, 0.65], "5.0": [0.7, 0.8]},
+            "moments": [
+                {"rule": "lazy regime", "epoch": 5.0, "reason": "cap", **found},
+                {"rule": "rate settled", "epoch": 3.0, "reason": "trigger", **found},
+            ],
+            "seen": {
+                "epochs": [0, 1, 2],
+                "norm": [1.0, 1.1, 1.2],
+                "drift": [0.0, 0.5, 0.6],
+                "from_start": [0.0, 0.3, 0.4],
+                "pace": [None, 0.3, 0.1],
+                "rules": rules,
+            },
+        },
+        "why-flow-digits": {
+            "found": [
+                {"method": method, "sparsity": sparsity, "seed": 0, "epochs": 1, **numbers}
+                for method in ("snip", "crop-s")
+                for sparsity in (0.9, 0.98)
+                for numbers in [{"flow_before": 2.0, "flow_after": 1.0 + sparsity, "kernel_change": sparsity}]
+            ]
+        },
+    }
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +203,30 @@ def test_nothing_is_dropped_silently(page):
     assert told[FAILED] == f"failed: {ODD}"
     assert "is no result of this laboratory" in told["garbled-seed1"]
     assert "was cut off" in told["cut-off-seed2"]
-    assert "3 runs without a result." in "".join(parsed(page).find(".//header").itertext())
+    assert "3 folders without a result." in "".join(parsed(page).find(".//header").itertext())
+
+
+def test_what_was_asked_why_stands_before_every_run(page):
+    sections = {section.findtext("h2"): section for section in parsed(page).iter("section")}
+    asked = ("What do scores do to flow and kernel?", "When is the moment? earlycrop-s at 95 %")
+    assert [name for name in sections if name in (*asked, "Every run")] == [*asked, "Every run"]
+    titles = [[title.text for title in sections[name].iterfind(".//figure/h3")] for name in asked]
+    assert list(map(len, titles)) == [1, 2]
+    told = "".join(sections[asked[1]].itertext())
+    assert "epoch 5, 75.0\u00a0%" in told
+    assert "Never in 2 epochs: lazy regime." in told
+
+
+def test_an_answer_that_cannot_be_read_is_told(tmp_path):
+    run = Classification(method="dense")
+    for name in (folder_name(run), "why-flow-digits"):
+        (tmp_path / name).mkdir()
+    write_result(result(run), tmp_path / folder_name(run))
+    (tmp_path / "why-flow-digits" / "records.json").write_text("{}")
+    write(tmp_path, tmp_path / "page.html")
+    lacking = parsed(tmp_path / "page.html").find(".//section[@id='lacking']/dl")
+    assert lacking.findtext("dt") == "why-flow-digits"
+    assert "is no answer of `earlycrop why`" in lacking.findtext("dd")
 
 
 def test_every_run_is_described_as_its_own_source(page):
@@ -212,7 +270,7 @@ def test_it_is_html_in_which_every_element_is_closed(page):
 
 def test_pictures_say_what_they_show_and_take_the_pages_colours(page):
     pictures = list(parsed(page).iter("{http://www.w3.org/2000/svg}svg"))
-    assert len(pictures) == 7  # sparsity, three costs, moments, widths at two sparsities
+    assert len(pictures) == 10  # sparsity, three costs, moments, widths at two sparsities; sweep, training, flow
     for picture in pictures:
         assert len(picture.get("aria-label")) > 20
         text = ElementTree.tostring(picture, encoding="unicode")

@@ -9,7 +9,8 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from earlycrop_lab import why, why_figures
+from earlycrop_lab import cli, why, why_figures
+from earlycrop_lab.charts import PAPER
 from earlycrop_lab.cli import main
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.why import RULES, Flow, Watched, dense, flows, swept, watched
@@ -137,8 +138,53 @@ def test_the_pictures_show_what_was_found(seen):
         rule for rule in RULES if rule != "early bird"
     ]  # which sees norms, and there are none
     accuracies, moments = swept([run_at(0, 0.5), run_at(3, 0.6)], by_hand())
-    figure = why_figures.moment(accuracies, moments, "a title")
+    figure = why_figures.moment(accuracies, moments, by_hand(), "a title")
     assert len(figure.axes[1].texts) == len(RULES)
+
+
+def test_what_a_rule_chooses_without_its_cap_is_marked_beside_what_stands_for_it():
+    runs = [run_at(0, 0.50), run_at(3, 0.60), run_at(5, 0.75)]
+    axes = why_figures.moment(*swept(runs, by_hand()), by_hand()).axes[1]
+    marks = {"hollow": set(), "fired": set(), "capped": set()}
+    rules = [label.get_text() for label in axes.get_yticklabels()]
+    for line in axes.lines:
+        kind = "capped" if line.get_marker() == "s" else "fired"
+        if line.get_marker() in "os":
+            kind = "hollow" if line.get_markerfacecolor() == PAPER else kind
+            marks[kind] |= {(rules[int(y)], float(x)) for x, y in line.get_xydata()}
+    assert marks["hollow"] == {("score settled", 4), ("kernel settled", 9)}  # between swept epochs; after the cap
+    assert marks["fired"] == {("rate settled", 3), ("score settled", 3)}
+    assert marks["capped"] == {(rule, 5) for rule in RULES} - {("rate settled", 5), ("score settled", 5)}
+
+
+def test_lines_of_channels_are_not_cut_off_at_the_height_of_those_of_weights():
+    found = [Flow(m, s, 0, 1, 2.0, 1.0, change) for m, change in (("snip", 0.1), ("snap", 3.0)) for s in (0.5, 0.9)]
+    low, high = why_figures.flow(found).axes[3].get_ylim()
+    assert low == 0
+    assert high > 3
+
+
+def test_records_are_drawn_as_what_was_asked(tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "compare", lambda runs, *_: [(run, make(run, test_accuracy=0.5)) for run in runs])
+    monkeypatch.setattr(why, "watched", lambda *_, **__: by_hand())
+    asked = ["why", "moment", "--device=cpu", "--epochs=20", "--at", "0", "3", f"--out={tmp_path}"]
+    assert main(asked) == 0
+    (folder,) = tmp_path.glob("why-*")
+    found = why_figures.of(folder)
+    assert found.title == "When is the moment? earlycrop-s at 95 %"
+    assert found.setting == "resnet18 of width 32 on digits, 20 epochs"
+    moment, training = found.charts
+    assert "Never in 1 epochs: lazy regime; lazy regime, unsquared; authors' code; early bird." in moment.note
+    assert "rate settled 250 ms" in moment.note
+    (kernel,) = [line.get_ydata() for line in training.figure.axes[2].lines if len(line.get_ydata()) == 1]
+    assert list(kernel) == [0.2]  # at epoch 0 there is none before
+
+
+@pytest.mark.parametrize("text", ["{}", '{"asked": "print()", "found": []}', '{"asked": "1 +", "found": []}'])
+def test_what_is_no_answer_is_refused(tmp_path, text):
+    (tmp_path / "records.json").write_text(text)
+    with pytest.raises(ValueError, match=r"records.json is no answer of `earlycrop why`"):
+        why_figures.of(tmp_path)
 
 
 def test_the_records_are_of_the_device_that_was_asked_for(tmp_path, monkeypatch):
