@@ -8,8 +8,8 @@
     grids         methods × sparsities × seeds × networks × data sets; the poster's tables by name
     engines       here, or on a Ray cluster
     display       training, as it is watched
-    why_figures   the pictures of `why`
     page          a folder of runs as one page
+    why_figures   the pictures of `why`
     claims        what the poster claims, tested on runs
     charts        the pictures of a table of runs
     figures       the pictures of a run
