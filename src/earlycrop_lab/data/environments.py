@@ -121,7 +121,7 @@ def _make(rules: Rules, count: int) -> "VectorEnv":
     try:
         import gymnasium
     except ImportError as error:
-        raise DataError('Control needs gymnasium: `pip install "earlycrop[control]"`.') from error
+        raise DataError("Control needs gymnasium, and it is not here: `pip install gymnasium`.") from error
     way = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT if rules.vectorised else gymnasium.VectorizeMode.SYNC
     options: dict[str, Any] = {} if rules.limit is None else {"max_episode_steps": rules.limit}
     try:

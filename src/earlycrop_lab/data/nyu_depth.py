@@ -5,6 +5,8 @@ pairs x 3 x columns x rows, bytes; `depths`, pairs x columns x rows, metres), an
 (`trainNdxs` and `testNdxs`, counted from 1). Smaller versions of them are read alike.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,32 +47,42 @@ def nyu_depth(root: Path, size: tuple[int, int], depth_size: tuple[int, int]) ->
         from scipy.io import loadmat
     except ImportError as error:
         raise DataError(
-            f'NYU-Depth-v2 comes in MATLAB\'s formats, for which {error.name} is needed: pip install "earlycrop[depth]"'
+            f"NYU-Depth-v2 comes in MATLAB's formats, and there is no {error.name} to read them with: "
+            f"`pip install h5py scipy`."
         ) from error
 
     splits = _file(root, SPLITS)
-    try:
+    with _reading(splits):
         indices = loadmat(splits, variable_names=("trainNdxs", "testNdxs"))
-    except Exception as error:  # damage makes loadmat raise nearly anything
-        raise _foreign(splits, f"it cannot be read ({type(error).__name__}: {error})") from error
 
     labeled = _file(root, LABELED)
-    try:
-        with h5py.File(labeled) as file:
+    with _reading(labeled):
+        opened = h5py.File(labeled)
+    with opened as file:
+        with _reading(labeled):
             images, depths = _set(file, labeled, "images", "u", 4), _set(file, labeled, "depths", "f", 3)
-            count, columns, rows = depths.shape
-            if images.shape != (count, 3, columns, rows):
-                raise _foreign(
-                    labeled,
-                    f"images of shape {images.shape} and depths of shape {depths.shape} are no pairs; they should be "
-                    f"pairs x 3 x columns x rows and pairs x columns x rows",
-                )
-            train, test = (_indices(splits, indices, name, count) for name in ("trainNdxs", "testNdxs"))
-            if both := set(train.tolist()) & set(test.tolist()):
-                raise _foreign(splits, f"{len(both)} pairs are in both splits")
-            return _read(labeled, images, depths, train, test, size, depth_size)
-    except OSError as error:
-        raise _foreign(labeled, f"it cannot be read ({error})") from error
+        count, columns, rows = depths.shape
+        if images.shape != (count, 3, columns, rows):
+            raise _foreign(
+                labeled,
+                f"images of shape {images.shape} and depths of shape {depths.shape} are no pairs; they should be "
+                f"pairs x 3 x columns x rows and pairs x columns x rows",
+            )
+        train, test = (_indices(splits, indices, name, count) for name in ("trainNdxs", "testNdxs"))
+        if both := set(train.tolist()) & set(test.tolist()):
+            raise _foreign(splits, f"{len(both)} pairs are in both splits")
+        return _read(labeled, images, depths, train, test, size, depth_size)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """While that file is read: damage makes h5py and loadmat raise nearly anything."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise _foreign(path, f"it cannot be read ({type(error).__name__}: {error})") from error
 
 
 def _file(root: Path, name: str) -> Path:
@@ -91,8 +103,8 @@ def _foreign(path: Path, what: str) -> DataError:
 
 def _set(file: Any, path: Path, name: str, kind: str, dims: int) -> Any:
     """A data set of an HDF5 file, of that kind of numbers."""
-    found = file.get(name)
-    if getattr(found, "shape", None) is None:
+    # not file.get(name), which takes a damaged one for an absent one
+    if name not in file or getattr(found := file[name], "shape", None) is None:
         raise _foreign(path, f"it holds {', '.join(sorted(file)) or 'nothing'}, but no {name}")
     if found.dtype.kind != kind or (kind == "u" and found.dtype.itemsize != 1) or found.ndim != dims:
         wanted = "bytes" if kind == "u" else "metres as floating-point numbers"
@@ -131,8 +143,10 @@ def _read(
     tested[test] = True
     for start in range(0, count, BLOCK):
         block = slice(start, start + BLOCK)
-        seen = torch.from_numpy(images[block]).transpose(2, 3)[:, :, *inner]
-        metres = torch.from_numpy(depths[block]).transpose(1, 2)[:, *inner].float()
+        with _reading(path):
+            found = images[block], depths[block]
+        seen, metres = map(torch.from_numpy, found)
+        seen, metres = seen.transpose(2, 3)[:, :, *inner], metres.transpose(1, 2)[:, *inner].float()
         if not (metres.isfinite().all() and metres.min() >= 0):
             raise _foreign(path, f"depths run from {metres.min():g} to {metres.max():g}, which are no metres")
         pixels.append(resized(seen, size))

