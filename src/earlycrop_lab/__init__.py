@@ -1,4 +1,4 @@
-"""The laboratory: what the paper does with the library, on real data, measured (`pip install "earlycrop[lab]"`).
+"""The laboratory: what the paper does with the library, on real data, measured (`pip install ".[lab]"`).
 
     cli           the command `earlycrop`: train, compare, why, methods, show, report, demo
     compare       many runs, one table

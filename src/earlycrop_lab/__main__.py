@@ -4,16 +4,23 @@ import os
 import sys
 from importlib.util import find_spec
 
-NEEDED = ("codecarbon", "matplotlib", "numpy", "PIL", "rich", "sklearn")
-"""What the extra `lab` installs, by the names that are imported."""
+NEEDED = {
+    "codecarbon": "codecarbon",
+    "matplotlib": "matplotlib",
+    "numpy": "numpy",
+    "PIL": "pillow",
+    "rich": "rich",
+    "sklearn": "scikit-learn",
+}
+"""What the extra `lab` installs: the names that are imported, and those of the packages."""
 
 
 def main() -> int:
     """Run the command; the exit code."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [package for name, package in NEEDED.items() if find_spec(name) is None]
     if missing:
         print(
-            f'The laboratory needs `pip install "earlycrop[lab]"`: {", ".join(missing)} not found. '
+            f"The laboratory needs more than there is here: `pip install {' '.join(missing)}`. "
             "(The library itself, `import earlycrop`, works without.)",
             file=sys.stderr,
         )

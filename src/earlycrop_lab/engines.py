@@ -83,7 +83,7 @@ class Ray:
 
     def __post_init__(self):
         if find_spec("ray") is None:
-            raise ValueError('The engine ray needs `pip install "earlycrop[ray]"`; --engine local does without.')
+            raise ValueError("The engine ray needs Ray: `pip install ray`; --engine local does without.")
 
     def each(self, work: Work[T, R], pieces: Sequence[T]) -> Generator[tuple[T, R | str] | None, None, None]:
         """As `Engine` says.
