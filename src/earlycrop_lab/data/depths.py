@@ -2,7 +2,7 @@
 
 >>> from earlycrop_lab.data.depths import load
 >>> print(load("scenes", size=(57, 76), depth_size=(32, 48)))
-scenes: 400 training and 100 test pairs, images of 76x57 pixels (rendered rooms)
+scenes: 400 training and 100 test pairs, images of 76x57 pixels (rooms rendered on the spot)
 """
 
 from collections.abc import Callable

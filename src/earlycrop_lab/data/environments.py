@@ -62,7 +62,8 @@ class Environment:
 
     def __str__(self) -> str:
         solved = "" if self.solved is None else f", solved at a mean return of {self.solved:g}"
-        return f"{self.name}: {self.rules.id} of gymnasium, episodes of at most {self.limit:,} steps{solved}"
+        episodes = f"episodes of at most {self.limit:,} steps{solved}"
+        return f"{self.name}: {self.rules.id} of gymnasium, simulated on the spot, {episodes}"
 
     def copies(self, count: int) -> "VectorEnv":
         """So many of them side by side.

@@ -89,7 +89,7 @@ def scenes(size: tuple[int, int], depth_size: tuple[int, int], train: int = TRAI
         test_depths=depths[train:],
         mean=mean,
         std=std,
-        note="rendered rooms",
+        note="rooms rendered on the spot",
     )
 
 

@@ -10,7 +10,7 @@ from earlycrop.steps import OneShot
 from earlycrop_lab.data.dataset import Dataset
 from earlycrop_lab.data.pairs import Pairs
 from earlycrop_lab.data.text import Text
-from earlycrop_lab.tasks import get_task, prepare
+from earlycrop_lab.tasks import TASKS, get_task, prepare
 from earlycrop_lab.tasks.session import pruner_of
 
 SMALL = {
@@ -18,6 +18,20 @@ SMALL = {
     "depth": {"width": 4, "image_width": 40, "batch_size": 8, "train_size": 16},
     "language": {"network": "lstm", "width": 8, "train_size": 4000, "batch_size": 8},
 }
+
+
+UNLOADED = {
+    "classification": "inside scikit-learn",
+    "depth": "rendered on the spot",
+    "control": "simulated on the spot",
+    "language": "inside the package",
+}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_what_a_task_has_without_a_download_says_where_it_is_from(task):
+    d = get_task(task).description(method="dense", **SMALL.get(task, {}))
+    assert UNLOADED[task] in prepare(d).data
 
 
 @pytest.mark.parametrize("task", SMALL)
