@@ -32,6 +32,7 @@ class Psmm(nn.Module):
 
     def forward(self, tokens: Int64[Tensor, "n t"]) -> Float[Tensor, "n t-1"]:
         read, following = tokens[:, :-1], tokens[:, 1:]
+        # once for all that see it, where the authors drop the query's and the logits' entries: docs/tasks.md says why
         hidden = self.drop(self.lstm(self.drop(self.embedding(read)))[0])
         query = torch.tanh(self.query(hidden))
         later = torch.ones(read.shape[1], read.shape[1], dtype=torch.bool, device=read.device).triu(1)
