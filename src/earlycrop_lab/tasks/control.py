@@ -4,9 +4,12 @@ Proximal policy optimisation (Schulman et al., 2017): rollouts by the policy as 
 function on the same trunk, a clipped surrogate, several passes through each rollout. Plain advantage actor-critic was
 tried first and did not learn reliably within this budget of steps, whatever was pruned.
 
-The scoring set is a rollout by the policy at the moment that it is scored, so the loss there is the one that the next
-update would follow. Its steps in the environment are counted with the others. The figure that counts is the mean return
-of the likeliest actions over a hundred episodes after the last epoch, from beginnings that no training has seen.
+The scoring set is a rollout by the policy as it is when a cut begins; its steps in the environment are counted with the
+others. The scoring loss is the training loss on it (methods.md, 5.6). At the first scoring of a cut its slope is that
+of the policy gradient, and the next update would follow it. A cut of several steps scores the same rollout again, as
+training passes through one several times: the policy that is left is held against the one that acted, and the clip
+takes the slope of actions that have moved too far with profit. The figure that counts is the mean return of the
+likeliest actions over a hundred episodes after the last epoch, from beginnings that no training has seen.
 """
 
 from dataclasses import dataclass

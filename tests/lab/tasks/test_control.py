@@ -83,6 +83,37 @@ def test_where_the_policy_has_not_moved_its_slope_is_that_of_the_policy_gradient
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+def test_on_a_new_rollout_the_scoring_loss_has_the_slope_of_the_policy_gradient():
+    """In float32, as it is scored: no action is held for more or less likely than it was."""
+    scene = prepare(Control(width=8, method="dense"), None, torch.device("cpu"))
+    (batch,) = scene.scoring_now()
+    logits, value = scene.model(batch.observations)
+    log_chance = torch.distributions.Categorical(logits=logits).log_prob(batch.actions)
+    plain = (value - batch.returns).square().mean() / 2 - (batch.advantages * log_chance).mean()
+    losses = scene.loss(scene.model, batch), plain
+    slopes = [torch.autograd.grad(loss, scene.model.parameters()) for loss in losses]
+    for found, expected in zip(*slopes, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_of_a_policy_that_is_left_the_scoring_loss_is_the_training_loss_of_the_same_rollout():
+    """Actions that have moved too far with profit have no slope; the others, and the value, have theirs."""
+    scene = prepare(Control(width=8, method="dense"), None, torch.device("cpu"))
+    (batch,) = scene.scoring_now()
+    with torch.no_grad():
+        for p in scene.model.parameters():
+            p.mul_(8)
+    logits, value = scene.model(batch.observations)
+    log_chance = torch.distributions.Categorical(logits=logits).log_prob(batch.actions)
+    moved = (log_chance - batch.log_probabilities).exp()
+    held = ((moved > 1.2) & (batch.advantages > 0)) | ((moved < 0.8) & (batch.advantages < 0))
+    assert held.float().mean() > 0.2
+    plain = (value - batch.returns).square().mean() / 2 - (moved * batch.advantages * ~held).mean()
+    slopes = [torch.autograd.grad(loss, scene.model.parameters()) for loss in (scene.loss(scene.model, batch), plain)]
+    for found, expected in zip(*slopes, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
 # Scores -----------------------------------------------------------------------------------------------------------
 
 
