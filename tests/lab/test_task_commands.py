@@ -13,7 +13,7 @@ from earlycrop_lab.runs import read
 from earlycrop_lab.tasks import TASKS
 
 SMALL = {
-    "depth": ["--width=4", "--image-width=40", "--train-size=32", "--batch-size=8"],
+    "depth": ["--width=4", "--image-width=24", "--train-size=16", "--batch-size=4"],
     "control": ["--width=16"],
     "language": ["--width=16", "--train-size=4000", "--batch-size=8"],
 }
@@ -68,7 +68,7 @@ def test_a_run_and_the_page_of_its_folder_say_what_was_trained_on_and_how_well(t
         assert told in page
 
 
-@pytest.mark.parametrize("task", SMALL)
+@pytest.mark.parametrize("task", ["control", "language", pytest.param("depth", marks=pytest.mark.slow)])
 def test_an_estimate_counts_every_run_and_starts_none(task, tmp_path, capsys):
     grid = ["--methods", "dense", "snap", "snip", "--sparsities", "0.5", "--seeds", "2"]
     assert main(["compare", *grid, *short(task, tmp_path), "--estimate"]) == 0
