@@ -23,14 +23,14 @@ from earlycrop.errors import nearest
 from earlycrop.files import replacing
 from earlycrop.report import plain
 from earlycrop_lab import estimate, page, report, why, why_figures
-from earlycrop_lab.apart import Apart
+from earlycrop_lab.apart import Apart, fail
 from earlycrop_lab.compare import Outcome, brief, compare, keep, markdown, todo
 from earlycrop_lab.data.archive import data_root
 from earlycrop_lab.display import Display
 from earlycrop_lab.engines import Engine, Local, Ray
 from earlycrop_lab.estimate import measured
 from earlycrop_lab.figures import draw, draw_plan
-from earlycrop_lab.grids import AXES, PRESETS, Grid, get_preset, runs_of
+from earlycrop_lab.grids import AXES, PRESETS, Grid, check_meaning, get_preset, runs_of, too_short
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
 from earlycrop_lab.measure.hardware import cpus, environment, find_device
 from earlycrop_lab.runs import MODEL, RESULT, Result, begin_anew, find, folder_name, follow, read, run, twin
@@ -400,14 +400,22 @@ def _check_electricity(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
     """Every run of a grid that has no result yet, and the table of all."""
-    runs = runs_of(_grids(options))
+    grids = _grids(options)
+    runs, short = runs_of(grids), too_short(grids)
+    if not runs:
+        raise ValueError(next(iter(short.values())))
     _check_electricity(options)
     if options.workers < 1 or (options.cpus_per_run or 1) < 1:
         raise Misuse("--workers and --cpus-per-run have to be 1 or more")
     threads = options.cpus_per_run or (1 if options.address else max(cpus() // options.workers, 1))
+    engine = _engine(options, threads)
+    for each, reason in short.items():
+        _print(console, f"cannot be run: {folder_name(each)}: {reason}")
     if options.estimate:
         return _estimate(runs, options, threads, console)
-    outcomes = _compared(runs, options, _engine(options, threads), threads, console)
+    for each, reason in short.items():
+        fail(options.out / folder_name(each), reason, "")  # where pages find it, as of other runs that failed
+    outcomes = [*_compared(runs, options, engine, threads, console), *short.items()]
     if console.is_terminal:
         for part in brief(outcomes):
             console.print(part, markup=False, highlight=False)
@@ -530,13 +538,16 @@ def _grids(options: argparse.Namespace) -> list[Grid]:
         axes["seeds"] = tuple(range(axes["seeds"][0]))
     fixed = {name: value for name, value in _given(options, options.task).items() if name not in AXES}
     if options.preset is not None:
-        grids = get_preset(options.preset)
-        if options.task != grids[0].task:
-            raise Misuse(f"the preset {options.preset} is of the task {grids[0].task}: leave out --task")
-        return [replace(grid, **axes, fixed={**grid.fixed, **fixed}) for grid in grids]
-    if "methods" not in axes:
+        preset = get_preset(options.preset)
+        if options.task != preset[0].task:
+            raise Misuse(f"the preset {options.preset} is of the task {preset[0].task}: leave out --task")
+        grids = [replace(grid, **axes, fixed={**grid.fixed, **fixed}) for grid in preset]
+    elif "methods" in axes:
+        grids = [Grid(**axes, fixed=fixed, task=options.task)]
+    else:
         raise Misuse(f"compare needs to know what: --methods, or --preset with one of {', '.join(PRESETS)}")
-    return [Grid(**axes, fixed=fixed, task=options.task)]
+    check_meaning(fixed, grids)
+    return grids
 
 
 def _engine(options: argparse.Namespace, threads: int) -> Engine:

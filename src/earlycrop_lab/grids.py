@@ -1,15 +1,17 @@
 """Methods × sparsities × seeds × networks × data sets, as the runs that they stand for, and the poster's tables so."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from itertools import product
 from typing import Any
 
 import earlycrop
 from earlycrop.errors import nearest
+from earlycrop.scores import READINGS
+from earlycrop.timing import AbstractCourse, Rewinding, TickTock
 from earlycrop.units import Weights
 from earlycrop_lab.tasks import get_task
-from earlycrop_lab.tasks.description import OF_CHANNELS, OF_SIZES, PRUNING, Description, prunes
+from earlycrop_lab.tasks.description import OF_CHANNELS, OF_SIZES, PRUNING, Description, TooShort, prunes
 
 AXES = {"method": "methods", "sparsity": "sparsities", "seed": "seeds", "network": "networks", "data": "data"}
 """Fields of a description that a grid has several of, and what the grid calls them."""
@@ -31,7 +33,7 @@ class Grid:
         seeds: Of weights, order of images, augmentation and scoring batches.
         networks: Names of networks; None is the data set's usual.
         data: Names of data; None is the task's usual.
-        fixed: Other fields of a description, the same in all runs.
+        fixed: Other fields of a description, the same in all runs but for those that mean nothing to a method.
         task: Of which task the runs are.
 
     Raises:
@@ -58,31 +60,55 @@ class Grid:
                 raise ValueError(f"No run has a {name!r}. Did you mean {nearest(name, known)!r}?")
 
     def runs(self) -> list[Description]:
-        """Each run once; all of the first seed before the next, so that a table is whole early.
+        """Each run that can be, once; all of the first seed before the next, so that a table is whole early.
 
         Raises:
-            ValueError: a run cannot be, for instance because a name is unknown; it names the nearest.
+            ValueError: a run cannot be, and not for want of epochs; for instance a name is unknown: it names the
+                nearest.
         """
+        return [run for run, why in self._laid_out().items() if why is None]
+
+    def too_short(self) -> dict[Description, str]:
+        """Each run for which there are not epochs enough, and why.
+
+        Raises:
+            ValueError: as `runs`.
+        """
+        return {run: why for run, why in self._laid_out().items() if why is not None}
+
+    def _laid_out(self) -> dict[Description, str | None]:
         for name in filter(None, self.data):
             get_task(self.task).description.check_data(name)
         axes = (self.seeds, self.data, self.networks, self.methods, self.sparsities)
-        return list(dict.fromkeys(self._run(*point) for point in product(*axes)))
+        return dict(self._run(*point) for point in product(*axes))
 
-    def _run(self, seed: int, data: str | None, network: str | None, method: str, sparsity: float) -> Description:
+    def _run(
+        self, seed: int, data: str | None, network: str | None, method: str, sparsity: float
+    ) -> tuple[Description, str | None]:
         said = {**self.fixed, "seed": seed, "network": network, "method": method, "sparsity": sparsity}
         if data is not None:
             said["data"] = data
-        how = earlycrop.get_method(method)
-        if not prunes(how):
-            said = {name: value for name, value in said.items() if name not in PRUNING}
-        elif isinstance(how.units, Weights):
-            said = {name: value for name, value in said.items() if name not in OF_CHANNELS}
-            if said.get("target") in OF_SIZES:
-                del said["target"]
-        run = get_task(self.task).description(**said)
-        if run.equal_budget and replace(run, equal_budget=False).total_epochs == run.epochs:
-            return replace(run, equal_budget=False)  # it has one training and nothing to divide: the same run
-        return run
+        idle = meaningless(earlycrop.get_method(method), said)
+        try:
+            return get_task(self.task).description(**{name: said[name] for name in said if name not in idle}), None
+        except TooShort as error:
+            return error.run, str(error)
+
+
+def meaningless(method: earlycrop.Method, said: Mapping[str, Any]) -> set[str]:
+    """Those of these fields of a description that mean nothing to a method."""
+    masks, fixed = isinstance(method.units, Weights), isinstance(method.timing, Rewinding | TickTock)
+    once = not isinstance(method.timing, AbstractCourse) or (said.get("prune_at") is not None and not fixed)
+    reads = not masks and isinstance(method.score, tuple(map(type, READINGS.values())))
+    idle = (
+        (not prunes(method), PRUNING),
+        (masks, OF_CHANNELS),
+        (masks and said.get("target") in OF_SIZES, ("target",)),
+        (not reads, ("reading",)),
+        (fixed, ("prune_at",)),
+        (once, ("rounds", "per_round", "equal_budget")),  # one training, which has the whole budget
+    )
+    return {name for where, names in idle if where for name in names if name in said}
 
 
 TABLE_A = (
@@ -173,3 +199,22 @@ def get_preset(name: str) -> tuple[Grid, ...]:
 def runs_of(grids: Iterable[Grid]) -> list[Description]:
     """The runs of several grids, each once."""
     return list(dict.fromkeys(run for grid in grids for run in grid.runs()))
+
+
+def too_short(grids: Iterable[Grid]) -> dict[Description, str]:
+    """The runs of several grids for which there are not epochs enough, and why."""
+    return {run: why for grid in grids for run, why in grid.too_short().items()}
+
+
+def check_meaning(said: Mapping[str, Any], grids: Sequence[Grid]) -> None:
+    """Whether each of these fields means something to one method at least.
+
+    Raises:
+        ValueError: one means nothing to any of them; names it and them.
+    """
+    methods = dict.fromkeys(method for grid in grids for method in grid.methods)
+    idle = set.intersection(*(meaningless(earlycrop.get_method(name), said) for name in methods))
+    for name in filter(idle.__contains__, said):
+        raise ValueError(
+            f"{name} means nothing to {', '.join(methods)}: leave it out, or name a method to which it does."
+        )

@@ -20,6 +20,7 @@ from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
 from earlycrop_lab.cli import main
 from earlycrop_lab.compare import brief, comma_separated, markdown, outcome
 from earlycrop_lab.grids import PRESETS, TABLE_A
+from earlycrop_lab.page import finished
 from earlycrop_lab.runs import folder_name, read, write
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.control import Control
@@ -92,6 +93,30 @@ def test_finished_runs_are_not_run_again_and_failed_ones_are(session, capsys):
     after = {path: path.stat().st_mtime_ns for path in out.glob("*/*.json")}
     assert {path.parent.name for path in before if before[path] != after[path]} == {TOO_MUCH}
     assert (out / "table.md").read_text() == table
+
+
+SHORT = ["--methods", "dense", "earlycrop-s", "--networks", "mlp", "--width=16", "--epochs=1", "--train-size=640"]
+NO_EPOCHS = "digits-mlp-earlycrop-s-0.95-train640-width16-epochs1-seed0"
+
+
+def test_a_run_with_too_few_epochs_is_a_row_that_says_why_too(tmp_path, capsys):
+    assert main(["compare", *SHORT, f"--out={tmp_path}"]) == 1
+    why = "earlycrop-s may watch until epoch 1 and then needs epochs to train what is left"
+    told = capsys.readouterr().out
+    assert told.startswith(f"cannot be run: {NO_EPOCHS}: {why}")
+    assert "done digits-mlp-dense-train640-width16-epochs1-seed0" in told
+    assert f"| `{NO_EPOCHS}` | {why}" in (tmp_path / "table.md").read_text()
+    dense, short = rows(tmp_path)
+    assert (dense["method"], dense["failure"]) == ("dense", "")
+    assert (short["method"], short["epochs"]) == ("earlycrop-s", "1")
+    assert short["failure"].startswith(why)
+    assert finished(tmp_path)[1][NO_EPOCHS].startswith(f"failed: {why}")
+
+
+def test_where_no_run_can_be_the_command_is_refused(tmp_path, capsys):
+    assert main(["compare", "--methods", "earlycrop-s", "earlybird", *SHORT[3:], f"--out={tmp_path}"]) == 2
+    assert "earlycrop-s may watch until epoch 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_table_of_finished_runs_is_there_at_once(session, capsys):
@@ -184,6 +209,9 @@ def test_an_estimate_starts_nothing_and_counts_finished_runs_as_nothing(session,
         ("--methods snip --device tpu", "no device 'tpu'"),
         ("--methods snip --country Mars", "No electricity mix is known for the country 'Mars'"),
         ("--methods snip --max-steps 0", "max_steps has to be 1 or more"),
+        ("--methods snip dense --reading mixed", "reading means nothing to snip, dense: leave it out"),
+        ("--methods snip snap --rounds 3", "rounds means nothing to snip, snap: leave it out"),
+        ("--methods ltr --prune-at 2", "prune_at means nothing to ltr: leave it out"),
     ],
 )
 def test_what_a_user_can_mend_is_one_line_and_no_traceback(line, error, tmp_path, monkeypatch, capsys):

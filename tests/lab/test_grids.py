@@ -1,11 +1,12 @@
 """A grid stands for its runs: counted and named by hand."""
 
+import re
 from dataclasses import replace
 
 import pytest
 
 import earlycrop
-from earlycrop_lab.grids import PRESETS, TABLE_A, Grid, get_preset, runs_of
+from earlycrop_lab.grids import PRESETS, TABLE_A, Grid, check_meaning, get_preset, runs_of, too_short
 from earlycrop_lab.runs import folder_name
 from earlycrop_lab.tasks.classification import Classification
 
@@ -54,6 +55,64 @@ def test_what_is_of_channels_is_left_out_where_weights_are_masked():
     assert masked == Classification(method="snip", width=8)
     assert cut == Classification(method="snap", target="node", min_part=0.1, width=8)
     assert Grid(("snip",), fixed={"target": "params"}).runs() == [Classification(method="snip", target="params")]
+
+
+SCORED_BY_CROP = {"crop-s", "cropit-s", "earlycrop-s"}
+IN_ROUNDS = {"gate-decorators", "efficient-convnets", "ltr"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "means_something_to"),
+    [
+        ("reading", "mixed", SCORED_BY_CROP),
+        ("rounds", 3, IN_ROUNDS),
+        ("per_round", 0.5, IN_ROUNDS),
+        ("prune_at", 2.0, set(TABLE_A) - {"dense", "gate-decorators", "ltr"}),
+        ("equal_budget", True, IN_ROUNDS),
+        ("min_part", 0.1, {*SCORED_BY_CROP, "random-s", "snap", "earlybird", "gate-decorators", "efficient-convnets"}),
+    ],
+)
+def test_what_means_nothing_to_a_method_is_left_out_of_its_runs(field, value, means_something_to):
+    grid = Grid(TABLE_A, fixed={field: value, "epochs": 80})
+    plain = {run.method: run for run in Grid(TABLE_A, fixed={"epochs": 80}).runs()}
+    runs = {run.method: run for run in grid.runs()}
+    assert set(runs) == set(TABLE_A)
+    assert {name for name, run in runs.items() if getattr(run, field) == value} == means_something_to
+    assert all(runs[name] == plain[name] for name in set(TABLE_A) - means_something_to)
+    check_meaning(grid.fixed, [Grid(("dense",)), grid])
+    with pytest.raises(ValueError, match=f"{field} means nothing to .*: leave it out, or name a method"):
+        check_meaning({field: value}, [Grid(tuple(set(TABLE_A) - means_something_to))])
+
+
+def test_rounds_mean_nothing_to_a_moment_that_was_moved():
+    (run,) = Grid(("efficient-convnets",), fixed={"prune_at": 2.0, "rounds": 3, "equal_budget": True}).runs()
+    assert run == Classification(method="efficient-convnets", prune_at=2.0)
+
+
+@pytest.mark.parametrize(
+    ("fixed", "lacking"),
+    [
+        ({"equal_budget": True}, {"gate-decorators": "20 epochs cannot be divided between the trainings of gate-dec"}),
+        ({"epochs": 5}, {"earlybird": "earlybird may watch until epoch 5 .* more than 5, not 5"}),
+    ],
+)
+def test_a_run_with_too_few_epochs_does_not_stop_the_others(fixed, lacking):
+    quick = [replace(grid, fixed={**grid.fixed, **fixed}) for grid in get_preset("quick")]
+    assert {run.method for run in runs_of(quick)} == set(TABLE_A) - set(lacking)
+    found = too_short([*quick, *quick])
+    assert [run.method for run in found] == list(lacking)
+    for run, why in found.items():
+        assert re.match(lacking[run.method], why)
+        assert (run.width, run.sparsity, run.epochs) == (16, 0.9, fixed.get("epochs", 20))
+        assert run.method in folder_name(run)
+
+
+def test_what_else_cannot_be_is_refused_as_a_whole():
+    for fixed, error in (({"epochs": 5, "prune_at": 7.0}, "prune_at is a whole"), ({"reading": "mixd"}, "'mixed'")):
+        grid = Grid(TABLE_A, fixed=fixed)
+        for look in (grid.runs, grid.too_short):
+            with pytest.raises(ValueError, match=error):
+                look()
 
 
 def test_the_efficient_convnets_of_the_authors_are_one_training():

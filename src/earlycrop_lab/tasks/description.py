@@ -37,6 +37,18 @@ class Metric:
         return of - over if self.better == "higher" else over - of
 
 
+class TooShort(ValueError):
+    """The epochs do not suffice for what the method does with them: nothing is wrong with the run's other fields.
+
+    Attributes:
+        run: What was asked. It can be named and told of, but not trained.
+    """
+
+    def __init__(self, run: "Description", why: str):
+        super().__init__(why)
+        self.run = run
+
+
 def option(default: Any = None, *, tag: str | None = None, choices: tuple[str, ...] = (), help: str) -> Any:
     """A field of a description that is an option of the command; `tag` marks it in a folder's name."""
     return field(default=default, metadata={"help": help, "tag": tag, "choices": choices})
@@ -44,7 +56,12 @@ def option(default: Any = None, *, tag: str | None = None, choices: tuple[str, .
 
 @dataclass(frozen=True)
 class Description:
-    """One training run. What is not said is the data's usual, and is filled in at once."""
+    """One training run. What is not said is the data's usual, and is filled in at once.
+
+    Raises:
+        TooShort: The epochs do not suffice for the method.
+        ValueError: Something else of it cannot be.
+    """
 
     task: ClassVar[str]
     """The task's name on the command line."""
@@ -95,7 +112,8 @@ class Description:
     clip_norm: float = option(10.0, tag="clip", help="the gradient's norm is cut to this")
     max_steps: int | None = option(
         tag="rehearsal",
-        help="a rehearsal, no result: every epoch, evaluation and scoring ends after so many batches",
+        help="a rehearsal, no result: each of all the epochs, and every evaluation and scoring, ends after so many "
+        "batches; fewer --epochs make it short",
     )
     seed: int = option(0, help="of initial weights, order of samples, augmentation and scoring batches")
 
@@ -106,6 +124,7 @@ class Description:
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
         self._check()
+        self._check_budget()
 
     @staticmethod
     def check_data(name: str) -> None:
@@ -161,14 +180,25 @@ class Description:
                 f"{self.method} masks weights, which makes no layer smaller: its target is weight or params, not "
                 f"{self.target}. Or choose a method that removes channels."
             )
+        pruning_method(self)  # complains of a reading that its score does not have
+
+    def _check_budget(self) -> None:
         method = pruning_method(self)
         if self.budget < 1:
-            raise ValueError(f"{self.epochs} epochs cannot be divided between the trainings of {self.method}.")
-        method.total_epochs(self.budget, self.sparsity)  # complains of a budget that is too short
+            raise TooShort(
+                self,
+                f"{self.epochs} epochs cannot be divided between the trainings of {self.method}: ask for more epochs, "
+                "or leave out equal_budget.",
+            )
+        try:
+            method.total_epochs(self.budget, self.sparsity)
+        except ValueError as error:  # so short that it cannot be rewound
+            raise TooShort(self, str(error)) from error
         if isinstance(method.timing, AbstractDetector) and (cap := method.timing.cap(self.epochs)) >= self.epochs:
-            raise ValueError(
+            raise TooShort(
+                self,
                 f"{self.method} may watch until epoch {cap:g} and then needs epochs to train what is left: "
-                f"epochs has to be more than {cap:g}, not {self.epochs}."
+                f"epochs has to be more than {cap:g}, not {self.epochs}.",
             )
 
     def _default(self, name: str) -> Any:
