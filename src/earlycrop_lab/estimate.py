@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -12,7 +13,8 @@ import torch
 
 import earlycrop
 from earlycrop.errors import EarlyCropError
-from earlycrop.evaluation import ScoringSet
+from earlycrop.evaluation import MeanLoss
+from earlycrop.scores import NtkSap, SynFlow
 from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, AtInit
 from earlycrop.units import Channels
 from earlycrop_lab.board import duration
@@ -24,12 +26,15 @@ STEPS = 3
 """Steps that are timed, after one to warm up."""
 PASSES = 4
 """Gradient passes over the scoring set that a score with data costs at most; docs/speed.md has what they cost."""
+NETWORKS = 3
+"""Gradient passes over what NTK-SAP draws: two networks at once, and before that one that only sees, for its norms."""
 
 HOW = f"""\
-Estimated from the median of {STEPS} training steps of each network, dense and after a random cut of its channels to \
-the same sparsity. Masks are taken to save nothing, a detector to wait until its cap, a method of several cuts to be \
-dense until the last, a score with data to cost {PASSES} gradient passes. Evaluation, loading the data and starting \
-each process are in it. Runs with a result count nothing; runs that were cut off count in full."""
+Estimated from the median of {STEPS} training steps of each network after a random cut of its channels to the same \
+sparsity, and dense, if a run has a dense phase or masks. Masks are taken to save nothing, a detector to wait until \
+its cap, a method of several cuts to be dense until the last. At each cut a score with data is taken to cost {PASSES} \
+gradient passes, SynFlow {PASSES} of one sample, NTK-SAP {NETWORKS} over each of its draws. Evaluation, loading the \
+data and starting each process are in it. Runs with a result count nothing; runs that were cut off count in full."""
 
 
 @dataclass(frozen=True)
@@ -38,29 +43,39 @@ class Cost:
 
     Args:
         start: Its process, the data, the network.
-        dense: A training epoch with all channels.
+        scoring: A gradient pass over the scoring set.
+        sample: The part of one sample in it.
+        evaluation: Once over the test split.
+        dense: A training epoch with all channels; not looked at where no run has one.
         sparse: The same with the channels that stay.
         cut: Tracing the network and taking channels out.
-        scoring: A gradient pass over the scoring set.
-        evaluation: Once over the test split.
     """
 
     start: float
-    dense: float
-    sparse: float
-    cut: float
     scoring: float
+    sample: float
     evaluation: float
+    dense: float = 0.0
+    sparse: float = 0.0
+    cut: float = 0.0
 
 
 def seconds(d: Description, cost: Cost) -> float:
     """How long a run takes that is made of such parts; rather too much than too little."""
-    dense = dense_epochs(d)
-    passes = 0
-    if prunes(method := pruning_method(d)) and method.score.needs_data:
-        passes = PASSES * len(method.steps.towards(d.sparsity))
+    dense, method = dense_epochs(d), pruning_method(d)
+    cuts = len(method.steps.towards(d.sparsity)) if prunes(method) else 0
     training = dense * cost.dense + (d.total_epochs - dense) * cost.sparse
-    return cost.start + training + cost.cut + passes * cost.scoring + d.total_epochs * cost.evaluation
+    return cost.start + training + cost.cut + cuts * _scored(method, cost) + d.total_epochs * cost.evaluation
+
+
+def _scored(method: earlycrop.Method, cost: Cost) -> float:
+    """Seconds of scoring all units once."""
+    match method.score:
+        case NtkSap(resamplings=draws, batch_size=samples):
+            return NETWORKS * draws * samples * cost.sample
+        case SynFlow():
+            return PASSES * cost.sample
+    return PASSES * cost.scoring if method.score.needs_data else 0.0
 
 
 def dense_epochs(d: Description) -> float:
@@ -78,58 +93,96 @@ def dense_epochs(d: Description) -> float:
     return d.total_epochs
 
 
-def measured(runs: Iterable[Description], root: str | None, device: str) -> Iterator[tuple[Description, Cost]]:
-    """Each run with its cost; a network on its data is measured once, and cut once for each sparsity.
+def measured(runs: Iterable[Description], root: str | None, device: str) -> Iterator[tuple[Description, Cost | str]]:
+    """Each run with its cost, or why that cannot be told here: most often for want of memory.
+
+    A network on its data is measured once, with all channels only if a run trains so, and cut once for each sparsity.
 
     Raises:
         ValueError: If a run's data, network and method do not fit together.
         OSError: If data cannot be had.
     """
-    process = timed(lambda: subprocess.run([sys.executable, "-c", "import earlycrop_lab.apart"], check=True))
-    known: dict[Description, Cost] = {}
-    cuts: dict[Description, tuple[float, float]] = {}
+    bench = _Bench(root, torch.device(device))
     for run in runs:
-        dense = replace(run.dense_twin(), seed=0)
-        if dense not in known:
-            known[dense] = _dense(dense, root, torch.device(device), process)
-        cost = known[dense]
-        if isinstance(pruning_method(run).units, Channels):
+        yield run, bench.cost(run)
+
+
+Parts = dict[str, float]
+"""Some of the fields of a cost."""
+
+
+class _Bench:
+    """Measures what runs are made of, everything once."""
+
+    def __init__(self, root: str | None, device: torch.device):
+        self.root, self.device = root, device
+        self.process = timed(lambda: subprocess.run([sys.executable, "-c", "import earlycrop_lab.apart"], check=True))
+        self._known: dict[tuple[Any, Description], Parts | str] = {}
+
+    def cost(self, run: Description) -> Cost | str:
+        """What a run costs, or why that cannot be told."""
+        dense, channels = replace(run.dense_twin(), seed=0), isinstance(pruning_method(run).units, Channels)
+        found = [self._once(_around, dense)]
+        if dense_epochs(run) or not channels:
+            found.append(self._once(_dense, dense))
+        if channels:
             shape = ("sparsity", "target", "round_to", "min_channels", "min_part")
-            asked = {name: getattr(run, name) for name in shape}
-            like = replace(dense, method="random-s", **asked)
-            if like not in cuts:
-                cuts[like] = _cut(like, root, torch.device(device), cost)
-            cut, sparse = cuts[like]
-            cost = replace(cost, cut=cut, sparse=sparse)
-        yield run, cost
+            found.append(self._once(_cut, replace(dense, method="random-s", **{n: getattr(run, n) for n in shape})))
+        parts = {"start": 0.0}
+        for each in found:
+            if isinstance(each, str):
+                return each
+            parts |= each
+        return Cost(**{**parts, "start": parts["start"] + self.process})
+
+    def _once(self, measure: Callable[[Description, str | None, torch.device], Parts], d: Description) -> Parts | str:
+        if (measure, d) not in self._known:
+            try:
+                self._known[measure, d] = measure(d, self.root, self.device)
+            except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is one, on a CPU it has no name
+                self._known[measure, d] = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return self._known[measure, d]
 
 
-def _dense(d: Description, root: str | None, device: torch.device, process: float) -> Cost:
-    """What all runs with this training share; masks cost no cut and save nothing."""
+def _around(d: Description, root: str | None, device: torch.device) -> Parts:
+    """What all runs with this training share, whatever is trained."""
     start = time.perf_counter()
     scene = prepare(d, root, device)
-    process += time.perf_counter() - start
-    epoch = _epoch(scene, device)
+    start = time.perf_counter() - start
     asking = timed(scene.scoring_now, device)
-    step, samples = epoch / len(scene.batches), ScoringSet(scene.scoring_now()).samples
-    return Cost(
-        start=process,
-        dense=epoch,
-        sparse=epoch,
-        cut=0.0,
-        scoring=asking + step * samples / scene.batches.batch_size,
-        evaluation=timed(lambda: scene.evaluate(scene.model), device),
-    )
+    loss = MeanLoss(scene.model, scene.loss, scene.scoring_now(), micro_batch=scene.micro_batch)
+    sample = _gradient(scene, *next(loss.batches()), device)
+    evaluation = timed(lambda: scene.evaluate(scene.model), device)
+    return {
+        "start": start,
+        "scoring": asking + loss.samples * sample,
+        "sample": sample,
+        "evaluation": evaluation,
+    }
 
 
-def _cut(d: Description, root: str | None, device: torch.device, cost: Cost) -> tuple[float, float]:
+def _dense(d: Description, root: str | None, device: torch.device) -> Parts:
+    """Seconds of an epoch with all channels; masks cost no cut and save nothing."""
+    epoch = _epoch(prepare(d, root, device), device)
+    return {"dense": epoch, "sparse": epoch}
+
+
+def _cut(d: Description, root: str | None, device: torch.device) -> Parts:
     """Seconds of the cut, and of an epoch after it."""
-    scene = prepare(d, root, device)
-    try:
+    scene, cut = prepare(d, root, device), 0.0
+    with suppress(EarlyCropError):  # it cannot be cut so far at random: perhaps by another score; taken as dense
         cut = timed(lambda: pruner_of(d, scene).check(0), device)
-    except EarlyCropError:  # it cannot be cut so far at random: perhaps by another score; taken as dense
-        return 0.0, cost.dense
-    return cut, _epoch(scene, device)
+    return {"cut": cut, "sparse": _epoch(scene, device)}
+
+
+def _gradient(scene: Scene, batch: Any, samples: int, device: torch.device) -> float:
+    """Seconds of a sample's gradient in a batch of the size that is scored at once; there is no optimizer yet."""
+    leaves = [parameter for parameter in scene.model.parameters() if parameter.requires_grad]
+    with MeanLoss(scene.model, scene.loss, [batch], bn_mode="running").scoring(leaves):
+        return (
+            _median(lambda: torch.autograd.grad(scene.loss(scene.model, batch), leaves, allow_unused=True), device)
+            / samples
+        )
 
 
 def _epoch(scene: Scene, device: torch.device) -> float:
@@ -149,7 +202,11 @@ def _step(scene: Scene, device: torch.device) -> float:
         scene.loss(scene.model, batch).backward()
         optimizer.step()
 
-    return median([timed(step, device) for _ in range(STEPS + 1)][1:])
+    return _median(step, device)
+
+
+def _median(action: Callable[[], Any], device: torch.device) -> float:
+    return median([timed(action, device) for _ in range(STEPS + 1)][1:])
 
 
 def timed(action: Callable[[], Any], device: torch.device | None = None) -> float:
@@ -161,23 +218,24 @@ def timed(action: Callable[[], Any], device: torch.device | None = None) -> floa
     return time.perf_counter() - start
 
 
-def table(costs: Sequence[tuple[Description, Cost]], done: Sequence[Description], workers: int) -> str:
-    """What each kind of run will take and all together, as text."""
-    rows: dict[str, list[float]] = {}
-    for run, cost in costs:
-        rows.setdefault(_name(run), []).append(seconds(run, cost))
-    finished: dict[str, int] = {}
-    for run in done:
-        rows.setdefault(_name(run), [])
-        finished[_name(run)] = finished.get(_name(run), 0) + 1
-    width = max(map(len, rows), default=0)
+def table(costs: Sequence[tuple[Description, Cost | str]], done: Sequence[Description], workers: int) -> str:
+    """What each kind of run will take and all together, as text; below it, of which that cannot be told and why."""
+    kinds = dict.fromkeys(_name(run) for run in [*(run for run, _ in costs), *done])
+    told = {
+        kind: [seconds(d, cost) for d, cost in costs if isinstance(cost, Cost) and _name(d) == kind] for kind in kinds
+    }
+    untold = {_name(run): why for run, why in costs if isinstance(why, str)}
+    width = max(map(len, kinds), default=0)
     lines = [f"{'':{width}}  {'to do':>6}  {'done':>4}  {'a run':>12}  {'together':>12}"]
-    for name, each in rows.items():
+    for kind, each in told.items():
+        todo, finished = (sum(_name(run) == kind for run in runs) for runs in ([run for run, _ in costs], done))
         one, together = (duration(sum(each) / len(each)), duration(sum(each))) if each else ("–", "–")
-        lines.append(f"{name:{width}}  {len(each):6}  {finished.get(name, 0):4}  {one:>12}  {together:>12}")
-    total = sum(map(sum, rows.values()))
+        lines.append(f"{kind:{width}}  {todo:6}  {finished:4}  {one:>12}  {together:>12}")
+    total = sum(map(sum, told.values()))
     beside = f", {workers} side by side: about {duration(total / workers)}" if workers > 1 else ""
-    return "\n".join([*lines, "", f"In all about {duration(total)}{beside}.", HOW])
+    without = ", without those that could not be measured here" if untold else ""
+    lacking = [f"{kind} could not be measured here: {why}" for kind, why in untold.items()]
+    return "\n".join([*lines, "", f"In all about {duration(total)}{beside}{without}.", *lacking, HOW])
 
 
 def _name(run: Description) -> str:
