@@ -135,7 +135,7 @@ class Checkpoints:
         self._note = -1
 
     def __enter__(self) -> "Checkpoints":
-        self._lock = _alone(self.folder)
+        self._lock = alone(self.folder)
         self._lock.__enter__()
         try:
             if self._anew:
@@ -260,8 +260,12 @@ class Checkpoints:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Work in a folder of which this process has the lock, which dies with it."""
+def alone(folder: Path) -> Iterator[None]:
+    """Work in a folder of which this process has the lock, which dies with it; removed again if nothing is in it.
+
+    Raises:
+        Occupied: another process is at work there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -272,9 +276,11 @@ def _alone(folder: Path) -> Iterator[None]:
                 raise Occupied(f"Another process is at work in {folder}: wait for its result, or stop it.") from None
             except OSError:  # a file system without locks
                 pass
-        yield
-        with suppress(OSError):  # not empty: what is there stays
-            folder.rmdir()
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # not empty: what is there stays
+                folder.rmdir()
     finally:
         os.close(descriptor)
 

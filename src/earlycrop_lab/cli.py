@@ -152,6 +152,11 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
             raise Misuse(f"{options.verb} does not know what to do with {rest[0]!r}.")
         near = nearest(rest[0].split("=")[0], known)
         raise Misuse(f"{options.verb} has no option {rest[0]!r}. Did you mean {near!r}?")
+    if processes() > 1 and options.verb != "train":
+        raise Misuse(
+            f"torchrun started {processes()} processes, and it is only train that they share: start {options.verb} "
+            "without torchrun"
+        )
     return options
 
 
@@ -355,7 +360,7 @@ def _plan(description: Description, options: argparse.Namespace, device: str, co
 def _one(description: Description, options: argparse.Namespace, device: str, console: Console, ranks: Ranks) -> Result:
     """Train in this process, watched."""
     if options.again:
-        begin_anew(description, options.out)
+        begin_anew([description], options.out)
     display = Display(console, folder_name(description), description.metric)
     with display.live():
         return run(
@@ -431,8 +436,7 @@ def _compared(
 ) -> list[Outcome]:
     """Every run in a process of its own, as the options say."""
     if options.again:
-        for each in runs:
-            begin_anew(each, options.out)
+        begin_anew(runs, options.out)
     apart = Apart(
         options.out.absolute(),
         root=str(data_root(options.data_root).absolute()),

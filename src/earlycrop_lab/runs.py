@@ -8,8 +8,8 @@ and at once: a folder without it is a run that was cut off, and goes on from its
 import json
 import os
 import re
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ import earlycrop
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import nearest
 from earlycrop.files import replacing
-from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints, Followed, Occupied
+from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints, Followed, Occupied, alone
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions
 from earlycrop_lab.measure.hardware import environment, load
 from earlycrop_lab.measure.memory import process_peak_bytes
@@ -196,16 +196,20 @@ def run(
     return result
 
 
-def begin_anew(description: Description, out: Path) -> None:
-    """Forget a run's checkpoint and put its result aside, so that `run` begins it at its beginning.
+def begin_anew(descriptions: Iterable[Description], out: Path) -> None:
+    """Forget runs' checkpoints and put their results aside, so that `run` begins them at their beginning.
 
     Raises:
-        ValueError: Another process is at work in its folder.
+        ValueError: Another process is at work in the folder of one; all are as before.
     """
-    folder = out / folder_name(description)
-    with Checkpoints(folder, of=repr(description), anew=True):
-        if (folder / RESULT).exists():
-            os.replace(folder / RESULT, folder / EARLIER)
+    folders = {out / folder_name(each): repr(each) for each in descriptions}
+    with ExitStack() as held:
+        for folder in folders:
+            held.enter_context(alone(folder))
+        for folder, of in folders.items():
+            Checkpoints(folder, of).discard()
+            if (folder / RESULT).exists():
+                os.replace(folder / RESULT, folder / EARLIER)
 
 
 def follow(description: Description, *, ranks: Ranks, root: str | None = None, device: str = "cpu") -> None:

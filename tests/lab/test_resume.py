@@ -165,7 +165,7 @@ def test_the_command_tells_of_its_attempts_and_leaves_nothing_but_the_result(tmp
     assert result.columns.lost_seconds > 0
     assert result.columns.saving_seconds > 0
     assert "changed_from" not in result.environment
-    begin_anew(description, tmp_path)
+    begin_anew([description], tmp_path)
     again = run(description, tmp_path)
     assert again.columns.attempts == 1
     assert [replace(epoch, seconds=0.0) for epoch in again.epochs] == [

@@ -7,6 +7,7 @@ import pytest
 from torch import nn
 
 from earlycrop_lab import runs
+from earlycrop_lab.checkpoints import Checkpoints, Occupied
 from earlycrop_lab.runs import begin_anew, find, folder_name, read, run, twin, write
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.session import Outcome
@@ -163,7 +164,7 @@ def test_a_run_whose_result_exists_is_not_run_again(tmp_path, monkeypatch):
     assert run(Classification(), tmp_path, say=said.append) == first
     assert task.calls == 1
     assert "not run again" in said[0]
-    begin_anew(Classification(), tmp_path)
+    begin_anew([Classification()], tmp_path)
     run(Classification(), tmp_path)
     assert task.calls == 2
     assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "result.json"]
@@ -185,7 +186,7 @@ def test_a_cut_off_repetition_goes_on_and_the_old_result_waits_aside(tmp_path, m
     run(Classification(), tmp_path)
     folder = tmp_path / folder_name(Classification())
     first = (folder / "result.json").read_bytes()
-    begin_anew(Classification(), tmp_path)
+    begin_anew([Classification()], tmp_path)
     task = Task(breaks=True)
     monkeypatch.setattr(runs, "train", task)
     with pytest.raises(KeyboardInterrupt):
@@ -195,6 +196,25 @@ def test_a_cut_off_repetition_goes_on_and_the_old_result_waits_aside(tmp_path, m
     run(Classification(), tmp_path)
     assert task.calls == 2
     assert not (folder / "result-before.json").exists()
+
+
+def test_several_runs_begin_anew_or_none_does(tmp_path, monkeypatch):
+    """The last one is somebody's, and the one before it was never run."""
+    monkeypatch.setattr(runs, "train", Task())
+    run(Classification(), tmp_path)
+    folder = tmp_path / folder_name(Classification())
+    (folder / "checkpoint.safetensors").write_bytes(b"of somebody")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    asked = [Classification(seed=seed) for seed in range(3)]
+    busy = tmp_path / folder_name(asked[2])
+    with Checkpoints(busy, of=repr(asked[2])):
+        with pytest.raises(Occupied, match=f"Another process is at work in {busy}"):
+            begin_anew(asked, tmp_path)
+        assert set(tmp_path.iterdir()) == {folder, busy}
+        assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    begin_anew(asked, tmp_path)
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "result-before.json"}
+    assert set(tmp_path.iterdir()) == {folder}
 
 
 def test_the_result_of_another_description_is_not_taken_for_this_one(tmp_path, monkeypatch):

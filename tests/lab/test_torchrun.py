@@ -140,3 +140,17 @@ def test_several_processes_train_one_run(monkeypatch, capsys, option):
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert cli.main(["train", option]) == 2
     assert "one run at a time" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line", ["compare --preset quick", "compare --preset quick --estimate", "why flow", "why moment", "demo", "methods"]
+)
+def test_several_processes_do_nothing_else(monkeypatch, capsys, tmp_path, line):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(line.split()) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("earlycrop: torchrun started 2 processes, and it is only train that they share")
+    assert told.err.endswith(f"start {line.split()[0]} without torchrun\n")
+    assert not list(tmp_path.iterdir())
