@@ -107,6 +107,13 @@ def test_a_run_with_too_few_epochs_does_not_stop_the_others(fixed, lacking):
         assert run.method in folder_name(run)
 
 
+@pytest.mark.parametrize(("epochs", "together", "ltr"), [(80, 1844, 554), (6, 153, 36)])
+def test_the_epochs_of_a_rehearsal_are_those_in_the_documentation(epochs, together, ltr):
+    (table_a,) = (replace(grid, fixed={"epochs": epochs, "max_steps": 2}) for grid in get_preset("table-a"))
+    runs = {run.method: run.total_epochs for run in table_a.runs()}
+    assert (sum(runs.values()), runs["ltr"], len(runs)) == (together, ltr, 16)
+
+
 def test_what_else_cannot_be_is_refused_as_a_whole():
     for fixed, error in (({"epochs": 5, "prune_at": 7.0}, "prune_at is a whole"), ({"reading": "mixd"}, "'mixed'")):
         grid = Grid(TABLE_A, fixed=fixed)
