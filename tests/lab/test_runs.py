@@ -58,6 +58,8 @@ def test_every_field_tells_runs_apart():
         "round_to": 8,
         "min_channels": 2,
         "min_part": 0.1,
+        "optimizer_state": "reset",
+        "schedule": "constant",
         "data": "cifar10",
         "train_size": 500,
         "image_size": 16,
