@@ -380,9 +380,10 @@ def test_a_browser_shows_it_whole_and_asks_for_nothing(browser, page, width, hei
         return t.left < f.left || t.right > f.right || t.top < f.top || t.bottom > f.bottom;
     }).map(text => text.textContent)"""
     assert browser.value(outside) == []
-    smallest = """Math.min(...[...document.querySelectorAll('figure text')].map(text =>
-        parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a / Math.cos(Math.atan2(
-            text.getScreenCTM().b, text.getScreenCTM().a))))"""
+    smallest = """Math.min(...[...document.querySelectorAll('figure text')].map(text => {
+        const scale = text.getScreenCTM();  // turned by any angle
+        return parseFloat(getComputedStyle(text).fontSize) * Math.hypot(scale.a, scale.b);
+    }))"""
     assert browser.value(smallest) >= 8.5
 
     # descriptions open
