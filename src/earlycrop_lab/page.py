@@ -156,7 +156,7 @@ def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
                 lacking[run.name] = str(error)
         elif why := failure(run):
             lacking[run.name] = f"failed: {why}"
-        elif re.search(r"-seed\d+$", run.name) and not run.name.startswith("plan-"):
+        elif re.search(r"-seed\d+$", run.name) and not run.name.startswith(("plan-", "why-")):
             lacking[run.name] = "has no result: it is running, or was cut off; the same command goes on with it"
     return results, lacking
 

@@ -73,7 +73,7 @@ def answers() -> dict[str, dict]:
     rules = [{"rule": "lazy regime", "chosen": None, **look}, {"rule": "rate settled", "chosen": 4.0, **look}]
     found = {"accuracy": 0.6, "behind": 0.1, "seconds": 0.003}
     return {
-        "why-moment-digits": {
+        "why-moment-digits-seed0": {
             "accuracies": {"1.0": [0.5, 0.55], "3.0": [0.6, 0.65], "5.0": [0.7, 0.8]},
             "moments": [
                 {"rule": "lazy regime", "epoch": 5.0, "reason": "cap", **found},
