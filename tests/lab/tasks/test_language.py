@@ -315,7 +315,7 @@ def test_what_cannot_be_described_is_refused(fields, told):
 def test_texts_that_do_not_fit_are_told_before_anything_is_trained(small, tmp_path):
     with pytest.raises(DataError, match="Cannot train on 99,999 tokens"):
         train(replace(small, train_size=99_999))
-    with pytest.raises(DataError, match=r"ptb.train.txt cannot be read"):
+    with pytest.raises(DataError, match=r"ptb.train.txt is missing"):
         train(Language(data="ptb"), root=str(tmp_path))
 
 
