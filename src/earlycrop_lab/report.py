@@ -168,7 +168,7 @@ def curve(report: dict[str, Any]) -> Table:
 
 
 def methods() -> Table:
-    """The table of methods: every row a choice of worth, units, moment, steps and, if it is not global, allocation."""
+    """The table of methods: every row a choice of worth, units, moment, steps; of allocation and floor what is not usual."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("method", "score", "units", "timing", "steps"):
         table.add_column(column, overflow="fold", no_wrap=column != "units")
@@ -177,7 +177,7 @@ def methods() -> Table:
         if method.allocation != Global():
             parts[-1] += f", {_brief(method.allocation)}"
         if method.min_channels != 1:
-            parts[-1] += f", at least {method.min_channels:g} of each layer"
+            parts[1] += f", floor {method.min_channels:g}"
         table.add_row(name, *(part if prunes(method) else NONE for part in parts))
     return table
 
