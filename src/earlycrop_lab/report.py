@@ -168,7 +168,7 @@ def curve(report: dict[str, Any]) -> Table:
 
 
 def methods() -> Table:
-    """The table of methods: every row a choice of worth, units, moment, steps; of allocation and floor what is not usual."""
+    """The table of methods: a row chooses worth, units, moment, steps, and allocation and floor if not the usual."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("method", "score", "units", "timing", "steps"):
         table.add_column(column, overflow="fold", no_wrap=column != "units")
