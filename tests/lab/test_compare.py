@@ -133,7 +133,13 @@ def test_interrupted_it_stops_its_processes_and_goes_on_next_time(tmp_path):
     long = Classification(method="dense", network="mlp", width=16, train_size=640, epochs=120)
     arguments = ["--methods", "dense", "--networks", "mlp", "--width=16", "--train-size=640", "--epochs=120"]
     command = [sys.executable, "-m", "earlycrop_lab", "compare", *arguments, f"--out={tmp_path}"]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore it
+    )
     folder = tmp_path / folder_name(long)
     while not (folder / CHECKPOINT).exists():
         assert running.poll() is None, running.communicate()
