@@ -224,6 +224,8 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
         size = large.results[0].columns.parameters_before
         for small in rows:
             d = small.description
+            if type(d) is not type(large.description):  # of another task, to which this network may mean nothing
+                continue
             alike = replace(large.description.dense_twin(), network=d.network, width=d.width, seed=d.seed) == d
             if alike and small.results[0].columns.parameters_before < size:
                 yield large, small

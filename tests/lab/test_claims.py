@@ -12,7 +12,9 @@ from earlycrop_lab.intervals import student, welch
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import table
 from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.depth import Depth
 from earlycrop_lab.tasks.description import Metric
+from earlycrop_lab.tasks.language import Language
 from tests.lab.results import report, result
 
 
@@ -260,3 +262,11 @@ def test_where_lower_is_better_the_gain_is_turned():
     assert better(1, "", low, high).verdict == "holds"
     assert better(1, "", high, low).verdict == "fails"
     assert "difference +1" in better(1, "", low, high).why
+
+
+def test_runs_of_several_tasks_may_lie_in_one_folder():
+    """Nothing is compared across them, and no network of one is asked of the other."""
+    ours = [*runs("earlycrop-s", [0.9, 0.8]), *runs("dense", [0.91, 0.9])]
+    other = result(Language(), None, metrics={"test_perplexity": 70.0})
+    pruned = result(Depth(method="earlycrop-s", sparsity=0.98), report(), metrics={"rms_metres": 0.8})
+    assert told(findings(table([*ours, other, pruned]))).items() == told(findings(table(ours))).items()
