@@ -244,6 +244,7 @@ def test_it_learns():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", earlycrop.METHODS)
+@pytest.mark.timeout(1200)  # the kernel of all pixels takes minutes, more beside other work
 def test_every_method_prunes_it(method):
     if method == "dense":
         assert train(TINY.dense_twin()).report is None
