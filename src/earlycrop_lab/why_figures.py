@@ -8,7 +8,7 @@ import ast
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import nan
+from math import ceil, log10, nan
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -16,7 +16,14 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+    SymmetricalLogLocator,
+)
 
 import earlycrop
 from earlycrop.units import Channels
@@ -134,6 +141,10 @@ def _took(seconds: float) -> str:
     return amount(seconds, "s") if seconds >= 1 else amount(seconds, "ms", 1e3)
 
 
+STEEP = 20
+"""A change of the kernel beyond which its axis is linear up to 1 only, and logarithmic above."""
+
+
 def flow(found: Sequence[Flow], titled: bool = True) -> Figure:
     """Gradient flow and change of the kernel against sparsity, a line a score: weights on the left, channels right."""
     names = list(dict.fromkeys(each.method for each in found))
@@ -165,6 +176,11 @@ def flow(found: Sequence[Flow], titled: bool = True) -> Figure:
             bbox_to_anchor=(-0.02, -0.32),
         )
         _headed(ratio, "single weights" if not _channels(group[0]) else "channels")
+    largest = max(each.kernel_change for each in found)
+    if largest > STEEP:  # GraSP's may be of any size, and the others would lie on the axis
+        panels[1][0].set_yscale("symlog", linthresh=1)
+        panels[1][0].yaxis.set_major_locator(SymmetricalLogLocator(base=10 ** ceil(log10(largest) / 4), linthresh=1))
+        panels[1][0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0e}" if y >= 1000 else f"{y:g}"))
     panels[1][0].set_ylim(bottom=0)  # shared: when all lines are there, or it would cut off those that come later
     panels[0][0].set_ylabel("flow ‖g‖², of the dense one's", fontsize=SMALL)
     panels[1][0].set_ylabel("‖K − K₀‖ / ‖K₀‖", fontsize=SMALL)
