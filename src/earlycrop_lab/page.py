@@ -97,13 +97,13 @@ def write(folder: Path, file: Path) -> list[Path]:
         OSError: If something cannot be read or written.
     """
     results, lacking = finished(folder)
-    asked, unread = inquiries(folder)
     if not results:
         why = "".join(f" {name}: {reason}." for name, reason in lacking.items())
         raise ValueError(f"There is no finished run in {folder}. `earlycrop train --out {folder}` makes one.{why}")
     rows = table(results)
     drawn = {setting: [*charts(group), *_sampled(group, folder)] for setting, group in by_setting(rows).items()}
     tested = findings(rows)
+    asked, unread = inquiries(folder)
     lacking |= unread
     beside = file.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
