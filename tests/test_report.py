@@ -151,14 +151,16 @@ def test_a_proof_that_could_not_be_had_is_told(monkeypatch):
     assert Report.from_dict(record).unverified is None
 
 
-def test_layers_of_a_single_channel_are_bottlenecks_and_a_floor_is_advised():
-    widths = (Width("a", 64, 1), Width("b", 64, 2), Width("c", 9, 1), Width("d", 10, 1), Width("e", 1, 1))
+def test_starved_layers_are_bottlenecks_and_a_floor_is_advised():
+    widths = (Width("a", 64, 1), Width("b", 64, 2), Width("c", 9, 1), Width("d", 10, 1), Width("e", 64, 30))
     report = replace(EVERYTHING, widths=widths)
-    assert report.bottlenecks == ("a", "d")
+    assert [(one.layer, one.after) for one in report.bottlenecks] == [("a", 1), ("d", 1)]
     assert report.as_dict()["bottlenecks"] == ["a", "d"]
-    assert "a, d keep a single channel; give each layer a floor: min_channels=0.1" in str(report)
+    assert "a (1 of 64), d (1 of 10)\n" in str(report)
+    assert "give every layer a floor (`min_channels=0.1`)" in str(report)
     assert replace(report, unit="weights").bottlenecks == ()
     assert "bottleneck" not in str(EVERYTHING)
+    assert "remedy" not in str(EVERYTHING)
 
 
 def test_the_requested_and_the_target_are_recorded():

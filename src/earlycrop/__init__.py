@@ -35,9 +35,11 @@ from earlycrop.methods import METHODS, Method, get_method
 from earlycrop.plan import Plan
 from earlycrop.pruner import Pruner
 from earlycrop.report import Check, Report
+from earlycrop.starvation import Bottleneck, StarvationWarning
 
 __all__ = [
     "METHODS",
+    "Bottleneck",
     "BudgetError",
     "Check",
     "CheckpointError",
@@ -50,6 +52,7 @@ __all__ = [
     "RankError",
     "Report",
     "ScoreError",
+    "StarvationWarning",
     "TraceError",
     "VerificationError",
     "get_method",

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from earlycrop.counting import Counts
-from earlycrop.report import Width, plain, told
+from earlycrop.report import Width, plain, starved, told
+from earlycrop.starvation import Bottleneck, bottlenecks
 from earlycrop.structure import ChannelClass, Frozen, Layer, Structure
 from earlycrop.units import ChannelUnits, WeightUnits
 
@@ -46,12 +47,14 @@ class Row(Width):
         best: The highest.
         spaces: Layers with a number in common are coupled: their channels leave together.
         frozen: Why its channels cannot leave, if they cannot.
+        share: The part of the sum of all layers' scores, signs apart, that its units have; alike in a balanced network.
     """
 
     worst: float | None
     best: float | None
     spaces: tuple[int, ...] = ()
     frozen: str | None = None
+    share: float | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ class Plan:
         rows: Per layer its width (output channels, or kept weights) and the worth of its units.
         frozen: What cannot leave, and why.
         classes: Every class of coupled channels; empty where single weights leave.
+        variation: The part that would be left of the outputs' deviation over samples, see `Report`.
     """
 
     method: str
@@ -81,10 +85,18 @@ class Plan:
     rows: tuple[Row, ...]
     frozen: tuple[Frozen, ...]
     classes: tuple[Candidate, ...]
+    variation: float | None = None
+
+    @property
+    def bottlenecks(self) -> tuple[Bottleneck, ...]:
+        """Layers that the cut would starve, see `starvation.bottlenecks`."""
+        widths = ((row.layer, row.before, row.after) for row in self.rows)
+        shares = [row.share for row in self.rows]
+        return bottlenecks(widths, self.after.prunable / self.before.prunable, self.unit, shares)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
-        return plain(asdict(self))
+        return plain(asdict(self) | {"bottlenecks": [one.layer for one in self.bottlenecks]})
 
     def __str__(self) -> str:
         title = f"{self.method} would reach {self.target} sparsity {self.requested_sparsity:g} so"
@@ -100,6 +112,7 @@ class Plan:
             lines.append(line + (f"   {row.frozen}" if row.frozen else ""))
         listed = {row.frozen for row in self.rows}
         lines += [f"  frozen      {frozen}" for frozen in self.frozen if str(frozen) not in listed]
+        lines += starved(self.unit, self.bottlenecks, self.variation)
         return "\n".join(lines)
 
 
@@ -111,9 +124,12 @@ def rows_of(units: ChannelUnits | WeightUnits, before: Sequence[tuple[str, int]]
     else:
         spaces = units.dense.spaces()
         parts = [_of(layer, units.dense, spaces, worth) for layer in units.layers]
+    sums = [float(part.abs().sum()) for part, _, _ in parts]
+    total = sum(sums)
+    shares = [one / total if total and part.numel() else None for one, (part, _, _) in zip(sums, parts, strict=True)]
     return tuple(
-        Row(name, b, a, *_ends(part), spaces, frozen)
-        for (name, b), a, (part, spaces, frozen) in zip(before, after, parts, strict=True)
+        Row(name, b, a, *_ends(part), spaces, frozen, share)
+        for (name, b), a, (part, spaces, frozen), share in zip(before, after, parts, shares, strict=True)
     )
 
 

@@ -34,6 +34,7 @@ from earlycrop.scores import (
     GateDecorator,
     Network,
 )
+from earlycrop.starvation import StarvationWarning, remaining, variation
 from earlycrop.structure import Verification, Verifier, names_of
 from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.walk import tensors_of
@@ -223,7 +224,9 @@ class Pruner:
                 self._gathering.reset()
             regime = self.method.timing.regime(epoch, self.epochs, self._moments)
             self._regimes.enter(regime, anew=report is not None)
-            return report
+        if report is not None and report.complaint is not None:
+            warnings.warn(report.complaint, StarvationWarning, stacklevel=2)
+        return report
 
     def dry_run(self) -> Plan:
         """What would leave if the moment were now: scored, cut, counted, and all of it undone.
@@ -237,6 +240,7 @@ class Pruner:
         units, before = self.units, self.units.counts()
         widths, plan = units.widths(), None
         with torch.inference_mode(False), self._together(), suppress(_Undone), self._all_or_nothing():
+            dense = self._variation()
             worth = self._leave(self.targets)
             plan = Plan(
                 method=self.method.name,
@@ -249,6 +253,7 @@ class Pruner:
                 rows=rows_of(units, widths, worth),
                 frozen=units.frozen,
                 classes=candidates(units.dense, units.keep, worth) if isinstance(units, ChannelUnits) else (),
+                variation=remaining(dense, self._variation()),
             )
             raise _Undone
         assert plan is not None
@@ -504,6 +509,7 @@ class Pruner:
                     verifier = Verifier(units.structure, self.model, units.example_inputs)
                 else:
                     unverified = "the graph of what the last cut left couples other channels, so nothing was compared"
+            dense = self._variation()
             self._leave([self.targets[self.cuts]] if course else self.targets)
             rewound = isinstance(method.timing, Rewinding)
             if (rewound or self._optimizer_state == "reset") and self.optimizer is not None:
@@ -527,6 +533,7 @@ class Pruner:
                 verification=verification,
                 curve=tuple(self.curve),
                 unverified=unverified,
+                variation=remaining(dense, self._variation()),
             )
             self._ranks.meet("the end of the cut")
         self.report = report
@@ -557,6 +564,11 @@ class Pruner:
                     rebind(tensor, self._early[name].to(tensor).clone())
             units.keep_only(keep)
         return worth
+
+    def _variation(self) -> float | None:
+        """How far outputs differ between samples, where the method has data and weights stay as they are."""
+        with_data = self.method.score.needs_data and not isinstance(self.method.timing, Rewinding)
+        return variation(self._mean_loss()) if with_data else None
 
     @property
     def _unit(self) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from earlycrop.counting import Counts
+from earlycrop.starvation import Bottleneck, bottlenecks, complaint, remedy, still, summary
 from earlycrop.structure import Frozen, Verification
 from earlycrop.timing import Reason
 
@@ -59,6 +60,8 @@ class Report:
         verification: The proof that the cut network computes what the gated one did; None if not asked for, or not had.
         curve: Every look of the detector.
         unverified: Why there is no proof although it was asked for.
+        variation: The part that is left of the outputs' deviation over samples, relative to their size; None where it
+            was not measured, as in methods that score without data.
     """
 
     method: str
@@ -77,6 +80,7 @@ class Report:
     verification: Verification | None
     curve: tuple[Check, ...]
     unverified: str | None = None
+    variation: float | None = None
 
     @property
     def weight_sparsity(self) -> float:
@@ -94,11 +98,15 @@ class Report:
         return 1 - self.after.nodes / self.before.nodes if self.unit == "channels" and self.before.nodes else None
 
     @property
-    def bottlenecks(self) -> tuple[str, ...]:
-        """Layers of which a single channel is left of ten or more: through each of them goes no more than a number."""
-        if self.unit != "channels":
-            return ()
-        return tuple(width.layer for width in self.widths if width.after == 1 and width.before >= 10)
+    def bottlenecks(self) -> tuple[Bottleneck, ...]:
+        """Layers that the cut starves, see `starvation.bottlenecks`; in JSON their names."""
+        widths = ((width.layer, width.before, width.after) for width in self.widths)
+        return bottlenecks(widths, self.after.prunable / self.before.prunable, self.unit)
+
+    @property
+    def complaint(self) -> str | None:
+        """Where the network is starved, and what to do, as a warning says it; None if all is well."""
+        return complaint(self.method, self.unit, self.bottlenecks, self.variation)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
@@ -107,7 +115,7 @@ class Report:
             "weight_sparsity": self.weight_sparsity,
             "all_sparsity": self.all_sparsity,
             "node_sparsity": self.node_sparsity,
-            "bottlenecks": self.bottlenecks,
+            "bottlenecks": [one.layer for one in self.bottlenecks],
         }
         return plain(record)
 
@@ -117,6 +125,7 @@ class Report:
         verification = record["verification"]
         special = {
             "unverified": record.get("unverified"),
+            "variation": record.get("variation"),
             "before": _counts(record["before"]),
             "after": _counts(record["after"]),
             "widths": tuple(Width(**width) for width in record["widths"]),
@@ -143,8 +152,7 @@ class Report:
         if self.unverified is not None:
             rows.append(f"  UNVERIFIED  {self.unverified}")
         rows += [f"  frozen      {frozen}" for frozen in self.frozen]
-        if self.bottlenecks:
-            rows.append(f"  bottlenecks {narrow(self.bottlenecks)}; give each layer a floor: min_channels=0.1")
+        rows += starved(self.unit, self.bottlenecks, self.variation)
         rows += [f"  COLLAPSED   {what}" for what in self.collapsed]
         return "\n".join(rows)
 
@@ -160,16 +168,26 @@ def told(before: Counts, after: Counts, unit: str) -> list[str]:
     return lines
 
 
+def starved(unit: str, found: Sequence[Bottleneck], variation: float | None) -> list[str]:
+    """Lines for people: where the network is starved, and what helps."""
+    lines = [f"  bottlenecks {summary(found)}"] if found else []
+    if still(variation):
+        lines.append(
+            f"  OUTPUTS     hardly depend on the input: {variation:.2%} of their variation over samples is left"
+        )
+    return [*lines, f"  remedy      {remedy(unit)}"] if lines else []
+
+
 def narrow(layers: Sequence[str], shown: int = 3) -> str:
-    """Which layers keep a single channel.
+    """Which layers are starved.
 
     >>> narrow(["a", "b", "c", "d", "e"])
-    'a, b, c and 2 more keep a single channel'
+    'a, b, c and 2 more are starved'
     >>> narrow(["a"])
-    'a keeps a single channel'
+    'a is starved'
     """
     more = f" and {len(layers) - shown} more" if len(layers) > shown else ""
-    return f"{', '.join(layers[:shown])}{more} {'keeps' if len(layers) == 1 else 'keep'} a single channel"
+    return f"{', '.join(layers[:shown])}{more} {'is' if len(layers) == 1 else 'are'} starved"
 
 
 def _number(value: float | None) -> float:

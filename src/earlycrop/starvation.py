@@ -1,0 +1,188 @@
+"""Where a cut starves the network: layers that are left far narrower than the others, outputs that stand still.
+
+In a balanced network each layer's sum of scores is alike (the synaptic saliency that layer-wise conservation laws
+speak of; Tanaka et al., 2020), and so no layer is left much narrower than the rest. Where the scores lose that
+balance, one shot may leave a layer a single channel, and all that the network computes goes through one number.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from earlycrop.evaluation import MeanLoss
+
+WIDE = 10
+"""Layers of fewer units are never called starved: a cut of 4 channels to 1 is as even as one can be."""
+
+FAR_BELOW = 1 / 3
+ALMOST_NOTHING = 1 / 100
+STILL = 1 / 100
+
+
+class StarvationWarning(UserWarning):
+    """A cut left layers, or outputs, through which hardly anything goes; the cut is done all the same."""
+
+
+@dataclass(frozen=True)
+class Bottleneck:
+    """A layer that a cut starves.
+
+    Attributes:
+        layer: Its name.
+        before: Its output channels, or its weights where single weights leave, before the cut.
+        after: What is left of them.
+        why: What is odd about it, in words.
+    """
+
+    layer: str
+    before: int
+    after: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.layer}: {self.why}"
+
+
+def bottlenecks(
+    widths: Iterable[tuple[str, int, int]], density: float, unit: str, shares: Sequence[float | None] = ()
+) -> tuple[Bottleneck, ...]:
+    """The layers that a cut starves.
+
+    A layer of ten channels or more is starved where a single one is left, or where both its kept part is below a third
+    of √density, which is the part that an even cut leaves of each layer, and its width is below a third of the median
+    width that is left. Of single weights, a layer of ten or more is starved where none is left, or where its kept part
+    is below a hundredth of the density.
+
+    >>> widths = [("conv", 64, 40), ("fc1", 512, 5), ("fc2", 512, 38), ("head", 10, 10)]
+    >>> for one in bottlenecks(widths, 0.05, "channels"):
+    ...     print(one)
+    fc1: 5 of 512 channels, where an even cut leaves 114 and the median layer has 24
+
+    Args:
+        widths: Of every layer its name and its width before and after: output channels, or weights.
+        density: The part of the prunable weights that is left.
+        unit: `channels` or `weights`.
+        shares: Of every layer the part of the score's sum that its units have, where that is known. It decides nothing,
+            for scores may be out of balance while an allocation or a floor keeps the widths; but it shows the cause.
+    """
+    rows = list(widths)
+    if not rows:
+        return ()
+    middle = median(after for _, _, after in rows)
+    even = math.sqrt(density) if unit == "channels" else density
+
+    def why(before: int, after: int) -> str | None:
+        if before < WIDE or after == before:
+            return None
+        if unit != "channels":
+            if after and after >= ALMOST_NOTHING * even * before:
+                return None
+            return f"{after:,} of {before:,} weights, where an even cut leaves {even * before:,.0f}"
+        if after == 1:
+            return f"a single channel of {before:,}"
+        if after < FAR_BELOW * even * before and after < FAR_BELOW * middle:
+            return (
+                f"{after:,} of {before:,} channels, where an even cut leaves {even * before:,.0f} and the median layer "
+                f"has {middle:,.0f}"
+            )
+        return None
+
+    found = []
+    for number, (layer, before, after) in enumerate(rows):
+        if (reason := why(before, after)) is not None:
+            share = shares[number] if shares else None
+            told = "" if share is None else f", with {share:.2g} of the score's sum over {len(rows)} layers"
+            found.append(Bottleneck(layer, before, after, reason + told))
+    return tuple(found)
+
+
+def variation(loss: MeanLoss) -> float | None:
+    """How far the model's outputs differ between samples: their deviation over samples, relative to their size.
+
+    Taken from the outputs that one forward pass over one micro-batch of the scoring set gives, with norms that use the
+    batch's own statistics, so that it does not matter whether running ones are stale.
+
+    Returns:
+        √(mean variance over samples / mean square), between 0 and 1; None where the model gives no tensor whose first
+        dimension counts samples, where the loss does not call it, or where it cannot be run so.
+    """
+    model = loss.model
+    if loss.ranks.size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
+        return None  # it would wait for other ranks
+    seen: list[Any] = []
+    value = math.nan
+    with suppress(Exception):  # no reason for a cut to fail
+        batch, samples = next(iter(loss.batches()))
+        alone = MeanLoss(model, loss.loss, loss.set, bn_mode="batch")
+        handle = model.register_forward_hook(lambda _module, _inputs, outputs: seen.append(outputs))
+        try:
+            with alone.scoring(()), torch.no_grad():
+                alone.loss(model, batch)
+        finally:
+            handle.remove()
+        if samples > 1:
+            value = _relative_deviation(seen[0], samples)
+    return value if math.isfinite(value) else None
+
+
+def remaining(before: float | None, after: float | None) -> float | None:
+    """The part of the outputs' variation that a cut leaves; None where it was not had, or there was none."""
+    return after / before if before and after is not None else None
+
+
+def still(part: float | None) -> bool:
+    """Whether outputs hardly depend on the input any more: below one percent of their variation is left."""
+    return part is not None and part < STILL
+
+
+def summary(found: Sequence[Bottleneck], shown: int = 3) -> str:
+    """The first of these layers in a few words.
+
+    >>> summary([Bottleneck(name, 64, 1, "a single channel of 64") for name in "abcde"])
+    'a (1 of 64), b (1 of 64), c (1 of 64) and 2 more'
+    """
+    more = f" and {len(found) - shown} more" if len(found) > shown else ""
+    return ", ".join(f"{one.layer} ({one.after:,} of {one.before:,})" for one in found[:shown]) + more
+
+
+def remedy(unit: str) -> str:
+    """What helps against it, the surest first.
+
+    >>> remedy("weights")
+    'remove less, give every layer the same part (`allocation=Uniform()`), or score with `bn_mode="scaled"`'
+    """
+    first = (
+        "give every layer a floor (`min_channels=0.1`), remove less"
+        if unit == "channels"
+        else "remove less, give every layer the same part (`allocation=Uniform()`)"
+    )
+    return f'{first}, or score with `bn_mode="scaled"`'
+
+
+def complaint(method: str, unit: str, found: Sequence[Bottleneck], part: float | None) -> str | None:
+    """What a warning says of a cut; None if all is well."""
+    what = []
+    if found:
+        what.append(f"{len(found)} layer{'s' if len(found) > 1 else ''} starved of {unit}: {summary(found)}")
+    if still(part):
+        what.append(f"outputs that hardly depend on the input: {part:.2%} of their variation over samples is left")
+    if not what:
+        return None
+    return f"{method} leaves {', and '.join(what)}. Its training may not recover: {remedy(unit)}."
+
+
+def _relative_deviation(outputs: Any, samples: int) -> float:
+    """Of the first tensor of real numbers that has a row for each sample."""
+    tensor = next(
+        leaf.to(torch.promote_types(leaf.dtype, torch.float32))
+        for leaf in pytree.tree_leaves(outputs)
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim and leaf.shape[0] == samples
+    )
+    return math.sqrt(float(tensor.var(0, correction=0).mean()) / float(tensor.square().mean()))
