@@ -146,7 +146,8 @@ def what_left(report: dict[str, Any]) -> str:
         f"scored {on}, {report['seconds']:.2g} s."
     )
     if report.get("bottlenecks"):
-        text += f" {narrow(report['bottlenecks'])}: a floor under every layer helps, such as --min-part 0.1."
+        floor = ": a floor under every layer helps, such as --min-part 0.1" if report["unit"] == "channels" else ""
+        text += f" {narrow(report['bottlenecks'])}{floor}."
     if report["collapsed"]:
         text += f" COLLAPSED: {', '.join(report['collapsed'])} lost everything."
     if report["frozen"]:
