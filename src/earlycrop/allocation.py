@@ -1,13 +1,15 @@
-"""How the budget is shared between layers: each way makes scores comparable across layers.
+"""How the budget is shared between layers.
 
-An allocation maps scores to scores; the highest of all then stay. So `Uniform` needs no counting of its
-own: it replaces a score by its rank within its layer, and equal fractions of each layer have equal ranks.
+`Global` and `Uniform` map scores to scores, and the highest of all then stay. So `Uniform` needs no counting of its
+own: it replaces a score by its rank within its layer, and equal fractions of each layer have equal ranks. `WidthsOf`
+separates the two things that a ranking over all layers mixes: how wide each layer becomes, and which of its units stay.
 """
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Vector = Float[Tensor, "units"]
@@ -28,14 +30,53 @@ class Uniform:
 
     def __call__(self, scores: Vector, layer: Int[Tensor, "units"]) -> Vector:
         """(rank + 1/2) / size, in (0, 1); ties rank by position, the earlier one higher."""
-        order = torch.argsort(scores, descending=True, stable=True)
-        order = order[torch.argsort(layer[order], stable=True)]  # by layer, within it from the best down
         sizes = torch.bincount(layer)
-        starts = sizes.cumsum(0) - sizes
-        place = torch.arange(scores.numel(), device=scores.device) - starts[layer[order]]
-        rank = torch.empty(scores.numel(), dtype=torch.float64, device=scores.device)
-        rank[order] = 1 - (place.double() + 0.5) / sizes[layer[order]]
+        rank = 1 - (places(scores, layer).double() + 0.5) / sizes[layer]
         return torch.where(scores == -torch.inf, scores.double(), rank)
 
 
-Allocation = Global | Uniform
+@dataclass(frozen=True)
+class WidthsOf:
+    """Each layer keeps as many units as another scoring would leave it; the method's own score chooses which.
+
+    Args:
+        score: The score that decides the widths (for weights: how many of them each layer keeps).
+        steps: In how many steps it is applied; its cuts are undone again.
+        allocation: How it shares the budget itself.
+        taken: When: `first`, at the pruner's first check, before training; or `cut`, at the cut.
+    """
+
+    score: Any
+    steps: Any
+    allocation: Global | Uniform = Global()
+    taken: Literal["first", "cut"] = "first"
+
+    def __post_init__(self) -> None:
+        if self.taken not in ("first", "cut"):
+            raise ValueError(f"`taken` is 'first' (at the first check) or 'cut'; found {self.taken!r}.")
+
+
+def within(scores: Vector, layer: Int[Tensor, "units"], widths: Int[Tensor, "layers"]) -> Bool[Tensor, "units"]:
+    """True for the best `widths[l]` units of each layer l; of equal ones the earlier.
+
+    >>> within(torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0]), torch.tensor([0, 0, 0, 1, 1]), torch.tensor([2, 1]))
+    tensor([False,  True,  True,  True, False])
+    """
+    return places(scores, layer) < widths.to(scores.device)[layer]
+
+
+def places(scores: Vector, layer: Int[Tensor, "units"]) -> Int[Tensor, "units"]:
+    """The place of each unit in its layer, the best at 0; of equal ones the earlier is the better.
+
+    >>> places(torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0]), torch.tensor([0, 0, 0, 1, 1]))
+    tensor([2, 0, 1, 0, 1])
+    """
+    order = torch.argsort(scores, descending=True, stable=True)
+    order = order[torch.argsort(layer[order], stable=True)]  # by layer, within it from the best down
+    sizes = torch.bincount(layer)
+    place = torch.empty_like(order)
+    place[order] = torch.arange(scores.numel(), device=scores.device) - (sizes.cumsum(0) - sizes)[layer[order]]
+    return place
+
+
+Allocation = Global | Uniform | WidthsOf

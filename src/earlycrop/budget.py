@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from earlycrop.allocation import places
 from earlycrop.counting import Counter, Target
 from earlycrop.errors import BudgetError, ScoreError, nearest
 from earlycrop.structure import Structure
@@ -149,11 +150,8 @@ def choose_channels(
     scores = scores.detach().double().cpu()
     goal = (1 - budget.sparsity) * dense
     space = structure.spaces()
-    order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(space[order], stable=True)]
     sizes = torch.bincount(space)
-    rank = torch.empty_like(order)
-    rank[order] = torch.arange(order.numel()) - (sizes.cumsum(0) - sizes)[space[order]]
+    rank = places(scores, space)
     fewest, unit = (
         torch.zeros_like(sizes).scatter_reduce(0, space, one, reduce, include_self=False)
         for one, reduce in zip(multiplicities(structure, budget.round_to), ("amin", "amax"), strict=True)

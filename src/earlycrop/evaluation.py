@@ -33,7 +33,7 @@ from earlycrop.products import WAYS, Product, Way, double_backward
 
 Loss = Callable[[nn.Module, Any], Tensor]
 Vector = Float[Tensor, "units"]
-BatchNormMode = Literal["auto", "running", "calibrated", "batch"]
+BatchNormMode = Literal["auto", "running", "calibrated", "scaled", "batch"]
 
 
 Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
@@ -122,9 +122,11 @@ class MeanLoss:
         model: The network.
         loss: Maps the model and a batch to the scalar mean loss of that batch.
         batches: The scoring set, from the training split; cut anew into `micro_batch` samples.
-        bn_mode: `running`: statistics as they are; `calibrated`: estimated anew on the scoring set and put
-            back afterwards; `batch`: of each micro-batch; `auto`: calibrated where a norm never saw a batch,
-            else running.
+        bn_mode: What norms with running statistics do. `running`: they use the statistics that they have; `calibrated`:
+            statistics of the scoring set, put back afterwards; `batch`: those of each micro-batch; `scaled`: each norm
+            divides its whole input by one number, its root mean square, so that it is linear, all of a layer's
+            channels keep their proportions, and the signal neither grows nor fades with depth; `auto`: calibrated where
+            a norm never saw a batch, else running.
         micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
             given batch and at most 32, so that scoring needs no more memory than a training step; where samples
             meet in a norm with the batch's own statistics, it takes the largest given batch whole.
@@ -312,6 +314,8 @@ class MeanLoss:
                     tensor.requires_grad_(id(tensor) in wanted)  # what is not differentiated saves no activations
                 if self.bn_mode == "calibrated":
                     self._calibrate()
+                elif self.bn_mode == "scaled":
+                    self._scale()
                 elif self.bn_mode == "batch":
                     for norm in self._norms:
                         norm.train()
@@ -367,6 +371,22 @@ class MeanLoss:
                 norm.momentum = momentum
                 norm.eval()
 
+    def _scale(self) -> None:
+        """Have every norm divide its whole input by one number, the root mean square over the first samples."""
+
+        def measure(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+            mean_square = inputs[0].detach().square().mean()
+            norm.running_mean.zero_()
+            norm.running_var.fill_(mean_square - norm.eps)
+
+        handles = [norm.register_forward_pre_hook(measure) for norm in self._norms]
+        try:
+            with torch.no_grad():
+                self.loss(self.model, self.set.first(CALIBRATION))
+        finally:
+            for handle in handles:
+                handle.remove()
+
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
@@ -388,7 +408,8 @@ def _without_tf32() -> Iterator[None]:
 
 
 CALIBRATION = 256
-"""Samples in one batch of the calibration of batch norm, so that the micro-batch changes no statistics."""
+"""Samples in one batch of the calibration of batch norm, so that the micro-batch changes no statistics; and those of
+which `scaled` takes the root mean square."""
 
 
 class ScoringSet:

@@ -6,8 +6,9 @@ What may leave (`units`), what is each worth (`score`), when is the moment (`tim
 
 from dataclasses import dataclass, replace
 
-from earlycrop.allocation import Allocation, Global, Uniform
+from earlycrop.allocation import Allocation, Global, Uniform, WidthsOf
 from earlycrop.errors import nearest
+from earlycrop.evaluation import BatchNormMode
 from earlycrop.scores import (
     READINGS,
     AbstractLossScore,
@@ -21,6 +22,7 @@ from earlycrop.scores import (
     Magnitude,
     NormScale,
     NtkSap,
+    PathNorm,
     Px,
     Random,
     Reading,
@@ -55,7 +57,8 @@ class Method:
         timing: When.
         steps: In how many steps.
         allocation: How the budget is shared between layers.
-        min_channels: What each layer keeps if nothing else is said: channels (int) or a fraction of them (float).
+        min_channels: What each layer keeps by default: channels (int) or a fraction of them (float).
+        bn_mode: What norms with running statistics do while the method scores, see `MeanLoss`.
     """
 
     name: str
@@ -65,9 +68,10 @@ class Method:
     steps: Steps
     allocation: Allocation = Global()  # noqa: RUF009 - frozen, without state
     min_channels: int | float = 1
+    bn_mode: BatchNormMode = "auto"
 
     def __post_init__(self) -> None:
-        of_channels = NormScale | FilterNorm | GateDecorator
+        of_channels = NormScale | FilterNorm | GateDecorator | PathNorm
         if isinstance(self.score, of_channels) and not isinstance(self.units, Channels):
             raise ValueError(f"{self.name}: {type(self.score).__name__} is a score of channels, not of single weights.")
         if isinstance(self.timing, Rewinding) and not isinstance(self.units, Weights):
@@ -77,6 +81,11 @@ class Method:
                 f"{self.name}: {type(self.score).__name__} is a reading of CroP for channels; "
                 f"weights have only one, `Crop()`."
             )
+
+    @property
+    def scores(self) -> tuple[AbstractLossScore | AbstractNetworkScore, ...]:
+        """The score that chooses, and the one that decides the widths where that is another."""
+        return (self.score, self.allocation.score) if isinstance(self.allocation, WidthsOf) else (self.score,)
 
     def total_epochs(self, epochs: float, sparsity: float) -> float:
         """All epochs that are trained where the budget of one training is `epochs`.

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_iter
 
-from earlycrop.budget import Budget
+from earlycrop.allocation import Allocation, WidthsOf, within
+from earlycrop.budget import Budget, check_scores
 from earlycrop.counting import Target
 from earlycrop.distributed import checksums, ranks_of
 from earlycrop.errors import EarlyCropError, OptimizerError, VerificationError
@@ -35,6 +36,7 @@ from earlycrop.scores import (
     Network,
 )
 from earlycrop.starvation import StarvationWarning, remaining, variation
+from earlycrop.steps import partway
 from earlycrop.structure import Verification, Verifier, names_of
 from earlycrop.structure.surgery import rebind, unharmed
 from earlycrop.structure.walk import tensors_of
@@ -88,7 +90,7 @@ class Pruner:
         copies: Models with the same parameter names (averages of the weights, an `AveragedModel`, a deep copy):
             they are cut or masked with the model, all of them or none.
         optimizer_state: `slice` carries momentum and moments through the cut, `reset` forgets them.
-        bn_mode: What batch norm does while scoring, see `MeanLoss`.
+        bn_mode: What batch norm does while scoring, see `MeanLoss`; `auto` leaves it to the method.
         micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
         verify: Prove after the cut that the model computes what the gated dense one did; keeps a float64 copy
             for that moment.
@@ -138,7 +140,8 @@ class Pruner:
         self.cuts = 0
         self.curve: list[Check] = []
         self._loss, self._optimizer_state, self._verify = loss, optimizer_state, verify
-        self._bn_mode: BatchNormMode = bn_mode
+        self._bn_mode: BatchNormMode = self.method.bn_mode if bn_mode == "auto" else bn_mode
+        self._widths: Tensor | None = None
         self._instrument: AbstractInstrument | None = None
         self._last: float | None = None
         self._warned = False
@@ -294,7 +297,9 @@ class Pruner:
 
     def _check(self, epoch: float) -> Report | None:
         self._compare()
-        timing = self.method.timing
+        timing, allocation = self.method.timing, self.method.allocation
+        if isinstance(allocation, WidthsOf) and allocation.taken == "first" and self._widths is None:
+            self._widths = self._widths_of(allocation)
         if isinstance(timing, Rewinding) and self._early is None and epoch >= timing.to - 1e-9:
             self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model)}
         if isinstance(timing, AbstractCourse):
@@ -324,6 +329,7 @@ class Pruner:
             "report": None if self.report is None else asdict(self.report),
             "cuts": self.cuts,
             "early": self._early,
+            "widths": self._widths,
             "regime": asdict(self._regimes.now),
             "gathering": None if self._gathering is None else self._gathering.state_dict(),
         }
@@ -352,6 +358,7 @@ class Pruner:
                 self.units.load_state_dict(state["units"])
         self.report, self.curve, self._last, self.cuts = report, curve, state["last"], state["cuts"]
         self._rates, self._warned, self._early = list(state["rates"]), state["warned"], state["early"]
+        self._widths = state.get("widths")
         self._regimes.enter(Regime(**state["regime"]), anew=True)
         self._gather()
         if self._gathering is not None:
@@ -381,7 +388,7 @@ class Pruner:
     def choose(self) -> Tensor:
         """Score now; true for each unit that would stay at the target."""
         with self._together():
-            return self.units.choose(self.budget, self.scores(), self.method.allocation)
+            return self._chosen(self.budget.sparsity, self.scores(), self.method.allocation)
 
     def kernel(self, samples: int, most: int | None = None) -> Tensor:
         """The empirical neural tangent kernel of what is left now, on the first samples of the scoring set.
@@ -391,8 +398,8 @@ class Pruner:
         masks = self.units.masks() if isinstance(self.units, WeightUnits) else {}
         parameters = self.parameters("all")
         closed = [masks.get(name) for name in parameters]
-        with self._together():
-            return empirical_ntk(self._mean_loss(), list(parameters.values()), samples, closed, most)
+        with self._together():  # of the function that is trained, whatever norms do for the score
+            return empirical_ntk(self._mean_loss("auto"), list(parameters.values()), samples, closed, most)
 
     def scores(self) -> Tensor:
         """What each unit is worth now; nothing is changed."""
@@ -401,14 +408,31 @@ class Pruner:
 
     # The cut ------------------------------------------------------------------------------------------
 
-    def _scores(self, gathered: Tensor | None) -> Tensor:
-        score, units = self.method.score, self.units
+    def _scores(self, gathered: Tensor | None, by: AbstractLossScore | AbstractNetworkScore | None = None) -> Tensor:
+        score, units = by or self.method.score, self.units
         if isinstance(score, AbstractLossScore):
             scores = units.per_class(score(Evaluation(self._mean_loss(), units.units)))
         else:
             scores = units.per_class(score(self._network(gathered)))
         self._ranks.share([scores])  # not all are sums over ranks, and the last bit may decide
         return scores
+
+    def _chosen(self, sparsity: float, scores: Tensor, allocation: Allocation) -> Tensor:
+        """True for each unit that stays at that sparsity."""
+        if not isinstance(allocation, WidthsOf):
+            return self.units.choose(self.budget.at(sparsity), scores, allocation)
+        check_scores(scores)
+        widths = self._widths_of(allocation) if self._widths is None else self._widths
+        return within(scores.cpu(), self.units.layer, widths)
+
+    def _widths_of(self, allocation: WidthsOf) -> Tensor:
+        """How many units of each layer another scoring leaves; its cuts are undone."""
+        layer, kept, alive = self.units.layer, self.units.alive, self.units.keep.clone()
+        with suppress(_Undone), self._plainly(), self._all_or_nothing():
+            self._leave(allocation.steps.towards(self.budget.sparsity), allocation)
+            kept = self.units.keep[alive].cpu() if isinstance(self.units, ChannelUnits) else self.units.keep.cpu()
+            raise _Undone
+        return torch.bincount(layer[kept], minlength=int(layer.max()) + 1)
 
     def _gathered(self) -> Tensor | None:
         """What the score has gathered from training: the mean over ranks."""
@@ -442,6 +466,7 @@ class Pruner:
             units=units.units,
             made_of=units.made_of,
             scales=units.scales,
+            readers=units.readers,
             seed=self.seed,
             gathered=gathered,
         )
@@ -453,10 +478,10 @@ class Pruner:
         watch = isinstance(self.method.score, AbstractGatheredScore) and not self.done
         self._gathering = self.method.score.gather(self._network()) if watch else None  # type: ignore[union-attr]
 
-    def _mean_loss(self) -> MeanLoss:
+    def _mean_loss(self, bn_mode: BatchNormMode | None = None) -> MeanLoss:
         assert self._loss is not None
         self._set = self._set or self._scoring_set()
-        return MeanLoss(self.model, self._loss, self._set, self._bn_mode, ranks=self._ranks)
+        return MeanLoss(self.model, self._loss, self._set, bn_mode or self._bn_mode, ranks=self._ranks)
 
     def _scoring_set(self) -> ScoringSet:
         batches = self._batches() if callable(self._batches) else self._batches
@@ -543,16 +568,26 @@ class Pruner:
         self._early = None if self.done else self._early
         return report
 
-    def _leave(self, sparsities: Sequence[float]) -> Tensor:
-        """Score and let units leave, step by step; the last score of each unit that there was before."""
-        units, method = self.units, self.method
+    def _leave(self, sparsities: Sequence[float], ranking: Method | WidthsOf | None = None) -> Tensor:
+        """Score and let units leave, step by step; the last score of each unit that there was before.
+
+        Args:
+            sparsities: On the way.
+            ranking: The score, its steps and how the budget is shared; the method's own by default.
+        """
+        units, ranking = self.units, ranking or self.method
         channels = isinstance(units, ChannelUnits)
         count = int(units.keep.sum()) if channels else units.keep.numel()
         worth, place = torch.zeros(count, dtype=torch.float64), torch.arange(count)
         gathered = self._gathered()
-        for sparsity in sparsities:
-            scores = self._scores(gathered)
-            keep = units.choose(self.budget.at(sparsity), scores, method.allocation)
+        ahead = list(sparsities)
+        while ahead:
+            scores = self._scores(gathered, ranking.score)
+            keep = self._chosen(ahead[0], scores, ranking.allocation)
+            if ranking.steps.most is None or torch.equal(step := self._step(keep, scores, ranking.steps.most), keep):
+                del ahead[0]
+            else:
+                keep = step
             if channels:
                 worth[place] = scores.detach().cpu().double()
                 place = place[keep.cpu()]
@@ -564,6 +599,13 @@ class Pruner:
                     rebind(tensor, self._early[name].to(tensor).clone())
             units.keep_only(keep)
         return worth
+
+    def _step(self, keep: Tensor, scores: Tensor, most: float) -> Tensor:
+        """The part of the way to `keep` for which the scores are trusted."""
+        alive, step = self.units.alive, keep.clone()
+        part = partway(keep.cpu()[alive], scores.detach().cpu()[alive], self.units.layer[alive], most)
+        step[alive.to(step.device)] = part.to(step.device)
+        return step
 
     def _variation(self) -> float | None:
         """How far outputs differ between samples, where the method has data and weights stay as they are."""
@@ -616,7 +658,8 @@ class Pruner:
     def _check_method(self) -> None:
         """The method must have its data, this model what is scored, and the target be in reach."""
         score, units = self.method.score, self.units
-        if score.needs_data or isinstance(self.method.timing, NtkSettled):
+        needs_data = any(one.needs_data for one in self.method.scores)
+        if needs_data or isinstance(self.method.timing, NtkSettled):
             if self._loss is None:
                 raise EarlyCropError(f"{self.method.name} scores with the loss: give `loss(model, batch)`.")
             if not callable(self._batches):
@@ -626,9 +669,13 @@ class Pruner:
                 f"{self.method.name} ranks channels by their norms, and this {type(self.model).__name__} has no norm "
                 f"with a scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
             )
-        if isinstance(units, ChannelUnits) and isinstance(score, AbstractLossScore | CropMixed | GateDecorator):
+        gates = AbstractLossScore | CropMixed | GateDecorator
+        if isinstance(units, ChannelUnits) and any(isinstance(one, gates) for one in self.method.scores):
             units.check_gates(batch_statistics=self._bn_mode == "batch")
-        units.choose(self.budget, units.per_class(torch.zeros_like(units.units.values)), self.method.allocation)
+        allocation = self.method.allocation
+        if isinstance(allocation, WidthsOf):
+            allocation = allocation.allocation
+        units.choose(self.budget, units.per_class(torch.zeros_like(units.units.values)), allocation)
 
     def _check_optimizer(self, optimizer: Optimizer | None) -> None:
         """The optimizer must hold what will be cut."""

@@ -1,11 +1,21 @@
-"""In how many steps: the cumulative sparsities on the way to the target. Scores are computed anew before each."""
+"""In how many steps: the cumulative sparsities on the way to the target. Scores are computed again before each.
+
+Steps are given by their number, or by a bound on what one layer may lose before its scores are taken again (`most`).
+"""
 
 from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 
 @dataclass(frozen=True)
 class OneShot:
     """All at once."""
+
+    most: ClassVar[None] = None
 
     def towards(self, sparsity: float) -> list[float]:
         """The sparsity itself.
@@ -27,6 +37,8 @@ class Halving:
     """
 
     n: int = 5
+
+    most: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if self.n < 0:
@@ -52,6 +64,8 @@ class Exponential:
 
     n: int = 100
 
+    most: ClassVar[None] = None
+
     def __post_init__(self) -> None:
         if self.n < 1:
             raise ValueError(f"`n` counts steps and must be at least 1; found {self.n}.")
@@ -75,6 +89,8 @@ class Remaining:
 
     part: float = 0.2
 
+    most: ClassVar[None] = None
+
     def __post_init__(self) -> None:
         if not 0 < self.part < 1:
             raise ValueError(f"`part` is the part of what is left that leaves, between 0 and 1; found {self.part}.")
@@ -91,4 +107,58 @@ class Remaining:
         return [*steps, sparsity]
 
 
-Steps = OneShot | Halving | Exponential | Remaining
+@dataclass(frozen=True)
+class Bounded:
+    """As many steps as it takes for no layer to lose more than a part of its units between two scorings.
+
+    A step ends as soon as one layer has lost `most` of what it had, since the scores of all others were taken with
+    that layer whole. A score is a first-order statement about the network as it is; the bound says how far it is
+    trusted.
+
+    Args:
+        most: The part of its units that a layer may lose in one step, in (0, 1); one unit may always leave.
+    """
+
+    most: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.most < 1:
+            raise ValueError(f"`most` is the part of a layer that may leave in one step, in (0, 1); found {self.most}.")
+
+    def towards(self, sparsity: float) -> list[float]:
+        """The sparsity itself: the bound divides the way to it.
+
+        >>> Bounded(0.5).towards(0.9)
+        [0.9]
+        """
+        return [sparsity]
+
+
+def partway(
+    keep: Bool[Tensor, "units"], scores: Float[Tensor, "units"], layer: Int[Tensor, "units"], most: float
+) -> Bool[Tensor, "units"]:
+    """The first step towards `keep`: units leave from the lowest score up until one layer has lost its bound.
+
+    Args:
+        keep: What stays in the end.
+        scores: The higher stays longer.
+        layer: For each unit the number of its layer.
+        most: The part of its units that a layer may lose; at least one unit.
+
+    >>> keep, layer = torch.tensor([False, False, False, True, False, True]), torch.tensor([0, 0, 0, 0, 1, 1])
+    >>> partway(keep, torch.tensor([1.0, 3.0, 4.0, 9.0, 2.0, 9.0]), layer, 0.5)  # layer 1 is at its bound first
+    tensor([False,  True,  True,  True, False,  True])
+    """
+    gone = (~keep).nonzero().flatten()
+    gone = gone[torch.argsort(scores[gone], stable=True)]
+    allowed = (torch.bincount(layer) * most).floor().long().clamp_min(1)
+    lost = torch.zeros(gone.numel(), dtype=torch.int64, device=gone.device)
+    for number in layer[gone].unique():
+        mine = layer[gone] == number
+        lost[mine] = torch.arange(1, int(mine.sum()) + 1, device=gone.device)
+    full = (lost >= allowed[layer[gone]]).nonzero().flatten()
+    first = gone[: int(full[0]) + 1] if full.numel() else gone
+    return torch.ones_like(keep).index_fill_(0, first, False)
+
+
+Steps = OneShot | Halving | Exponential | Remaining | Bounded

@@ -79,6 +79,7 @@ class Network:
         units: The vector of the units: weights, or gates where they sit.
         made_of: Which entries of which parameters each unit is made of.
         scales: The scales of the norms that units go through; of single weights there are none.
+        readers: Which entries of which weights read each unit; of single weights there are none.
         seed: Where random numbers start.
         gathered: What a score's gathering has seen.
     """
@@ -90,6 +91,7 @@ class Network:
     units: Chart
     made_of: "Entries"
     scales: "Entries"
+    readers: "Entries"
     seed: int = 0
     gathered: Vector | None = None
 

@@ -4,6 +4,7 @@ fixed.py          before training, after an epoch, never
 after_training.py when training is over, and then again for a while
 rewinding.py      when training is over, and then back to an early epoch, round after round
 tick_tock.py      when training is over, a few channels at a time
+spread.py         several times, early in training
 early_bird.py     on the masks of the last epochs
 lazy_regime.py    the poster's rule, on the drift of the weights
 rate_settled.py   on the pace of that drift
@@ -28,6 +29,7 @@ from earlycrop.timing.ntk_settled import KernelChange, NtkSettled
 from earlycrop.timing.rate_settled import RateSettled
 from earlycrop.timing.rewinding import Rewinding
 from earlycrop.timing.score_settled import Overlap, ScoreSettled
+from earlycrop.timing.spread import Spread
 from earlycrop.timing.tick_tock import TickTock
 
 __all__ = [
@@ -52,5 +54,6 @@ __all__ = [
     "Rewinding",
     "Scene",
     "ScoreSettled",
+    "Spread",
     "TickTock",
 ]

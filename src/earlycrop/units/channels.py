@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.allocation import Allocation
+from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.counting import Counter, Counts, counted
 from earlycrop.errors import EarlyCropError
@@ -122,6 +122,14 @@ class ChannelUnits:
         return self._entries((name, 0) for name in norm_scales(self.model) if name in self.structure.tensors)
 
     @property
+    def readers(self) -> Entries:
+        """The weights that each class is read by."""
+        made, matrices = set(self.structure.creators), {n for n, p in self.model.named_parameters() if p.ndim > 1}
+        return self._entries(
+            (name, dim) for name, dim, _ in self.structure.dimensions() if name in matrices and (name, dim) not in made
+        )
+
+    @property
     def weights(self) -> WeightChart:
         """All prunable weights that are left, as one vector."""
         names = (name for layer in counted(self.layers, self.embeddings) for name in layer.weights)
@@ -149,14 +157,24 @@ class ChannelUnits:
                 f"(magnitude-s)."
             )
 
-    def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "classes"]:
+    def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "classes"]:
         """The classes that stay, nearest to the target as counted in the dense network."""
         check_scores(scores)  # before an allocation turns them into ranks
-        shared = allocation(scores.cpu(), self.structure.spaces())
+        shared = allocation(scores.cpu(), self.layer)
         counter = Counter(self.structure, self.model, self.embeddings)
         spaces = self.dense.spaces()
         whole = spaces.bincount()[spaces][self.keep]
         return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target), whole)
+
+    @property
+    def alive(self) -> Bool[Tensor, "classes"]:
+        """True for each class of the network as it is now: all of them, for those that left are gone."""
+        return torch.ones(len(self.structure), dtype=torch.bool)
+
+    @property
+    def layer(self) -> Int[Tensor, "classes"]:
+        """For each class the number of its layer: classes of one space live in the same dimensions."""
+        return self.structure.spaces()
 
     def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
         """Remove all other classes from the model, the optimizer's state and the copies."""

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from earlycrop.allocation import Allocation, Global
+from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_weights
 from earlycrop.counting import Counts, counted, flops, size_of
 from earlycrop.errors import EarlyCropError
@@ -104,13 +104,13 @@ class WeightUnits:
         """All prunable weights as one vector; the units, what they are made of, and the weights are one thing here."""
         return WeightChart(self.model, self.names, self.keep)
 
-    units = made_of = scales = weights = chart
+    units = made_of = scales = readers = weights = chart
 
     def per_class(self, scores: Vector) -> Vector:
         """Scores of weights are those of the units."""
         return scores
 
-    def choose(self, budget: Budget, scores: Vector, allocation: Allocation) -> Bool[Tensor, "weights"]:
+    def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "weights"]:
         """The weights that stay, an exact number of them."""
         alive = self.keep.to(scores.device)
         scores = torch.where(alive, scores, 0.0)
@@ -118,11 +118,20 @@ class WeightUnits:
         if not isinstance(
             allocation, Global
         ):  # which has no use for a number per weight, twice as large as the weights
-            layers = torch.arange(len(self.sizes), device=scores.device)
-            layer = torch.repeat_interleave(layers, torch.tensor(self.sizes, device=scores.device))
-            scores = torch.where(alive, allocation(torch.where(alive, scores, -torch.inf), layer), 0.0)
+            shared = allocation(torch.where(alive, scores, -torch.inf), self.layer.to(scores.device))
+            scores = torch.where(alive, shared, 0.0)
         whole = size_of(self.model, self.embeddings)[1 if budget.target == "params" else 0]
         return choose_weights(budget, scores, alive, self.sizes, whole)
+
+    @property
+    def alive(self) -> Bool[Tensor, "weights"]:
+        """True for each weight that is left."""
+        return self.keep.cpu()
+
+    @property
+    def layer(self) -> Int[Tensor, "weights"]:
+        """For each weight the number of its layer."""
+        return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
         """Set all others to zero, with their optimizer state."""
