@@ -16,6 +16,9 @@
     depth_figures images and their depths, side by side
     report        results of a few runs as tables and sentences
     why           what scores do to flow and kernel; when the moment is
+    beside        runs at equal cost, derived from the results of pruned ones
+    equal_cost    who is better at equal cost
+    differences   two rows beside each other
     tables        results as the poster's table
     intervals     of means, from few values
     runs          one frozen description, one folder, one result

@@ -21,10 +21,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocat
 
 import earlycrop
 from earlycrop.timing import AbstractDetector
-from earlycrop.units import Weights
+from earlycrop_lab.equal_cost import controls
 from earlycrop_lab.figures import LABELS
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tables import COLUMNS, Column, Row, amount, frontier, shown
+from earlycrop_lab.tables import NAMED, Column, Row, amount, frontier, shown, unequal
 from earlycrop_lab.tasks.description import Metric
 
 WIDTH = 360.0
@@ -43,7 +43,6 @@ BESIDE = 8
 Place = tuple[float, float]
 Box = tuple[float, float, float, float]
 
-NAMED = {column.name: column for column in COLUMNS}
 WEIGHTS = NAMED["weight_sparsity"]
 PEAK = Column(
     "peak_bytes",
@@ -54,7 +53,13 @@ PEAK = Column(
     1e-6,
 )
 """The largest of the run, so what a device must have."""
-COSTS = {"time": NAMED["seconds"], "memory": PEAK, "emissions": NAMED["grams_co2"]}
+COSTS = {
+    "time": NAMED["seconds"],
+    "memory": PEAK,
+    "emissions": NAMED["grams_co2"],
+    "flops": NAMED["flops"],
+    "parameters": NAMED["parameters"],
+}
 
 
 @dataclass(frozen=True)
@@ -74,9 +79,17 @@ class Chart:
     figure: Figure
 
 
-def charts(rows: Sequence[Row]) -> list[Chart]:
-    """All pictures of rows that can be compared with each other; none of what they have no numbers for."""
-    found = [by_sparsity(rows), *(against(rows, name) for name in COSTS), *moments(rows), *widths(rows)]
+def charts(rows: Sequence[Row], narrow: Sequence[Row] = ()) -> list[Chart]:
+    """All pictures of rows that can be compared with each other; none of what they have no numbers for.
+
+    Args:
+        rows: Of one setting.
+        narrow: Dense rows of the same network in smaller widths, which are on the pictures of cost.
+    """
+    random = controls(rows)
+    asked = [row for row in rows if all(row is not other for other in random)]
+    costs = [against([*asked, *random], name, narrow) for name in COSTS]
+    found = [by_sparsity(asked), *costs, *moments(asked), *widths(asked)]
     return [chart for chart in found if chart is not None]
 
 
@@ -121,7 +134,7 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
         aside = 0.06 * span * (place / max(1, len(series) - 1) - 0.5)  # deviations stand side by side
         xs = [spots[id(row)] + aside for row in group]
         ys = [row.figure.mean for row in group]
-        axes.plot(xs, ys, color=hues[name], linewidth=1.4, linestyle="--" if _masks(group[0]) else "-")
+        axes.plot(xs, ys, color=hues[name], linewidth=1.4, linestyle="--" if group[0].masks else "-")
         for x, row in zip(xs, group, strict=True):
             _point(axes, x, row, hues[name])
         ends[name] = (xs[-1], ys[-1])
@@ -135,7 +148,7 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
     _headed(axes, _titled(metric))
     best = [ranked([row for row in pruned if row.sparsity == level])[0] for level in _levels(rows)]
     said = "; ".join(f"{row.label}, {shown(metric, row.figure.mean)}" for row in best)
-    note = f"The axis is logarithmic in what stays. Best at each sparsity: {said}."
+    note = f"The axis is logarithmic in what stays. Best at each sparsity: {said}. {unequal(rows)}".rstrip()
     return Chart("sparsity", f"{_capital(metric.label)} against sparsity", note, _figure(axes))
 
 
@@ -157,7 +170,7 @@ def _ranking(rows: Sequence[Row]) -> Chart:
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(_titled(metric), fontsize=SIZE)
     asked = next(row.asked for row in rows if row.prunes)
-    note = f"Best: {order[0].name}, {shown(metric, order[0].figure.mean)}."
+    note = f"Best: {order[0].name}, {shown(metric, order[0].figure.mean)}. {unequal(rows)}".rstrip()
     return Chart("sparsity", f"{_capital(metric.label)} at {asked} sparsity", note, _figure(axes))
 
 
@@ -179,9 +192,10 @@ def _capital(text: str) -> str:
 # What counts against cost ---------------------------------------------------------------------------------
 
 
-def against(rows: Sequence[Row], name: str) -> Chart | None:
-    """What counts over a cost, with the rows named that no other beats in both."""
+def against(rows: Sequence[Row], name: str, narrow: Sequence[Row] = ()) -> Chart | None:
+    """What counts over a cost, with the rows named that no other beats in both; a line through all widths of dense."""
     cost, metric = COSTS[name], rows[0].metric
+    rows = [*rows, *narrow]
     known = [row for row in rows if row.spread(cost)]
     if len(known) < 2:
         return None
@@ -206,6 +220,10 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
         corners += [(x, corners[-1][1]), (x, y)]
     axes.plot(*zip(*corners, strict=True), color=DENSE, linewidth=1.1, linestyle=(0, (3, 2)), zorder=1)
     lines = list(pairwise(corners))
+    dense = sorted(spots[id(row)] for row in known if not row.prunes)
+    if narrow and len(dense) > 1:
+        axes.plot(*zip(*dense, strict=True), color=DENSE, linewidth=1.4, zorder=1)
+        lines += pairwise(dense)
     for row in known:
         x, y = spots[id(row)]
         if (spread := row.spread(cost)) and spread.deviation:
@@ -224,6 +242,10 @@ def against(rows: Sequence[Row], name: str) -> Chart | None:
         f"{names(row)} ({shown(metric, row.figure.mean)}, {cost.show(_mean(row, cost))} {cost.unit})" for row in best
     )
     what = "The memory is that of the largest training step of the run. " if cost is PEAK else ""
+    if narrow:
+        what += "The grey line joins the dense network's widths. "
+    if cost is NAMED["parameters"] and any(row.masks for row in known):
+        what += "Masked weights are not counted. "
     note = f"{what}On the frontier (dashed, names in bold), where no other row is as good in both: {told}."
     return Chart(name, f"{_capital(metric.label)} against {cost.group}", note, _figure(axes))
 
@@ -391,9 +413,15 @@ def colours(rows: Iterable[Row]) -> dict[str, str]:
 
 
 def labels(rows: Iterable[Row]) -> Callable[[Row], str]:
-    """What a row of these is called: its sparsity is said only if there are several."""
-    several = len(_levels(rows)) > 1
-    return lambda row: row.label if several else row.name
+    """What a row of these is called: its sparsity is said only if there are several, and so is the width of dense."""
+    rows = list(rows)
+    several, widths = len(_levels(rows)) > 1, len({row.description.width for row in rows}) > 1
+
+    def name(row: Row) -> str:
+        width = f", width {row.description.width}" * (widths and not row.prunes)
+        return (row.label if several else row.name) + width
+
+    return name
 
 
 def _levels(rows: Iterable[Row]) -> list[float]:
@@ -411,12 +439,8 @@ def _mean(row: Row, column: Column) -> float:
     return 0.0 if spread is None else spread.mean
 
 
-def _masks(row: Row) -> bool:
-    return isinstance(earlycrop.get_method(row.description.method).units, Weights)
-
-
 def _dash(row: Row):
-    return (0, (4, 2)) if _masks(row) else "-"
+    return (0, (4, 2)) if row.masks else "-"
 
 
 def _width(text: str, size: float = SMALL) -> float:
@@ -487,8 +511,8 @@ def _figures(axes: Axes, rows: Sequence[Row], vertical: bool = True) -> None:
 def _point(axes: Axes, at: float, row: Row, hue: str, vertical: bool = True) -> None:
     """What counts of a row, with its deviation."""
     spread = row.figure
-    form = "s" if not row.prunes else "D" if _masks(row) else "o"
-    face = PAPER if row.prunes and _masks(row) else hue
+    form = "s" if not row.prunes else "D" if row.masks else "o"
+    face = PAPER if row.prunes and row.masks else hue
     if spread.deviation:
         ends = [spread.mean - spread.deviation, spread.mean + spread.deviation]
         axes.plot(*((([at] * 2, ends)) if vertical else (ends, [at] * 2)), color=hue, zorder=2, **BAR)

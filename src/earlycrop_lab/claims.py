@@ -1,9 +1,10 @@
-"""What the poster claims, each claim tested on the runs that are there: it holds, it fails, or it cannot be told.
+"""What the poster claims, each claim tested on the runs that are there: it holds, it fails, or it is inconclusive.
 
 Figures of two rows are compared by the difference of their means, costs by the ratio of their geometric means, with
 Welch's 95 % interval over the seeds; what a run measured of itself before and after its cut is compared run by run. A
 claim holds where the whole interval is on its side, and fails where the whole interval is on the other. With one run
-there is no interval, and nothing can be told.
+there is no interval, and the claim is inconclusive. A claim about rows of different FLOPs says their ratio; the
+comparisons at equal cost are in `equal_cost`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,12 @@ from typing import Literal
 
 from earlycrop import get_method
 from earlycrop.scores import READINGS
+from earlycrop_lab.differences import Difference, moved, same_machine, with_flops
 from earlycrop_lab.intervals import Interval, student, welch
-from earlycrop_lab.runs import Result
-from earlycrop_lab.tables import COLUMNS, Column, Row, by_setting, column, shown, times
+from earlycrop_lab.tables import COLUMNS, Column, Row, by_setting, times
 from earlycrop_lab.tasks.description import PRUNING, Metric
 
-Verdict = Literal["holds", "fails", "cannot be told"]
+Verdict = Literal["holds", "fails", "inconclusive"]
 POINTS = 0.03
 """What much better is, where the figure is a part of one."""
 STEP, NOTHING, COST = 0.6, 0.95, 0.25
@@ -35,7 +36,8 @@ LARGEST = Column(
 """Of the largest step of a run, before the cut or after it: what a device must have. Every device has this measure."""
 HOW = (
     "A claim holds where the whole 95 % interval of the difference (of a cost: of the ratio) is on its side, and fails "
-    "where it is on the other. With one run a row there is no interval, and nothing can be told."
+    "where it is on the other. With one run a row there is no interval, and the claim is inconclusive. A "
+    "claim about rows of different FLOPs gives their ratio; masked weights save none."
 )
 NAMED = {each.name: each for each in (*COLUMNS, LARGEST)}
 
@@ -117,30 +119,25 @@ def verdict(interval: Interval, least: float, strict: bool = False) -> Verdict:
     """Whether a number in this interval is at least so much, or more than that.
 
     >>> verdict((0.1, 0.3), 0.1), verdict((-0.3, 0.0), 0.1), verdict((0.0, 0.2), 0.1)
-    ('holds', 'fails', 'cannot be told')
+    ('holds', 'fails', 'inconclusive')
     >>> verdict((0.0, 0.0), 0.0), verdict((0.0, 0.0), 0.0, strict=True)
     ('holds', 'fails')
     """
     low, high = interval
     if strict:
-        return "holds" if low > least else "fails" if high <= least else "cannot be told"
-    return "holds" if low >= least else "fails" if high < least else "cannot be told"
+        return "holds" if low > least else "fails" if high <= least else "inconclusive"
+    return "holds" if low >= least else "fails" if high < least else "inconclusive"
 
 
 def better(aim: int, claim: str, a: Row, b: Row, by: float = 0.0) -> Finding:
     """Whether a row's figure is better than another's, by so much at least; by less than nothing: not much worse."""
-    metric, sign = a.metric, 1 if a.metric.better == "higher" else -1
-    mine, theirs = (_values(row, metric.name) for row in (a, b))
-    found = welch([sign * value for value in mine], [sign * value for value in theirs])
-    scale, unit = (100, "points") if metric.unit == "%" else (1, metric.unit)
-    gain = f"{scale * metric.gain(fmean(mine), fmean(theirs)):+.3g} {unit}".rstrip()
-    why = (
-        f"{shown(metric, fmean(mine))} (n = {len(mine)}) and {shown(metric, fmean(theirs))} (n = {len(theirs)}): "
-        f"difference {gain}"
+    found = Difference.of(a, b)
+    return Finding(
+        aim,
+        claim + with_flops(a, b),
+        verdict(found.interval, by, strict=by == 0),
+        f"{found.figures}: difference {found.text}",
     )
-    if found[0] > -inf:
-        why += f" ({scale * found[0]:+.3g} to {scale * found[1]:+.3g})"
-    return Finding(aim, claim, verdict(found, by, strict=by == 0), why)
 
 
 def as_good(aim: int, a: Row, name: str, b: Row, other: str) -> Finding:
@@ -213,7 +210,7 @@ def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
             way, part = ("least", NOTHING) if masks else ("most", STEP if what == "time" else NOTHING)
             claim = f"a step of {row.label} takes at {way} {part:g} of the {what} after the cut"
             found = cheaper(3, claim, student(logs), fmean(logs), str(len(logs)), **{way: part})
-            yield _untold(found) if any(map(_moved, row.results)) else found
+            yield _untold(found) if any(map(moved, row.results)) else found
 
 
 def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
@@ -249,25 +246,13 @@ def _compared(aim: int, claim: str, a: Row, b: Row, name: str, most: float) -> I
         return
     n = f"{len(logs[0])} and {len(logs[1])}"
     found = cheaper(aim, claim, welch(*logs), fmean(logs[0]) - fmean(logs[1]), n, most=most)
-    results = (*a.results, *b.results)
-    unlike = len(set(map(_machine, results))) > 1 or any(map(_moved, results))
+    unlike = not same_machine((*a.results, *b.results))
     yield _untold(found) if unlike and name in ("seconds", "grams_co2") else found
 
 
 def _untold(found: Finding) -> Finding:
     """What was measured on unlike machines tells nothing."""
-    return replace(found, verdict="cannot be told", why=f"{found.why}; on unlike machines")
-
-
-def _moved(result: Result) -> bool:
-    """Whether it went on under other conditions than it had begun with, on which time and energy depend."""
-    return bool({"cpu", "device", "threads", "ranks", "packages"} & set(result.environment.get("changed_from", ())))
-
-
-def _machine(result: Result) -> tuple[object, ...]:
-    """Of what time and energy depend."""
-    e = result.environment
-    return (e["cpu"], e["device"], e["threads"], e["cpus"], e.get("ranks", 1), e["packages"].get("torch"))
+    return replace(found, verdict="inconclusive", why=f"{found.why}; on unlike machines")
 
 
 def _beside(row: Row, method: str, rows: Sequence[Row]) -> list[Row]:
@@ -292,5 +277,4 @@ def _has_readings(method: str) -> bool:
 
 def _values(row: Row, name: str) -> list[float]:
     """A column's values of the runs that have it."""
-    read = NAMED[name].read if name in NAMED else column(row.metric).read
-    return [float(value) for result in row.results if (value := read(result)) is not None]
+    return [float(value) for result in row.results if (value := NAMED[name].read(result)) is not None]

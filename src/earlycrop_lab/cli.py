@@ -24,7 +24,8 @@ from earlycrop.files import replacing
 from earlycrop.report import plain
 from earlycrop_lab import estimate, page, report, why, why_figures
 from earlycrop_lab.apart import Apart, fail
-from earlycrop_lab.compare import Outcome, brief, compare, keep, markdown, todo
+from earlycrop_lab.beside import KINDS
+from earlycrop_lab.compare import Outcome, brief, compare, keep, markdown, second_wave, todo
 from earlycrop_lab.data.archive import data_root
 from earlycrop_lab.display import Display
 from earlycrop_lab.engines import Engine, Local, Ray
@@ -51,7 +52,10 @@ earlycrop: make a network small before you pay for training it.
                                    one run on two processes, each with its part of every batch
   earlycrop compare --preset quick
                                    the poster's table on digits: every method, each run in a process of its own; also
-                                   --methods ... --sparsities ... --seeds N; --estimate tells first how long it takes
+                                   --methods ... --sparsities ... --seeds N; --estimate prints first how long it takes
+  earlycrop compare --preset equal-cost
+                                   pruned networks beside narrow ones and random cuts of the same FLOPs; --beside with
+                                   any other grid
   earlycrop why flow               what each score does to the gradient flow and to the neural tangent kernel
   earlycrop why moment             accuracy by the epoch at which one prunes, and when each detector would
   earlycrop methods                what can be asked for with --method
@@ -213,6 +217,14 @@ def _lay_out(parser: argparse.ArgumentParser) -> None:
         ("data", str, "NAME", "data sets; the task's usual if not said"),
     ):
         group.add_argument(f"--{name}", type=kind, nargs="+", default=argparse.SUPPRESS, metavar=metavar, help=text)
+    told = "; ".join(f"{name}: {text}" for name, text in KINDS.items())
+    group.add_argument(
+        "--beside",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="KIND",
+        help=f"runs at equal cost beside each row that removes channels, once it has results. {told}",
+    )
 
 
 def _hand_out(parser: argparse.ArgumentParser) -> None:
@@ -417,10 +429,13 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     for each, reason in short.items():
         _print(console, f"cannot be run: {folder_name(each)}: {reason}")
     if options.estimate:
-        return _estimate(runs, options, threads, console)
+        return _estimate(
+            runs, [*dict.fromkeys(kind for grid in grids for kind in grid.beside)], options, threads, console
+        )
     for each, reason in short.items():
         fail(options.out / folder_name(each), reason, "")  # where pages find it, as of other runs that failed
-    outcomes = [*_compared(runs, options, engine, threads, console), *short.items()]
+    outcomes = _compared(runs, options, engine, threads, console)
+    outcomes += [*_beside(grids, outcomes, options, engine, threads, console), *short.items()]
     if console.is_terminal:
         for part in brief(outcomes):
             console.print(part, markup=False, highlight=False)
@@ -429,6 +444,23 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
     for path in keep(outcomes, options.out):
         _print(console, str(path))
     return 1 if any(isinstance(how, str) for _, how in outcomes) else 0
+
+
+def _beside(
+    grids: Sequence[Grid],
+    outcomes: Sequence[Outcome],
+    options: argparse.Namespace,
+    engine: Engine,
+    threads: int,
+    console: Console,
+) -> list[Outcome]:
+    """The runs at equal cost beside the rows that have results."""
+    wave = second_wave(grids, outcomes, options.data_root)
+    for reason in wave.lacking:
+        _print(console, reason)
+    done = {run for run, _ in outcomes}
+    runs = [run for run in wave.runs if run not in done]
+    return _compared(runs, options, engine, threads, console) if runs else []
 
 
 def _compared(
@@ -540,14 +572,15 @@ def _grids(options: argparse.Namespace) -> list[Grid]:
     axes = {name: tuple(getattr(options, name)) for name in AXES.values() if hasattr(options, name)}
     if len(axes.get("seeds", ())) == 1:
         axes["seeds"] = tuple(range(axes["seeds"][0]))
+    beside = {"beside": tuple(options.beside)} if hasattr(options, "beside") else {}
     fixed = {name: value for name, value in _given(options, options.task).items() if name not in AXES}
     if options.preset is not None:
         preset = get_preset(options.preset)
         if options.task != preset[0].task:
             raise Misuse(f"the preset {options.preset} is of the task {preset[0].task}: leave out --task")
-        grids = [replace(grid, **axes, fixed={**grid.fixed, **fixed}) for grid in preset]
+        grids = [replace(grid, **axes, **beside, fixed={**grid.fixed, **fixed}) for grid in preset]
     elif "methods" in axes:
-        grids = [Grid(**axes, fixed=fixed, task=options.task)]
+        grids = [Grid(**axes, **beside, fixed=fixed, task=options.task)]
     else:
         raise Misuse(f"compare needs to know what: --methods, or --preset with one of {', '.join(PRESETS)}")
     check_meaning(fixed, grids)
@@ -565,8 +598,10 @@ def _engine(options: argparse.Namespace, threads: int) -> Engine:
     return Local(options.workers)
 
 
-def _estimate(runs: list[Description], options: argparse.Namespace, threads: int, console: Console) -> int:
-    """How long the runs would take that have no result."""
+def _estimate(
+    runs: list[Description], beside: Sequence[str], options: argparse.Namespace, threads: int, console: Console
+) -> int:
+    """How long the runs would take that have no result; those beside them are known only when they have theirs."""
     device = find_device(options.device)
     open_runs, before = runs if options.again else todo(runs, options.out), torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -576,6 +611,12 @@ def _estimate(runs: list[Description], options: argparse.Namespace, threads: int
         torch.set_num_threads(before)
     done = [run for run in runs if run not in open_runs]
     _print(console, estimate.table(costs, done, options.workers))
+    if beside:
+        _print(
+            console,
+            f"Not in it: the runs beside each row that removes channels ({', '.join(beside)}), which follow from its "
+            "results and come after them.",
+        )
     return 0
 
 

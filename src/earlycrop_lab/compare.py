@@ -12,10 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from earlycrop.files import replacing
-from earlycrop_lab import tables
+from earlycrop_lab import equal_cost, tables
 from earlycrop_lab.apart import Apart, failure
+from earlycrop_lab.beside import KINDS, Derived, derived
 from earlycrop_lab.board import Board
 from earlycrop_lab.engines import Engine
+from earlycrop_lab.equal_cost import comparisons
+from earlycrop_lab.grids import Grid
 from earlycrop_lab.runs import RESULT, Result, folder_name, read
 from earlycrop_lab.tasks.description import Description
 
@@ -73,6 +76,19 @@ def compare(
     return [(run, lost.get(run) or outcome(run, apart.out)) for run in runs]
 
 
+def second_wave(grids: Sequence[Grid], outcomes: Sequence[Outcome], root: str | None) -> Derived:
+    """The runs that stand beside the pruned rows of the grids, as far as these have results.
+
+    Raises:
+        OSError: Data cannot be had.
+    """
+    asked = {kind: {run for grid in grids if kind in grid.beside for run in grid.runs()} for kind in KINDS}
+    results = {
+        kind: [how for run, how in outcomes if run in runs and isinstance(how, Result)] for kind, runs in asked.items()
+    }
+    return derived(results, root)
+
+
 def keep(outcomes: Sequence[Outcome], out: Path) -> list[Path]:
     """Write the table of all results, with a row for each run that has none, as `table.md` and `table.csv`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -85,9 +101,10 @@ def keep(outcomes: Sequence[Outcome], out: Path) -> list[Path]:
 
 
 def markdown(outcomes: Sequence[Outcome]) -> str:
-    """The table in the poster's form; what is no result, and why, stands above it."""
+    """The table in the poster's form, then the rows at equal cost; what is no result, and why, stands above it."""
     results, failed = _split(outcomes)
-    parts = [tables.markdown(tables.table(results)).strip() if results else ""]
+    rows = tables.table(results)
+    parts = [tables.markdown(rows).strip() if rows else "", equal_cost.markdown(comparisons(rows)).strip()]
     if failed:
         reasons = [(folder_name(run), why.replace("|", "\\|")) for run, why in failed]
         lines = [f"| `{name}` | {why} |" for name, why in reasons]
@@ -115,10 +132,11 @@ BRIEF = ("weight_sparsity", "optimizer_steps", "seconds", "sparse_step_milliseco
 
 
 def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
-    """For a terminal: a table for each setting with what its data are, then what has no result and why."""
+    """For a terminal: a table for each setting with what its data are, rows at equal cost, what has no result."""
     results, failed = _split(outcomes)
     told: list[Table | str] = []
-    for setting, rows in tables.by_setting(tables.table(results)).items():
+    whole = tables.table(results)
+    for setting, rows in tables.by_setting(whole).items():
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=setting, title_justify="left")
         table.caption, table.caption_justify = tables.data_of(rows) or None, "left"
         columns = [column for column in tables.shown_columns(rows) if column.name in (rows[0].metric.name, *BRIEF)]
@@ -127,7 +145,8 @@ def brief(outcomes: Sequence[Outcome]) -> list[Table | str]:
         for row in rows:
             table.add_row(row.name, row.asked, str(len(row.results)), *(row.text(column) for column in columns))
         told.append(table)
-    return [*told, *(f"{folder_name(run)} has no result: {why}" for run, why in failed)]
+    equal = [str(each) for found in comparisons(whole).values() for each in found]
+    return [*told, *equal, *(f"{folder_name(run)} has no result: {why}" for run, why in failed)]
 
 
 def _split(outcomes: Sequence[Outcome]) -> tuple[list[Result], list[tuple[Description, str]]]:

@@ -10,6 +10,7 @@ from earlycrop.errors import nearest
 from earlycrop.scores import READINGS
 from earlycrop.timing import AbstractCourse, Rewinding, TickTock
 from earlycrop.units import Weights
+from earlycrop_lab.beside import check_kinds
 from earlycrop_lab.tasks import get_task
 from earlycrop_lab.tasks.description import OF_CHANNELS, OF_SIZES, PRUNING, Description, TooShort, prunes
 
@@ -35,9 +36,11 @@ class Grid:
         data: Names of data; None is the task's usual.
         fixed: Other fields of a description, the same in all runs but for those that mean nothing to a method.
         task: Of which task the runs are.
+        beside: What is run beside each row that removes channels, once the row has its results; see `beside.KINDS`.
 
     Raises:
-        ValueError: an axis is empty, there is no such task, or `fixed` names no field of its descriptions.
+        ValueError: an axis is empty, there is no such task, `fixed` names no field of its descriptions, or `beside`
+            names nothing that can be run.
     """
 
     methods: tuple[str, ...]
@@ -47,8 +50,10 @@ class Grid:
     data: tuple[str | None, ...] = (None,)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     task: str = "classification"
+    beside: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check_kinds(self.beside)
         for name in AXES.values():
             if not getattr(self, name):
                 raise ValueError(f"A grid without {name} has no runs: name at least one.")
@@ -167,6 +172,17 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(("earlycrop-s", "crop-s", "snap"), (0.98,), (0, 1, 2), (None,), ("cifar10",), {**PART_OF_CIFAR, **FLOOR}),
         Grid(("dense",), seeds=(0, 1, 2), data=("cifar10",), fixed={**PART_OF_CIFAR, "width": 4}),  # small from birth
     ),
+    "equal-cost": (
+        Grid(
+            ("dense", *BY_CHANNELS),
+            (0.98,),
+            (0, 1, 2),
+            ("vgg16-paper", "resnet18"),
+            ("cifar10",),
+            {"train_size": 10_000, "width": 16, "epochs": 16, "batch_size": 128},
+            beside=("narrow-flops", "narrow-params", "random-flops"),
+        ),
+    ),
     "depth": (Grid(("dense", *BY_CHANNELS, *BY_WEIGHTS), (0.8, 0.95), data=("nyu-depth-v2",), task="depth"),),
     "depth-small": _small("depth", "nyu-depth-v2", QUARTER),
     "language": (
@@ -181,7 +197,8 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
     ),
 }
 """Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-FCRN and PSMM by their recipes, and on parts of the data that two cores can train; policies, ten seeds."""
+FCRN and PSMM by their recipes, and on parts of the data that two cores can train; policies, ten seeds; at equal cost,
+with narrow dense networks and random cuts beside methods that remove channels."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:

@@ -1,4 +1,4 @@
-"""95 % intervals of means and of their differences, from few values (Student; Welch, 1947)."""
+"""95 % intervals of means and of their differences, from few values (Student; Welch, 1947), within what can be."""
 
 from collections.abc import Sequence
 from math import inf, sqrt
@@ -37,6 +37,15 @@ def student(values: Sequence[float]) -> Interval:
     if len(values) < 2:
         return -inf, inf
     return _around(fmean(values), variance(values) / len(values), len(values) - 1)
+
+
+def within(interval: Interval, bounds: Interval) -> Interval:
+    """The part of an interval that the number can be in: an accuracy is never above one.
+
+    >>> within((0.9, 1.2), (0.0, 1.0))
+    (0.9, 1.0)
+    """
+    return max(interval[0], bounds[0]), min(interval[1], bounds[1])
 
 
 def _around(centre: float, squared_error: float, freedom: float) -> Interval:

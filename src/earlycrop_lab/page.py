@@ -12,7 +12,7 @@ from typing import Any
 from matplotlib import rc_context
 
 from earlycrop.files import replacing
-from earlycrop_lab import claims, why_figures
+from earlycrop_lab import claims, equal_cost, why_figures
 from earlycrop_lab.charts import (
     COSTS,
     DENSE,
@@ -29,6 +29,7 @@ from earlycrop_lab.charts import (
     reading,
 )
 from earlycrop_lab.claims import Finding, findings
+from earlycrop_lab.equal_cost import BUDGETS, HEADINGS, Comparison, comparisons, narrower
 from earlycrop_lab.figures import sampled
 from earlycrop_lab.report import what_left
 from earlycrop_lab.runs import RESULT, Result, failure, read
@@ -48,6 +49,7 @@ from earlycrop_lab.tables import (
     shown_columns,
     table,
     times,
+    unequal,
 )
 from earlycrop_lab.why_figures import Inquiry
 
@@ -101,18 +103,22 @@ def write(folder: Path, file: Path) -> list[Path]:
         why = "".join(f" {name}: {reason}." for name, reason in lacking.items())
         raise ValueError(f"There is no finished run in {folder}. `earlycrop train --out {folder}` makes one.{why}")
     rows = table(results)
-    drawn = {setting: [*charts(group), *_sampled(group, folder)] for setting, group in by_setting(rows).items()}
-    tested = findings(rows)
+    drawn = {
+        setting: [*charts(group, narrower(group[0], rows)), *_sampled(group, folder)]
+        for setting, group in by_setting(rows).items()
+    }
+    tested, equal = findings(rows), comparisons(rows)
     asked, unread = inquiries(folder)
     lacking |= unread
     beside = file.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     written = {
-        file: page(rows, drawn, tested, asked, lacking).encode(),
-        beside / "table.md": markdown(rows).encode(),
+        file: page(rows, drawn, tested, equal, asked, lacking).encode(),
+        beside / "table.md": _joined(markdown(rows), equal_cost.markdown(equal)).encode(),
         beside / "table.csv": csv(rows).encode(),
-        **({beside / "claims.md": claims.markdown(tested).encode()} if tested else {}),
     }
+    if tested or equal:
+        written[beside / "claims.md"] = _joined(claims.markdown(tested), equal_cost.markdown(equal)).encode()
     for path, content in written.items():
         with replacing(path) as out:
             out.write(content)
@@ -176,6 +182,7 @@ def page(
     rows: Sequence[Row],
     drawn: Mapping[str, Sequence[Chart]],
     found: Mapping[str, Sequence[Finding]],
+    equal: Mapping[str, Sequence[Comparison]],
     asked: Sequence[Inquiry],
     lacking: Mapping[str, str],
 ) -> str:
@@ -192,9 +199,11 @@ def page(
     for number, (setting, group) in enumerate(groups.items(), start=1):
         pictures = "".join(_picture(chart, f"s{number}-{chart.name}") for chart in drawn[setting])
         parts.append(
-            f"<section><h2>{escape(setting)}</h2>{_data(group)}{_summary(group)}{_table(group, setting)}"
+            f"<section><h2>{escape(setting)}</h2>{_data(group)}{_summary(group, narrower(group[0], rows))}"
+            f"{_table(group, setting)}"
             f"<p class='note'>{escape(SPREAD)} {escape(reading(group))}</p>"
-            f"<div class='pictures'>{pictures}</div>{_claims(found.get(setting, ()))}</section>"
+            f"<div class='pictures'>{pictures}</div>{_equal(equal.get(setting, ()))}"
+            f"{_claims(found.get(setting, ()))}</section>"
         )
     parts += [*map(_inquiry, asked), _conditions(rows), _lacking(lacking), _runs(rows)]
     return PAGE.format(
@@ -220,16 +229,20 @@ def _link(name: str, kind: str, text: str) -> str:
     return f"<a download='{name}' href='data:{kind};charset=utf-8;base64,{data}'>{name}</a>"
 
 
-def _summary(rows: Sequence[Row]) -> str:
-    """Which row is the best, and which are on the frontiers; nothing of a rehearsal."""
+def _joined(*texts: str) -> str:
+    return "\n".join(text for text in texts if text.strip())
+
+
+def _summary(rows: Sequence[Row], narrow: Sequence[Row]) -> str:
+    """Which row is the best, and which are on the frontiers, narrow dense ones too; nothing of a rehearsal."""
     if rows[0].description.max_steps is not None:
         return ""
-    best, names = ranked(rows)[0], labels(rows)
+    best, names, among = ranked(rows)[0], labels([*rows, *narrow]), [*rows, *narrow]
     metric = best.metric
     told = _whole(f"{best.text(column(metric))} {metric.unit}".rstrip() + f", n = {len(best.results)}")
-    items = [f"Best {metric.label}: <b>{_whole(names(best))}</b>, {told}."]
+    items = [f"Best {metric.label}: <b>{_whole(names(best))}</b>, {told}. {_whole(unequal(rows))}".rstrip()]
     for cost in COSTS.values():
-        if len(rows) > 1 and (front := frontier(rows, cost)):
+        if len(among) > 1 and (front := frontier(among, cost)):
             told = ", ".join(f"<b>{_whole(names(row))}</b>" for row in front)
             items.append(f"On the frontier of {metric.label} and {cost.group}: {told}.")
     return f"<ul class='summary'>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
@@ -274,6 +287,21 @@ def _cell(row: Row, column: Column) -> str:
         beside.append(times(multiple))
     small = "".join(f"<small>{line}</small>" for line in (" ".join(beside), row.interval(column)) if line)
     return f"<data value='{spread.mean!r}'>{column.show(spread.mean)}</data>{small}"
+
+
+def _equal(found: Sequence[Comparison]) -> str:
+    """Who is better at equal cost."""
+    if not found:
+        return ""
+    head = "".join(f"<th scope='col'>{each}</th>" for each in (*HEADINGS, *BUDGETS))
+    lines = []
+    for each in found:
+        name, *cells = map(_whole, each.cells)
+        inside = "".join(f"<td>{cell}</td>" for cell in cells)
+        lines.append(f"<tr><th scope='row' class='name'>{name}</th>{inside}</tr>")
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
+    scroll = f"<div class='scroll' tabindex='0' role='region' aria-label='At equal cost'>{table}</div>"
+    return f"<h3>At equal cost</h3><p class='note'>{escape(equal_cost.HOW)}</p>{scroll}"
 
 
 def _claims(found: Sequence[Finding]) -> str:

@@ -14,7 +14,7 @@ from statistics import fmean, stdev
 
 import earlycrop
 from earlycrop.units import Weights
-from earlycrop_lab.intervals import Interval, student
+from earlycrop_lab.intervals import Interval, student, within
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.description import PRUNING, Description, Metric, prunes
 
@@ -38,10 +38,12 @@ class Spread:
     interval: Interval = (-inf, inf)
 
     @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Spread | None":
-        """Of the runs that have the number; None if none has."""
+    def of(cls, values: Iterable[float | None], bounds: Interval = (-inf, inf)) -> "Spread | None":
+        """Of the runs that have the number, which is within these bounds; None if none has."""
         had = [value for value in values if value is not None]
-        return cls(fmean(had), stdev(had) if len(had) > 1 else None, len(had), student(had)) if had else None
+        if not had:
+            return None
+        return cls(fmean(had), stdev(had) if len(had) > 1 else None, len(had), within(student(had), bounds))
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Column:
         unit: Of what is shown, which is the number times `scale`.
         scale: See `unit`.
         multiple: Whether it says how many times the dense run's it is.
+        bounds: What the number can be.
     """
 
     name: str
@@ -65,6 +68,7 @@ class Column:
     unit: str = ""
     scale: float = 1.0
     multiple: bool = False
+    bounds: Interval = (0.0, inf)
 
     @property
     def heading(self) -> str:
@@ -98,8 +102,8 @@ def _pruned(read: Callable[[Result], float | None]) -> Callable[[Result], float 
 
 
 COLUMNS: tuple[Column, ...] = (
-    Column("weight_sparsity", "sparsity", "weights", lambda r: r.columns.weight_sparsity, "%"),
-    Column("node_sparsity", "sparsity", "nodes", lambda r: r.columns.node_sparsity, "%"),
+    Column("weight_sparsity", "sparsity", "weights", lambda r: r.columns.weight_sparsity, "%", bounds=(0.0, 1.0)),
+    Column("node_sparsity", "sparsity", "nodes", lambda r: r.columns.node_sparsity, "%", bounds=(0.0, 1.0)),
     Column("parameters", "parameters", "", lambda r: r.columns.parameters_after),
     Column("flops", "FLOPs", "", lambda r: r.columns.flops_after, "M", 1e-6),
     Column("epochs", "epochs", "", lambda r: len(r.epochs)),
@@ -120,11 +124,19 @@ COLUMNS: tuple[Column, ...] = (
     Column("kwh", "emissions", "energy", lambda r: r.columns.kwh, "Wh", 1000),
 )
 """The poster's beside accuracy, in its order; a step and memory are those of the dense phase and after the cut."""
+NAMED = {each.name: each for each in COLUMNS}
 
 
 def column(metric: Metric) -> Column:
     """Of a figure that a task is judged by."""
-    return Column(metric.name, metric.label, "", lambda r: r.columns.metrics.get(metric.name), metric.unit)
+    return Column(
+        metric.name,
+        metric.label,
+        "",
+        lambda r: r.columns.metrics.get(metric.name),
+        metric.unit,
+        bounds=metric.bounds,
+    )
 
 
 def shown(metric: Metric, value: float | None) -> str:
@@ -175,6 +187,11 @@ class Row:
         return prunes(earlycrop.get_method(self.description.method))
 
     @property
+    def masks(self) -> bool:
+        """Whether weights are masked, so that no layer becomes smaller."""
+        return self.prunes and isinstance(earlycrop.get_method(self.description.method).units, Weights)
+
+    @property
     def setting(self) -> str:
         """What it shares with its dense twin: the network, the data, the training."""
         return setting(self.description)
@@ -216,7 +233,12 @@ class Row:
 
     def spread(self, column: Column) -> Spread | None:
         """The number over the seeds."""
-        return Spread.of(map(column.read, self.results))
+        return Spread.of(map(column.read, self.results), column.bounds)
+
+    def mean(self, column: Column) -> float | None:
+        """Its mean over the seeds; None where no run has it."""
+        spread = self.spread(column)
+        return None if spread is None else spread.mean
 
     def multiple(self, column: Column) -> float | None:
         """Its mean over the dense twin's; None for dense itself and without a twin."""
@@ -264,9 +286,7 @@ def table(results: Iterable[Result]) -> list[Row]:
     methods = list(earlycrop.METHODS)
 
     def order(row: Row) -> tuple:
-        method = row.description.method
-        masks = isinstance(earlycrop.get_method(method).units, Weights)
-        return (row.setting, row.prunes, row.sparsity or 0, masks, methods.index(method), row.name)
+        return (row.setting, row.prunes, row.sparsity or 0, row.masks, methods.index(row.description.method), row.name)
 
     return sorted(rows, key=order)
 
@@ -301,6 +321,18 @@ def frontier(rows: Iterable[Row], cost: Column) -> list[Row]:
         if not any(c <= cheap and g >= good and (c, g) != (cheap, good) for c, g, _ in points)
     ]
     return [row for *_, row in sorted(best, key=lambda point: point[0])]
+
+
+def unequal(rows: Iterable[Row]) -> str:
+    """A sentence where the FLOPs of rows differ, so that nobody takes their ranking for one at equal cost."""
+    known = [flops for row in rows if (flops := row.mean(NAMED["flops"]))]
+    if not known or max(known) <= SAME * min(known):
+        return ""
+    return f"The rows have {large(min(known))} to {large(max(known))} FLOPs, so this is no comparison at equal cost."
+
+
+SAME = 1.01
+"""Up to this ratio, FLOPs count as equal."""
 
 
 def setting(d: Description) -> str:

@@ -270,7 +270,7 @@ def test_it_is_html_in_which_every_element_is_closed(page):
 
 def test_pictures_say_what_they_show_and_take_the_pages_colours(page):
     pictures = list(parsed(page).iter("{http://www.w3.org/2000/svg}svg"))
-    assert len(pictures) == 10  # sparsity, three costs, moments, widths at two sparsities; sweep, training, flow
+    assert len(pictures) == 12  # sparsity, five costs, moments, widths at two sparsities; sweep, training, flow
     for picture in pictures:
         assert len(picture.get("aria-label")) > 20
         text = ElementTree.tostring(picture, encoding="unicode")

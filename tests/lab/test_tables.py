@@ -56,7 +56,7 @@ def test_seeds_are_one_row_with_mean_and_sample_deviation_counted_by_hand():
 
 def test_one_run_has_no_spread_and_says_that_it_is_one():
     (row,) = table([pruned(0, test_accuracy=0.6)])
-    assert row.spread(COLUMN["test_accuracy"]) == Spread(0.6, None, 1)
+    assert row.spread(COLUMN["test_accuracy"]) == Spread(0.6, None, 1, (0.0, 1.0))
     told = cells(markdown([row]))["`earlycrop-s`"]
     assert (told["n"], told["test accuracy [%]"], told["asked"]) == ("1", "60.0", "95 %")
 

@@ -67,7 +67,7 @@ class Columns:
         parameters_before: All parameters of the dense network.
         parameters_after: The same after the cut (for masks: those not masked).
         flops_before: Of one example forward, 2 a multiply-add; None where they cannot be counted.
-        flops_after: The same after the cut (for masks: what a sparse kernel would do; no library here does).
+        flops_after: The same after the cut; masks save none.
         dense_seconds: Training before the cut.
         scoring_seconds: Tracing, watching for the moment, scoring and cutting.
         sparse_seconds: Training after the cut.

@@ -146,20 +146,21 @@ def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ra
         scoring = data.scoring_batches(seed=d.seed, batch_size=d.batch_size)[: d.max_steps]
         data = data.tested_on(d.max_steps * d.batch_size)
     return Scene(
-        model=network(d, data, device),
+        model=network(d, data).to(device),
         batches=batches,
         scoring=scoring,
         loss=mean_loss,
         evaluate=lambda model: {"test_accuracy": accuracy(model, data.test_batches())},
         inputs=data.plain(data.train_images[: d.batch_size]),
         data=str(data),
+        in_width=lambda width: network(replace(d, width=width), data),
     )
 
 
-def network(d: Classification, data: Dataset, device: torch.device) -> nn.Module:
+def network(d: Classification, data: Dataset) -> nn.Module:
     """The network at its initial weights."""
     shape = {"classes": len(data.classes), "channels": data.channels, "size": data.size}
-    return build(d.network, **shape, width=d.width, seed=d.seed).to(device)
+    return build(d.network, **shape, width=d.width, seed=d.seed)
 
 
 def mean_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -143,6 +143,7 @@ def prepare(d: Control, root: str | None, device: torch.device) -> Scene:
         evaluate=evaluate,
         inputs=beginnings(environment, d.batch_size).to(device),
         data=str(environment),
+        in_width=lambda width: actor_critic(**sizes, width=width, seed=d.seed),
         parts={"experience": experience},
     )
 

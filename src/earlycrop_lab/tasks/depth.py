@@ -158,10 +158,8 @@ def prepare(d: Depth, root: str | None, device: torch.device) -> Scene:
         batches, scoring = replace(batches, most=d.max_steps), scoring[: d.max_steps]
         data = data.tested_on(d.max_steps * d.batch_size)
     assert d.width is not None
-    with seeded(d.seed):
-        model = Fcrn(width=d.width).to(device)
     return Scene(
-        model=model,
+        model=network(d.width, d.seed).to(device),
         batches=batches,
         scoring=scoring,
         loss=mean_loss,
@@ -169,8 +167,15 @@ def prepare(d: Depth, root: str | None, device: torch.device) -> Scene:
         inputs=data.plain(data.train_images[: d.batch_size]),
         data=str(data),
         samples=lambda model: samples(model, data),
+        in_width=lambda width: network(width, d.seed),
         micro_batch=batches.batch_size,  # the loss is one of a whole batch
     )
+
+
+def network(width: int, seed: int) -> nn.Module:
+    """The network at its initial weights."""
+    with seeded(seed):
+        return Fcrn(width=width)
 
 
 NEAREST = 0.1

@@ -4,7 +4,7 @@ A task adds its own fields, and says what it is judged by and what is usual for 
 """
 
 from dataclasses import dataclass, field, fields, replace
-from math import ceil, isfinite
+from math import ceil, inf, isfinite
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import earlycrop
@@ -31,6 +31,17 @@ class Metric:
     label: str
     better: Literal["higher", "lower"] = "higher"
     unit: str = ""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What it can be: a part is from 0 to 1, what should be low is an error, a deviation or a cost: 0 or more.
+
+        >>> Metric("test_accuracy", "test accuracy", unit="%").bounds, Metric("mean_return", "mean return").bounds
+        ((0.0, 1.0), (-inf, inf))
+        """
+        if self.unit == "%":
+            return 0.0, 1.0
+        return (0.0 if self.better == "lower" else -inf), inf
 
     def gain(self, of: float, over: float) -> float:
         """How much better one value is than another; negative if it is worse."""

@@ -146,7 +146,7 @@ def prepare(d: Language, root: str | None, device: torch.device) -> Scene:
         scoring = text.scoring_batches(seed=d.seed, batch_size=d.batch_size)[: d.max_steps]
         text = text.cut_short(d.max_steps * d.batch_size * text.chunk)
     return Scene(
-        model=network(d, len(text.vocabulary), device),
+        model=network(d, len(text.vocabulary)).to(device),
         batches=batches,
         scoring=scoring,
         loss=mean_loss,
@@ -156,13 +156,14 @@ def prepare(d: Language, root: str | None, device: torch.device) -> Scene:
         },
         inputs=text.train_chunks[: d.batch_size],
         data=str(text),
+        in_width=lambda width: network(replace(d, width=width), len(text.vocabulary)),
     )
 
 
-def network(d: Language, vocabulary: int, device: torch.device) -> nn.Module:
+def network(d: Language, vocabulary: int) -> nn.Module:
     """The network at its initial weights."""
     with seeded(d.seed):
-        return NETWORKS[d.network](vocabulary, d.width, d.dropout).to(device)
+        return NETWORKS[d.network](vocabulary, d.width, d.dropout)
 
 
 def mean_loss(model: nn.Module, chunks: Chunks) -> Tensor:

@@ -74,6 +74,7 @@ class Scene:
         inputs: A batch of the network's inputs, of the size that it is trained with; the test split has no part in it.
         data: What it is trained and tested on, in words.
         samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
+        in_width: Makes the same network in another width, at its initial weights; where there is only one, not said.
         micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number if not said.
         parts: What else a checkpoint has to hold.
     """
@@ -86,6 +87,7 @@ class Scene:
     inputs: Tensor
     data: str
     samples: Callable[[nn.Module], dict[str, Tensor]] | None = None
+    in_width: Callable[[int], nn.Module] | None = None
     micro_batch: int | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
 
