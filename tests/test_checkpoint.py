@@ -68,6 +68,7 @@ def test_cut(name, tmp_path):
     anew(*inputs).sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")  # so much is masked that a layer is empty
 def test_masked_and_small(tmp_path):
     net, anew = dense.mlp(100, 200, 50, 3).float(), dense.mlp(100, 200, 50, 3).float()
     whole = save(net, tmp_path / "dense")
@@ -314,7 +315,7 @@ def refused(path: Path, message: str | None = None, net: nn.Module | None = None
 
 def masked() -> nn.Module:
     net = dense.residual_net().float()
-    Pruner(net, "magnitude-u", 0.9, example_inputs=dense.images()[0].float()).check(0)
+    Pruner(net, "magnitude-u", 0.7, example_inputs=dense.images()[0].float()).check(0)
     return net
 
 

@@ -261,6 +261,7 @@ def train(net, optimizer, steps=2):
 
 @pytest.mark.parametrize("method", ["snip", "crop-u"])
 @pytest.mark.parametrize("optimizer_state", ["slice", "reset"])
+@pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")  # it is the harvest that is tested
 def test_99_percent_becomes_real_and_training_goes_on_as_it_would_have(method, optimizer_state):
     """Against a twin that is never harvested: the same losses; masks hold; state is cut with the weights."""
     runs = []

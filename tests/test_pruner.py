@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop import METHODS, Pruner, Report, get_method, load_state, save_state
+from earlycrop import METHODS, Pruner, Report, StarvationWarning, get_method, load_state, save_state
 from earlycrop import pruner as pruner_module
 from earlycrop.counting import Counter
 from earlycrop.errors import OptimizerError, ScoreError, VerificationError
@@ -269,7 +269,8 @@ def test_no_sparsity_masks_nothing():
 def test_the_most_that_weights_can_lose_leaves_one():
     net = small()
     whole = sum(net.get_parameter(n).numel() for n in dense.prunable(net))
-    report = make(net, None, "snip", 1 - 1 / whole).check(0)
+    with pytest.warns(StarvationWarning, match="starved of weights"):
+        report = make(net, None, "snip", 1 - 1 / whole).check(0)
     assert report.after.prunable == 1
     assert report.collapsed
 

@@ -15,6 +15,7 @@ from earlycrop_lab.runs import read
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")  # the network here is smaller than a reader's
 def test_the_plain_loop_prunes_and_saves(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)

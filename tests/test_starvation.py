@@ -337,6 +337,11 @@ def test_outputs_that_stand_still_after_a_cut_are_noticed():
     assert Report.from_dict({key: one for key, one in report.as_dict().items() if key != "variation"}).variation is None
 
 
+def test_norms_are_no_remedy_where_nothing_is_scored_on_data():
+    found = bottlenecks([("a", 64, 1)], 0.05, "channels")
+    assert "bn_mode" not in complaint("magnitude-s", "channels", found, None, scored=False)
+
+
 def test_methods_without_data_measure_no_outputs():
     assert cut(wide(), "random-s", 0.3)[0].check(0).variation is None
     assert cut(wide(), "snap", 0.3)[0].check(0).variation > 0.1

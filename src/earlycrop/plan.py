@@ -112,7 +112,7 @@ class Plan:
             lines.append(line + (f"   {row.frozen}" if row.frozen else ""))
         listed = {row.frozen for row in self.rows}
         lines += [f"  frozen      {frozen}" for frozen in self.frozen if str(frozen) not in listed]
-        lines += starved(self.unit, self.bottlenecks, self.variation)
+        lines += starved(self.unit, self.bottlenecks, self.variation, self.samples > 0)
         return "\n".join(lines)
 
 

@@ -106,7 +106,7 @@ class Report:
     @property
     def complaint(self) -> str | None:
         """Where the network is starved, and what to do, as a warning says it; None if all is well."""
-        return complaint(self.method, self.unit, self.bottlenecks, self.variation)
+        return complaint(self.method, self.unit, self.bottlenecks, self.variation, self.samples > 0)
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
@@ -152,7 +152,7 @@ class Report:
         if self.unverified is not None:
             rows.append(f"  UNVERIFIED  {self.unverified}")
         rows += [f"  frozen      {frozen}" for frozen in self.frozen]
-        rows += starved(self.unit, self.bottlenecks, self.variation)
+        rows += starved(self.unit, self.bottlenecks, self.variation, self.samples > 0)
         rows += [f"  COLLAPSED   {what}" for what in self.collapsed]
         return "\n".join(rows)
 
@@ -168,14 +168,14 @@ def told(before: Counts, after: Counts, unit: str) -> list[str]:
     return lines
 
 
-def starved(unit: str, found: Sequence[Bottleneck], variation: float | None) -> list[str]:
+def starved(unit: str, found: Sequence[Bottleneck], variation: float | None, scored: bool) -> list[str]:
     """Lines for people: where the network is starved, and what helps."""
     lines = [f"  bottlenecks {summary(found)}"] if found else []
     if still(variation):
         lines.append(
             f"  OUTPUTS     hardly depend on the input: {variation:.2%} of their variation over samples is left"
         )
-    return [*lines, f"  remedy      {remedy(unit)}"] if lines else []
+    return [*lines, f"  remedy      {remedy(unit, scored)}"] if lines else []
 
 
 def narrow(layers: Sequence[str], shown: int = 3) -> str:

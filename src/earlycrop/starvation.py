@@ -152,21 +152,22 @@ def summary(found: Sequence[Bottleneck], shown: int = 3) -> str:
     return ", ".join(f"{one.layer} ({one.after:,} of {one.before:,})" for one in found[:shown]) + more
 
 
-def remedy(unit: str) -> str:
-    """What helps against it, the surest first.
+def remedy(unit: str, scored: bool = True) -> str:
+    """What helps against it, the surest first; `scored`: by a loss on data, through the network's norms.
 
     >>> remedy("weights")
-    'remove less, give every layer the same part (`allocation=Uniform()`), or score with `bn_mode="scaled"`'
+    'give every layer the same part (`allocation=Uniform()`), score with `bn_mode="scaled"`, or remove less'
+    >>> remedy("channels", scored=False)
+    'give every layer a floor (`min_channels=0.1`), or remove less'
     """
-    first = (
-        "give every layer a floor (`min_channels=0.1`), remove less"
-        if unit == "channels"
-        else "remove less, give every layer the same part (`allocation=Uniform()`)"
-    )
-    return f'{first}, or score with `bn_mode="scaled"`'
+    floor = "a floor (`min_channels=0.1`)" if unit == "channels" else "the same part (`allocation=Uniform()`)"
+    norms = 'score with `bn_mode="scaled"`, ' if scored else ""
+    return f"give every layer {floor}, {norms}or remove less"
 
 
-def complaint(method: str, unit: str, found: Sequence[Bottleneck], part: float | None) -> str | None:
+def complaint(
+    method: str, unit: str, found: Sequence[Bottleneck], part: float | None, scored: bool = True
+) -> str | None:
     """What a warning says of a cut; None if all is well."""
     what = []
     if found:
@@ -175,7 +176,7 @@ def complaint(method: str, unit: str, found: Sequence[Bottleneck], part: float |
         what.append(f"outputs that hardly depend on the input: {part:.2%} of their variation over samples is left")
     if not what:
         return None
-    return f"{method} leaves {', and '.join(what)}. Its training may not recover: {remedy(unit)}."
+    return f"{method} leaves {', and '.join(what)}. Its training may not recover: {remedy(unit, scored)}."
 
 
 def _relative_deviation(outputs: Any, samples: int) -> float:
