@@ -6,7 +6,7 @@ them. The runs are of the same seeds, data and training.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import log
@@ -84,7 +84,7 @@ def derived(results: Mapping[str, Sequence[Result]], root: str | None) -> Derive
     return Derived(tuple(runs), tuple(lacking))
 
 
-def _run(kind: str, row: Row, narrowed) -> Description | None:
+def _run(kind: str, row: Row, narrowed: "Callable[[Description], Narrowed]") -> Description | None:
     """The run of the first seed; None where the kind means nothing to the row."""
     d = row.description
     dense = d.dense_twin()

@@ -7,7 +7,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
-from earlycrop_lab.charts import against
+from earlycrop_lab.charts import against, by_sparsity
 from earlycrop_lab.claims import findings
 from earlycrop_lab.compare import brief
 from earlycrop_lab.compare import markdown as compared
@@ -212,6 +212,22 @@ def test_a_claim_about_rows_of_unlike_flops_says_so():
     rows = [*pruned(ACCURACIES, flops=800), *pruned(ACCURACIES, "snap", flops=804)]  # within a hundredth
     (found,) = findings(table(rows)).values()
     assert [each.claim for each in found if "snap" in each.claim] == ["earlycrop-s 95 % is better than snap"]
+
+
+def test_the_best_of_rows_of_unlike_flops_is_not_called_so_without_them(tmp_path):
+    rows = [*dense(ACCURACIES), *pruned(ACCURACIES)]
+    chart = by_sparsity(table(rows))
+    assert chart is not None
+    sentence = "The rows have 800 to 4 k FLOPs, so this is no comparison at equal cost."
+    assert chart.note.endswith(sentence)
+    for each in rows:
+        (tmp_path / folder_name(each.description)).mkdir()
+        write_result(each, tmp_path / folder_name(each.description))
+    write(tmp_path, tmp_path / "page.html")
+    assert f"n\u00a0=\u00a03. {sentence}</li>" in (tmp_path / "page.html").read_text()
+    equal = by_sparsity(table([*dense(ACCURACIES), *pruned(ACCURACIES, flops=4000)]))
+    assert equal is not None
+    assert "equal cost" not in equal.note
 
 
 def test_the_dense_networks_widths_are_a_line_in_the_frontier():
