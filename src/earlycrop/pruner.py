@@ -609,7 +609,7 @@ class Pruner:
 
     def _variation(self) -> float | None:
         """How far outputs differ between samples, where the method has data and weights stay as they are."""
-        with_data = self.method.score.needs_data and not isinstance(self.method.timing, Rewinding)
+        with_data = any(one.needs_data for one in self.method.scores) and not isinstance(self.method.timing, Rewinding)
         return variation(self._mean_loss()) if with_data else None
 
     @property
