@@ -8,7 +8,7 @@ cut later. Widths and epochs are whole numbers, so costs are only nearly equal, 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
@@ -26,7 +26,6 @@ HOW = (
     "difference is on that side; else the comparison is inconclusive. Training FLOPs are those of the network as it is "
     "in each epoch, over all epochs. Training time is measured; it is given where both ran on the same kind of machine."
 )
-HEADINGS = ("pruned", "beside", "at equal", "figures", "difference", "")
 
 
 def training_flops(result: Result) -> float | None:
@@ -52,6 +51,8 @@ BUDGETS = {
     "training time": NAMED["seconds"],
 }
 """In what costs are compared. Training time is only reported: it is noisy, so no run is made to take as long."""
+HEADINGS = ("pruned", "beside", "at equal", "figures", "difference", "verdict", *BUDGETS)
+"""Of a comparison's cells."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +88,16 @@ class Comparison:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As `HEADINGS`, then the ratio of each budget."""
+        """As `HEADINGS`."""
         found = self.difference
         costs = [NONE if (each := self.ratio(budget)) is None else times(each) for budget in BUDGETS]
         return (*self.names, " and ".join(self.equal), found.figures, found.text, found.outcome, *costs)
+
+    def marked(self, bold: str, escaped: Callable[[str], str] = str) -> list[str]:
+        """The cells, with the verdict and the costs that are equal in that form."""
+        heavy = ("verdict", *self.equal)
+        texts = zip(HEADINGS, map(escaped, self.cells), strict=True)
+        return [bold.format(text) if heading in heavy else text for heading, text in texts]
 
     def __str__(self) -> str:
         name, other, equal, figures, text, outcome, *costs = self.cells
@@ -174,12 +181,6 @@ def markdown(found: dict[str, list[Comparison]], heading: str = "## At equal cos
         return ""
     parts = [heading, HOW]
     for setting, each in found.items():
-        lines = [[*HEADINGS, *BUDGETS], ["---"] * (len(HEADINGS) + len(BUDGETS)), *map(_marked, each)]
+        lines = [[*HEADINGS], ["---"] * len(HEADINGS), *([*one.marked("**{}**")] for one in each)]
         parts.append(f"**{setting}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines))
     return "\n\n".join(parts) + "\n"
-
-
-def _marked(comparison: Comparison) -> list[str]:
-    """The cells, with the outcome and the equal cost in bold."""
-    bold = [HEADINGS.index(""), *(len(HEADINGS) + list(BUDGETS).index(each) for each in comparison.equal)]
-    return [f"**{cell}**" if place in bold else cell for place, cell in enumerate(comparison.cells)]

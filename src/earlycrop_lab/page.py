@@ -29,7 +29,7 @@ from earlycrop_lab.charts import (
     reading,
 )
 from earlycrop_lab.claims import Finding, findings
-from earlycrop_lab.equal_cost import BUDGETS, HEADINGS, Comparison, comparisons, narrower
+from earlycrop_lab.equal_cost import HEADINGS, Comparison, comparisons, narrower
 from earlycrop_lab.figures import sampled
 from earlycrop_lab.report import what_left
 from earlycrop_lab.runs import RESULT, Result, failure, read
@@ -293,10 +293,10 @@ def _equal(found: Sequence[Comparison]) -> str:
     """Who is better at equal cost."""
     if not found:
         return ""
-    head = "".join(f"<th scope='col'>{each}</th>" for each in (*HEADINGS, *BUDGETS))
+    head = "".join(f"<th scope='col'>{each}</th>" for each in HEADINGS)
     lines = []
     for each in found:
-        name, *cells = map(_whole, each.cells)
+        name, *cells = each.marked("<b>{}</b>", _whole)
         inside = "".join(f"<td>{cell}</td>" for cell in cells)
         lines.append(f"<tr><th scope='row' class='name'>{name}</th>{inside}</tr>")
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
