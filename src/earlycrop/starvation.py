@@ -98,8 +98,8 @@ def bottlenecks(
     for number, (layer, before, after) in enumerate(rows):
         if (reason := why(before, after)) is not None:
             share = shares[number] if shares else None
-            told = "" if share is None else f", with {share:.2g} of the score's sum over {len(rows)} layers"
-            found.append(Bottleneck(layer, before, after, reason + told))
+            note = "" if share is None else f", with {share:.2g} of the score's sum over {len(rows)} layers"
+            found.append(Bottleneck(layer, before, after, reason + note))
     return tuple(found)
 
 
