@@ -5,6 +5,7 @@ What may leave (`units`), what is each worth (`score`), when is the moment (`tim
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from earlycrop.allocation import Allocation, Global, Uniform, WidthsOf
 from earlycrop.errors import nearest
@@ -29,7 +30,7 @@ from earlycrop.scores import (
     Snip,
     SynFlow,
 )
-from earlycrop.steps import Exponential, Halving, OneShot, Steps
+from earlycrop.steps import Bounded, Exponential, Halving, OneShot, Steps
 from earlycrop.timing import (
     AbstractTiming,
     AfterTraining,
@@ -41,9 +42,12 @@ from earlycrop.timing import (
     RateSettled,
     Rewinding,
     ScoreSettled,
+    Spread,
     TickTock,
 )
 from earlycrop.units import Channels, Weights
+
+READ = (Crop, CropMixed, CropGroupSum)
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,11 @@ class Method:
         """The score that chooses, and the one that decides the widths where that is another."""
         return (self.score, self.allocation.score) if isinstance(self.allocation, WidthsOf) else (self.score,)
 
+    @property
+    def reads(self) -> bool:
+        """Whether it scores channels with CroP, which has several readings for them."""
+        return isinstance(self.units, Channels) and any(isinstance(score, READ) for score in self.scores)
+
     def total_epochs(self, epochs: float, sparsity: float) -> float:
         """All epochs that are trained where the budget of one training is `epochs`.
 
@@ -98,7 +107,7 @@ class Method:
     def reading(self, reading: Reading) -> "Method":
         """The same method with another reading of CroP's channel score.
 
-        >>> get_method("crop-s").reading("mixed").score
+        >>> get_method("crop-s").reading("mixed").allocation.score
         CropMixed()
         """
         if reading not in READINGS:
@@ -106,47 +115,87 @@ class Method:
                 f"No reading is called {reading!r}. Did you mean {nearest(reading, READINGS)!r}? "
                 f"There are: {', '.join(READINGS)}."
             )
-        if not isinstance(self.score, Crop | CropMixed | CropGroupSum):
-            raise ValueError(f"{self.name} does not score with CroP, so it has no readings to choose from.")
-        return replace(self, score=READINGS[reading])
+        if not self.reads:
+            raise ValueError(f"{self.name} does not score channels with CroP, so it has no readings to choose from.")
+        now, allocation = READINGS[reading], self.allocation
+        if isinstance(allocation, WidthsOf) and isinstance(allocation.score, READ):
+            allocation = replace(allocation, score=now)
+        return replace(self, score=now if isinstance(self.score, READ) else self.score, allocation=allocation)
 
 
-LAZY = LazyRegime()
-SUMMED = Channels(reduce="sum_abs")
+LAZY, ONE, SEVEN = LazyRegime(), OneShot(), Halving(5)
+CODE = LazyRegime(power=1, reference="epoch1", params="all")
+CHANNEL, WEIGHT, PRE_NORM, SUMMED = Channels(), Weights(), Channels("pre_norm"), Channels(reduce="sum_abs")
+WIDTHS, WIDTHS_7 = WidthsOf(Crop(), ONE), WidthsOf(Crop(), SEVEN)
+
+
+def _scaled(name: str, *row: Any) -> Method:
+    """A row whose norms only scale while it scores: the widths of layers stay balanced so (docs/results.md)."""
+    return Method(name, *row, bn_mode="scaled")
+
+
+def _running(name: str, *row: Any) -> Method:
+    """A row that scores in evaluation mode, as the authors' code does."""
+    return Method(name, *row, bn_mode="running")
+
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        # name                     score                 units       timing          steps             allocation
-        Method("dense",            Magnitude(),          Weights(),  Never(),        OneShot()),
-        Method("random-u",         Random(),             Weights(),  AtInit(),       OneShot()),
-        Method("random-s",         Random(),             Channels(), AtInit(),       OneShot(),        Uniform()),
-        Method("magnitude-u",      Magnitude(),          Weights(),  AtInit(),       OneShot()),
-        Method("magnitude-s",      Magnitude(),          Channels(), AtInit(),       OneShot()),
-        Method("snip",             Snip(),               Weights(),  AtInit(),       OneShot()),
-        Method("snap",             Snip(),               Channels(), AtInit(),       OneShot()),
-        Method("grasp",            Grasp(),              Weights(),  AtInit(),       OneShot()),
-        Method("grasp-inverted",   Grasp(inverted=True), Weights(),  AtInit(),       OneShot()),
-        Method("crop-u",           Crop(),               Weights(),  AtInit(),       OneShot()),
-        Method("crop-s",           Crop(),               Channels(), AtInit(),       OneShot()),
-        Method("cropit-u",         Crop(),               Weights(),  AtInit(),       Halving(5)),
-        Method("cropit-s",         Crop(),               Channels(), AtInit(),       Halving(5)),
-        Method("earlycrop-u",      Crop(),               Weights(),  LAZY,           Halving(5)),
-        Method("earlycrop-s",      Crop(),               Channels(), LAZY,           OneShot()),
-        Method("earlycrop-u-rate", Crop(),               Weights(),  RateSettled(),  Halving(5)),
-        Method("earlycrop-s-rate", Crop(),               Channels(), RateSettled(),  OneShot()),
-        Method("earlycrop-u-score", Crop(),              Weights(),  ScoreSettled(), Halving(5)),
-        Method("earlycrop-s-score", Crop(),              Channels(), ScoreSettled(), OneShot()),
-        Method("earlycrop-u-ntk",  Crop(),               Weights(),  NtkSettled(),   Halving(5)),
-        Method("earlycrop-s-ntk",  Crop(),               Channels(), NtkSettled(),   OneShot()),
-        Method("synflow",          SynFlow(),            Weights(),  AtInit(),       Exponential(100)),
-        Method("earlybird",        NormScale(),          Channels(), EarlyBird(),    OneShot()),
-        Method("gate-decorators",  GateDecorator(),      SUMMED,     TickTock(),     Exponential(20), min_channels=0.1),
-        Method("efficient-convnets", FilterNorm(),       Channels(), AfterTraining(), OneShot(),       Uniform()),
-        Method("ltr",              Magnitude(),          Weights(),  Rewinding(1),   Exponential(6)),
-        Method("imp",              Magnitude(),          Weights(),  Rewinding(0),   Exponential(6)),
-        Method("ntk-sap",          NtkSap(),             Weights(),  AtInit(),       Exponential(20)),
-        Method("px",               Px(),                 Weights(),  AtInit(),       Exponential(100)),
+        # name                      score                 units     timing          steps   allocation
+        Method("dense",             Magnitude(),          WEIGHT,   Never(),        ONE),
+        Method("random-u",          Random(),             WEIGHT,   AtInit(),       ONE),
+        Method("random-s",          Random(),             CHANNEL,  AtInit(),       ONE,    Uniform()),
+        Method("magnitude-u",       Magnitude(),          WEIGHT,   AtInit(),       ONE),
+        Method("magnitude-s",       Magnitude(),          CHANNEL,  AtInit(),       ONE),
+        Method("snip",              Snip(),               WEIGHT,   AtInit(),       ONE),
+        _scaled("snap",             Snip(),               CHANNEL,  AtInit(),       ONE),
+        Method("grasp",             Grasp(),              WEIGHT,   AtInit(),       ONE),
+        Method("grasp-inverted",    Grasp(inverted=True), WEIGHT,   AtInit(),       ONE),
+        # CroP decides how wide each layer becomes, the strength of paths (of weights) which of its units stay
+        _scaled("crop-u",           Magnitude(),          WEIGHT,   AtInit(),       ONE,    WIDTHS),
+        _scaled("crop-s",           PathNorm(),           CHANNEL,  AtInit(),       ONE,    WIDTHS),
+        _scaled("cropit-u",         Magnitude(),          WEIGHT,   AtInit(),       ONE,    WIDTHS_7),
+        _scaled("cropit-s",         PathNorm(),           CHANNEL,  AtInit(),       ONE,    WIDTHS_7),
+        _scaled("earlycrop-u",      Magnitude(),          WEIGHT,   LAZY,           ONE,    WIDTHS),
+        _scaled("earlycrop-s",      PathNorm(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
+        _scaled("earlycrop-u-rate", Magnitude(),          WEIGHT,   RateSettled(),  ONE,    WIDTHS),
+        _scaled("earlycrop-s-rate", PathNorm(),           CHANNEL,  RateSettled(),  ONE,    WIDTHS),
+        _scaled("earlycrop-u-score", Magnitude(),         WEIGHT,   ScoreSettled(), ONE,    WIDTHS),
+        _scaled("earlycrop-s-score", PathNorm(),          CHANNEL,  ScoreSettled(), ONE,    WIDTHS),
+        _scaled("earlycrop-u-ntk",  Magnitude(),          WEIGHT,   NtkSettled(),   ONE,    WIDTHS),
+        _scaled("earlycrop-s-ntk",  PathNorm(),           CHANNEL,  NtkSettled(),   ONE,    WIDTHS),
+        # controls: the same widths and a random choice; one magnitude over all layers
+        _scaled("crop-u-random",    Random(),             WEIGHT,   AtInit(),       ONE,    WIDTHS),
+        _scaled("crop-s-random",    Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS),
+        _scaled("earlycrop-u-random", Random(),           WEIGHT,   LAZY,           ONE,    WIDTHS),
+        _scaled("earlycrop-s-random", Random(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
+        Method("earlymagnitude-u",  Magnitude(),          WEIGHT,   LAZY,           ONE),
+        # CroP as it is published, one ranking over all layers: in steps, in bounded steps, spread over training
+        _scaled("crop-s-bounded",   Crop(),               CHANNEL,  AtInit(),       Bounded()),
+        _scaled("earlycrop-s-steps", Crop(),              CHANNEL,  LAZY,           SEVEN),
+        _scaled("earlycrop-u-steps", Crop(),              WEIGHT,   LAZY,           SEVEN),
+        _scaled("crop-u-spread",    Crop(),               WEIGHT,   Spread(),       Exponential(4)),
+        _scaled("crop-s-spread",    Crop(),               CHANNEL,  Spread(),       Exponential(4)),
+        # to the letter: the poster; the authors' code of the year of the paper, and of the year before
+        Method("crop-u-poster",     Crop(),               WEIGHT,   AtInit(),       ONE),
+        Method("crop-s-poster",     Crop(),               CHANNEL,  AtInit(),       ONE),
+        Method("cropit-u-poster",   Crop(),               WEIGHT,   AtInit(),       SEVEN),
+        Method("cropit-s-poster",   Crop(),               CHANNEL,  AtInit(),       SEVEN),
+        Method("earlycrop-u-poster", Crop(),              WEIGHT,   LAZY,           SEVEN),
+        Method("earlycrop-s-poster", Crop(),              CHANNEL,  LAZY,           ONE),
+        _running("crop-s-authors-2022", CropMixed(),      PRE_NORM, AtInit(),       ONE),
+        _running("earlycrop-s-authors-2022", CropMixed(), PRE_NORM, CODE,           ONE),
+        _running("earlycrop-s-authors-2021", CropMixed(), PRE_NORM, CODE,           SEVEN),
+        _running("earlycrop-u-authors-2022", Crop(),      WEIGHT,   CODE,           SEVEN),
+        Method("synflow",           SynFlow(),            WEIGHT,   AtInit(),       Exponential(100)),
+        Method("earlybird",         NormScale(),          CHANNEL,  EarlyBird(),    ONE),
+        Method("gate-decorators",   GateDecorator(),      SUMMED,   TickTock(),     Exponential(20), min_channels=0.1),
+        Method("efficient-convnets", FilterNorm(),        CHANNEL,  AfterTraining(), ONE,   Uniform()),
+        Method("ltr",               Magnitude(),          WEIGHT,   Rewinding(1),   Exponential(6)),
+        Method("imp",               Magnitude(),          WEIGHT,   Rewinding(0),   Exponential(6)),
+        Method("ntk-sap",           NtkSap(),             WEIGHT,   AtInit(),       Exponential(20)),
+        Method("px",                Px(),                 WEIGHT,   AtInit(),       Exponential(100)),
     )
 }  # fmt: skip
 """The methods by name; a new method is a new row."""

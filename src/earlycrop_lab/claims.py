@@ -14,7 +14,6 @@ from statistics import fmean
 from typing import Literal
 
 from earlycrop import get_method
-from earlycrop.scores import READINGS
 from earlycrop_lab.differences import Difference, moved, same_machine, with_flops
 from earlycrop_lab.intervals import Interval, student, welch
 from earlycrop_lab.tables import COLUMNS, Column, Row, by_setting, times
@@ -272,7 +271,7 @@ def _beside(row: Row, method: str, rows: Sequence[Row]) -> list[Row]:
 
 
 def _has_readings(method: str) -> bool:
-    return isinstance(get_method(method).score, tuple(map(type, READINGS.values())))
+    return get_method(method).reads
 
 
 def _values(row: Row, name: str) -> list[float]:

@@ -75,7 +75,7 @@ def _scored(method: earlycrop.Method, cost: Cost) -> float:
             return NETWORKS * draws * samples * cost.sample
         case SynFlow():
             return PASSES * cost.sample
-    return PASSES * cost.scoring if method.score.needs_data else 0.0
+    return PASSES * cost.scoring if any(score.needs_data for score in method.scores) else 0.0
 
 
 def dense_epochs(d: Description) -> float:

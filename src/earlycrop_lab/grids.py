@@ -7,7 +7,6 @@ from typing import Any
 
 import earlycrop
 from earlycrop.errors import nearest
-from earlycrop.scores import READINGS
 from earlycrop.timing import AbstractCourse, Rewinding, TickTock
 from earlycrop.units import Weights
 from earlycrop_lab.beside import check_kinds
@@ -104,12 +103,11 @@ def meaningless(method: earlycrop.Method, said: Mapping[str, Any]) -> set[str]:
     """Those of these fields of a description that mean nothing to a method."""
     masks, fixed = isinstance(method.units, Weights), isinstance(method.timing, Rewinding | TickTock)
     once = not isinstance(method.timing, AbstractCourse) or (said.get("prune_at") is not None and not fixed)
-    reads = not masks and isinstance(method.score, tuple(map(type, READINGS.values())))
     idle = (
         (not prunes(method), PRUNING),
         (masks, OF_CHANNELS),
         (masks and said.get("target") in OF_SIZES, ("target",)),
-        (not reads, ("reading",)),
+        (not method.reads, ("reading",)),
         (fixed, ("prune_at",)),
         (once, ("rounds", "per_round", "equal_budget")),  # one training, which has the whole budget
     )

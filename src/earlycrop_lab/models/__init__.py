@@ -7,7 +7,7 @@
 >>> NETWORKS["resnet18-paper"].least  # the smallest image, in pixels a side, on which each of its layers has a place
 32
 
-The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `mlp`, and `paper` for what the authors' forms
+The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `cnn`, `mlp`, and `paper` for what the authors' forms
 share. Of other tasks than image classification are `fcrn` (depth), `actor_critic` (control), `psmm` and `lstm`
 (language). Each is plain torch; nothing here knows of pruning.
 """
@@ -19,13 +19,26 @@ from functools import partial
 from torch import nn
 
 from earlycrop.errors import nearest
+from earlycrop_lab.models.cnn import cnn
 from earlycrop_lab.models.lenet import lenet
 from earlycrop_lab.models.mlp import mlp
 from earlycrop_lab.models.resnet import resnet18, resnet50, resnext101
 from earlycrop_lab.models.seeded import seeded
 from earlycrop_lab.models.vgg import vgg16
 
-__all__ = ["NETWORKS", "Network", "build", "get_network", "lenet", "mlp", "resnet18", "resnet50", "resnext101", "vgg16"]
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "build",
+    "cnn",
+    "get_network",
+    "lenet",
+    "mlp",
+    "resnet18",
+    "resnet50",
+    "resnext101",
+    "vgg16",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,7 @@ NETWORKS = {
     "resnext101-32x48d": Network(partial(resnext101, 48), least=32),
     "vgg16": Network(vgg16, least=32),
     "vgg16-paper": Network(partial(vgg16, "paper"), least=16),
+    "cnn": Network(cnn, least=1, width=16),
     "lenet": Network(lenet, least=16, width=6, sized=True),
     "mlp": Network(mlp, least=1, width=128, sized=True),
 }
