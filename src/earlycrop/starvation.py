@@ -155,13 +155,13 @@ def summary(found: Sequence[Bottleneck], shown: int = 3) -> str:
 def remedy(unit: str, scored: bool = True) -> str:
     """What helps against it, the surest first; `scored`: by a loss on data, through the network's norms.
 
-    >>> remedy("weights")
-    'give every layer the same part (`allocation=Uniform()`), score with `bn_mode="scaled"`, or remove less'
-    >>> remedy("channels", scored=False)
-    'give every layer a floor (`min_channels=0.1`), or remove less'
+    >>> remedy("channels")
+    'give every layer a floor (`min_channels=0.1`), score with `bn_mode="scaled"` if not done yet, or remove less'
+    >>> remedy("weights", scored=False)
+    'give every layer the same part (`allocation=Uniform()`), or remove less'
     """
     floor = "a floor (`min_channels=0.1`)" if unit == "channels" else "the same part (`allocation=Uniform()`)"
-    norms = 'score with `bn_mode="scaled"`, ' if scored else ""
+    norms = 'score with `bn_mode="scaled"` if not done yet, ' if scored else ""
     return f"give every layer {floor}, {norms}or remove less"
 
 
