@@ -53,7 +53,7 @@ earlycrop: make a network small before you pay for training it.
   earlycrop compare --preset quick
                                    the poster's table on digits: every method, each run in a process of its own; also
                                    --methods ... --sparsities ... --seeds N; --estimate prints first how long it takes
-  earlycrop compare --preset equal-cost
+  earlycrop compare --preset recipe-vgg16
                                    pruned networks beside narrow ones and random cuts of the same FLOPs; --beside with
                                    any other grid
   earlycrop why flow               what each score does to the gradient flow and to the neural tangent kernel

@@ -141,6 +141,14 @@ PART_OF_CIFAR = {"train_size": 10_000, "width": 16, "epochs": 10}
 FLOOR = {"min_part": 0.1}
 MAIN = ("earlycrop-s", "earlycrop-u", "crop-s", "crop-u")
 BY_CHANNELS, BY_WEIGHTS = ("random-s", "snap", "crop-s", "earlycrop-s"), ("random-u", "snip", "crop-u", "earlycrop-u")
+RECIPE = (
+    *("dense", "random-s", "snap", "crop-s", "crop-s-random", "earlycrop-s", "earlycrop-s-random"),
+    *("earlycrop-s-steps", "earlycrop-s-poster"),
+)
+"""The rows on which the default of EarlyCroP-S rests: its own, random choices in the same widths, the paper's score."""
+OTHERS = ("cropit-s", "crop-s-poster", "crop-s-spread", "earlybird", "efficient-convnets", "gate-decorators")
+EQUAL_COST = ("narrow-flops", "narrow-params", "random-flops")
+QUARTER_WIDTH = {"train_size": 10_000, "width": 16, "batch_size": 128}
 QUARTER = {"width": 16, "image_width": 152, "epochs": 6, "batch_size": 8, "recipe": "usual"}
 PART_OF_PTB = {"train_size": 200_000, "epochs": 4, "batch_size": 16, "learning_rate": 3e-3}
 
@@ -153,6 +161,14 @@ def _small(task: str, data: str, fixed: Mapping[str, Any]) -> tuple[Grid, ...]:
         Grid(("dense", "snap", "earlycrop-s"), (0.95,), (0, 1, 2), **where),
         Grid(("crop-u", "earlycrop-u"), (0.95,), **where),
     )
+
+
+def _recipe(
+    sparsities: tuple[float, ...], seeds: tuple[int, ...], network: str, data: str, fixed: Mapping[str, Any]
+) -> tuple[Grid, ...]:
+    """What the recipe of EarlyCroP rests on: ours and their controls, then the others, each at equal cost too."""
+    where: Any = {"seeds": seeds, "networks": (network,), "data": (data,), "fixed": fixed, "beside": EQUAL_COST}
+    return (Grid(RECIPE, sparsities, **where), Grid(OTHERS, sparsities[-1:], **where))
 
 
 PRESETS: dict[str, tuple[Grid, ...]] = {
@@ -170,17 +186,9 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(("earlycrop-s", "crop-s", "snap"), (0.98,), (0, 1, 2), (None,), ("cifar10",), {**PART_OF_CIFAR, **FLOOR}),
         Grid(("dense",), seeds=(0, 1, 2), data=("cifar10",), fixed={**PART_OF_CIFAR, "width": 4}),  # small from birth
     ),
-    "equal-cost": (
-        Grid(
-            ("dense", *BY_CHANNELS),
-            (0.98,),
-            (0, 1, 2),
-            ("vgg16-paper", "resnet18"),
-            ("cifar10",),
-            {"train_size": 10_000, "width": 16, "epochs": 16, "batch_size": 128},
-            beside=("narrow-flops", "narrow-params", "random-flops"),
-        ),
-    ),
+    "recipe-cnn": _recipe((0.8, 0.95), tuple(range(5)), "cnn", "digits", {"epochs": 12}),
+    "recipe-vgg16": _recipe((0.98,), (0, 1, 2), "vgg16-paper", "cifar10", {**QUARTER_WIDTH, "epochs": 16}),
+    "recipe-resnet18": _recipe((0.98, 0.95, 0.9), (0, 1, 2), "resnet18", "cifar10", {**QUARTER_WIDTH, "epochs": 10}),
     "depth": (Grid(("dense", *BY_CHANNELS, *BY_WEIGHTS), (0.8, 0.95), data=("nyu-depth-v2",), task="depth"),),
     "depth-small": _small("depth", "nyu-depth-v2", QUARTER),
     "language": (
@@ -195,8 +203,8 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
     ),
 }
 """Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-FCRN and PSMM by their recipes, and on parts of the data that two cores can train; policies, ten seeds; at equal cost,
-with narrow dense networks and random cuts beside methods that remove channels."""
+FCRN and PSMM by their recipes, and on parts of the data that two cores can train; policies, ten seeds; and what
+the default recipe rests on, with narrow dense networks and random cuts at equal cost beside each row."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:

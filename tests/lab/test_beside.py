@@ -165,7 +165,7 @@ def test_a_run_that_the_grid_has_is_not_run_beside_it_again(waves, tmp_path, mon
 
 
 def test_a_preset_has_runs_beside_it_and_may_have_others(waves, tmp_path):
-    small = ("--preset=equal-cost", "--data=digits", "--networks=mlp", "--width=32", "--train-size=640", "--epochs=8")
+    small = ("--preset=recipe-vgg16", "--data=digits", "--networks=mlp", "--width=32", "--train-size=640", "--epochs=8")
     main(["compare", *small, "--methods", "dense", "snap", "--seeds=1", f"--out={tmp_path}"])
     assert [run.method for run in waves[1]] == ["dense", "dense", "random-s"]
     waves.clear()

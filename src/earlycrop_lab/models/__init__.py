@@ -7,8 +7,8 @@
 >>> NETWORKS["resnet18-paper"].least  # the smallest image, in pixels a side, on which each of its layers has a place
 32
 
-The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `cnn`, `mlp`, and `paper` for what the authors' forms
-share. Of other tasks than image classification are `fcrn` (depth), `actor_critic` (control), `psmm` and `lstm`
+The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `cnn`, `mlp`, and `paper` for what the authors'
+forms share. Of other tasks than image classification are `fcrn` (depth), `actor_critic` (control), `psmm` and `lstm`
 (language). Each is plain torch; nothing here knows of pruning.
 """
 
