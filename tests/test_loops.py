@@ -39,7 +39,7 @@ def single(name: str = "crop-s", **options):
 
 @BOTH
 def test_scores_are_those_without_autocast(name):
-    _, _, pruner = single(name)
+    _, _, pruner = single(f"{name}-poster")
     plain = pruner.scores()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = pruner.scores()
@@ -95,7 +95,7 @@ def test_example_inputs_follow_the_model(name):
 
 
 def test_the_proof_is_where_the_model_is(monkeypatch):
-    net, _, pruner = single("crop-s")
+    net, _, pruner = single("crop-s-poster")
     net.to("meta")
 
     def verifier(structure, model, inputs):

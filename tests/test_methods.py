@@ -6,10 +6,21 @@ import pytest
 
 import earlycrop
 from earlycrop import METHODS, Method, allocation, get_method, methods, scores, steps, timing, units
-from earlycrop.methods import Global, Uniform
-from earlycrop.scores import READINGS, Crop, CropMixed, Snip
-from earlycrop.steps import Halving, OneShot
-from earlycrop.timing import AtEpoch, AtInit, LazyRegime, NtkSettled, RateSettled, ScoreSettled
+from earlycrop.allocation import Global, Uniform, WidthsOf
+from earlycrop.scores import (
+    READINGS,
+    Crop,
+    CropGroupSum,
+    CropMixed,
+    Inverted,
+    Magnitude,
+    NormScale,
+    PathNorm,
+    Random,
+    Snip,
+)
+from earlycrop.steps import Bounded, Exponential, Halving, OneShot
+from earlycrop.timing import AtEpoch, AtInit, LazyRegime, NtkSettled, RateSettled, ScoreSettled, Spread
 from earlycrop.units import Channels, Weights
 
 NAMES = {
@@ -22,6 +33,8 @@ OTHERS = [
     Method("a", Crop(), Channels("pre_norm"), LazyRegime(0.02, 1, "epoch1", "all", interval=0.25), OneShot()),
     Method("b", CropMixed(), Channels(), AtEpoch(2.5), Halving(3), Uniform()),
     Method("c", Snip(), Weights(), RateSettled(0.2, 2, max_epochs=7), OneShot()),
+    Method("d", Inverted(NormScale()), Channels(), Spread(0.2, 0.4), Bounded(0.3), Global(), 2, "running"),
+    Method("e", Inverted(Snip()), Weights(), AtInit(), OneShot(), WidthsOf(Crop(), Halving(2), Uniform(), "cut")),
 ]
 
 
@@ -37,6 +50,9 @@ def test_the_names_of_the_issue_are_there():
     named = {"dense", "random-u", "random-s", "magnitude-u", "magnitude-s", "snip", "snap", "grasp", "synflow"}
     named |= {f"{name}-{unit}" for name in ("crop", "cropit", "earlycrop") for unit in "us"}
     named |= {f"earlycrop-{unit}-{rule}" for unit in "us" for rule in ("rate", "score", "ntk")}
+    named |= {f"{name}-{unit}-poster" for name in ("crop", "cropit", "earlycrop") for unit in "us"}
+    named |= {f"{name}-{unit}-random" for name in ("crop", "earlycrop") for unit in "us"}
+    named |= {"earlycrop-s-authors-2021", "earlycrop-s-authors-2022", "crop-s-bounded", "crop-s-spread"}
     assert named <= set(METHODS)
     assert all(name == method.name for name, method in METHODS.items())
 
@@ -45,26 +61,91 @@ def test_all_rows_differ():
     assert len({replace(method, name="") for method in METHODS.values()}) == len(METHODS)
 
 
+def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them():
+    once, often = WidthsOf(Crop(), OneShot()), WidthsOf(Crop(), Halving(5))
+    for name, when, widths in (
+        ("crop", AtInit(), once),
+        ("cropit", AtInit(), often),
+        ("earlycrop", LazyRegime(), once),
+        ("earlycrop-rate", RateSettled(), once),
+        ("earlycrop-score", ScoreSettled(), once),
+        ("earlycrop-ntk", NtkSettled(), once),
+    ):
+        base, _, rule = name.partition("-")
+        for unit, leaving, score in (("u", Weights(), Magnitude()), ("s", Channels(), PathNorm())):
+            full = "-".join(filter(None, (base, unit, rule)))
+            assert get_method(full) == Method(full, score, leaving, when, OneShot(), widths, bn_mode="scaled")
+            assert get_method(full).scores == (score, Crop())
+    assert once.taken == often.taken == "first"  # before training
+    assert once.allocation == often.allocation == Global()
+
+
+def test_controls_differ_in_the_choice_alone():
+    for base in ("crop", "earlycrop"):
+        for unit in "us":
+            control = get_method(f"{base}-{unit}-random")
+            assert control == replace(get_method(f"{base}-{unit}"), name=control.name, score=Random())
+    everywhere = get_method("earlymagnitude-u")
+    assert everywhere == Method("earlymagnitude-u", Magnitude(), Weights(), LazyRegime(), OneShot())
+
+
+def test_the_poster_to_the_letter():
+    """One ranking by CroP over all layers; norms calibrated where they saw no batch (methods of 2022)."""
+    for name, *row in (
+        ("crop-u-poster", Weights(), AtInit(), OneShot()),
+        ("crop-s-poster", Channels(), AtInit(), OneShot()),
+        ("cropit-u-poster", Weights(), AtInit(), Halving(5)),
+        ("cropit-s-poster", Channels(), AtInit(), Halving(5)),
+        ("earlycrop-u-poster", Weights(), LazyRegime(), Halving(5)),
+        ("earlycrop-s-poster", Channels(), LazyRegime(), OneShot()),
+    ):
+        assert get_method(name) == Method(name, Crop(), *row, Global(), 1, "auto")
+
+
+def test_the_authors_code_to_the_letter():
+    """In evaluation mode; channels by the mixed reading before the norm; drift to the first power, since epoch 1."""
+    lazy = LazyRegime(power=1, reference="epoch1", params="all")
+    for name, *row in (
+        ("crop-s-authors-2022", CropMixed(), Channels("pre_norm"), AtInit(), OneShot()),
+        ("earlycrop-s-authors-2022", CropMixed(), Channels("pre_norm"), lazy, OneShot()),
+        ("earlycrop-s-authors-2021", CropMixed(), Channels("pre_norm"), lazy, Halving(5)),
+        ("earlycrop-u-authors-2022", Crop(), Weights(), lazy, Halving(5)),
+    ):
+        assert get_method(name) == Method(name, *row, bn_mode="running")
+
+
+def test_one_ranking_in_steps_in_bounded_steps_and_spread_over_training():
+    for name, *row in (
+        ("crop-s-bounded", Channels(), AtInit(), Bounded(0.5)),
+        ("earlycrop-s-steps", Channels(), LazyRegime(), Halving(5)),
+        ("earlycrop-u-steps", Weights(), LazyRegime(), Halving(5)),
+        ("crop-u-spread", Weights(), Spread(), Exponential(4)),
+        ("crop-s-spread", Channels(), Spread(), Exponential(4)),
+    ):
+        assert get_method(name) == Method(name, Crop(), *row, bn_mode="scaled")
+
+
 def test_the_rows_say_what_the_specification_says():
-    lazy = LazyRegime()
-    assert get_method("earlycrop-s") == Method("earlycrop-s", Crop(), Channels(), lazy, OneShot())
-    assert get_method("earlycrop-u") == Method("earlycrop-u", Crop(), Weights(), lazy, Halving(5))
-    assert get_method("cropit-s") == Method("cropit-s", Crop(), Channels(), AtInit(), Halving(5))
-    assert get_method("cropit-u") == Method("cropit-u", Crop(), Weights(), AtInit(), Halving(5))
-    assert get_method("snap").score == get_method("snip").score == Snip()
-    assert get_method("random-s").allocation == Uniform()
+    assert get_method("snap") == Method("snap", Snip(), Channels(), AtInit(), OneShot(), bn_mode="scaled")
+    assert get_method("snip") == Method("snip", Snip(), Weights(), AtInit(), OneShot())
     per_layer = {"random-s", "efficient-convnets"}
     assert {name for name, method in METHODS.items() if method.allocation == Uniform()} == per_layer
-    assert {method.allocation for name, method in METHODS.items() if name not in per_layer} == {Global()}
+    assert {method.allocation for name, method in METHODS.items() if name not in per_layer} == {
+        Global(),
+        WidthsOf(Crop(), OneShot()),
+        WidthsOf(Crop(), Halving(5)),
+    }
     assert {name: method.min_channels for name, method in METHODS.items() if method.min_channels != 1} == {
         "gate-decorators": 0.1
     }
     assert Channels().gate == "post_norm"
-    for unit in "us":
-        of_unit = get_method(f"earlycrop-{unit}")
-        for rule, detector in (("rate", RateSettled()), ("score", ScoreSettled()), ("ntk", NtkSettled())):
-            name = f"earlycrop-{unit}-{rule}"
-            assert get_method(name) == replace(of_unit, name=name, timing=detector)
+
+
+def test_what_is_scored_and_whether_crop_scores_channels():
+    assert {name for name, method in METHODS.items() if method.reads} == {
+        name for name, method in METHODS.items() if "crop" in name and "-s" in name and "-u" not in name
+    }
+    assert get_method("snap").scores == (Snip(),)
 
 
 def test_a_description_is_frozen():
@@ -76,9 +157,41 @@ def test_a_description_is_frozen():
 
 @pytest.mark.parametrize("reading", READINGS)
 def test_readings(reading):
-    method = get_method("earlycrop-s").reading(reading)
-    assert method == replace(get_method("earlycrop-s"), score=READINGS[reading])
-    assert method.reading("gate_hessian") == get_method("earlycrop-s")
+    of_poster = get_method("earlycrop-s-poster")
+    assert of_poster.reading(reading) == replace(of_poster, score=READINGS[reading])
+    assert of_poster.reading(reading).reading("gate_hessian") == of_poster
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("name", ["earlycrop-s", "crop-s-random"])
+def test_readings_of_widths_leave_the_choice_alone(name, reading):
+    method = get_method(name)
+    widths = replace(method.allocation, score=READINGS[reading])
+    assert method.reading(reading) == replace(method, allocation=widths)
+    assert method.reading(reading).reading("gate_hessian") == method
+
+
+def test_a_reading_of_both():
+    both = Method("both", Crop(), Channels(), AtInit(), OneShot(), WidthsOf(CropGroupSum(), OneShot()))
+    assert both.reading("mixed").scores == (CropMixed(), CropMixed())
+    only_choice = replace(both, allocation=WidthsOf(Snip(), OneShot()))
+    assert only_choice.reading("mixed").scores == (CropMixed(), Snip())
+
+
+@pytest.mark.parametrize("name", ["snap", "crop-u", "crop-u-poster", "random-s"])
+def test_what_has_no_readings(name):
+    with pytest.raises(ValueError, match="no readings to choose from"):
+        get_method(name).reading("mixed")
+
+
+def test_a_reading_that_is_none():
+    with pytest.raises(ValueError, match="'group_sum'"):
+        get_method("crop-s").reading("group-sum")
+
+
+def test_strong_paths_are_a_score_of_channels():
+    with pytest.raises(ValueError, match="PathNorm is a score of channels"):
+        replace(get_method("crop-s"), units=Weights())
 
 
 def test_methods_are_keys():

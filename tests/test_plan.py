@@ -93,9 +93,9 @@ def test_the_worth_of_weights_and_the_density_of_layers():
 
 
 def test_the_last_score_of_each_class_is_told_where_there_are_several_steps():
-    plan = make(small(), None, "cropit-s").dry_run()
+    plan = make(small(), None, "cropit-s-poster").dry_run()
     net, worth = small(), {}
-    pruner = make(net, None, "cropit-s")
+    pruner = make(net, None, "cropit-s-poster")
     numbers = torch.arange(len(pruner.units.keep))
     for sparsity in pruner.method.steps.towards(0.6):
         scores = pruner.scores()
