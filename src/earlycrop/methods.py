@@ -116,7 +116,7 @@ class Method:
                 f"There are: {', '.join(READINGS)}."
             )
         if not self.reads:
-            raise ValueError(f"{self.name} does not score channels with CroP, so it has no readings to choose from.")
+            raise ValueError(f"{self.name} does not score with CroP, so it has no readings to choose from.")
         now, allocation = READINGS[reading], self.allocation
         if isinstance(allocation, WidthsOf) and isinstance(allocation.score, READ):
             allocation = replace(allocation, score=now)

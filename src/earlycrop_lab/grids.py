@@ -108,6 +108,7 @@ def meaningless(method: earlycrop.Method, said: Mapping[str, Any]) -> set[str]:
         (masks, OF_CHANNELS),
         (masks and said.get("target") in OF_SIZES, ("target",)),
         (not method.reads, ("reading",)),
+        (not any(score.needs_data for score in method.scores), ("bn_mode",)),
         (fixed, ("prune_at",)),
         (once, ("rounds", "per_round", "equal_budget")),  # one training, which has the whole budget
     )

@@ -59,6 +59,7 @@ def test_every_field_tells_runs_apart():
         "min_channels": 2,
         "min_part": 0.1,
         "optimizer_state": "reset",
+        "bn_mode": "calibrated",
         "schedule": "constant",
         "data": "cifar10",
         "train_size": 500,

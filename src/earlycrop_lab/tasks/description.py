@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import earlycrop
 from earlycrop.counting import Target
 from earlycrop.errors import nearest
+from earlycrop.evaluation import BatchNormMode
 from earlycrop.scores import READINGS, Grasp, Reading
 from earlycrop.steps import Exponential, Remaining
 from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, Never, Rewinding, TickTock
@@ -111,6 +112,11 @@ class Description:
         tag="state",
         choices=("slice", "reset"),
         help="carry the optimizer's state through the cut, or forget it there",
+    )
+    bn_mode: BatchNormMode | None = option(  # noqa: RUF009 - frozen
+        tag="norms",
+        choices=tuple(mode for mode in get_args(BatchNormMode) if mode != "auto"),
+        help="what norms with running statistics do while it scores; the method's own by default",
     )
     data: str = option(help="what it is trained on")
     train_size: int | None = option(tag="train", help="train on a fixed part of so many samples")
@@ -262,7 +268,7 @@ class Description:
 
 PRUNING = (
     *("sparsity", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
-    *("round_to", "min_channels", "min_part", "optimizer_state"),
+    *("round_to", "min_channels", "min_part", "optimizer_state", "bn_mode"),
 )
 """The fields that mean nothing to a run that does not prune."""
 

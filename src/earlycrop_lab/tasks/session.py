@@ -136,6 +136,7 @@ def pruner_of(
         epochs=d.budget,
         min_channels=d.floor,
         optimizer_state=d.optimizer_state,
+        bn_mode=d.bn_mode or "auto",
         verify=sum(parameter.numel() for parameter in scene.model.parameters()) <= PROVED,
         round_to=d.round_to,
         seed=d.seed,
