@@ -126,7 +126,7 @@ class Method:
 LAZY, ONE, SEVEN = LazyRegime(), OneShot(), Halving(5)
 CODE = LazyRegime(power=1, reference="epoch1", params="all")
 CHANNEL, WEIGHT, PRE_NORM, SUMMED = Channels(), Weights(), Channels("pre_norm"), Channels(reduce="sum_abs")
-WIDTHS, WIDTHS_7 = WidthsOf(Crop(), ONE), WidthsOf(Crop(), SEVEN)
+WIDTHS, WIDTHS_7 = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), SEVEN)
 
 
 def _scaled(name: str, *row: Any) -> Method:
