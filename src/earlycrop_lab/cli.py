@@ -10,19 +10,17 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import asdict, fields, is_dataclass, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 
 from earlycrop.distributed import Ranks
 from earlycrop.errors import nearest
 from earlycrop.files import replacing
-from earlycrop.report import plain
-from earlycrop_lab import estimate, page, report, why, why_figures
+from earlycrop_lab import estimate, page, report
 from earlycrop_lab.apart import Apart, fail
 from earlycrop_lab.beside import KINDS
 from earlycrop_lab.compare import Outcome, brief, compare, keep, markdown, second_wave, todo
@@ -33,12 +31,13 @@ from earlycrop_lab.estimate import measured
 from earlycrop_lab.figures import draw, draw_plan
 from earlycrop_lab.grids import AXES, PRESETS, Grid, check_meaning, get_preset, runs_of, too_short
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
-from earlycrop_lab.measure.hardware import cpus, environment, find_device
+from earlycrop_lab.measure.hardware import cpus, find_device
 from earlycrop_lab.runs import MODEL, RESULT, Result, begin_anew, find, folder_name, follow, read, run, twin
 from earlycrop_lab.tasks import TASKS, get_task, plan
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.torchrun import joined, processes
+from earlycrop_lab.why_verbs import Asking, ask, inquire
 
 OVERVIEW = """\
 earlycrop: make a network small before you pay for training it.
@@ -58,6 +57,8 @@ earlycrop: make a network small before you pay for training it.
                                    any other grid
   earlycrop why flow               what each score does to the gradient flow and to the neural tangent kernel
   earlycrop why moment             accuracy by the epoch at which one prunes, and when each detector would
+  earlycrop why choice             what a score's choice is worth inside the widths of a method
+  earlycrop why early              which share of which budget to train before the cut
   earlycrop methods                what can be asked for with --method
   earlycrop show RUN               a finished run: its table, its curve, its pictures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
@@ -110,7 +111,9 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
         "train": verbs.add_parser("train", help="train one run", allow_abbrev=False),
         "compare": verbs.add_parser("compare", help="many runs, one table", allow_abbrev=False),
         "demo": verbs.add_parser("demo", help="EarlyCroP-S against dense on digits", allow_abbrev=False),
-        "why": verbs.add_parser("why", help="what scores do to the kernel; when the moment is", allow_abbrev=False),
+        "why": verbs.add_parser(
+            "why", help="what scores do, what they are worth, and when the moment is", allow_abbrev=False
+        ),
         "methods": verbs.add_parser("methods", help="the table of methods", allow_abbrev=False),
         "show": verbs.add_parser("show", help="a finished run", allow_abbrev=False),
         "report": verbs.add_parser("report", help="a folder of runs as a page", allow_abbrev=False),
@@ -123,7 +126,7 @@ def _understood(arguments: list[str]) -> argparse.Namespace:
     _describe(parsers["train"], task)
     _lay_out(parsers["compare"])
     _describe(parsers["compare"], task, without=tuple(AXES))
-    _inquire(parsers["why"])
+    inquire(parsers["why"])
     _describe(parsers["why"], "classification", without=("sparsity", "seed", "prune_at"))
     for name in ("train", "demo", "compare", "why"):
         _surroundings(parsers[name])
@@ -174,35 +177,6 @@ def _task(arguments: Sequence[str]) -> str:
         get_task(said.task)
         return said.task
     return get_preset(said.preset)[0].task if said.preset else "classification"
-
-
-def _inquire(parser: argparse.ArgumentParser) -> None:
-    """What is asked."""
-    group = parser.add_argument_group("what to ask")
-    group.add_argument(
-        "what",
-        choices=("flow", "moment"),
-        help="flow: what each score does to gradient flow and kernel; moment: how good an epoch is to prune at, and "
-        "when each detector would",
-    )
-    group.add_argument(
-        "--sparsities",
-        type=float,
-        nargs="+",
-        metavar="X",
-        help="parts to remove (default: 0.5 0.8 0.9 0.95 0.98; of a moment one, 0.95)",
-    )
-    group.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
-    group.add_argument(
-        "--samples", type=int, default=8, metavar="N", help="training samples of the kernel (default: 8)"
-    )
-    group.add_argument("--after", type=int, default=0, metavar="N", help="flow: dense epochs before (default: 0)")
-    group.add_argument(
-        "--scores", nargs="+", default=why.SCORES, metavar="NAME", help="flow: methods (default: those before training)"
-    )
-    group.add_argument(
-        "--at", type=float, nargs="+", metavar="N", help="moment: epochs to prune at (default: five in the first half)"
-    )
 
 
 def _lay_out(parser: argparse.ArgumentParser) -> None:
@@ -483,89 +457,12 @@ def _compared(
 
 def _why(options: argparse.Namespace, console: Console) -> int:
     """Ask, keep the records and draw them."""
-    given = _given(options, "classification")
-    if min(options.seeds, options.samples) < 1 or options.after < 0:
-        raise Misuse("--seeds and --samples have to be 1 or more, --after 0 or more")
-    return (_flow if options.what == "flow" else _moment)(given, options, console)
 
+    def compared(runs: Sequence[Description]) -> list[Outcome]:
+        return _compared(runs, options, Local(1), torch.get_num_threads(), console)
 
-def _flow(given: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
-    d, device, found = Classification(**given), find_device(options.device), []
-    for seed in range(options.seeds):
-        asked = why.flows(
-            replace(d, seed=seed),
-            options.scores,
-            options.sparsities or (0.5, 0.8, 0.9, 0.95, 0.98),
-            epochs=options.after,
-            samples=options.samples,
-            root=options.data_root,
-            device=device,
-        )
-        for each in asked:
-            found.append(each)
-            _print(
-                console,
-                f"seed {seed} {each.method:12} {each.sparsity:6.1%}  flow x{each.flow_after / each.flow_before:<9.3g} "
-                f"kernel changed by {each.kernel_change:.3g}",
-            )
-    folder = options.out / f"why-flow-{d.data}-{d.network}-after{options.after}"
-    return _answer(folder, {"asked": repr(d), "found": found}, {"flow": why_figures.flow(found)}, device, console)
-
-
-def _moment(given: dict[str, Any], options: argparse.Namespace, console: Console) -> int:
-    if options.sparsities and len(options.sparsities) > 1:
-        raise Misuse("a sweep of the moment is at one sparsity")
-    d = Classification(**given, sparsity=options.sparsities[0] if options.sparsities else 0.95)
-    at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
-    grid = [replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at]
-    device, threads = find_device(options.device), torch.get_num_threads()
-    outcomes = _compared(grid, options, Local(1), threads, console)
-    lacking = [how for _, how in outcomes if isinstance(how, str)]
-    if lacking:
-        raise ValueError(f"{len(lacking)} of the runs have no result, the first because: {lacking[0]}")
-    _print(console, "the dense network, at a constant rate, under the eyes of every detector")
-    seen = why.watched(d, samples=options.samples, root=options.data_root, device=device)
-    accuracies, moments = why.swept([how for _, how in outcomes if isinstance(how, Result)], seen)
-    for each in moments:
-        _print(
-            console,
-            f"{each.rule:24} {each.reason:8} epoch {each.epoch:<4g} {each.accuracy:6.1%}, {100 * each.behind:4.1f} "
-            f"points behind the best; a look takes {each.seconds:.3g} s",
-        )
-    title = f"{d.method} at {d.sparsity:.1%}, {d.network} on {d.data}: when is the moment?"
-    figures = {
-        "moment": why_figures.moment(accuracies, moments, seen, title),
-        "training": why_figures.training(seen, f"{d.network} on {d.data}, dense, at a constant rate"),
-    }
-    records = {"asked": repr(d), "accuracies": accuracies, "moments": moments, "seen": seen}
-    return _answer(options.out / f"why-moment-{folder_name(d)}", records, figures, device, console)
-
-
-def _answer(folder: Path, records: dict[str, Any], figures: dict[str, Figure], device: str, console: Console) -> int:
-    """Keep records with their circumstances, and pictures as PNG and SVG."""
-    folder.mkdir(parents=True, exist_ok=True)
-    where = environment(torch.device(device))
-    text = json.dumps(plain(_records({**records, "environment": where})), indent=1, allow_nan=False)
-    with replacing(folder / "records.json") as file:
-        file.write(text.encode())
-    paths = [folder / "records.json"]
-    for name, figure in figures.items():
-        for kind in ("png", "svg"):
-            with replacing(folder / f"{name}.{kind}") as file:
-                figure.savefig(file, format=kind, dpi=150)
-            paths.append(folder / f"{name}.{kind}")
-    for path in paths:
-        _print(console, str(path))
-    return 0
-
-
-def _records(value: Any) -> Any:
-    """Dataclasses as dictionaries, however deep."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    if isinstance(value, dict):
-        return {str(key): _records(one) for key, one in value.items()}
-    return [_records(one) for one in value] if isinstance(value, list | tuple) else value
+    asking = Asking(options, lambda text: _print(console, text), compared)
+    return ask(_given(options, "classification"), asking)
 
 
 def _grids(options: argparse.Namespace) -> list[Grid]:

@@ -16,7 +16,7 @@ from itertools import pairwise
 from statistics import fmean, median
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 import earlycrop
 from earlycrop.errors import EarlyCropError
@@ -33,8 +33,8 @@ from earlycrop.timing import (
     ScoreSettled,
 )
 from earlycrop.units import WeightUnits
+from earlycrop_lab.branches import grown
 from earlycrop_lab.runs import Result
-from earlycrop_lab.tasks import prepare
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.session import Scene, pruner_of
 
@@ -288,19 +288,8 @@ def swept(results: Sequence[Result], seen: Watched) -> tuple[dict[float, list[fl
 
 def dense(d: Classification, epochs: int, root: str | None = None, device: str = "cpu") -> Iterator[tuple[int, Scene]]:
     """A dense training at a constant rate: epochs done, and the scene, at 0 and after each epoch."""
-    torch.manual_seed(d.seed)
-    scene = prepare(d, root, device)
-    model = scene.model
-    optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
-    yield 0, scene
-    for epoch in range(epochs):
-        model.train()
-        for batch in scene.batches.epoch(epoch):
-            optimizer.zero_grad()
-            scene.loss(model, batch).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
-            optimizer.step()
-        yield epoch + 1, scene
+    for stem in grown(d, epochs, root, device):
+        yield stem.epoch, stem.scene
 
 
 def _norm(tensors: Sequence[Tensor]) -> float:
