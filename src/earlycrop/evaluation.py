@@ -377,7 +377,8 @@ class MeanLoss:
         def measure(norm: Any, inputs: tuple[Tensor, ...]) -> None:
             mean_square = inputs[0].detach().square().mean()
             norm.running_mean.zero_()
-            norm.running_var.fill_(mean_square - norm.eps)
+            # a part of eps stays: an input of zeros stays zero, and a tiny one does not drown in rounding
+            norm.running_var.fill_((mean_square - norm.eps).clamp_min(norm.eps * (1e-3 - 1)))
 
         handles = [norm.register_forward_pre_hook(measure) for norm in self._norms]
         try:
