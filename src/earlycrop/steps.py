@@ -151,7 +151,7 @@ def partway(
     """
     gone = (~keep).nonzero().flatten()
     gone = gone[torch.argsort(scores[gone], stable=True)]
-    allowed = (torch.bincount(layer) * most).floor().long().clamp_min(1)
+    allowed = (torch.bincount(layer).double() * most).floor().long().clamp_min(1)
     lost = torch.zeros(gone.numel(), dtype=torch.int64, device=gone.device)
     for number in layer[gone].unique():
         mine = layer[gone] == number
