@@ -43,7 +43,7 @@ class WidthsOf:
         score: The score that decides the widths (for weights: how many of them each layer keeps).
         steps: In how many steps it is applied; its cuts are undone again.
         allocation: How it shares the budget itself.
-        taken: When: `first`, at the pruner's first check, before training; or `cut`, at the cut.
+        taken: When: `first`, at the pruner's first check, before training; or `cut`, at each cut, for its sparsity.
     """
 
     score: Any

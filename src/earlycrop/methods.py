@@ -127,6 +127,7 @@ LAZY, ONE, SEVEN = LazyRegime(), OneShot(), Halving(5)
 CODE = LazyRegime(power=1, reference="epoch1", params="all")
 CHANNEL, WEIGHT, PRE_NORM, SUMMED = Channels(), Weights(), Channels("pre_norm"), Channels(reduce="sum_abs")
 WIDTHS, WIDTHS_7 = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), SEVEN)
+WIDTHS_NOW = WidthsOf(Crop(), Bounded(), taken="cut")
 
 
 def _scaled(name: str, *row: Any) -> Method:
@@ -171,12 +172,13 @@ METHODS: dict[str, Method] = {
         _scaled("earlycrop-u-random", Random(),           WEIGHT,   LAZY,           ONE,    WIDTHS),
         _scaled("earlycrop-s-random", Random(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
         Method("earlymagnitude-u",  Magnitude(),          WEIGHT,   LAZY,           ONE),
-        # CroP as it is published, one ranking over all layers: in steps, in bounded steps, spread over training
+        # the same, cut after cut while training goes on
+        _scaled("crop-u-spread",    Magnitude(),          WEIGHT,   Spread(),       Exponential(8), WIDTHS_NOW),
+        _scaled("crop-s-spread",    PathNorm(),           CHANNEL,  Spread(),       Exponential(8), WIDTHS_NOW),
+        # CroP as it is published, one ranking over all layers, but in steps of bounded size, or in seven
         _scaled("crop-s-bounded",   Crop(),               CHANNEL,  AtInit(),       Bounded()),
         _scaled("earlycrop-s-steps", Crop(),              CHANNEL,  LAZY,           SEVEN),
         _scaled("earlycrop-u-steps", Crop(),              WEIGHT,   LAZY,           SEVEN),
-        _scaled("crop-u-spread",    Crop(),               WEIGHT,   Spread(),       Exponential(4)),
-        _scaled("crop-s-spread",    Crop(),               CHANNEL,  Spread(),       Exponential(4)),
         # to the letter: the poster; the authors' code of the year of the paper, and of the year before
         Method("crop-u-poster",     Crop(),               WEIGHT,   AtInit(),       ONE),
         Method("crop-s-poster",     Crop(),               CHANNEL,  AtInit(),       ONE),

@@ -1,5 +1,6 @@
 """The pruner: runs a method beside any training loop. It owns the moment and the cut, nothing else of the loop."""
 
+import copy
 import sys
 import time
 import warnings
@@ -164,7 +165,9 @@ class Pruner:
         timing = self.method.timing
         if isinstance(timing, AbstractCourse):
             if epochs is None:
-                raise EarlyCropError(f"{self.method.name} trains in full before it prunes: give `epochs`, the budget.")
+                raise EarlyCropError(
+                    f"{self.method.name} prunes at moments that follow from the budget: give `epochs`."
+                )
             timing.total(epochs, self._moments)  # complains of a budget that is too short
         coupled = tuple(map(tuple, together)) if self._moments else ()
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), coupled)
@@ -299,7 +302,7 @@ class Pruner:
         self._compare()
         timing, allocation = self.method.timing, self.method.allocation
         if isinstance(allocation, WidthsOf) and allocation.taken == "first" and self._widths is None:
-            self._widths = self._widths_of(allocation)
+            self._widths = self._widths_of(allocation, self.budget.sparsity)
         if isinstance(timing, Rewinding) and self._early is None and epoch >= timing.to - 1e-9:
             self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model)}
         if isinstance(timing, AbstractCourse):
@@ -422,17 +425,37 @@ class Pruner:
         if not isinstance(allocation, WidthsOf):
             return self.units.choose(self.budget.at(sparsity), scores, allocation)
         check_scores(scores)
-        widths = self._widths_of(allocation) if self._widths is None else self._widths
-        return within(scores.cpu(), self.units.layer, widths)
+        widths = self._widths_of(allocation, sparsity) if self._widths is None else self._widths
+        alive = self.units.alive  # what left before has no score: a score that is negative would have it back
+        return within(scores.cpu().masked_fill(~alive, -torch.inf), self.units.layer, widths)
 
-    def _widths_of(self, allocation: WidthsOf) -> Tensor:
-        """How many units of each layer another scoring leaves; its cuts are undone."""
+    def _widths_of(self, allocation: WidthsOf, sparsity: float) -> Tensor:
+        """How many units of each layer another scoring leaves at that sparsity; its cuts are undone."""
         layer, kept, alive = self.units.layer, self.units.alive, self.units.keep.clone()
-        with suppress(_Undone), self._plainly(), self._all_or_nothing():
-            self._leave(allocation.steps.towards(self.budget.sparsity), allocation)
+        with suppress(_Undone), self._plainly(), self._untouched():
+            self._leave(allocation.steps.towards(sparsity), allocation)
             kept = self.units.keep[alive].cpu() if isinstance(self.units, ChannelUnits) else self.units.keep.cpu()
             raise _Undone
         return torch.bincount(layer[kept], minlength=int(layer.max()) + 1)
+
+    @contextmanager
+    def _untouched(self) -> Iterator[None]:
+        """Within it units may leave; all of it is undone if it ends in an error, as it must.
+
+        With several ranks they leave a copy: DistributedDataParallel loses a parameter that is cut, even if that is
+        undone. Alone, no copy of the model has to fit into memory.
+        """
+        if self._ranks.size == 1:
+            with self._all_or_nothing():
+                yield
+            return
+        model, units = self.model, self.units
+        try:
+            self.model = copy.deepcopy(model)
+            self.units = units.on(self.model)
+            yield
+        finally:
+            self.model, self.units = model, units
 
     def _gathered(self) -> Tensor | None:
         """What the score has gathered from training: the mean over ranks."""

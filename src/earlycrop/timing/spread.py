@@ -17,7 +17,7 @@ class Spread(AbstractCourse):
     """
 
     first: float = 0.1
-    last: float = 0.3
+    last: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.first <= self.last < 1:

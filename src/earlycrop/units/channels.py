@@ -1,6 +1,7 @@
 """Channels: classes of them that only leave together, and then really leave."""
 
 from collections.abc import Callable, Iterable
+from copy import copy as shallow
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -134,6 +135,12 @@ class ChannelUnits:
         """All prunable weights that are left, as one vector."""
         names = (name for layer in counted(self.layers, self.embeddings) for name in layer.weights)
         return WeightChart(self.model, tuple(dict.fromkeys(names)))
+
+    def on(self, model: nn.Module) -> "ChannelUnits":
+        """The same classes of a copy of the model, without an optimizer."""
+        units = shallow(self)
+        units.model, units.optimizer, units.copies = model, None, ()
+        return units
 
     def check_gates(self, batch_statistics: bool) -> None:
         """Refuse gates that a norm with the batch's own statistics divides out again: they change no loss.

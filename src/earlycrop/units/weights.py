@@ -1,6 +1,7 @@
 """Single weights: they leave by being zero, and stay zero whatever the optimizer does."""
 
 from collections.abc import Callable, Iterator
+from copy import copy as shallow
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,6 +161,12 @@ class WeightUnits:
         self.left, self._flops = keep, flops(self.model, self.example_inputs)
         if held:
             self.hold()
+
+    def on(self, model: nn.Module) -> "WeightUnits":
+        """The same weights of a copy of the model, without an optimizer."""
+        units = shallow(self)
+        units.model, units.optimizer, units.copies, units._handles, units._held = model, None, (), [], []
+        return units
 
     def masks(self) -> dict[str, Tensor]:
         """By parameter name which of its entries are left."""
