@@ -126,8 +126,9 @@ class Method:
 LAZY, ONE, SEVEN = LazyRegime(), OneShot(), Halving(5)
 CODE = LazyRegime(power=1, reference="epoch1", params="all")
 CHANNEL, WEIGHT, PRE_NORM, SUMMED = Channels(), Weights(), Channels("pre_norm"), Channels(reduce="sum_abs")
-WIDTHS, WIDTHS_7 = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), SEVEN)
-WIDTHS_NOW = WidthsOf(Crop(), Bounded(), taken="cut")
+WIDTHS, SHARES = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), ONE)  # of channels and of weights
+WIDTHS_7, WIDTHS_NOW = WidthsOf(Crop(), SEVEN), WidthsOf(Crop(), Bounded(), taken="cut")
+SHARES_NOW, SHARES_SYNFLOW = WidthsOf(Crop(), ONE, taken="cut"), WidthsOf(SynFlow(), Exponential(100))
 
 
 def _scaled(name: str, *row: Any) -> Method:
@@ -154,26 +155,27 @@ METHODS: dict[str, Method] = {
         Method("grasp",             Grasp(),              WEIGHT,   AtInit(),       ONE),
         Method("grasp-inverted",    Grasp(inverted=True), WEIGHT,   AtInit(),       ONE),
         # CroP decides how wide each layer becomes, the strength of paths (of weights) which of its units stay
-        _scaled("crop-u",           Magnitude(),          WEIGHT,   AtInit(),       ONE,    WIDTHS),
+        _scaled("crop-u",           Magnitude(),          WEIGHT,   AtInit(),       ONE,    SHARES),
         _scaled("crop-s",           PathNorm(),           CHANNEL,  AtInit(),       ONE,    WIDTHS),
         _scaled("cropit-u",         Magnitude(),          WEIGHT,   AtInit(),       ONE,    WIDTHS_7),
         _scaled("cropit-s",         PathNorm(),           CHANNEL,  AtInit(),       ONE,    WIDTHS_7),
-        _scaled("earlycrop-u",      Magnitude(),          WEIGHT,   LAZY,           ONE,    WIDTHS),
+        _scaled("earlycrop-u",      Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES),
         _scaled("earlycrop-s",      PathNorm(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
-        _scaled("earlycrop-u-rate", Magnitude(),          WEIGHT,   RateSettled(),  ONE,    WIDTHS),
+        _scaled("earlycrop-u-rate", Magnitude(),          WEIGHT,   RateSettled(),  ONE,    SHARES),
         _scaled("earlycrop-s-rate", PathNorm(),           CHANNEL,  RateSettled(),  ONE,    WIDTHS),
-        _scaled("earlycrop-u-score", Magnitude(),         WEIGHT,   ScoreSettled(), ONE,    WIDTHS),
+        _scaled("earlycrop-u-score", Magnitude(),         WEIGHT,   ScoreSettled(), ONE,    SHARES),
         _scaled("earlycrop-s-score", PathNorm(),          CHANNEL,  ScoreSettled(), ONE,    WIDTHS),
-        _scaled("earlycrop-u-ntk",  Magnitude(),          WEIGHT,   NtkSettled(),   ONE,    WIDTHS),
+        _scaled("earlycrop-u-ntk",  Magnitude(),          WEIGHT,   NtkSettled(),   ONE,    SHARES),
         _scaled("earlycrop-s-ntk",  PathNorm(),           CHANNEL,  NtkSettled(),   ONE,    WIDTHS),
-        # controls: the same widths and a random choice; one magnitude over all layers
-        _scaled("crop-u-random",    Random(),             WEIGHT,   AtInit(),       ONE,    WIDTHS),
+        # controls: the same widths and a random choice; magnitude over all layers, and within SynFlow's shares
+        _scaled("crop-u-random",    Random(),             WEIGHT,   AtInit(),       ONE,    SHARES),
         _scaled("crop-s-random",    Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS),
-        _scaled("earlycrop-u-random", Random(),           WEIGHT,   LAZY,           ONE,    WIDTHS),
+        _scaled("earlycrop-u-random", Random(),           WEIGHT,   LAZY,           ONE,    SHARES),
         _scaled("earlycrop-s-random", Random(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
         Method("earlymagnitude-u",  Magnitude(),          WEIGHT,   LAZY,           ONE),
+        Method("earlysynflow-u",    Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES_SYNFLOW),
         # the same, cut after cut while training goes on
-        _scaled("crop-u-spread",    Magnitude(),          WEIGHT,   Spread(),       Exponential(8), WIDTHS_NOW),
+        _scaled("crop-u-spread",    Magnitude(),          WEIGHT,   Spread(),       Exponential(8), SHARES_NOW),
         _scaled("crop-s-spread",    PathNorm(),           CHANNEL,  Spread(),       Exponential(8), WIDTHS_NOW),
         # CroP as it is published, one ranking over all layers, but in steps of bounded size, or in seven
         _scaled("crop-s-bounded",   Crop(),               CHANNEL,  AtInit(),       Bounded()),
