@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from earlycrop.allocation import Global, Uniform
+from earlycrop.allocation import Global, Uniform, WidthsOf, places, within
 from earlycrop.budget import Budget
+from earlycrop.scores import Crop
+from earlycrop.steps import OneShot
 from earlycrop.units import Channels, Weights
 from tests import dense
 
@@ -58,3 +62,53 @@ def test_what_has_left_stays_last():
     scores = torch.tensor([1.0, -torch.inf, 2.0, -torch.inf])
     ranks = Uniform()(scores, torch.zeros(4, dtype=torch.int64))
     assert ranks[1] == ranks[3] == -torch.inf
+
+
+# Widths ----------------------------------------------------------------------------------------------------------
+
+UNITS = st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 3)), min_size=1, max_size=25)
+
+
+def by_place(scores: list[float], layer: list[int]) -> list[int]:
+    """How many of its layer come before each unit: those above it, and of equal ones the earlier."""
+    return [
+        sum(
+            layer[other] == layer[unit] and (scores[other], -other) > (scores[unit], -unit)
+            for other in range(len(scores))
+        )
+        for unit in range(len(scores))
+    ]
+
+
+@settings(deadline=None)
+@given(UNITS)
+def test_places_against_counting(units):
+    scores, layer = (list(column) for column in zip(*units, strict=True))
+    assert places(torch.tensor(scores).double(), torch.tensor(layer)).tolist() == by_place(scores, layer)
+
+
+@settings(deadline=None)
+@given(UNITS, st.lists(st.integers(0, 9), min_size=4, max_size=4))
+def test_the_best_of_each_layer_against_sorting_it(units, widths):
+    scores, layer = (list(column) for column in zip(*units, strict=True))
+    kept = within(torch.tensor(scores).double(), torch.tensor(layer), torch.tensor(widths)).tolist()
+    for number, width in enumerate(widths):
+        mine = [unit for unit in range(len(scores)) if layer[unit] == number]
+        best = sorted(mine, key=lambda unit: (-scores[unit], unit))[:width]
+        assert [unit for unit in mine if kept[unit]] == sorted(best)
+
+
+def test_of_equal_units_the_earlier_stay():
+    layer = torch.tensor([0, 1, 0, 1, 0, 1])
+    kept = within(torch.zeros(6), layer, torch.tensor([2, 1]))
+    assert kept.tolist() == [True, True, True, False, False, False]
+
+
+def test_what_has_left_is_never_among_the_best():
+    scores = torch.tensor([-torch.inf, -5.0, -torch.inf, -7.0])
+    assert within(scores, torch.zeros(4, dtype=torch.int64), torch.tensor([2])).tolist() == [False, True, False, True]
+
+
+def test_widths_are_taken_at_one_of_two_moments():
+    with pytest.raises(Exception, match="taken"):
+        WidthsOf(Crop(), OneShot(), taken="late")

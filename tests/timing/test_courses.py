@@ -52,7 +52,7 @@ def test_settings_that_mean_nothing(make, what):
         make()
 
 
-@pytest.mark.parametrize("name", ["ltr", "imp", "efficient-convnets", "gate-decorators"])
+@pytest.mark.parametrize("name", ["ltr", "imp", "efficient-convnets", "gate-decorators", "crop-s-spread"])
 def test_the_budget_has_to_be_known(name):
     from earlycrop import EarlyCropError, Pruner
     from tests import dense
