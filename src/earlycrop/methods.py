@@ -154,11 +154,12 @@ METHODS: dict[str, Method] = {
         _scaled("snap",             Snip(),               CHANNEL,  AtInit(),       ONE),
         Method("grasp",             Grasp(),              WEIGHT,   AtInit(),       ONE),
         Method("grasp-inverted",    Grasp(inverted=True), WEIGHT,   AtInit(),       ONE),
-        # CroP decides how wide each layer becomes, the strength of paths (of weights) which of its units stay
-        _scaled("crop-u",           Magnitude(),          WEIGHT,   AtInit(),       ONE,    SHARES),
-        _scaled("crop-s",           PathNorm(),           CHANNEL,  AtInit(),       ONE,    WIDTHS),
-        _scaled("cropit-u",         Magnitude(),          WEIGHT,   AtInit(),       ONE,    WIDTHS_7),
-        _scaled("cropit-s",         PathNorm(),           CHANNEL,  AtInit(),       ONE,    WIDTHS_7),
+        # CroP decides how wide each layer becomes. Before training no score chooses its units better than chance does;
+        # later those on the strongest paths have learned most
+        _scaled("crop-u",           Random(),             WEIGHT,   AtInit(),       ONE,    SHARES),
+        _scaled("crop-s",           Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS),
+        _scaled("cropit-u",         Random(),             WEIGHT,   AtInit(),       ONE,    WIDTHS_7),
+        _scaled("cropit-s",         Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS_7),
         _scaled("earlycrop-u",      Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES),
         _scaled("earlycrop-s",      PathNorm(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
         _scaled("earlycrop-u-rate", Magnitude(),          WEIGHT,   RateSettled(),  ONE,    SHARES),
@@ -168,8 +169,6 @@ METHODS: dict[str, Method] = {
         _scaled("earlycrop-u-ntk",  Magnitude(),          WEIGHT,   NtkSettled(),   ONE,    SHARES),
         _scaled("earlycrop-s-ntk",  PathNorm(),           CHANNEL,  NtkSettled(),   ONE,    WIDTHS),
         # controls: the same widths and a random choice; magnitude over all layers, and within SynFlow's shares
-        _scaled("crop-u-random",    Random(),             WEIGHT,   AtInit(),       ONE,    SHARES),
-        _scaled("crop-s-random",    Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS),
         _scaled("earlycrop-u-random", Random(),           WEIGHT,   LAZY,           ONE,    SHARES),
         _scaled("earlycrop-s-random", Random(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
         Method("earlymagnitude-u",  Magnitude(),          WEIGHT,   LAZY,           ONE),

@@ -143,7 +143,7 @@ FLOOR = {"min_part": 0.1}
 MAIN = ("earlycrop-s", "earlycrop-u", "crop-s", "crop-u")
 BY_CHANNELS, BY_WEIGHTS = ("random-s", "snap", "crop-s", "earlycrop-s"), ("random-u", "snip", "crop-u", "earlycrop-u")
 RECIPE = (
-    *("dense", "random-s", "snap", "crop-s", "crop-s-random", "earlycrop-s", "earlycrop-s-random"),
+    *("dense", "random-s", "snap", "crop-s", "earlycrop-s", "earlycrop-s-random"),
     *("earlycrop-s-steps", "earlycrop-s-poster"),
 )
 """The rows on which the default of EarlyCroP-S rests: its own, random choices in the same widths, the paper's score."""
