@@ -18,6 +18,7 @@ from earlycrop.scores import (
     PathNorm,
     Random,
     Snip,
+    SynFlow,
 )
 from earlycrop.steps import Bounded, Exponential, Halving, OneShot
 from earlycrop.timing import AtEpoch, AtInit, LazyRegime, NtkSettled, RateSettled, ScoreSettled, Spread
@@ -51,7 +52,7 @@ def test_the_names_of_the_issue_are_there():
     named |= {f"{name}-{unit}" for name in ("crop", "cropit", "earlycrop") for unit in "us"}
     named |= {f"earlycrop-{unit}-{rule}" for unit in "us" for rule in ("rate", "score", "ntk")}
     named |= {f"{name}-{unit}-poster" for name in ("crop", "cropit", "earlycrop") for unit in "us"}
-    named |= {f"{name}-{unit}-random" for name in ("crop", "earlycrop") for unit in "us"}
+    named |= {f"earlycrop-{unit}-random" for unit in "us"}
     named |= {"earlycrop-s-authors-2021", "earlycrop-s-authors-2022", "crop-s-bounded", "crop-s-spread"}
     assert named <= set(METHODS)
     assert all(name == method.name for name, method in METHODS.items())
@@ -61,32 +62,41 @@ def test_all_rows_differ():
     assert len({replace(method, name="") for method in METHODS.values()}) == len(METHODS)
 
 
-def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them():
-    once, often = WidthsOf(Crop(), OneShot()), WidthsOf(Crop(), Halving(5))
-    for name, when, widths in (
-        ("crop", AtInit(), once),
-        ("cropit", AtInit(), often),
-        ("earlycrop", LazyRegime(), once),
-        ("earlycrop-rate", RateSettled(), once),
-        ("earlycrop-score", ScoreSettled(), once),
-        ("earlycrop-ntk", NtkSettled(), once),
+WIDTHS, SHARES = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), OneShot())
+"""By CroP, of channels and of single weights, before training."""
+
+
+def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them_once_there_are_any():
+    often = WidthsOf(Crop(), Halving(5))
+    for name, when, shares, widths in (
+        ("crop", AtInit(), SHARES, WIDTHS),
+        ("cropit", AtInit(), often, often),
+        ("earlycrop", LazyRegime(), SHARES, WIDTHS),
+        ("earlycrop-rate", RateSettled(), SHARES, WIDTHS),
+        ("earlycrop-score", ScoreSettled(), SHARES, WIDTHS),
+        ("earlycrop-ntk", NtkSettled(), SHARES, WIDTHS),
     ):
         base, _, rule = name.partition("-")
-        for unit, leaving, score in (("u", Weights(), Magnitude()), ("s", Channels(), PathNorm())):
+        for unit, leaving, score, inside in (
+            ("u", Weights(), Magnitude(), shares),
+            ("s", Channels(), PathNorm(), widths),
+        ):
             full = "-".join(filter(None, (base, unit, rule)))
-            assert get_method(full) == Method(full, score, leaving, when, OneShot(), widths, bn_mode="scaled")
+            score = Random() if when == AtInit() else score  # before training there is nothing to choose by
+            assert get_method(full) == Method(full, score, leaving, when, OneShot(), inside, bn_mode="scaled")
             assert get_method(full).scores == (score, Crop())
-    assert once.taken == often.taken == "first"  # before training
-    assert once.allocation == often.allocation == Global()
+    assert WIDTHS.taken == SHARES.taken == "first"  # before training
+    assert WIDTHS.allocation == SHARES.allocation == Global()
 
 
 def test_controls_differ_in_the_choice_alone():
-    for base in ("crop", "earlycrop"):
-        for unit in "us":
-            control = get_method(f"{base}-{unit}-random")
-            assert control == replace(get_method(f"{base}-{unit}"), name=control.name, score=Random())
+    for unit in "us":
+        control = get_method(f"earlycrop-{unit}-random")
+        assert control == replace(get_method(f"earlycrop-{unit}"), name=control.name, score=Random())
     everywhere = get_method("earlymagnitude-u")
     assert everywhere == Method("earlymagnitude-u", Magnitude(), Weights(), LazyRegime(), OneShot())
+    shares = WidthsOf(SynFlow(), Exponential(100))
+    assert get_method("earlysynflow-u") == replace(everywhere, name="earlysynflow-u", allocation=shares)
 
 
 def test_the_poster_to_the_letter():
@@ -114,13 +124,20 @@ def test_the_authors_code_to_the_letter():
         assert get_method(name) == Method(name, *row, bn_mode="running")
 
 
-def test_one_ranking_in_steps_in_bounded_steps_and_spread_over_training():
+def test_cuts_that_are_spread_have_the_widths_of_their_own_moment():
+    for name, score, leaving, inside in (
+        ("crop-u-spread", Magnitude(), Weights(), SHARES),
+        ("crop-s-spread", PathNorm(), Channels(), WIDTHS),
+    ):
+        now = replace(inside, taken="cut")
+        assert get_method(name) == Method(name, score, leaving, Spread(), Exponential(8), now, bn_mode="scaled")
+
+
+def test_one_ranking_in_steps_and_in_bounded_steps():
     for name, *row in (
         ("crop-s-bounded", Channels(), AtInit(), Bounded(0.5)),
         ("earlycrop-s-steps", Channels(), LazyRegime(), Halving(5)),
         ("earlycrop-u-steps", Weights(), LazyRegime(), Halving(5)),
-        ("crop-u-spread", Weights(), Spread(), Exponential(4)),
-        ("crop-s-spread", Channels(), Spread(), Exponential(4)),
     ):
         assert get_method(name) == Method(name, Crop(), *row, bn_mode="scaled")
 
@@ -130,11 +147,9 @@ def test_the_rows_say_what_the_specification_says():
     assert get_method("snip") == Method("snip", Snip(), Weights(), AtInit(), OneShot())
     per_layer = {"random-s", "efficient-convnets"}
     assert {name for name, method in METHODS.items() if method.allocation == Uniform()} == per_layer
-    assert {method.allocation for name, method in METHODS.items() if name not in per_layer} == {
-        Global(),
-        WidthsOf(Crop(), OneShot()),
-        WidthsOf(Crop(), Halving(5)),
-    }
+    inside = {name for name, method in METHODS.items() if isinstance(method.allocation, WidthsOf)}
+    assert {METHODS[name].allocation for name in set(METHODS) - inside - per_layer} == {Global()}
+    assert {METHODS[name].allocation.score for name in inside - {"earlysynflow-u"}} == {Crop()}
     assert {name: method.min_channels for name, method in METHODS.items() if method.min_channels != 1} == {
         "gate-decorators": 0.1
     }
@@ -163,7 +178,7 @@ def test_readings(reading):
 
 
 @pytest.mark.parametrize("reading", READINGS)
-@pytest.mark.parametrize("name", ["earlycrop-s", "crop-s-random"])
+@pytest.mark.parametrize("name", ["earlycrop-s", "crop-s"])
 def test_readings_of_widths_leave_the_choice_alone(name, reading):
     method = get_method(name)
     widths = replace(method.allocation, score=READINGS[reading])
@@ -184,14 +199,9 @@ def test_what_has_no_readings(name):
         get_method(name).reading("mixed")
 
 
-def test_a_reading_that_is_none():
-    with pytest.raises(ValueError, match="'group_sum'"):
-        get_method("crop-s").reading("group-sum")
-
-
 def test_strong_paths_are_a_score_of_channels():
     with pytest.raises(ValueError, match="PathNorm is a score of channels"):
-        replace(get_method("crop-s"), units=Weights())
+        replace(get_method("earlycrop-s"), units=Weights())
 
 
 def test_methods_are_keys():
