@@ -378,7 +378,8 @@ class MeanLoss:
             mean_square = inputs[0].detach().square().mean()
             norm.running_mean.zero_()
             # a part of eps stays: an input of zeros stays zero, and a tiny one does not drown in rounding
-            norm.running_var.fill_((mean_square - norm.eps).clamp_min(norm.eps * (1e-3 - 1)))
+            least = norm.eps * torch.finfo(norm.running_var.dtype).eps ** 0.5
+            norm.running_var.fill_((mean_square - norm.eps).clamp_min(least - norm.eps))
 
         handles = [norm.register_forward_pre_hook(measure) for norm in self._norms]
         try:
