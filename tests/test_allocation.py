@@ -5,11 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from earlycrop.allocation import Global, Uniform, WidthsOf, places, within
+from earlycrop.allocation import Global, Uniform, places, within
 from earlycrop.budget import Budget
 from earlycrop.scores import Crop
 from earlycrop.steps import OneShot
 from earlycrop.units import Channels, Weights
+from earlycrop.widths import WidthsOf
 from tests import dense
 
 

@@ -5,8 +5,8 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 import earlycrop
-from earlycrop import METHODS, Method, allocation, get_method, methods, scores, steps, timing, units
-from earlycrop.allocation import Global, Uniform, WidthsOf
+from earlycrop import METHODS, Method, allocation, get_method, methods, scores, steps, timing, units, widths
+from earlycrop.allocation import Global, Uniform
 from earlycrop.scores import (
     READINGS,
     Crop,
@@ -23,10 +23,11 @@ from earlycrop.scores import (
 from earlycrop.steps import Bounded, Exponential, Halving, OneShot
 from earlycrop.timing import AtEpoch, AtInit, LazyRegime, NtkSettled, RateSettled, ScoreSettled, Spread
 from earlycrop.units import Channels, Weights
+from earlycrop.widths import WidthsOf
 
 NAMES = {
     name: value
-    for module in (earlycrop, methods, scores, steps, timing, units, allocation)
+    for module in (earlycrop, methods, scores, steps, timing, units, allocation, widths)
     for name, value in vars(module).items()
     if isinstance(value, type)
 }
@@ -68,7 +69,7 @@ WIDTHS, SHARES = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), OneShot())
 
 def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them_once_there_are_any():
     often = WidthsOf(Crop(), Halving(5))
-    for name, when, shares, widths in (
+    for name, when, shares, wide in (
         ("crop", AtInit(), SHARES, WIDTHS),
         ("cropit", AtInit(), often, often),
         ("earlycrop", LazyRegime(), SHARES, WIDTHS),
@@ -79,7 +80,7 @@ def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them_once_there
         base, _, rule = name.partition("-")
         for unit, leaving, score, inside in (
             ("u", Weights(), Magnitude(), shares),
-            ("s", Channels(), PathNorm(), widths),
+            ("s", Channels(), PathNorm(), wide),
         ):
             full = "-".join(filter(None, (base, unit, rule)))
             score = Random() if when == AtInit() else score  # before training there is nothing to choose by

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import METHODS, Method, Plan, Pruner, get_method
-from earlycrop.allocation import Uniform, WidthsOf
+from earlycrop.allocation import Uniform
 from earlycrop.scores import (
     AbstractNetworkScore,
     Crop,
@@ -24,6 +24,7 @@ from earlycrop.scores import (
 from earlycrop.steps import Halving, OneShot
 from earlycrop.timing import AtEpoch, AtInit, LazyRegime
 from earlycrop.units import Channels, Weights
+from earlycrop.widths import WidthsOf
 from tests import dense
 from tests.cases import CASES
 from tests.oracles import make_unique

@@ -8,10 +8,11 @@ Beside your loop
 
 The answers
     earlycrop.units       Weights, Channels: what may leave
-    earlycrop.scores      Random, Magnitude, Snip, Grasp, Crop, SynFlow: what each is worth
-    earlycrop.timing      AtInit, AtEpoch, LazyRegime and other detectors: when
-    earlycrop.steps       OneShot, Halving, Exponential: in how many steps
+    earlycrop.scores      Random, Magnitude, PathNorm, Snip, Grasp, Crop, SynFlow: what each is worth
+    earlycrop.timing      AtInit, AtEpoch, Spread, LazyRegime and other detectors: when
+    earlycrop.steps       OneShot, Halving, Exponential, Bounded: in how many steps
     earlycrop.allocation  Global, Uniform: how layers share
+    earlycrop.widths      WidthsOf: the widths of one scoring, the choice of another
 
 Below them
     earlycrop.structure     trace, cut, verify: how channels leave any network

@@ -1,12 +1,11 @@
 """How the budget is shared between layers.
 
 `Global` and `Uniform` map scores to scores, and the highest of all then stay. So `Uniform` needs no counting of its
-own: it replaces a score by its rank within its layer, and equal fractions of each layer have equal ranks. `WidthsOf`
-separates the two things that a ranking over all layers mixes: how wide each layer becomes, and which of its units stay.
+own: it replaces a score by its rank within its layer, and equal fractions of each layer have equal ranks. The third
+way, the widths that another scoring gives, is in `widths.py`.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,27 +34,6 @@ class Uniform:
         return torch.where(scores == -torch.inf, scores.double(), rank)
 
 
-@dataclass(frozen=True)
-class WidthsOf:
-    """Each layer keeps as many units as another scoring would leave it; the method's own score chooses which.
-
-    Args:
-        score: The score that decides the widths (for weights: how many of them each layer keeps).
-        steps: In how many steps it is applied; its cuts are undone again.
-        allocation: How it shares the budget itself.
-        taken: When: `first`, at the pruner's first check, before training; or `cut`, at each cut, for its sparsity.
-    """
-
-    score: Any
-    steps: Any
-    allocation: Global | Uniform = Global()
-    taken: Literal["first", "cut"] = "first"
-
-    def __post_init__(self) -> None:
-        if self.taken not in ("first", "cut"):
-            raise ValueError(f"`taken` is 'first' (at the first check) or 'cut'; found {self.taken!r}.")
-
-
 def within(scores: Vector, layer: Int[Tensor, "units"], widths: Int[Tensor, "layers"]) -> Bool[Tensor, "units"]:
     """True for the best `widths[l]` units of each layer l; of equal ones the earlier.
 
@@ -77,6 +55,3 @@ def places(scores: Vector, layer: Int[Tensor, "units"]) -> Int[Tensor, "units"]:
     place = torch.empty_like(order)
     place[order] = torch.arange(scores.numel(), device=scores.device) - (sizes.cumsum(0) - sizes)[layer[order]]
     return place
-
-
-Allocation = Global | Uniform | WidthsOf

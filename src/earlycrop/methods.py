@@ -7,7 +7,7 @@ What may leave (`units`), what is each worth (`score`), when is the moment (`tim
 from dataclasses import dataclass, replace
 from typing import Any
 
-from earlycrop.allocation import Allocation, Global, Uniform, WidthsOf
+from earlycrop.allocation import Global, Uniform
 from earlycrop.errors import nearest
 from earlycrop.evaluation import BatchNormMode
 from earlycrop.scores import (
@@ -46,6 +46,7 @@ from earlycrop.timing import (
     TickTock,
 )
 from earlycrop.units import Channels, Weights
+from earlycrop.widths import Allocation, WidthsOf
 
 READ = (Crop, CropMixed, CropGroupSum)
 

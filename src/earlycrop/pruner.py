@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._pytree import tree_iter
 
-from earlycrop.allocation import Allocation, WidthsOf, within
+from earlycrop.allocation import within
 from earlycrop.budget import Budget, check_scores
 from earlycrop.counting import Target
 from earlycrop.distributed import checksums, ranks_of
@@ -52,6 +52,7 @@ from earlycrop.timing import (
     Rewinding,
 )
 from earlycrop.units import ChannelUnits, WeightUnits
+from earlycrop.widths import Allocation, WidthsOf
 
 
 class Pruner:

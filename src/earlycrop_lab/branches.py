@@ -18,8 +18,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 import earlycrop
-from earlycrop.allocation import WidthsOf
 from earlycrop.timing import AtEpoch
+from earlycrop.widths import WidthsOf
 from earlycrop_lab.tasks import prepare
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.schedule import Schedule

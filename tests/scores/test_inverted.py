@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from earlycrop import EarlyCropError, Method
-from earlycrop.allocation import WidthsOf
 from earlycrop.scores import Crop, CropMixed, Grasp, Inverted, Magnitude, NormScale, PathNorm, Random, Snip
 from earlycrop.steps import OneShot
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
+from earlycrop.widths import WidthsOf
 from tests import dense
 from tests.scores.worth import pruner, worth
 from tests.test_pruner import make, small

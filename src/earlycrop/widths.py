@@ -1,0 +1,32 @@
+"""Widths and choice apart: a ranking over all layers mixes how wide each becomes and which of its units stay."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from earlycrop.allocation import Global, Uniform
+from earlycrop.scores import AbstractLossScore, AbstractNetworkScore
+from earlycrop.steps import Steps
+
+
+@dataclass(frozen=True)
+class WidthsOf:
+    """Each layer keeps as many units as another scoring would leave it; the method's own score chooses which.
+
+    Args:
+        score: The score that decides the widths (for weights: how many of them each layer keeps).
+        steps: In how many steps it is applied; its cuts are undone again.
+        allocation: How it shares the budget itself.
+        taken: When: `first`, at the pruner's first check, before training; or `cut`, at each cut, for its sparsity.
+    """
+
+    score: AbstractLossScore | AbstractNetworkScore
+    steps: Steps
+    allocation: Global | Uniform = Global()  # noqa: RUF009 - frozen, without state
+    taken: Literal["first", "cut"] = "first"
+
+    def __post_init__(self) -> None:
+        if self.taken not in ("first", "cut"):
+            raise ValueError(f"`taken` is 'first' (at the first check) or 'cut'; found {self.taken!r}.")
+
+
+Allocation = Global | Uniform | WidthsOf
