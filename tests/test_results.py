@@ -1,12 +1,15 @@
 """What the pages of measurements say is what the results under `results/` say."""
 
+import json
 from collections import defaultdict
 from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import pytest
 
+from earlycrop_lab import equal_cost
 from earlycrop_lab.runs import read
 from earlycrop_lab.tables import COLUMNS, Row, column, table
 
@@ -26,6 +29,65 @@ def test_the_tables_are_those_of_the_runs():
     told = [each for each in (ROOT / "docs" / "published.md").read_text().splitlines() if each.startswith("| `")]
     assert len(told) > 15
     assert [each for each in told if each not in lines] == []
+
+
+RECIPES = sorted((ROOT / "results").glob("recipe-*"))
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+def rows_of(folder: Path) -> list[Row]:
+    return table([read(path.parent) for path in sorted(folder.glob("*/result.json"))])
+
+
+def recipe_line(row: Row) -> str:
+    """A row of the tables of the recipe; a dense network that is narrow from birth says how wide it is."""
+    columns = [column(row.metric), *(each for each in COLUMNS if each.name in ("parameters", "flops"))]
+    narrow = row.results[0].description.width
+    name = f"`{row.name}`" if narrow == 16 else f"`{row.name}`, width {narrow}"
+    return f"| {' | '.join([name, row.asked, str(len(row.results)), *map(row.text, columns)])} |"
+
+
+def equal_line(comparison: equal_cost.Comparison) -> str:
+    return f"| {' | '.join(comparison.cells[:6])} |"
+
+
+def gpt2_line(row: dict[str, Any]) -> str:
+    loss = f"{row['test loss']:.3f} ± {row['sd']:.3f}"
+    return f"| {row['row']} | {row['n']} | {loss} | {row['parameters']:,} | {row['MFLOPs']:.1f} |"
+
+
+def lines_of(heading: str) -> list[str]:
+    """The rows of the tables under that heading of the page of results."""
+    section = PAGE.split(f"## {heading}\n", 1)[1].split("\n## ", 1)[0].splitlines()
+    heads = {number - 1 for number, line in enumerate(section) if line.startswith("| ---")}
+    skipped = heads | {number + 1 for number in heads}
+    return [line for number, line in enumerate(section) if line.startswith("|") and number not in skipped]
+
+
+def test_the_tables_of_the_recipe_are_those_of_its_runs():
+    known = {recipe_line(row) for folder in RECIPES for row in rows_of(folder)}
+    shown = [line for line in PAGE.splitlines() if line.startswith("| `")]
+    assert len(shown) > 20
+    assert [line for line in shown if line not in known] == []
+
+
+def test_the_comparisons_at_equal_cost_are_those_of_the_runs():
+    found = [equal_cost.comparisons(rows_of(folder)) for folder in RECIPES]
+    known = {equal_line(one) for each in found for comparisons in each.values() for one in comparisons}
+    assert len(shown := lines_of("At equal cost")) > 4
+    assert [line for line in shown if line not in known] == []
+
+
+def test_the_tables_of_why_are_those_that_it_kept():
+    kept = [path.read_text(encoding="utf-8") for path in (ROOT / "results").glob("why-*/*/table.md")]
+    known = {line for text in kept for line in text.splitlines()}
+    assert len(shown := [*lines_of("Widths and choice"), *lines_of("When early pays")]) > 15
+    assert [line for line in shown if line not in known] == []
+
+
+def test_the_table_of_gpt2_is_that_of_its_benchmark():
+    record = json.loads((ROOT / "results" / "benchmarks" / "gpt2.json").read_text(encoding="utf-8"))
+    assert lines_of("A small GPT-2") == [gpt2_line(row) for row in record["rows"]]
 
 
 @pytest.mark.parametrize(("task", "digits"), [("control", 0), ("depth", 3), ("language", 0)])
