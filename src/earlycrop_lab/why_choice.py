@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import earlycrop
-from earlycrop.allocation import WidthsOf
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import BatchNormMode, MeanLoss
 from earlycrop.scores import (
@@ -40,6 +39,7 @@ from earlycrop.starvation import remaining, variation
 from earlycrop.steps import OneShot
 from earlycrop.timing import AbstractCourse, AbstractDetector, Never
 from earlycrop.units import Channels
+from earlycrop.widths import WidthsOf
 from earlycrop_lab.branches import Branch, Stem, at_first, grown
 from earlycrop_lab.differences import Difference
 from earlycrop_lab.tables import NONE, Spread, percent
@@ -194,9 +194,12 @@ def chosen(
                 looked[sparsity] = _look(stem, replace(d, sparsity=sparsity), ways[own])
     assert stem is not None
     before = variation(_loss(stem))
+    norms = any(hasattr(module, "running_mean") for module in stem.scene.model.modules())
     for sparsity, names in asked.items():
         for name in names:
             began = perf_counter()
+            if ways[name].bn_mode != ways[own].bn_mode and not norms:
+                continue  # they do nothing else
             way = replace(ways[name], allocation=_taken(ways[name]))
             try:
                 branch = stem.cut(replace(d, sparsity=sparsity), way, looked[sparsity])

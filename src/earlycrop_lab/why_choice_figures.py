@@ -22,7 +22,7 @@ def choice(found: Sequence[Choice], sparsity: float, title: str = "") -> Figure:
     runs = {name: [each for each in found if each.sparsity == sparsity and each.choice == name] for name in names}
     height = 16 * len(names) + 96
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor=PAPER, layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=(2, 1, 1))
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=(1.8, 1, 1.25))
     end, cut, independence = panels
     for axes in panels:
         plain(axes)
@@ -42,7 +42,7 @@ def choice(found: Sequence[Choice], sparsity: float, title: str = "") -> Figure:
         ):
             if values:
                 axes.axvline(fmean(values), color=DENSE, linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=0)
-    end.set_yticks(range(len(names)), [name.replace(" as they are", "") for name in names], fontsize=SMALL - 1)
+    end.set_yticks(range(len(names)), [name.replace("as they are", "as is") for name in names], fontsize=SMALL - 1)
     end.set_ylim(len(names) - 0.5, -0.5)
     for tick, name in zip(end.get_yticklabels(), names, strict=True):
         tick.set_color(colours[name])

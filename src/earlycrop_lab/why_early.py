@@ -7,11 +7,12 @@ too. `cells` says of each budget and sparsity which share was best, and whether 
 cost.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import isfinite, nan
 from statistics import fmean
 from time import perf_counter
+from typing import Any, Self
 
 from earlycrop_lab.branches import Branch, Seen, Stem, at_first, grown
 from earlycrop_lab.differences import Difference
@@ -51,6 +52,11 @@ class Early:
     flops_before: float
     flops_after: float
     seconds: float
+
+    @classmethod
+    def of(cls, stored: Mapping[str, Any]) -> Self:
+        """From JSON, which has no nan."""
+        return cls(**{name: nan if value is None else value for name, value in stored.items()})
 
     @property
     def key(self) -> Key:

@@ -6,6 +6,7 @@ They are as wide as a phone and in the colours of `charts`, so that a page can s
 
 import ast
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, log10, nan
@@ -27,10 +28,13 @@ from matplotlib.ticker import (
 
 import earlycrop
 from earlycrop.units import Channels
+from earlycrop_lab import why_choice_figures, why_early_figures
 from earlycrop_lab.charts import DENSE, HUES, INK, PAPER, SIZE, SMALL, SOFT, WIDTH, Chart, plain
 from earlycrop_lab.tables import amount, percent, setting
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.why import RULES, Flow, Moment, Watch, Watched
+from earlycrop_lab.why_choice import Choice
+from earlycrop_lab.why_early import MOST, Early, Mark, cells
 
 COLOURS = dict(zip(RULES, HUES, strict=False))
 FIRED, CAPPED = "o", "s"
@@ -66,6 +70,12 @@ def of(folder: Path) -> Inquiry:
         if "moments" in stored:
             title = f"When is the moment? {d.method} at {100 * d.sparsity:g} %"
             return Inquiry(title, setting(d), tuple(_swept(stored, folder.name)))
+        if "choices" in stored:
+            chosen = [Choice(**each) for each in stored["choices"]]
+            return Inquiry(f"What is the choice of {d.method} worth?", setting(d), tuple(_chosen(chosen, folder.name)))
+        if "runs" in stored:
+            where = re.sub(r", \d+ epochs?", "", setting(d))  # there are several budgets
+            return Inquiry(f"When does early pay? {d.method}", where, tuple(_early(stored, folder.name)))
         found = [Flow(**each) for each in stored["found"]]
         return Inquiry("What do scores do to flow and kernel?", setting(d), (_pruned(found, folder.name),))
     except (LookupError, TypeError, AttributeError, ValueError, SyntaxError) as error:
@@ -110,6 +120,45 @@ def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
             moment(accuracies, moments, seen),
         ),
         Chart(f"{name}-training", "A dense training at a constant rate, as the rules see it", watched, training(seen)),
+    ]
+
+
+def _chosen(found: Sequence[Choice], name: str) -> list[Chart]:
+    """A picture for each sparsity."""
+    charts = []
+    for sparsity in sorted({each.sparsity for each in found}):
+        some = [each for each in found if each.sparsity == sparsity]
+        told = (
+            f"All keep the same number of units in each layer, cut after {some[0].epoch} of {some[0].epochs} epochs, "
+            f"n = {len({each.seed for each in some})}. Left: test accuracy after the last epoch; lines: 95 % intervals "
+            "of the means; dotted: a random choice. Middle: accuracy on the scoring set right after the cut. Right: 1 "
+            "where the kept channels are uncorrelated. Bold: the method's own choice."
+        )
+        title = f"Choices inside the same widths, {100 * sparsity:g} % removed"
+        charts.append(Chart(f"{name}-{sparsity:g}", title, told, why_choice_figures.choice(some, sparsity)))
+    return charts
+
+
+def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
+    """At equal epochs and at equal cost."""
+    shares, marks = stored["shares"], [Mark(**each) for each in stored["marks"]]
+    found = [Early.of(each) for each in stored["runs"]]
+    made = cells(found, stored["budgets"], shares)
+    told = (
+        f"Points of test accuracy, the mean over n = {len({each.seed for each in found})}. Marks: where the detectors "
+        "would cut in the dense training, with no cap; the median over the seeds."
+    )
+    return [
+        Chart(
+            f"{name}-{kind.replace(' ', '-')}",
+            f"A cut after a share of the budget against one before training, at {kind}",
+            told + beside,
+            why_early_figures.early(made, shares, marks, equal_cost=kind == "equal FLOPs"),
+        )
+        for kind, beside in (
+            ("equal epochs", ""),
+            ("equal FLOPs", f" The cut before training goes on for longer, at most {MOST} times the budget."),
+        )
     ]
 
 

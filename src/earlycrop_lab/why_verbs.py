@@ -200,7 +200,7 @@ def _early(given: Given, asking: Asking) -> int:
     shares = sorted({0.0, *options.shares})
     why_early.check(d, levels, budgets, shares)
     folder = options.out / f"why-early-{_named(d)}"
-    found = [Early(**each) for each in _before(folder, d, options.again, "runs")]
+    found = [Early.of(each) for each in _before(folder, d, options.again, "runs")]
     marks = [Mark(**each) for each in _before(folder, d, options.again, "marks")]
 
     def keep() -> None:
