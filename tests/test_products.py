@@ -47,7 +47,11 @@ def test_every_way_agrees_on_mixed_derivatives(way, score):
 
     def scores(hessian) -> Tensor:
         loss = MeanLoss(net, dense.cross_entropy, [batch], "running", hessian=hessian)
-        return score(Network(net, (batch[0],), lambda: loss, units.weights, units.units, units.made_of, units.scales))
+        return score(
+            Network(
+                net, (batch[0],), lambda: loss, units.weights, units.units, units.made_of, units.scales, units.readers
+            )
+        )
 
     torch.testing.assert_close(scores(way), scores("double_backward"), atol=1e-8 if way[0] == "c" else 1e-12, rtol=0)
 

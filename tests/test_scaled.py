@@ -197,7 +197,7 @@ def test_the_signal_neither_grows_nor_fades(gain):
         handle.remove()
     assert len(seen) == 12
     for norm, size in seen.items():
-        assert float(size) == pytest.approx(abs(float(norm.weight[0])), rel=1e-9)
+        assert float(size) == pytest.approx(abs(float(norm.weight.detach()[0])), rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

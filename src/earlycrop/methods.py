@@ -116,6 +116,10 @@ class Method:
                 f"No reading is called {reading!r}. Did you mean {nearest(reading, READINGS)!r}? "
                 f"There are: {', '.join(READINGS)}."
             )
+        if isinstance(self.units, Weights) and any(isinstance(score, READ) for score in self.scores):
+            raise ValueError(
+                f"{self.name}: {reading} is a reading of CroP for channels; weights have only one, `Crop()`."
+            )
         if not self.reads:
             raise ValueError(f"{self.name} does not score with CroP, so it has no readings to choose from.")
         now, allocation = READINGS[reading], self.allocation

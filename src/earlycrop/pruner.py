@@ -427,6 +427,8 @@ class Pruner:
             return self.units.choose(self.budget.at(sparsity), scores, allocation)
         check_scores(scores)
         widths = self._widths_of(allocation, sparsity) if self._widths is None else self._widths
+        if allocation.taken == "first":  # a detector may ask before the first check
+            self._widths = widths
         alive = self.units.alive  # what left before has no score: a score that is negative would have it back
         return within(scores.cpu().masked_fill(~alive, -torch.inf), self.units.layer, widths)
 

@@ -17,11 +17,14 @@ from earlycrop.evaluation import MeanLoss
 from earlycrop.scores import NtkSap, SynFlow
 from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, AtInit
 from earlycrop.units import Channels
+from earlycrop.widths import WidthsOf
 from earlycrop_lab.board import duration
 from earlycrop_lab.tasks import prepare
 from earlycrop_lab.tasks.description import Description, prunes, pruning_method
 from earlycrop_lab.tasks.session import Scene, pruner_of
 
+BOUNDED = 7
+"""Scorings of steps whose size is bounded, rather too many: 4 to 7 on the networks that we tried."""
 STEPS = 3
 """Steps that are timed, after one to warm up."""
 PASSES = 4
@@ -63,9 +66,17 @@ class Cost:
 def seconds(d: Description, cost: Cost) -> float:
     """How long a run takes that is made of such parts; rather too much than too little."""
     dense, method = dense_epochs(d), pruning_method(d)
-    cuts = len(method.steps.towards(d.sparsity)) if prunes(method) else 0
+    cuts = scorings(method, d.sparsity) if prunes(method) else 0
     training = dense * cost.dense + (d.total_epochs - dense) * cost.sparse
     return cost.start + training + cost.cut + cuts * _scored(method, cost) + d.total_epochs * cost.evaluation
+
+
+def scorings(method: earlycrop.Method, sparsity: float) -> int:
+    """How often a method scores: before each of its steps, or of those in which its widths are found."""
+    steps = method.allocation.steps if isinstance(method.allocation, WidthsOf) else method.steps
+    times = len(steps.towards(sparsity)) if steps.most is None else BOUNDED
+    spread = isinstance(method.allocation, WidthsOf) and method.allocation.taken == "cut"
+    return times * len(method.steps.towards(sparsity)) if spread else times
 
 
 def _scored(method: earlycrop.Method, cost: Cost) -> float:

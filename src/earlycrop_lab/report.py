@@ -10,6 +10,8 @@ from rich.table import Table
 import earlycrop
 from earlycrop.allocation import Global
 from earlycrop.report import narrow
+from earlycrop.steps import OneShot
+from earlycrop.widths import WidthsOf
 from earlycrop_lab.measure.record import Columns
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tables import NONE, amount, large, percent, setting, shown
@@ -169,13 +171,21 @@ def curve(report: dict[str, Any]) -> Table:
 
 
 def methods() -> Table:
-    """The table of methods: a row chooses worth, units, moment, steps, and allocation and floor if not the usual."""
+    """The table of methods: a row chooses worth, units, moment, steps, and allocation and floor if not the usual.
+
+    Where another score decides the widths, the steps are those in which it does.
+    """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
+    longest = max(map(len, earlycrop.METHODS))
     for column in ("method", "score", "units", "timing", "steps"):
-        table.add_column(column, overflow="fold", no_wrap=column != "units")
+        width = longest if column == "method" else None
+        table.add_column(column, overflow="fold", no_wrap=column == "method", min_width=width)
     for name, method in earlycrop.METHODS.items():
         parts = [_brief(part) for part in (method.score, method.units, method.timing, method.steps)]
-        if method.allocation != Global():
+        if isinstance(method.allocation, WidthsOf):
+            steps = method.allocation.steps if method.steps == OneShot() else method.steps
+            parts[-1] = f"{_brief(steps)}, widths by {_brief(method.allocation.score)}"
+        elif method.allocation != Global():
             parts[-1] += f", {_brief(method.allocation)}"
         if method.min_channels != 1:
             parts[1] += f", floor {method.min_channels:g}"

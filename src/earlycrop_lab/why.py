@@ -194,6 +194,8 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
                             continue  # the network may have none
                         raise
                 instruments[rule] = detector.instrument(scenes[name])
+            for one in scenes.values():
+                one.choose()  # widths are taken before training
             start = {name: p.detach().clone() for name, p in scenes["earlycrop-s"].parameters("prunable").items()}
         now = scenes["earlycrop-s"].parameters("prunable")
         norms.append(_norm([p.detach() for p in now.values()]))

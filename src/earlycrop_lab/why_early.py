@@ -200,7 +200,8 @@ def marks(
     for sparsity in sparsities:
         if any(key[1:] == (sparsity, d.seed, epochs) for key in done):
             continue
-        seen = watched(replace(d, sparsity=sparsity, epochs=epochs), samples=samples, root=root, device=device)
+        at_first = replace(d, sparsity=sparsity, epochs=epochs, prune_at=0.0)  # its own detector plays no part
+        seen = watched(at_first, samples=samples, root=root, device=device)
         for rule in seen.rules:
             yield Mark(rule.rule, sparsity, d.seed, rule.chosen, epochs)
 

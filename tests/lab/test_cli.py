@@ -119,8 +119,10 @@ def test_the_table_of_methods(capsys):
     printed = capsys.readouterr().out
     rows = {line.split()[0]: line.split() for line in printed.splitlines() if line.strip()}
     assert set(earlycrop.METHODS) <= set(rows)
-    assert rows["earlycrop-s"] == ["earlycrop-s", "Crop", "Channels", "LazyRegime", "OneShot"]
-    assert rows["random-s"][-1] == "Uniform"
+    assert rows["earlycrop-s"][:5] == ["earlycrop-s", "PathNorm", "Channels", "LazyRegime", "Bounded,"]
+    assert "widths by" in printed
+    assert rows["earlycrop-s-poster"] == ["earlycrop-s-poster", "Crop", "Channels", "LazyRegime", "OneShot"]
+    assert rows["random-s"][4] == "OneShot,"  # and Uniform, below it where the terminal is narrow
 
 
 @pytest.mark.parametrize(

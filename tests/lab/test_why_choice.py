@@ -74,7 +74,7 @@ def test_all_choices_continue_one_training(seen):
 def test_a_cut_leaves_the_stem_as_it_was():
     *_, stem = grown(SMALL, 1)
     before = {name: value.clone() for name, value in stem.scene.model.state_dict().items()}
-    method = earlycrop.get_method("crop-s-random")
+    method = earlycrop.get_method("crop-s")
     branches = [stem.cut(SMALL, method) for _ in range(2)]
     accuracies = [branch.finish() for branch in branches]
     after = stem.scene.model.state_dict()
@@ -157,7 +157,7 @@ def test_what_can_be_chosen_by():
     ways = choices(earlycrop.get_method("crop-s-poster"))
     assert list(ways)[:3] == ["Crop", "Random", "opposite of Crop"]
     assert not any("norms" in name for name in ways)  # they are as they are for the method too
-    scores = [way.score for way in choices(earlycrop.get_method("crop-s")).values()]
+    scores = [way.score for way in choices(earlycrop.get_method("earlycrop-s")).values()]
     assert scores[:3] == [PathNorm(), Random(), Inverted(PathNorm())]
     with pytest.raises(ValueError, match="does not cut at one moment"):
         in_widths(earlycrop.get_method("dense"))

@@ -151,7 +151,7 @@ def hessian_gradient(loss: torch.Tensor, leaves: list[torch.Tensor]) -> list[tor
 
 def test_crop_of_channels_against_gates_written_out(scored):
     model, batch = scored
-    pruner = pruner_of(model, "crop-s", batch)
+    pruner = pruner_of(model, "crop-s-poster", batch)
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.ConvTranspose2d)]
     layers = dict(model.named_modules())
     norms = {name: name.replace("conv", "bn") if "conv" in name else name[:-1] + "1" for name in names[:-1]}
@@ -171,7 +171,7 @@ def test_crop_of_channels_against_gates_written_out(scored):
 @pytest.mark.slow
 def test_crop_of_weights_against_the_gradient_differentiated_once_more(scored):
     model, batch = scored
-    pruner = pruner_of(model, "crop-u", batch)
+    pruner = pruner_of(model, "crop-u-poster", batch)
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
     products = hessian_gradient(mean_loss(model, batch), weights)
     expected = torch.cat([(w * hg).abs().flatten() for w, hg in zip(weights, products, strict=True)]).detach()

@@ -126,7 +126,7 @@ def test_weights_are_worth_what_the_whole_hessian_says():
     model, batch = experienced()
     names = ["fc1.weight", "fc2.weight", "policy.weight", "value.weight"]
     theta, gradient, hessian = dense.full_hessian(model, loss, batch, names)
-    for method, expected in (("snip", theta * gradient), ("crop-u", theta * (hessian @ gradient))):
+    for method, expected in (("snip", theta * gradient), ("crop-u-poster", theta * (hessian @ gradient))):
         found = scored(method, model, batch).scores()
         torch.testing.assert_close(found, expected.abs(), rtol=0, atol=1e-12)
 
@@ -146,7 +146,7 @@ def test_channels_are_worth_what_gates_written_by_hand_say():
     ones = torch.ones(10, dtype=torch.float64)
     gradient = torch.autograd.functional.jacobian(gated, ones)
     hessian = torch.autograd.functional.hessian(gated, ones)
-    for method, expected in (("snap", gradient), ("crop-s", hessian @ gradient)):
+    for method, expected in (("snap", gradient), ("crop-s-poster", hessian @ gradient)):
         pruner = scored(method, model, batch)
         found = torch.cat([pruner.scores()[classes(pruner, layer)] for layer in ("fc1", "fc2")])
         torch.testing.assert_close(found, expected.abs(), rtol=0, atol=1e-12)
@@ -182,7 +182,7 @@ def test_a_run_from_its_description_to_its_numbers(tmp_path):
     figures, (report, columns) = result.columns.metrics, (result.report, result.columns)
     assert [epoch.phase for epoch in result.epochs] == ["dense"] * 2 + ["sparse"] * 3
     assert columns.optimizer_steps == 5 * 20
-    assert figures["environment_steps"] == (5 + 1) * 16 * 32  # a rollout an epoch, and one to score on
+    assert figures["environment_steps"] == (5 + 2) * 16 * 32  # a rollout an epoch, one for the widths, one at the cut
     assert figures["mean_return"] == result.epochs[-1].test
     assert 8 <= figures["mean_return"] <= 200
     assert figures["solved"] == 0
