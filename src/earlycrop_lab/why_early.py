@@ -56,7 +56,8 @@ class Early:
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
         """From JSON, which has no nan."""
-        return cls(**{name: nan if value is None else value for name, value in stored.items()})
+        values: dict[str, Any] = {name: nan if value is None else value for name, value in stored.items()}
+        return cls(**values)
 
     @property
     def key(self) -> Key:
