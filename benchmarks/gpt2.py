@@ -29,7 +29,7 @@ from benchmarks.record import RESULTS, write
 from earlycrop.timing import AtInit
 
 LENGTH, BATCH, RATE = 128, 16, 2e-3
-METHODS = ("random-s", "snap", "crop-s", "crop-s-poster", "earlycrop-s", "earlycrop-s-random", "earlycrop-s-poster")
+METHODS = ("random-s", "crop-s", "earlycrop-s", "earlycrop-s-random", "earlycrop-s-poster", "snap")
 
 
 class Gpt2(nn.Module):

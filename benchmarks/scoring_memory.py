@@ -71,7 +71,7 @@ def main() -> None:
     rows = []
     for name, make in [list(NETWORKS.items())[number] for number in arguments.networks]:
         step = training(make(), batches[0])
-        for method in ("crop-u", "crop-s"):
+        for method in ("crop-u-poster", "crop-s-poster"):
             for what, micro_batch in (("default", None), ("whole batches", arguments.batch)):
                 peak = scoring(make(), method, batches, micro_batch)
                 rows.append(
