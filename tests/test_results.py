@@ -85,6 +85,12 @@ def test_the_tables_of_why_are_those_that_it_kept():
     assert [line for line in shown if line not in known] == []
 
 
+def test_the_claims_are_those_that_the_report_kept():
+    known = {line for folder in RECIPES for line in (folder / "claims.md").read_text(encoding="utf-8").splitlines()}
+    assert len(shown := lines_of("The poster's claims again")) > 5
+    assert [line for line in shown if line not in known] == []
+
+
 def test_the_table_of_gpt2_is_that_of_its_benchmark():
     record = json.loads((ROOT / "results" / "benchmarks" / "gpt2.json").read_text(encoding="utf-8"))
     assert lines_of("A small GPT-2") == [gpt2_line(row) for row in record["rows"]]

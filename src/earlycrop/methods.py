@@ -118,7 +118,7 @@ class Method:
             )
         if isinstance(self.units, Weights) and any(isinstance(score, READ) for score in self.scores):
             raise ValueError(
-                f"{self.name}: {reading} is a reading of CroP for channels; weights have only one, `Crop()`."
+                f"{self.name}: {reading} is a reading of CroP for channels; weights have no readings to choose from."
             )
         if not self.reads:
             raise ValueError(f"{self.name} does not score with CroP, so it has no readings to choose from.")

@@ -301,9 +301,8 @@ class Pruner:
 
     def _check(self, epoch: float) -> Report | None:
         self._compare()
-        timing, allocation = self.method.timing, self.method.allocation
-        if isinstance(allocation, WidthsOf) and allocation.taken == "first" and self._widths is None:
-            self._widths = self._widths_of(allocation, self.budget.sparsity)
+        timing = self.method.timing
+        self._take_widths()
         if isinstance(timing, Rewinding) and self._early is None and epoch >= timing.to - 1e-9:
             self._early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model)}
         if isinstance(timing, AbstractCourse):
@@ -392,6 +391,7 @@ class Pruner:
     def choose(self) -> Tensor:
         """Score now; true for each unit that would stay at the target."""
         with self._together():
+            self._take_widths()
             return self._chosen(self.budget.sparsity, self.scores(), self.method.allocation)
 
     def kernel(self, samples: int, most: int | None = None) -> Tensor:
@@ -427,10 +427,14 @@ class Pruner:
             return self.units.choose(self.budget.at(sparsity), scores, allocation)
         check_scores(scores)
         widths = self._widths_of(allocation, sparsity) if self._widths is None else self._widths
-        if allocation.taken == "first":  # a detector may ask before the first check
-            self._widths = widths
         alive = self.units.alive  # what left before has no score: a score that is negative would have it back
         return within(scores.cpu().masked_fill(~alive, -torch.inf), self.units.layer, widths)
+
+    def _take_widths(self) -> None:
+        """At the first look, where another scoring decides the widths then."""
+        allocation = self.method.allocation
+        if isinstance(allocation, WidthsOf) and allocation.taken == "first" and self._widths is None:
+            self._widths = self._widths_of(allocation, self.budget.sparsity)
 
     def _widths_of(self, allocation: WidthsOf, sparsity: float) -> Tensor:
         """How many units of each layer another scoring leaves at that sparsity; its cuts are undone."""
