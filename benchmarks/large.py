@@ -43,7 +43,9 @@ def main() -> None:
     y = torch.randint(10, (arguments.samples,), generator=generator)
     batches = list(zip(x.split(arguments.batch), y.split(arguments.batch), strict=True))
     parameters = sum(p.numel() for p in model.parameters())
-    pruner = Pruner(model, "crop-s-poster", arguments.sparsity, example_inputs=x[:2], loss=loss, batches=batches, verify=False)
+    pruner = Pruner(
+        model, "crop-s-poster", arguments.sparsity, example_inputs=x[:2], loss=loss, batches=batches, verify=False
+    )
     told("tracing")
     report = pruner.check(0)
     told("scoring and cutting")
