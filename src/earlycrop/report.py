@@ -49,7 +49,8 @@ class Report:
         target: What the requested sparsity counts.
         requested_sparsity: What was asked for.
         epoch: Epochs finished at the cut.
-        reason: `init`, `epoch`, `trigger`, `cap`, `round` (one of several cuts), or `static` (the weights did not move).
+        reason: `init`, `epoch`, `trigger`, `cap`, `round` (one of several cuts), or `static` (the weights did not
+            move).
         seconds: Scoring, cutting and verifying.
         samples: Size of the scoring set.
         before: The dense network.
