@@ -350,6 +350,33 @@ def test_a_dry_run_is_the_same_on_all(ranks):
     assert too
 
 
+def wrapped_before(rank: int, looks: bool, group) -> list[Tensor]:
+    """Widths are taken, or a cut is planned, when the model is wrapped already; then steps follow."""
+    net = small()
+    wrapped, optimizer = DistributedDataParallel(net), adam(net)
+    pruner = make(net, "earlycrop-s", parts(EVEN)[rank], optimizer=optimizer, group=group or dist.group.WORLD)
+    assert pruner.check(0) is None if looks else pruner.dry_run()
+    net.drop.p = 0.0
+    for _ in range(3):
+        optimizer.zero_grad()
+        dense.cross_entropy(wrapped.train(), parts(HALVES)[rank][0]).backward()
+        optimizer.step()
+    return [parameter.detach() for parameter in net.parameters()]
+
+
+@pytest.mark.parametrize("group", [None, "alone"])
+@pytest.mark.parametrize("looks", [True, False])
+def test_what_is_cut_and_undone_does_not_part_the_ranks(ranks, looks, group):
+    zero, one = ranks(wrapped_before, looks, group)
+    assert all(torch.equal(mine, theirs) for mine, theirs in zip(zero, one, strict=True))
+
+
+def test_nor_does_it_stop_a_process_that_is_alone_in_its_group(tmp_path):
+    with Ensemble(tmp_path, size=1) as ensemble:
+        for looks in (True, False):
+            ensemble(wrapped_before, looks, None)
+
+
 # Errors -----------------------------------------------------------------------------------------------------------
 
 

@@ -177,13 +177,18 @@ def ranks_of(group: Any) -> Ranks:
         return Ranks(group)
     if group not in (None, "alone"):
         raise EarlyCropError(f'`group` is a process group or "alone"; found {group!r}.')
-    if group is None and dist.is_available() and dist.is_initialized() and (size := dist.get_world_size()) > 1:
+    if group is None and grouped() and (size := dist.get_world_size()) > 1:
         raise EarlyCropError(
             f"There are {size} processes (`torch.distributed` is initialised): do they train one model together? Then "
             f"say `group=torch.distributed.group.WORLD`, and scores are over the data of all of them. If they have "
             f'nothing to do with each other, say `group="alone"`.'
         )
     return ALONE
+
+
+def grouped() -> bool:
+    """Whether this process is in a process group, be it alone: its models may be wrapped by DistributedDataParallel."""
+    return dist.is_available() and dist.is_initialized()
 
 
 def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_iter
 from earlycrop.allocation import within
 from earlycrop.budget import Budget, check_scores
 from earlycrop.counting import Target
-from earlycrop.distributed import checksums, ranks_of
+from earlycrop.distributed import checksums, grouped, ranks_of
 from earlycrop.errors import EarlyCropError, OptimizerError, VerificationError
 from earlycrop.evaluation import BatchNormMode, Evaluation, Loss, MeanLoss, ScoringSet
 from earlycrop.harvest import HarvestReport, harvest_units
@@ -244,10 +244,9 @@ class Pruner:
         if self.done or self.pruned:
             why = "has pruned already" if self.pruned else "never prunes"
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
-        units, before = self.units, self.units.counts()
-        widths, plan = units.widths(), None
-        with torch.inference_mode(False), self._together(), suppress(_Undone), self._all_or_nothing():
-            dense = self._variation()
+        before, widths, plan = self.units.counts(), self.units.widths(), None
+        with torch.inference_mode(False), self._together(), suppress(_Undone), self._untouched():
+            units, dense = self.units, self._variation()
             worth = self._leave(self.targets)
             plan = Plan(
                 method=self.method.name,
@@ -449,10 +448,10 @@ class Pruner:
     def _untouched(self) -> Iterator[None]:
         """Within it units may leave; all of it is undone if it ends in an error, as it must.
 
-        With several ranks they leave a copy: DistributedDataParallel loses a parameter that is cut, even if that is
-        undone. Alone, no copy of the model has to fit into memory.
+        In a process group they leave a copy: DistributedDataParallel loses a parameter that is cut, even if that is
+        undone. Elsewhere no copy of the model has to fit into memory.
         """
-        if self._ranks.size == 1:
+        if not grouped():
             with self._all_or_nothing():
                 yield
             return
