@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from earlycrop.allocation import places
+
 
 @dataclass(frozen=True)
 class OneShot:
@@ -152,10 +154,7 @@ def partway(
     gone = (~keep).nonzero().flatten()
     gone = gone[torch.argsort(scores[gone], stable=True)]
     allowed = (torch.bincount(layer).double() * most).floor().long().clamp_min(1)
-    lost = torch.zeros(gone.numel(), dtype=torch.int64, device=gone.device)
-    for number in layer[gone].unique():
-        mine = layer[gone] == number
-        lost[mine] = torch.arange(1, int(mine.sum()) + 1, device=gone.device)
+    lost = places(-scores[gone], layer[gone]) + 1
     full = (lost >= allowed[layer[gone]]).nonzero().flatten()
     first = gone[: int(full[0]) + 1] if full.numel() else gone
     return torch.ones_like(keep).index_fill_(0, first, False)

@@ -459,6 +459,18 @@ def percent(part: float | None) -> str:
     return NONE if part is None else f"{100 * part:.1f} %"
 
 
+def spread_percent(parts: Sequence[float]) -> str:
+    """The mean of parts ± their sample standard deviation, in percent.
+
+    >>> spread_percent([0.25, 0.75]), spread_percent([0.5])
+    ('50.0 ± 35.4 %', '50.0 %')
+    """
+    spread = Spread.of(parts)
+    assert spread is not None
+    beside = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
+    return f"{100 * spread.mean:.1f}{beside} %"
+
+
 def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
     """Three digits that count, thousands apart.
 

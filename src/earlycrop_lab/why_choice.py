@@ -42,7 +42,7 @@ from earlycrop.units import Channels
 from earlycrop.widths import WidthsOf
 from earlycrop_lab.branches import Branch, Stem, at_first, grown
 from earlycrop_lab.differences import Difference
-from earlycrop_lab.tables import NONE, Spread, percent
+from earlycrop_lab.tables import NONE, spread_percent
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import pruning_method
 
@@ -344,11 +344,11 @@ def markdown(found: Sequence[Choice]) -> str:
             lines.append(
                 (
                     name + " (its own)" * some[0].own,
-                    _spread([each.accuracy for each in some]),
+                    spread_percent([each.accuracy for each in some]),
                     str(len(some)),
                     NONE if difference is None else difference.text.replace(" points", ""),
                     NONE if difference is None else difference.outcome,
-                    _spread([each.cut_accuracy for each in some]),
+                    spread_percent([each.cut_accuracy for each in some]),
                     _mean([each.independence for each in some]),
                 )
             )
@@ -366,13 +366,6 @@ HOW = (
     "with Welch's 95 % interval. Right after the cut: accuracy on the scoring set before any further training, norms "
     "on the statistics of each batch. Independence: 1 where the kept channels are uncorrelated."
 )
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = Spread.of(values)
-    assert spread is not None
-    beside = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return percent(spread.mean).replace(" %", f"{beside} %")
 
 
 def _mean(values: Sequence[float | None]) -> str:

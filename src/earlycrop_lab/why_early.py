@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from earlycrop_lab.branches import Branch, Seen, Stem, at_first, grown
 from earlycrop_lab.differences import Difference
-from earlycrop_lab.tables import NONE, Spread, percent
+from earlycrop_lab.tables import NONE, spread_percent
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import pruning_method
 from earlycrop_lab.why import watched
@@ -301,12 +301,12 @@ def markdown(found: Sequence[Cell]) -> str:
     lines = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1))]
     for cell in found:
         start, best = cell.accuracies[0], cell.best
-        told = [f"{100 * cell.sparsity:g} %", str(cell.budget), str(len(start)), _spread(start)]
+        told = [f"{100 * cell.sparsity:g} %", str(cell.budget), str(len(start)), spread_percent(start)]
         if best is None:
             told += [NONE] * 7
         else:
             gain, dear = cell.gain(best), cell.gain_at_equal_cost(best)
-            told += [str(best), _spread(cell.accuracies[best]), gain.text.replace(" points", ""), gain.outcome]
+            told += [str(best), spread_percent(cell.accuracies[best]), gain.text.replace(" points", ""), gain.outcome]
             if dear is None:
                 told += [NONE] * 3
             else:
@@ -315,10 +315,3 @@ def markdown(found: Sequence[Cell]) -> str:
                 told += [dear.text.replace(" points", ""), dear.outcome]
         lines.append(tuple(told))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{HOW}\n"
-
-
-def _spread(values: Sequence[float]) -> str:
-    spread = Spread.of(values)
-    assert spread is not None
-    beside = "" if spread.deviation is None else f" ± {100 * spread.deviation:.1f}"
-    return percent(spread.mean).replace(" %", f"{beside} %")
