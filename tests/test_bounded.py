@@ -34,7 +34,7 @@ def normed() -> nn.Module:
 def watched(pruner: Pruner) -> tuple[list[tuple[list[int], list[int]]], list[int]]:
     """Of each cut how many units each layer had and how many it lost; and an entry for each scoring."""
     units, seen, scored = pruner.units, [], []
-    keep_only, scores = units.keep_only, pruner._scores
+    keep_only, scores = units.keep_only, pruner._scorer.scores
 
     def spy(keep: Tensor) -> None:
         alive, layer = units.alive, units.layer
@@ -44,7 +44,7 @@ def watched(pruner: Pruner) -> tuple[list[tuple[list[int], list[int]]], list[int
         keep_only(keep)
 
     units.keep_only = spy
-    pruner._scores = lambda *arguments: (scored.append(1), scores(*arguments))[1]
+    pruner._scorer.scores = lambda *arguments: (scored.append(1), scores(*arguments))[1]
     return seen, scored
 
 
@@ -149,6 +149,6 @@ def test_bounds_in_widths_too():
     plain.check(0)
     row = get_method("crop-s")
     pruner = make(small(), None, replace(row, allocation=replace(row.allocation, steps=Bounded(0.3))), bn_mode="auto")
-    assert pruner._bn_mode == "scaled"
+    assert pruner._scorer.bn_mode == "scaled"
     twin = make(small(), None, replace(method(Crop(), Channels(), Bounded(0.3)), bn_mode="scaled"))
     assert pruner.check(0).widths == twin.check(0).widths

@@ -180,7 +180,8 @@ from torch import nn
 
 net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
 x = torch.randn(8, 4)
-earlycrop.Pruner(net, "snap", 0.5, example_inputs=x, loss=lambda m, b: m(b).square().mean(), batches=[x]).check(0)
+scoring = earlycrop.Scoring(lambda m, b: m(b).square().mean(), [x])
+earlycrop.Pruner(net, "snap", 0.5, example_inputs=x, scoring=scoring).check(0)
 earlycrop.save(net, "model")
 twin = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
 earlycrop.load(twin, "model")

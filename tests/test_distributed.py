@@ -14,6 +14,7 @@ from earlycrop import EarlyCropError, Pruner, RankError, ScoreError, get_method
 from earlycrop.distributed import Ranks, checksums
 from earlycrop.timing import AtEpoch, NtkSettled
 from tests import dense
+from tests.pruners import make_pruner
 from tests.ranks import Ensemble, Gone
 from tests.test_pruner import PRUNING, adam, momentum, small
 
@@ -50,7 +51,7 @@ def met(seed: int = 1) -> nn.Module:
 
 def make(net: nn.Module, method, batches, **options) -> Pruner:
     options = {"loss": dense.cross_entropy, "example_inputs": BATCH[0][:2], "epochs": 8, "micro_batch": 3} | options
-    return Pruner(net, method, 0.6, batches=batches, **options)
+    return make_pruner(net, method, 0.6, batches=batches, **options)
 
 
 def method_of(name: str):
@@ -70,7 +71,7 @@ def scores(rank: int, name: str, bn_mode: str, sizes: list[list[int]]) -> tuple[
     pruner = make(net, method_of(name), parts(sizes)[rank], bn_mode=bn_mode, group=dist.group.WORLD)
     found = pruner.scores()
     same = all(torch.equal(*pair) for pair in zip(buffers, net.buffers(), strict=True))
-    return found, pruner.choose(), same, pruner._samples
+    return found, pruner.choose(), same, pruner._scorer.samples
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ def test_scores_are_those_of_one_process_on_the_union(ranks, name, sizes, bn_mod
     assert scale > 0
     (zero, kept, same, samples), other = ranks(scores, name, bn_mode, sizes)
     torch.testing.assert_close(zero, expected, rtol=0, atol=1e-10 * min(scale, 1))
-    assert samples == alone._samples == 16
+    assert samples == alone._scorer.samples == 16
     assert torch.equal(kept, alone.choose())
     assert torch.equal(zero, other[0])
     assert torch.equal(kept, other[1])
@@ -158,7 +159,7 @@ def gathered(rank: int) -> tuple[Tensor, Tensor]:
     for batch in parts(UNEVEN)[rank]:
         dense.cross_entropy(wrapped.train(), batch).backward()
         break
-    return pruner._gathering.total, pruner.scores()
+    return pruner._removal.gathering.total, pruner.scores()
 
 
 def test_gates_judged_in_training_are_the_mean_of_what_each_rank_felt(ranks):
@@ -408,7 +409,7 @@ def interrupted_cut(rank: int) -> tuple[str, list[tuple[int, ...]]]:
     net = small()
     pruner = make(net, "crop-s", parts(EVEN)[rank], group=dist.group.WORLD)
     if rank == 1:
-        pruner._verified = lambda _verification: 1 / 0  # after the cut
+        pruner.units.proof = lambda: (lambda: 1 / 0, None)  # fails after the cut
     try:
         pruner.check(0)
     except (ZeroDivisionError, RankError) as error:

@@ -15,13 +15,14 @@ from earlycrop.steps import OneShot
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
 from tests import dense
+from tests.pruners import make_pruner
 
 BATCH = dense.images(12)
 
 
 def make(net, method, sparsity=0.5, **options) -> Pruner:
     options = {"loss": dense.cross_entropy, "batches": [BATCH], "example_inputs": BATCH[0]} | options
-    return Pruner(net, method, sparsity, **options)
+    return make_pruner(net, method, sparsity, **options)
 
 
 def refused(error, message: str, method="crop-s", sparsity=0.5, net=None, optimizer=None, **options) -> None:
@@ -199,8 +200,7 @@ def test_readings():
 WRONG = """
 import torch
 from torch import nn
-from earlycrop import Method, Pruner, get_method
-from earlycrop.budget import Budget
+from earlycrop import Budget, Method, Pruner, Scoring, get_method
 from earlycrop.errors import EarlyCropError
 from earlycrop.scores import Snip
 from earlycrop.steps import OneShot
@@ -212,8 +212,9 @@ batches = [(x, torch.zeros(5, dtype=torch.int64))]
 loss = lambda model, batch: nn.functional.cross_entropy(model(batch[0]), batch[1])
 
 
-def pruner(**options):
-    return Pruner(net, "crop-s", 0.5, example_inputs=x, loss=loss, batches=batches, **options)
+def pruner(target="weight", bn_mode="auto", **options):
+    scoring = Scoring(loss, batches, bn_mode)
+    return Pruner(net, "crop-s", Budget(0.5, target), example_inputs=x, scoring=scoring, **options)
 
 
 for kind, words, ask in (

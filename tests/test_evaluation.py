@@ -530,7 +530,7 @@ def test_the_usual_micro_batch_is_a_part_of_the_given_batches(largest, expected)
 TF32 = """
 import torch
 from torch import nn
-from earlycrop import Pruner
+from earlycrop import Pruner, Scoring
 
 matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
 read = {{
@@ -547,7 +547,7 @@ def loss(model, batch):
 
 
 x = torch.randn(4, 3)
-Pruner(nn.Linear(3, 2), "crop-u", 0.5, example_inputs=x, loss=loss, batches=[x]).check(0)
+Pruner(nn.Linear(3, 2), "crop-u", 0.5, example_inputs=x, scoring=Scoring(loss, [x])).check(0)
 assert read() == before, (read(), before)
 assert set(inside) == {{("ieee",) * 3 if "{which}" == "newer" else (False, False)}}, inside
 """

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from earlycrop import EarlyCropError, HarvestReport, Pruner, VerificationError, harvest
+from earlycrop import EarlyCropError, HarvestReport, VerificationError, harvest
 from earlycrop.structure import Verification, Verifier, cut, layers_of, trace
 from earlycrop.units import Weights
 from tests import dense
 from tests.cases import CASES
+from tests.pruners import make_pruner
 
 
 def masked(net: nn.Module, x: Tensor, density: float, seed: int = 1) -> nn.Module:
@@ -248,7 +249,7 @@ def pruned(method="snip", sparsity=0.97, seed=0, net=None, **options):
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01, weight_decay=1e-3)
     batch = dense.images(24)
     options = {"loss": dense.cross_entropy, "batches": [batch], "example_inputs": batch[0][:3]} | options
-    return net, optimizer, Pruner(net, method, sparsity, optimizer=optimizer, **options)
+    return net, optimizer, make_pruner(net, method, sparsity, optimizer=optimizer, **options)
 
 
 def train(net, optimizer, steps=2):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from earlycrop import EarlyCropError, Pruner
-from earlycrop import pruner as pruner_module
+from earlycrop.units import channels as channels_module
 from tests import dense
 from tests.test_pruner import BATCH, adam, make, momentum, small, train
 
@@ -90,7 +90,7 @@ def test_a_model_that_is_moved_after_the_pruner_was_made(name):
 def test_example_inputs_follow_the_model(name):
     net, _, pruner = single(name)
     net.half().to("meta")  # a device that every machine has
-    for inputs in (pruner.units.example_inputs, pruner._network().example_inputs):
+    for inputs in (pruner.units.example_inputs, pruner._scorer.network(pruner.units).example_inputs):
         assert [(t.device.type, t.dtype, t.shape) for t in inputs] == [("meta", torch.float16, SINGLE[0][:2].shape)]
 
 
@@ -101,7 +101,7 @@ def test_the_proof_is_where_the_model_is(monkeypatch):
     def verifier(structure, model, inputs):
         raise NotImplementedError(inputs[0].device.type)
 
-    monkeypatch.setattr(pruner_module, "Verifier", verifier)
+    monkeypatch.setattr(channels_module, "Verifier", verifier)
     with pytest.raises(NotImplementedError, match="meta"):
         pruner.check(0)
 

@@ -8,7 +8,7 @@ import torch
 from earlycrop import METHODS, EarlyCropError, get_method
 from earlycrop.budget import Budget
 from earlycrop.counting import Counter
-from earlycrop.scores import AbstractGatheredScore
+from earlycrop.scores import GateDecorator
 from earlycrop.structure import trace
 from earlycrop.timing import AbstractDetector
 from earlycrop.units import Channels
@@ -22,7 +22,7 @@ def test_what_is_planned_is_what_is_cut_and_nothing_is_touched(name):
     net = small()
     optimizer = momentum(net)
     pruner = make(net, optimizer, name)
-    if not isinstance(METHODS[name].score, AbstractGatheredScore):
+    if not isinstance(METHODS[name].score, GateDecorator):
         train(net, optimizer)
     before, units = dense.everything(net, optimizer), pruner.units.keep.clone()
     plan = pruner.dry_run()
@@ -175,7 +175,7 @@ def test_layers_coupled_by_hand_leave_index_by_index(names):
                                ("tail.weight", 1)}  # fmt: skip
         assert len({tuple(index) for index in places.values()}) == 1
     net = twins()
-    report = make(net, None, "crop-s", 0.5, together=[names]).check(0)
+    report = make(net, None, "crop-s", 0.5, coupled=[names]).check(0)
     assert report.verification.exact
     assert net.a.out_channels == net.b.out_channels < 6
 
@@ -200,11 +200,11 @@ def test_what_cannot_be_coupled_is_refused(together, wide, what):
     net = twins(wide=wide)
     before = dense.everything(net)
     with pytest.raises(EarlyCropError, match=what):
-        make(net, None, "crop-s", together=together)
+        make(net, None, "crop-s", coupled=together)
     assert dense.everything(net) == before
 
 
 def test_single_weights_are_not_coupled():
     with pytest.raises(EarlyCropError, match="single weights"):
-        make(twins(), None, "snip", together=[("a", "b")])
+        make(twins(), None, "snip", coupled=[("a", "b")])
     assert Channels().of(twins(), BATCH[0][:2], None, (), (("a", "b"),)).keep.numel() == 6

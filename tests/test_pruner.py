@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from earlycrop import METHODS, Pruner, Report, StarvationWarning, get_method, load_state, save_state
-from earlycrop import pruner as pruner_module
 from earlycrop.counting import Counter
 from earlycrop.errors import OptimizerError, ScoreError, VerificationError
 from earlycrop.evaluation import ScoringSet
@@ -19,7 +18,9 @@ from earlycrop.steps import Exponential
 from earlycrop.structure import Verification
 from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, LazyRegime, Never, Regime, ScoreSettled, Spread
 from earlycrop.units import Weights
+from earlycrop.units import channels as channels_module
 from tests import dense
+from tests.pruners import make_pruner
 
 PRUNING = [name for name, method in METHODS.items() if not isinstance(method.timing, Never)]
 
@@ -62,7 +63,7 @@ def momentum(net: nn.Module) -> torch.optim.Optimizer:
 
 def make(net: nn.Module, optimizer, method="earlycrop-s", sparsity=0.6, **options) -> Pruner:
     options = {"loss": dense.cross_entropy, "batches": [BATCH], "example_inputs": BATCH[0][:2], "epochs": 8} | options
-    return Pruner(net, method, sparsity, optimizer=optimizer, **options)
+    return make_pruner(net, method, sparsity, optimizer=optimizer, **options)
 
 
 def train(net: nn.Module, optimizer, steps: int = 2) -> None:
@@ -108,7 +109,7 @@ def test_every_method_beside_a_loop(name):
     after_training = isinstance(method.timing, AbstractCourse) and not isinstance(method.timing, Spread)
     assert (report.epoch >= 8) == after_training
     assert (report.reason == "init") == (report.epoch == 0)
-    assert report.samples == (24 if pruner._set is not None else 0)
+    assert report.samples == (24 if pruner._scorer.samples else 0)
     assert [id(p) for p in net.parameters()] == objects
     assert pruner.check(100) is None
     written = json.loads(json.dumps(report.as_dict(), allow_nan=False))
@@ -141,7 +142,7 @@ def test_scoring_and_looking_leave_everything_bit_for_bit(name):
     net.stem.weight.grad = None
     before = dense.everything(net, optimizer)
     for bn_mode in ("auto", "running", "calibrated", "scaled", "batch"):
-        pruner._bn_mode = bn_mode
+        pruner._scorer.bn_mode = bn_mode
         first = pruner.scores()
         assert torch.isfinite(first).all()
         assert dense.everything(net, optimizer) == before
@@ -150,9 +151,9 @@ def test_scoring_and_looking_leave_everything_bit_for_bit(name):
     timing = METHODS[name].timing
     if isinstance(timing, AbstractDetector | AbstractCourse):
         assert pruner.check(0) is None
-        first = min(1, timing.moments(8, pruner._moments)[0]) if isinstance(timing, AbstractCourse) else 1
+        first = min(1, timing.moments(8, pruner._cuts_in_all)[0]) if isinstance(timing, AbstractCourse) else 1
         assert pruner.check(0.999 * first) is None
-    pruner._regimes.enter(Regime())
+    pruner._phases.enter(Regime())
     assert dense.everything(net, optimizer) == before
 
 
@@ -160,7 +161,7 @@ def test_scoring_and_looking_leave_everything_bit_for_bit(name):
 def test_the_micro_batch_changes_nothing(name):
     pruner, scores = make(small(), None, name), []
     for size in (24, 10, 1):
-        pruner._set = ScoringSet([BATCH], size)
+        pruner._scorer._set = ScoringSet([BATCH], size)
         scores.append(pruner.scores())
     for other in scores[1:]:
         assert (other - scores[0]).norm() <= 1e-12 * scores[0].norm()
@@ -382,7 +383,7 @@ def test_a_cut_that_is_not_exact_is_undone(monkeypatch, optimizer_state):
     pruner = make(net, optimizer, "cropit-s", optimizer_state=optimizer_state)
     train(net, optimizer)
     before = dense.everything(net, optimizer)
-    monkeypatch.setattr(pruner_module.Verifier, "compare", lambda *_: Verification(0.5, 0.5))
+    monkeypatch.setattr(channels_module.Verifier, "compare", lambda *_: Verification(0.5, 0.5))
     with pytest.raises(VerificationError, match=r"5\.0e-01"):
         pruner.check(0)
     assert dense.everything(net, optimizer) == before
@@ -391,7 +392,7 @@ def test_a_cut_that_is_not_exact_is_undone(monkeypatch, optimizer_state):
 
 
 def test_without_verification_nothing_is_compared(monkeypatch):
-    monkeypatch.setattr(pruner_module.Verifier, "compare", lambda *_: pytest.fail("compared"))
+    monkeypatch.setattr(channels_module.Verifier, "compare", lambda *_: pytest.fail("compared"))
     assert make(small(), None, "crop-s", verify=False).check(0).verification is None
 
 
@@ -681,7 +682,7 @@ def test_the_dense_method_has_a_state_too():
 
 def test_the_dense_method_can_be_asked_what_others_can():
     net = small()
-    pruner = make(net, adam(net), "dense", target="flops", together=[("stem", "conv2")])  # what others are asked for
+    pruner = make(net, adam(net), "dense", target="flops", coupled=[("stem", "conv2")])  # what others are asked for
     pruner = make(net, adam(net), "dense")
     before = dense.everything(net)
     weights = torch.cat([net.get_parameter(name).detach().flatten() for name in dense.prunable(net)])

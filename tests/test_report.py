@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from earlycrop import Check, Pruner, Report, get_method
+from earlycrop import Check, Report, get_method
 from earlycrop.counting import Counts
 from earlycrop.report import Width
 from earlycrop.structure import Frozen, Verification
 from earlycrop.timing import LazyRegime, RateSettled
 from tests import dense
+from tests.pruners import make_pruner
 
 BATCH = dense.images(12)
 
@@ -20,7 +21,7 @@ BATCH = dense.images(12)
 def report_of(method, sparsity=0.5, net=None, **options) -> Report:
     net = net if net is not None else dense.residual_net(torch.relu)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
-    pruner = Pruner(
+    pruner = make_pruner(
         net, method, sparsity, example_inputs=BATCH[0], loss=dense.cross_entropy, batches=[BATCH], optimizer=optimizer,
         epochs=8, **options,
     )  # fmt: skip
@@ -140,7 +141,7 @@ def test_what_is_printed_says_what_matters():
 def test_a_proof_that_could_not_be_had_is_told(monkeypatch):
     monkeypatch.setattr("earlycrop.units.ChannelUnits.retrace", lambda units: None)
     net = dense.residual_net(torch.relu)
-    pruner = Pruner(net, "snap", 0.3, example_inputs=BATCH[0], loss=dense.cross_entropy, batches=[BATCH])
+    pruner = make_pruner(net, "snap", 0.3, example_inputs=BATCH[0], loss=dense.cross_entropy, batches=[BATCH])
     pruner.units.keep_only(torch.arange(7) > 0)
     report = pruner.check(0)
     assert report.verification is None
@@ -182,7 +183,7 @@ def test_a_standstill_can_be_written_down():
     """A rate that is zero makes a signal that is infinite."""
     method = replace(get_method("earlycrop-u"), timing=RateSettled(max_epochs=3))
     net = dense.residual_net(torch.relu)
-    pruner = Pruner(
+    pruner = make_pruner(
         net, method, 0.5, example_inputs=BATCH[0], loss=dense.cross_entropy, batches=[BATCH], optimizer=None, epochs=8
     )
     reports = [pruner.check(epoch) for epoch in range(4)]

@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import Pruner, Report, StarvationWarning, get_method
+from earlycrop import Report, StarvationWarning, get_method
 from earlycrop.evaluation import Evaluation, MeanLoss
 from earlycrop.scores import AbstractLossScore
 from earlycrop.starvation import bottlenecks, complaint, remaining, still, variation
 from tests import dense
+from tests.pruners import make_pruner
 
 VGG = [16, 16, 32, 32, 64, 64, 64, 128, 128, 128, 128, 128, 256, 1024, 1024]
 CNN = [16, 32, 64]
@@ -163,7 +164,7 @@ def wide(last: float = 1.0) -> nn.Module:
 
 def cut(net: nn.Module, method="magnitude-s", sparsity=0.7, **options):
     loss = {"loss": dense.cross_entropy, "batches": [BATCH]}
-    pruner = Pruner(net, method, sparsity, example_inputs=BATCH[0], **loss, **options)
+    pruner = make_pruner(net, method, sparsity, example_inputs=BATCH[0], **loss, **options)
     return pruner, pruner.dry_run()
 
 

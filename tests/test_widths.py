@@ -28,6 +28,7 @@ from earlycrop.widths import WidthsOf
 from tests import dense
 from tests.cases import CASES
 from tests.oracles import make_unique
+from tests.pruners import make_pruner
 from tests.test_pruner import adam, make, small, through_a_file, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")  # narrow networks are starved easily
@@ -81,7 +82,7 @@ def test_channels_keep_the_widths_of_the_other_scoring(name, steps):
         torch.manual_seed(0)
         net = make_unique(case.build())
         inputs = case.inputs()
-        pruner = Pruner(net, row, 0.5, example_inputs=inputs, loss=squares, batches=[inputs], bn_mode="running")
+        pruner = make_pruner(net, row, 0.5, example_inputs=inputs, loss=squares, batches=[inputs], bn_mode="running")
         pruner.check(0)
         pruners[row.name] = pruner
     plain, inside = pruners["plain"], pruners["inside"]
@@ -183,7 +184,7 @@ def test_widths_from_before_training_are_kept_through_it(unit):
     assert pruner.report.widths != trained.report.widths  # training moved them
     at_cut = run(late(unit, allocation=WidthsOf(Crop(), OneShot(), taken="cut")))
     assert at_cut.report.widths == trained.report.widths
-    assert at_cut._widths is None
+    assert at_cut._removal.widths is None
 
 
 @pytest.mark.parametrize("unit", ["s", "u"])
@@ -213,7 +214,7 @@ def test_a_state_holds_the_widths_and_nothing_else_can(unit):
     pruner.check(0)
     twin = make(small(seed=4), None, late(unit))
     twin.load_state_dict(through_a_file(pruner.state_dict()))
-    assert torch.equal(twin._widths, pruner._widths)
+    assert torch.equal(twin._removal.widths, pruner._removal.widths)
 
 
 # Nothing else is touched ------------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ def test_taking_widths_leaves_everything_bit_for_bit(unit, steps):
     before = dense.everything(net, optimizer)
     assert pruner.check(0) is None
     assert dense.everything(net, optimizer) == before
-    assert pruner._widths is not None
+    assert pruner._removal.widths is not None
     assert pruner.check(1) is None  # and only once
     assert bool(pruner.units.keep.all())
 
@@ -243,7 +244,7 @@ def test_a_plan_has_the_widths_that_the_cut_will_have(unit, steps):
     plan = pruner.dry_run()
     assert isinstance(plan, Plan)
     assert dense.everything(net, pruner.optimizer) == before
-    assert pruner._widths is None  # what is planned is not decided
+    assert pruner._removal.widths is None  # what is planned is not decided
     report = pruner.check(0)
     assert plan.after == report.after
     assert [row.after for row in plan.rows] == [width.after for width in report.widths]
@@ -266,12 +267,12 @@ def test_a_failure_while_widths_are_taken_leaves_everything():
         with pytest.raises(KeyboardInterrupt):
             pruner.check(0)
         assert dense.everything(net, pruner.optimizer) == before
-        assert pruner._widths is None
+        assert pruner._removal.widths is None
 
 
 def test_widths_need_data_where_their_score_does():
     net = small()
-    with pytest.raises(Exception, match="give `loss"):
+    with pytest.raises(Exception, match="give `scoring"):
         Pruner(net, "crop-s", 0.6, example_inputs=dense.images()[0])
     without = replace(get_method("crop-s"), allocation=WidthsOf(NormScale(), OneShot()))
     Pruner(net, without, 0.6, example_inputs=dense.images()[0]).check(0)

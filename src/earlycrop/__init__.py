@@ -2,6 +2,8 @@
 
 Beside your loop
     Pruner          runs a method and returns a Report at the cut; its dry_run returns a Plan
+    Budget          how much leaves, what is counted, and what each layer keeps
+    Scoring         the loss and the data by which a method scores
     harvest         channels that masks have emptied really leave: a HarvestReport
     METHODS         the methods by name; get_method finds one
     Method          one answer to each of five questions: units, score, timing, steps, allocation
@@ -20,6 +22,7 @@ Below them
     save_state, load_state  what a training needs to go on
 """
 
+from earlycrop.budget import Budget
 from earlycrop.checkpoint import load, load_state, save, save_state
 from earlycrop.errors import (
     BudgetError,
@@ -36,11 +39,13 @@ from earlycrop.methods import METHODS, Method, get_method
 from earlycrop.plan import Plan
 from earlycrop.pruner import Pruner
 from earlycrop.report import Check, Report
+from earlycrop.scoring import Scoring
 from earlycrop.starvation import Bottleneck, StarvationWarning
 
 __all__ = [
     "METHODS",
     "Bottleneck",
+    "Budget",
     "BudgetError",
     "Check",
     "CheckpointError",
@@ -53,6 +58,7 @@ __all__ = [
     "RankError",
     "Report",
     "ScoreError",
+    "Scoring",
     "StarvationWarning",
     "TraceError",
     "VerificationError",

@@ -22,14 +22,15 @@ class Budget:
     Args:
         sparsity: The part of the dense network's count that is removed, in [0, 1).
         target: Which count: `weight` (prunable weights), `node` (output channels), `params` or `flops`.
-        min_channels: What each layer keeps at least: channels if an integer, a fraction of them if a float.
+        min_channels: What each layer keeps at least: channels if an integer, a fraction of them if a float; None
+            leaves it to the method, which is 1 for all but `gate-decorators`.
         round_to: Widths are multiples of this (8 suits CPUs and tensor cores); layers keep more, never less.
         protect_layers: For weights: each layer keeps at least its best weight.
     """
 
     sparsity: float
     target: Target = "weight"
-    min_channels: int | float = 1
+    min_channels: int | float | None = None
     round_to: int = 1
     protect_layers: bool = False
 
@@ -41,14 +42,18 @@ class Budget:
                 f"`target` is one of {', '.join(get_args(Target))}; found {self.target!r}. "
                 f"Did you mean {nearest(self.target, get_args(Target))!r}?"
             )
-        fraction = isinstance(self.min_channels, float)
-        if not (0 < self.min_channels <= 1 if fraction else self.min_channels >= 1):
+        if not (0 < self.least <= 1 if isinstance(self.least, float) else self.least >= 1):
             raise BudgetError(
                 f"`min_channels` is a number of channels (an integer, at least 1) or a fraction of each layer (a float "
                 f"above 0, at most 1); found {self.min_channels!r}."
             )
         if self.round_to < 1:
             raise BudgetError(f"`round_to` is a positive number of channels; found {self.round_to}.")
+
+    @property
+    def least(self) -> int | float:
+        """`min_channels`, 1 by default."""
+        return 1 if self.min_channels is None else self.min_channels
 
     def at(self, sparsity: float) -> "Budget":
         """The same rules at another sparsity: a step on the way."""
@@ -156,10 +161,10 @@ def choose_channels(
         torch.zeros_like(sizes).scatter_reduce(0, space, one, reduce, include_self=False)
         for one, reduce in zip(multiplicities(structure, budget.round_to), ("amin", "amax"), strict=True)
     )
-    if isinstance(budget.min_channels, float):
-        least = (torch.zeros_like(sizes).scatter(0, space, whole) * budget.min_channels).ceil().long()
+    if isinstance(budget.least, float):
+        least = (torch.zeros_like(sizes).scatter(0, space, whole) * budget.least).ceil().long()
     else:
-        least = -(-budget.min_channels // fewest)
+        least = -(-budget.least // fewest)
     least = torch.minimum(least.clamp_min(1), sizes)
     candidates = torch.argsort(torch.where(rank < least[space], torch.inf, scores), stable=True)
     candidates = candidates[: int((rank >= least[space]).sum())]
@@ -175,7 +180,7 @@ def choose_channels(
     low, high = 0, candidates.numel()
     if count(high) > goal + 1e-9 * dense:
         reachable = 1 - count(high) / dense
-        rules = f"min_channels={budget.min_channels}, round_to={budget.round_to}"
+        rules = f"min_channels={budget.least}, round_to={budget.round_to}"
         raise BudgetError(
             f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
             f"the most that channels can reach is {reachable:.6g}. Ask for less, lower min_channels, or see "

@@ -30,7 +30,7 @@ from earlycrop.structure.rules.closed import MOVES, ZERO_AT_ZERO
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import module_of
 from earlycrop.structure.walk import operator_of, tensor_nodes
-from earlycrop.units import WeightUnits
+from earlycrop.units import Weights, WeightUnits
 
 Dead = Bool[Tensor, "classes"]
 
@@ -121,7 +121,7 @@ def harvest(
         TraceError: the model cannot be exported.
         VerificationError: the harvested outputs differ from the masked ones. The model is as it was.
     """
-    units = WeightUnits(model, example_inputs, optimizer, names_of(ignore))
+    units = Weights().of(model, example_inputs, optimizer, names_of(ignore))
     units.keep = units.weights.values != 0
     with unharmed(model, optimizer):
         return harvest_units(units)

@@ -12,10 +12,8 @@ from earlycrop.errors import nearest
 from earlycrop.evaluation import BatchNormMode
 from earlycrop.scores import (
     READINGS,
-    AbstractLossScore,
-    AbstractNetworkScore,
+    AbstractScore,
     Crop,
-    CropGroupSum,
     CropMixed,
     FilterNorm,
     GateDecorator,
@@ -45,10 +43,8 @@ from earlycrop.timing import (
     Spread,
     TickTock,
 )
-from earlycrop.units import Channels, Weights
+from earlycrop.units import AbstractUnitKind, Channels, Weights
 from earlycrop.widths import Allocation, WidthsOf
-
-READ = (Crop, CropMixed, CropGroupSum)
 
 
 @dataclass(frozen=True)
@@ -67,8 +63,8 @@ class Method:
     """
 
     name: str
-    score: AbstractLossScore | AbstractNetworkScore
-    units: Weights | Channels
+    score: AbstractScore
+    units: AbstractUnitKind
     timing: AbstractTiming
     steps: Steps
     allocation: Allocation = Global()  # noqa: RUF009 - frozen, without state
@@ -76,26 +72,38 @@ class Method:
     bn_mode: BatchNormMode = "auto"
 
     def __post_init__(self) -> None:
-        of_channels = NormScale | FilterNorm | GateDecorator | PathNorm
-        if isinstance(self.score, of_channels) and not isinstance(self.units, Channels):
+        if self.score.channels_only and not self.units.whole_channels:
             raise ValueError(f"{self.name}: {type(self.score).__name__} is a score of channels, not of single weights.")
-        if isinstance(self.timing, Rewinding) and not isinstance(self.units, Weights):
-            raise ValueError(f"{self.name}: what left in whole channels cannot be rewound; `Rewinding` is for weights.")
-        if isinstance(self.score, CropMixed | CropGroupSum) and not isinstance(self.units, Channels):
+        if self.timing.weights_only and self.units.whole_channels:
             raise ValueError(
-                f"{self.name}: {type(self.score).__name__} is a reading of CroP for channels; "
-                f"weights have only one, `Crop()`."
+                f"{self.name}: what left in whole channels cannot be rewound; `{type(self.timing).__name__}` is for "
+                f"weights."
             )
 
     @property
-    def scores(self) -> tuple[AbstractLossScore | AbstractNetworkScore, ...]:
+    def widths(self) -> WidthsOf | None:
+        """The scoring that decides how wide each layer becomes, where that is another than the one that chooses."""
+        return self.allocation if isinstance(self.allocation, WidthsOf) else None
+
+    @property
+    def sharing(self) -> Global | Uniform:
+        """How layers share the budget where units are ranked over all of them."""
+        return self.allocation.allocation if isinstance(self.allocation, WidthsOf) else self.allocation
+
+    @property
+    def scores(self) -> tuple[AbstractScore, ...]:
         """The score that chooses, and the one that decides the widths where that is another."""
-        return (self.score, self.allocation.score) if isinstance(self.allocation, WidthsOf) else (self.score,)
+        return (self.score,) if self.widths is None else (self.score, self.widths.score)
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether it takes a loss and a scoring set."""
+        return self.timing.needs_data or any(score.needs_data for score in self.scores)
 
     @property
     def reads(self) -> bool:
         """Whether it scores channels with CroP, which has several readings for them."""
-        return isinstance(self.units, Channels) and any(isinstance(score, READ) for score in self.scores)
+        return self.units.whole_channels and any(map(_is_crop, self.scores))
 
     def total_epochs(self, epochs: float, sparsity: float) -> float:
         """All epochs that are trained where the budget of one training is `epochs`.
@@ -116,16 +124,21 @@ class Method:
                 f"No reading is called {reading!r}. Did you mean {nearest(reading, READINGS)!r}? "
                 f"There are: {', '.join(READINGS)}."
             )
-        if isinstance(self.units, Weights) and any(isinstance(score, READ) for score in self.scores):
+        if not self.units.whole_channels and any(map(_is_crop, self.scores)):
             raise ValueError(
                 f"{self.name}: {reading} is a reading of CroP for channels; weights have no readings to choose from."
             )
         if not self.reads:
             raise ValueError(f"{self.name} does not score with CroP, so it has no readings to choose from.")
         now, allocation = READINGS[reading], self.allocation
-        if isinstance(allocation, WidthsOf) and isinstance(allocation.score, READ):
-            allocation = replace(allocation, score=now)
-        return replace(self, score=now if isinstance(self.score, READ) else self.score, allocation=allocation)
+        if self.widths is not None and _is_crop(self.widths.score):
+            allocation = replace(self.widths, score=now)
+        return replace(self, score=now if _is_crop(self.score) else self.score, allocation=allocation)
+
+
+def _is_crop(score: AbstractScore) -> bool:
+    """Whether it is CroP, in one of its readings."""
+    return score in READINGS.values()
 
 
 LAZY, ONE, SEVEN = LazyRegime(), OneShot(), Halving(5)

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from earlycrop.budget import Budget
 from earlycrop.counting import Counts
+from earlycrop.methods import Method
 from earlycrop.report import Width, plain, starved, told
 from earlycrop.starvation import Bottleneck, bottlenecks
-from earlycrop.structure import ChannelClass, Frozen, Layer, Structure
-from earlycrop.units import ChannelUnits, WeightUnits
+from earlycrop.structure import ChannelClass, Frozen
+from earlycrop.units import AbstractUnits
 
 
 @dataclass(frozen=True)
@@ -116,44 +117,68 @@ class Plan:
         return "\n".join(lines)
 
 
-def rows_of(units: ChannelUnits | WeightUnits, before: Sequence[tuple[str, int]], worth: Tensor) -> tuple[Row, ...]:
-    """A row for each layer, given its width before and the worth of every unit of the network before."""
-    after = [width for _, width in units.widths()]
-    if isinstance(units, WeightUnits):
-        parts = [(part, (), None) for part in worth.split(units.sizes)]
-    else:
-        spaces = units.dense.spaces()
-        parts = [_of(layer, units.dense, spaces, worth) for layer in units.layers]
-    sums = [float(part.abs().sum()) for part, _, _ in parts]
-    total = sum(sums)
-    shares = [one / total if total and part.numel() else None for one, (part, _, _) in zip(sums, parts, strict=True)]
-    return tuple(
-        Row(name, b, a, *_ends(part), spaces, frozen, share)
-        for (name, b), a, (part, spaces, frozen), share in zip(before, after, parts, shares, strict=True)
+def plan_of(
+    method: Method,
+    budget: Budget,
+    units: AbstractUnits,
+    before: Counts,
+    widths: Sequence[tuple[str, int]],
+    worth: Tensor,
+    samples: int,
+    variation: float | None,
+) -> Plan:
+    """The plan of a trial cut.
+
+    Args:
+        method: What was tried.
+        budget: How much was to leave.
+        units: What the trial left.
+        before: What there was before.
+        widths: Per layer its units before.
+        worth: The last score of each unit that there was before.
+        samples: Size of the scoring set.
+        variation: The part of the outputs' variation that is left.
+    """
+    return Plan(
+        method=method.name,
+        unit=method.units.noun,
+        target=budget.target,
+        requested_sparsity=budget.sparsity,
+        samples=samples,
+        before=before,
+        after=units.counts(),
+        rows=_rows(units, widths, worth),
+        frozen=units.frozen,
+        classes=_candidates(units, worth),
+        variation=variation,
     )
 
 
-def candidates(structure: Structure, keep: Tensor, worth: Tensor) -> tuple[Candidate, ...]:
-    """Every class with its members, its worth and its fate."""
+def _rows(units: AbstractUnits, before: Sequence[tuple[str, int]], worth: Tensor) -> tuple[Row, ...]:
+    """A row for each layer, given its width before and the worth of every unit of the network before."""
+    after = [width for _, width in units.widths()]
+    layers = units.by_layer()
+    parts = [worth[layer.index] for layer in layers]
+    sums = [float(part.abs().sum()) for part in parts]
+    total = sum(sums)
+    shares = [one / total if total and part.numel() else None for one, part in zip(sums, parts, strict=True)]
+    return tuple(
+        Row(name, b, a, *_ends(part), layer.spaces, layer.frozen, share)
+        for (name, b), a, part, layer, share in zip(before, after, parts, layers, shares, strict=True)
+    )
+
+
+def _candidates(units: AbstractUnits, worth: Tensor) -> tuple[Candidate, ...]:
+    """Every class with its members, its worth and its fate; none where single weights leave."""
 
     def places(one: ChannelClass) -> tuple[Place, ...]:
         return tuple(Place(member.tensor, member.dim, tuple(member.index.tolist())) for member in one.members)
 
-    triples = zip(structure.classes, worth.tolist(), keep.tolist(), strict=True)
+    classes = units.classes
+    if not classes:
+        return ()
+    triples = zip(classes, worth.tolist(), units.keep.tolist(), strict=True)
     return tuple(Candidate(places(one), value, stays) for one, value, stays in triples)
-
-
-def _of(
-    layer: Layer, structure: Structure, spaces: Tensor, worth: Tensor
-) -> tuple[Tensor, tuple[int, ...], str | None]:
-    """The worth of a layer's classes, their spaces, and why its other channels are frozen."""
-    found = structure.tensors[layer.weight].classes[layer.dim]
-    inside = torch.tensor([], dtype=torch.int64) if found is None else found[found >= 0].unique()
-    where = f"{layer.weight} dim {layer.dim}"
-    why = next((str(one) for one in structure.frozen if one.where == where), None)
-    if layer.weight in structure.outputs:
-        why = "an output of the network"
-    return worth[inside], tuple(spaces[inside].unique().tolist()), why
 
 
 def _ends(worth: Tensor) -> tuple[float | None, float | None]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from earlycrop.allocation import Global, Uniform
-from earlycrop.scores import AbstractLossScore, AbstractNetworkScore
+from earlycrop.scores import AbstractScore
 from earlycrop.steps import Steps
 
 
@@ -19,7 +19,7 @@ class WidthsOf:
         taken: When: `first`, at the pruner's first check, before training; or `cut`, at each cut, for its sparsity.
     """
 
-    score: AbstractLossScore | AbstractNetworkScore
+    score: AbstractScore
     steps: Steps
     allocation: Global | Uniform = Global()  # noqa: RUF009 - frozen, without state
     taken: Literal["first", "cut"] = "first"

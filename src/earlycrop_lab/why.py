@@ -22,17 +22,16 @@ import earlycrop
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import MeanLoss
 from earlycrop.kernel import empirical_ntk
-from earlycrop.scores import AbstractNetworkScore
 from earlycrop.timing import (
     AbstractDetector,
     AtInit,
     EarlyBird,
     LazyRegime,
+    Now,
     NtkSettled,
     RateSettled,
     ScoreSettled,
 )
-from earlycrop.units import WeightUnits
 from earlycrop_lab.branches import grown
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.classification import Classification
@@ -117,7 +116,7 @@ def _state(d: Classification, name: str, scene: Scene, sparsity: float | None, s
     if sparsity is not None:
         pruner.check(0)
     loss = MeanLoss(twin, scene.loss, scene.scoring_now())
-    masks = pruner.units.masks() if isinstance(pruner.units, WeightUnits) else {}
+    masks = pruner.units.masks()
     parameters = dict(twin.named_parameters())
     kernel = empirical_ntk(loss, list(parameters.values()), samples, [masks.get(name) for name in parameters])
     return float(loss.gradient(pruner.units.weights).double().square().sum()), kernel.double().cpu()
@@ -190,7 +189,7 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
                     try:
                         scenes[name] = pruner_of(d, scene, method=method)
                     except EarlyCropError:
-                        if isinstance(method.score, AbstractNetworkScore) and method.score.needs_norms:
+                        if method.score.needs_norms:
                             continue  # the network may have none
                         raise
                 instruments[rule] = detector.instrument(scenes[name])
@@ -223,7 +222,7 @@ def _watch(rule: str, looks: Sequence[tuple[int, float]], seconds: float, sparsi
     values = [value for _, value in looks]
     chosen = None
     for count, (epoch, _) in enumerate(looks, start=1):
-        if detector.reason(epoch, None, values[:count], sparsity) is not None:
+        if detector.reason(Now(epoch, curve=values[:count], sparsity=sparsity)) is not None:
             chosen = float(epoch)
             break
     return Watch(

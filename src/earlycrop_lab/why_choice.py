@@ -21,8 +21,7 @@ import earlycrop
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import BatchNormMode, MeanLoss
 from earlycrop.scores import (
-    AbstractLossScore,
-    AbstractNetworkScore,
+    AbstractScore,
     Crop,
     CropMixed,
     FilterNorm,
@@ -46,14 +45,13 @@ from earlycrop_lab.tables import NONE, spread_percent
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import pruning_method
 
-Score = AbstractLossScore | AbstractNetworkScore
 Key = tuple[float, int, str]
 
-OF_CHANNELS: tuple[Score, ...] = (
+OF_CHANNELS: tuple[AbstractScore, ...] = (
     *(Crop(), CropMixed(), Snip(), Grasp()),
     *(Magnitude(), FilterNorm(), NormScale(), PathNorm()),
 )
-OF_WEIGHTS: tuple[Score, ...] = (Crop(), Snip(), Grasp(), Magnitude(), SynFlow())
+OF_WEIGHTS: tuple[AbstractScore, ...] = (Crop(), Snip(), Grasp(), Magnitude(), SynFlow())
 """Scores that choose beside the method's own."""
 
 CHANCE = "Random"
@@ -145,7 +143,7 @@ def choices(method: earlycrop.Method) -> dict[str, earlycrop.Method]:
     return found
 
 
-def _name(score: Score) -> str:
+def _name(score: AbstractScore) -> str:
     """What a choice by it is called; its options are named where they are not the usual ones.
 
     >>> _name(Grasp()), _name(Grasp(temperature=1.0)), _name(Inverted(Crop()))
@@ -204,7 +202,7 @@ def chosen(
             try:
                 branch = stem.cut(replace(d, sparsity=sparsity), way, looked[sparsity])
             except EarlyCropError:
-                if isinstance(way.score, AbstractNetworkScore) and way.score.needs_norms:
+                if way.score.needs_norms:
                     continue  # the network has none
                 raise
             if watch is not None:

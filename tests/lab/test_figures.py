@@ -3,11 +3,11 @@
 import pytest
 from matplotlib.figure import Figure
 
-import earlycrop
 from earlycrop_lab.figures import _widths, channels, draw, draw_plan, progress, regime
 from earlycrop_lab.tasks.classification import Classification
 from tests import dense
 from tests.lab.results import report, result
+from tests.pruners import make_pruner
 
 PRUNED = Classification(epochs=4)
 DENSE = result(PRUNED.dense_twin())
@@ -87,7 +87,7 @@ def test_channels_or_the_part_of_the_weights_of_each_layer(unit, label, bars):
 @pytest.mark.parametrize("method", ["snap", "snip"])
 def test_a_plan_has_a_picture_before_anything_is_cut(method, tmp_path):
     net, batch = dense.mlp(4, 10, 8, 3), dense.vectors(12)
-    pruner = earlycrop.Pruner(net, method, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch])
+    pruner = make_pruner(net, method, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch])
     plan = pruner.dry_run()
     path = draw_plan(plan, tmp_path / "widths.png")
     assert path.read_bytes().startswith(b"\x89PNG")

@@ -22,6 +22,7 @@ from earlycrop.scores.crop import _flow
 from earlycrop.units import Channels
 from tests import dense
 from tests.cases.chains import vgg
+from tests.pruners import make_pruner
 from tests.scores.worth import classes, pruner
 
 BATCH = dense.images(24, size=8)
@@ -60,7 +61,7 @@ def ranked(net: nn.Module, bn_mode: str) -> Pruner:
 def mixed_sums(net: nn.Module, bn_mode: str = "scaled") -> Tensor:
     """Of each layer Σₖ ⟨∂²L/∂cₖ∂W, g_W⟩, with signs."""
     here = ranked(net, bn_mode)
-    with here._together():
+    with here._scorer.session():
         signed = _flow(here._network(), here.units.units)
     assert torch.equal(
         signed.abs(), pruner(net, CropMixed(), Channels(), [BATCH], bn_mode=bn_mode, micro_batch=7).scores()
@@ -71,8 +72,8 @@ def mixed_sums(net: nn.Module, bn_mode: str = "scaled") -> Tensor:
 def gate_sums(net: nn.Module, bn_mode: str = "scaled") -> tuple[Tensor, Tensor]:
     """Of each layer Σₖ (H_c g_c)ₖ with signs, and ‖g_c‖²."""
     here = ranked(net, bn_mode)
-    with here._together():
-        at = Evaluation(here._mean_loss(), here.units.units)
+    with here._scorer.session():
+        at = Evaluation(here._scorer.loss(here.model), here.units.units)
         gradient, product = at.gradient(), at.hessian_gradient()
     assert torch.equal(product.abs(), here.scores())
     inside = [classes(here, layer) for layer in LAYERS]
@@ -181,7 +182,7 @@ def test_one_shot_with_calibrated_norms_empties_layers_and_the_default_does_not(
     batch = torch.randn(64, 3, 16, 16), torch.randint(10, (64,))
 
     def left(name: str, **options) -> list[int]:
-        here = Pruner(
+        here = make_pruner(
             deep(init), name, 0.95, example_inputs=batch[0][:2], loss=dense.cross_entropy, batches=[batch], **options
         )
         return [row.after for row in here.dry_run().rows]

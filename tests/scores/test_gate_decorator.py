@@ -45,14 +45,14 @@ def test_each_step_adds_its_absolute_value_gated_or_not():
         net.drop.p = 0.0
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
         pruner = make(net, optimizer, "gate-decorators")
-        pruner._regimes.enter(Regime(gated=gated))
-        pruner._gathering.reset()
+        pruner._phases.enter(Regime(gated=gated))
+        pruner._removal.gathering.reset()
         sums = {"norm0": 0.0, "norm1": 0.0}
         for seed in range(3):
             batch = tuple(part[seed::3] for part in dense.images(36))
             for name, slope in by_gates(net, batch).items():
                 sums[name] = sums[name] + slope
-            pruner._gathering.reset() if seed == 0 else None  # what the oracle's own pass added
+            pruner._removal.gathering.reset() if seed == 0 else None  # what the oracle's own pass added
             optimizer.zero_grad()
             dense.cross_entropy(net, batch).backward()
             optimizer.step()
@@ -75,7 +75,7 @@ def test_in_a_tick_layers_stand_still_and_gates_learn():
     seen = {}
     for epoch in range(int(pruner.total_epochs)):
         pruner.check(epoch)
-        name = pruner._regimes.now.name or ("dense" if epoch == 0 else "tune")
+        name = pruner._phases.now.name or ("dense" if epoch == 0 else "tune")
         before = {key: p.detach().clone() for key, p in net.named_parameters()}
         net.train()
         optimizer.zero_grad()
@@ -106,7 +106,7 @@ def test_averages_are_gated_with_the_model():
         optimizer.step()
         ema.update_parameters(net)
         pruner.check(epoch)
-        seen.add(pruner._regimes.now.name)
+        seen.add(pruner._phases.now.name)
         torch.testing.assert_close(ema.module.eval()(BATCH[0]), net.eval()(BATCH[0]), atol=1e-12, rtol=0)
     assert seen == {"", "tick", "tock"}
 
@@ -135,8 +135,8 @@ def test_it_goes_on_watching(what, monkeypatch):
     anew = make(net, None, "gate-decorators")
     for _ in range(2):
         dense.cross_entropy(net, BATCH).backward()
-    assert pruner._gathering.total is not None
-    assert torch.equal(pruner._gathering.total, anew._gathering.total)
+    assert pruner._removal.gathering.total is not None
+    assert torch.equal(pruner._removal.gathering.total, anew._removal.gathering.total)
 
 
 def test_sums_follow_a_model_that_moves_between_two_steps():
@@ -147,9 +147,9 @@ def test_sums_follow_a_model_that_moves_between_two_steps():
         net.to(dtype)
         anew = make(net, None, "gate-decorators", example_inputs=BATCH[0][:2].to(dtype))
         dense.cross_entropy(net, (BATCH[0].to(dtype), BATCH[1])).backward()
-        expected = expected + anew._gathering.total
-    assert pruner._gathering.total.dtype == torch.float32
-    torch.testing.assert_close(pruner._gathering.total, expected.float())
+        expected = expected + anew._removal.gathering.total
+    assert pruner._removal.gathering.total.dtype == torch.float32
+    torch.testing.assert_close(pruner._removal.gathering.total, expected.float())
 
 
 def test_a_backward_pass_that_fails_is_not_mixed_with_the_next():
@@ -159,9 +159,12 @@ def test_a_backward_pass_that_fails_is_not_mixed_with_the_next():
     with pytest.raises(ZeroDivisionError):
         dense.cross_entropy(net, BATCH).backward()
     failing.remove()
-    before, anew = pruner._gathering.total, make(net, None, "gate-decorators")
+    gathering = pruner._removal.gathering
+    before, anew = gathering.total, make(net, None, "gate-decorators")
     dense.cross_entropy(net, BATCH).backward()
-    torch.testing.assert_close(pruner._gathering.total, before + anew._gathering.total, atol=1e-12, rtol=0)
+    torch.testing.assert_close(
+        pruner._removal.gathering.total, before + anew._removal.gathering.total, atol=1e-12, rtol=0
+    )
 
 
 def test_norms_that_are_frozen_are_refused_by_name():

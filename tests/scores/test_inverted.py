@@ -40,7 +40,7 @@ def test_norms_and_data_are_missed_before_anything_is_touched():
     x = dense.vectors()[0]
     with pytest.raises(EarlyCropError, match="by their norms"):
         pruner(dense.mlp(4, 6, 3), Inverted(NormScale()), Channels(), None, example_inputs=x)
-    with pytest.raises(EarlyCropError, match="give `loss"):
+    with pytest.raises(EarlyCropError, match="give `scoring"):
         pruner(dense.mlp(4, 6, 3), Inverted(Snip()), Weights(), None, loss=None, example_inputs=x)
 
 

@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from earlycrop import METHODS, Method, Pruner, ScoreError
+from earlycrop import METHODS, Method, ScoreError
 from earlycrop.scores import Px, SynFlow
 from earlycrop.steps import Exponential
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
 from tests import dense
+from tests.pruners import make_pruner
 from tests.scores.worth import channels, check_rounds, pruner, worth
 
 SLOPE = 0.3
@@ -198,7 +199,7 @@ def test_on_channels_it_is_what_goes_through_the_channel():
     method = Method("px-s", Px(), Channels(), AtInit(), Exponential(3))
     net, batch = dense.residual_net(torch.relu), dense.images()
     options = {"example_inputs": batch[0], "batches": [batch], "loss": dense.cross_entropy}
-    assert Pruner(net, method, 0.5, **options).check(0).verification.exact
+    assert make_pruner(net, method, 0.5, **options).check(0).verification.exact
 
 
 def test_labels_and_the_loss_itself_play_no_part():
@@ -236,7 +237,7 @@ def test_how_norms_are_in_the_scored_network_decides_what_is_open():
 def test_rounds_never_revive_and_no_layer_is_emptied():
     net, batch = dense.mlp(8, 16, 16, 3, act=nn.ReLU), dense.vectors(width=8)
     method = Method("px", Px(), Weights(), AtInit(), Exponential(6))
-    here = Pruner(net, method, 0.9, example_inputs=batch[0], batches=[batch], loss=dense.cross_entropy)
+    here = make_pruner(net, method, 0.9, example_inputs=batch[0], batches=[batch], loss=dense.cross_entropy)
     check_rounds(here, 6)
 
 

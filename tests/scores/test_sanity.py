@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from earlycrop import Pruner
+from tests.pruners import make_pruner
 
 datasets = pytest.importorskip("sklearn.datasets")
 
@@ -14,7 +14,7 @@ def kept(x, y, sparsity: float):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Linear(64, 100), nn.ReLU(), nn.Linear(100, 100), nn.ReLU(), nn.Linear(100, 10))
-    pruner = Pruner(
+    pruner = make_pruner(
         net,
         "crop-u",
         sparsity,

@@ -10,13 +10,14 @@ from earlycrop.steps import OneShot
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
 from tests import dense
+from tests.pruners import make_pruner
 
 
 def pruner(net: nn.Module, score, units=None, batches=None, loss=dense.cross_entropy, **options) -> Pruner:
     """A pruner of weights (or other units) at initialisation with a score."""
     method = Method("tested", score, units if units is not None else Weights(), AtInit(), OneShot())
     example = options.pop("example_inputs", batches[0][0] if batches else None)
-    return Pruner(
+    return make_pruner(
         net, method, options.pop("sparsity", 0.5), example_inputs=example, loss=loss, batches=batches, **options
     )
 

@@ -4,6 +4,7 @@ import pytest
 
 from earlycrop import METHODS
 from earlycrop.timing import AfterTraining, Regime, Rewinding, TickTock
+from tests.pruners import make_pruner
 from tests.test_pruner import small
 
 
@@ -54,11 +55,13 @@ def test_settings_that_mean_nothing(make, what):
 
 @pytest.mark.parametrize("name", ["ltr", "imp", "efficient-convnets", "gate-decorators", "crop-s-spread"])
 def test_the_budget_has_to_be_known(name):
-    from earlycrop import EarlyCropError, Pruner
+    from earlycrop import EarlyCropError
     from tests import dense
 
     with pytest.raises(EarlyCropError, match="give `epochs`"):
-        Pruner(small(), name, 0.6, example_inputs=dense.images()[0], loss=dense.cross_entropy, batches=[dense.images()])
+        make_pruner(
+            small(), name, 0.6, example_inputs=dense.images()[0], loss=dense.cross_entropy, batches=[dense.images()]
+        )
 
 
 def test_rounds_are_multiples_of_a_training():

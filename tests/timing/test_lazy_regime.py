@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import Pruner
 from earlycrop.methods import METHODS, replace
-from earlycrop.timing import Drift, LazyRegime
+from earlycrop.timing import Drift, LazyRegime, Now
 from tests import dense
+from tests.pruners import make_pruner
 
 R = [1.0, 1.5, 1.75, 1.875, 1.94]
 
@@ -19,7 +19,7 @@ def fires(
 ) -> tuple[int, str] | None:
     """The first check (from one, an epoch each) at which the rule says why."""
     for t in range(1, len(r) + 1):
-        if reason := rule.reason(t, epochs, r[:t], sparsity):
+        if reason := rule.reason(Now(t, epochs, r[:t], sparsity)):
             return t, reason
     return None
 
@@ -169,7 +169,7 @@ def run(method, *, epochs=40, checks=10, lr=0.05, **options):
     """A little training with a pruner beside it."""
     net, batch = dense.mlp(4, 12, 3), dense.vectors(12)
     optimizer = torch.optim.SGD(net.parameters(), lr=lr)
-    pruner = Pruner(
+    pruner = make_pruner(
         net, method, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], optimizer=optimizer,
         epochs=epochs, **options,
     )  # fmt: skip

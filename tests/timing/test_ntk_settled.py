@@ -4,11 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import METHODS, Pruner
+from earlycrop import METHODS
 from earlycrop.evaluation import MeanLoss
 from earlycrop.kernel import empirical_ntk
-from earlycrop.timing import KernelChange, NtkSettled
+from earlycrop.timing import KernelChange, Now, NtkSettled
 from tests import dense
+from tests.pruners import make_pruner
 
 
 def kernel(net: nn.Module, batches, samples: int, loss=dense.cross_entropy):
@@ -55,7 +56,7 @@ def test_a_linear_network_has_one():
 def test_of_many_outputs_a_block_is_taken():
     """Five of the 24: 0, 4, 9, 14, 19."""
     net, batch = dense.mlp(4, 5, 3), dense.vectors(8)
-    few = Pruner(
+    few = make_pruner(
         net, "earlycrop-u-ntk", 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], epochs=8
     ).kernel(8, most=5)
     taken = torch.tensor([0, 4, 9, 14, 19])
@@ -73,7 +74,7 @@ def test_the_change_by_hand():
 
 @pytest.mark.parametrize(("change", "fires"), [(0.0999, True), (0.1001, False)])
 def test_a_tenth_is_the_limit(change, fires):
-    assert NtkSettled().reason(2, None, [change], 0.95) == ("trigger" if fires else None)
+    assert NtkSettled().reason(Now(2, None, [change], 0.95)) == ("trigger" if fires else None)
     assert NtkSettled().samples == 8
 
 
@@ -87,7 +88,7 @@ def test_none_at_all_are_refused(what):
 def test_in_training(name):
     net, batch = dense.mlp(4, 12, 3), dense.vectors(12)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
-    pruner = Pruner(
+    pruner = make_pruner(
         net, name, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], optimizer=optimizer
     )
     kernels, expected, report = [], [], None

@@ -5,7 +5,7 @@ from itertools import accumulate
 
 import pytest
 
-from earlycrop.timing import RateSettled
+from earlycrop.timing import Now, RateSettled
 
 ADAM = [1, 0.26, 0.25, 0.26, 0.25]  # moves of the unsquared distance over the first: methods.md 3.9
 SGD = [1, 0.22, 0.20, 0.23, 0.24]
@@ -14,7 +14,7 @@ SGD = [1, 0.22, 0.20, 0.23, 0.24]
 def fires(rule: RateSettled, moves: list[float]) -> tuple[int, str] | None:
     curve = list(accumulate(moves))
     for t in range(1, len(curve) + 1):
-        if reason := rule.reason(t, None, curve[:t], 0.95):
+        if reason := rule.reason(Now(t, None, curve[:t], 0.95)):
             return t, reason
     return None
 

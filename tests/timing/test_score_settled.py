@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from earlycrop import Pruner
-from earlycrop.timing import Overlap, ScoreSettled
+from earlycrop.timing import Now, Overlap, ScoreSettled
 from tests import dense
+from tests.pruners import make_pruner
 
 
 def sets(*keeps):
@@ -32,7 +32,7 @@ def test_nine_in_ten_is_enough(overlap, fires):
     given = sets(*kept(overlap))
     instrument = Overlap(lambda: next(given))
     instrument.read(1.0)
-    reason = ScoreSettled().reason(2, None, [instrument.read(2.0)], 0.95)
+    reason = ScoreSettled().reason(Now(2, None, [instrument.read(2.0)], 0.95))
     assert reason == ("trigger" if fires else None)
 
 
@@ -47,7 +47,7 @@ def test_each_look_is_compared_with_the_one_before():
 def test_in_training_it_is_the_overlap_of_what_would_stay(name):
     net, batch = dense.mlp(4, 12, 3), dense.vectors(12)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
-    pruner = Pruner(
+    pruner = make_pruner(
         net, name, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], optimizer=optimizer
     )
     keeps, expected = [], []

@@ -13,6 +13,7 @@ from earlycrop.steps import Bounded, Exponential, Halving, OneShot
 from earlycrop.timing import Spread
 from earlycrop.units import Channels, Weights
 from tests import dense
+from tests.pruners import make_pruner
 from tests.test_pruner import adam, make, momentum, small, through_a_file, train
 
 EPOCHS = 10
@@ -106,7 +107,7 @@ def test_each_cut_is_scored_on_what_is_left_then():
     twin = dense.mlp(4, 5, 3)
     twin.load_state_dict(net.state_dict())
     plain = torch.optim.SGD(twin.parameters(), lr=0.1)
-    pruner = Pruner(
+    pruner = make_pruner(
         net, ROW["u"], 0.6, example_inputs=x, loss=dense.cross_entropy, batches=[batch], optimizer=optimizer, epochs=10
     )
     names = dense.prunable(twin)
@@ -190,7 +191,7 @@ def test_the_rows_of_the_table_cut_to_the_widths_of_each_moment(unit):
     pruner = make(net, optimizer, row, 0.7, epochs=EPOCHS)
     for look in range(51):
         if pruner.cuts == 7 and look / 10 >= row.timing.moments(EPOCHS, 8)[-1] - 1e-9:
-            expected = pruner._widths_of(row.allocation, 0.7)
+            expected = pruner._removal.widths_of(pruner.units, row.allocation, 0.7)
         pruner.check(look / 10)
         train(net, optimizer, 1)
     assert pruner.done

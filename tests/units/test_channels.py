@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import Pruner
 from earlycrop.allocation import Global
 from earlycrop.budget import Budget
 from earlycrop.errors import EarlyCropError
 from earlycrop.structure import Verifier, trace
 from earlycrop.units import Channels
 from tests import dense
+from tests.pruners import make_pruner
 
 
 def units_of(net: nn.Module):
@@ -89,7 +89,7 @@ class Offset(nn.Module):
 @pytest.mark.parametrize("name", ["crop-s", "earlycrop-s", "magnitude-s", "efficient-convnets"])
 def test_a_buffer_that_is_added_is_scaled_with_its_channels_and_is_no_filter(name):
     net, batch = Offset().double(), dense.images()
-    pruner = Pruner(
+    pruner = make_pruner(
         net, name, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], epochs=8, verify=True
     )
     assert pruner.units.made_of.names == ("first.weight", "first.bias", "second.weight", "second.bias")

@@ -15,6 +15,7 @@ from earlycrop.steps import OneShot
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
 from tests import dense
+from tests.pruners import make_pruner
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -396,7 +397,7 @@ def test_a_model_that_takes_more_than_the_example_inputs_can_lose_weights():
         return nn.functional.cross_entropy(model(*batch), batch[1])
 
     net, batch = Translator(), (torch.randn(6, 4), torch.randint(9, (6,)))
-    report = Pruner(net, "snip", 0.9, example_inputs=batch[0], loss=loss, batches=[batch]).check(0)
+    report = make_pruner(net, "snip", 0.9, example_inputs=batch[0], loss=loss, batches=[batch]).check(0)
     assert report.after.prunable == 65 - round(0.9 * 65)
     assert report.collapsed == ()
 

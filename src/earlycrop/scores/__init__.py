@@ -16,10 +16,10 @@ px.py         θ² ∘ |∂R/∂θ²|, without labels
 """
 
 from earlycrop.scores.abstract import (
-    AbstractGatheredScore,
     AbstractGathering,
     AbstractLossScore,
     AbstractNetworkScore,
+    AbstractScore,
     Network,
 )
 from earlycrop.scores.crop import READINGS, Crop, CropGroupSum, CropMixed, Reading
@@ -38,10 +38,10 @@ from earlycrop.scores.synflow import SynFlow
 
 __all__ = [
     "READINGS",
-    "AbstractGatheredScore",
     "AbstractGathering",
     "AbstractLossScore",
     "AbstractNetworkScore",
+    "AbstractScore",
     "Crop",
     "CropGroupSum",
     "CropMixed",

@@ -13,25 +13,55 @@ from earlycrop.evaluation import Chart, Evaluation, MeanLoss, Rows
 Vector = Float[Tensor, "units"]
 
 
-class AbstractLossScore(ABC):
+class AbstractScore(ABC):
+    """What a unit is worth, and what has to be there before that can be computed.
+
+    Attributes:
+        needs_data: A loss and a scoring set.
+        needs_gates: Gates of which the loss depends, where the units are channels.
+        needs_norms: Norms with a scale, behind channels that can leave.
+        channels_only: It is not defined for single weights.
+    """
+
+    needs_data: ClassVar[bool] = False
+    needs_gates: ClassVar[bool] = False
+    needs_norms: ClassVar[bool] = False
+    channels_only: ClassVar[bool] = False
+
+    @abstractmethod
+    def worth(self, of: "Network") -> Vector:
+        """One number per unit; the highest stay."""
+
+    def gather(self, of: "Network") -> "AbstractGathering | None":
+        """Watch training's own steps from now on, for a score that is gathered from them; None for all others."""
+        return None
+
+
+class AbstractLossScore(AbstractScore):
     """A score of the loss: it sees an `Evaluation` and never asks what its units are."""
 
     needs_data: ClassVar[bool] = True
+    needs_gates: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, at: Evaluation) -> Vector:
         """One number per unit; the highest stay."""
 
+    def worth(self, of: "Network") -> Vector:
+        """The score at the units' present values."""
+        return self(Evaluation(of.loss(), of.units))
 
-class AbstractNetworkScore(ABC):
+
+class AbstractNetworkScore(AbstractScore):
     """A score of the network: it needs to know which parameters a unit is made of, or the model itself."""
-
-    needs_data: ClassVar[bool] = False
-    needs_norms: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, of: "Network") -> Vector:
         """One number per unit; the highest stay."""
+
+    def worth(self, of: "Network") -> Vector:
+        """The score itself."""
+        return self(of)
 
 
 class AbstractGathering(ABC):
@@ -44,7 +74,7 @@ class AbstractGathering(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Begin anew."""
+        """Forget what was seen and begin again."""
 
     @abstractmethod
     def close(self) -> None:
@@ -57,14 +87,6 @@ class AbstractGathering(ABC):
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from that."""
-
-
-class AbstractGatheredScore(AbstractNetworkScore):
-    """A score of the network that is gathered from training's own steps between two checks."""
-
-    @abstractmethod
-    def gather(self, of: "Network") -> AbstractGathering:
-        """Watch from now on."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from earlycrop.evaluation import Evaluation, Rows
-from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, Network, Vector
+from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, AbstractScore, Network, Vector
 
 Reading = Literal["gate_hessian", "mixed", "group_sum"]
 
@@ -39,6 +39,8 @@ class CropMixed(AbstractNetworkScore):
     """
 
     needs_data: ClassVar[bool] = True
+    needs_gates: ClassVar[bool] = True
+    channels_only: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
         """|⟨∂²L/∂c∂W, g_W⟩|, g_W over the prunable weights."""
@@ -50,6 +52,7 @@ class CropGroupSum(AbstractNetworkScore):
     """|Σ θ ∘ Hg| over the filters and biases that create a channel."""
 
     needs_data: ClassVar[bool] = True
+    channels_only: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
         """The sum first, the absolute value last."""
@@ -63,7 +66,7 @@ def _flow(of: Network, rows: Rows) -> Vector:
     return loss.hessian_product(of.weights, gradient, gradient, rows)
 
 
-READINGS: dict[Reading, AbstractLossScore | AbstractNetworkScore] = {
+READINGS: dict[Reading, AbstractScore] = {
     "gate_hessian": Crop(),
     "mixed": CropMixed(),
     "group_sum": CropGroupSum(),

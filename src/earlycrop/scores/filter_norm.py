@@ -1,6 +1,7 @@
 """Filters with large weights stay."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -10,6 +11,8 @@ from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
 @dataclass(frozen=True)
 class FilterNorm(AbstractNetworkScore):
     """Σ|θ| over the weights of the filters that create a class of channels, biases apart (Li et al., 2017)."""
+
+    channels_only: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
         """The L1 norm."""

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import Evaluation
-from earlycrop.scores.abstract import AbstractGatheredScore, AbstractGathering, Network, Vector
+from earlycrop.scores.abstract import AbstractGathering, AbstractNetworkScore, Network, Vector
 from earlycrop.scores.norm_scale import behind
 from earlycrop.structure.gated_norms import GatedNorm
 
 
 @dataclass(frozen=True)
-class GateDecorator(AbstractGatheredScore):
+class GateDecorator(AbstractNetworkScore):
     """Σ |φ ∂L/∂φ| over the steps since the last check and over the norms of a class of channels.
 
     φ multiplies what the norm returns, so that φ ∂L/∂φ is γ ∂L/∂γ + β ∂L/∂β where the norm is an ordinary one. Before
@@ -24,7 +24,9 @@ class GateDecorator(AbstractGatheredScore):
     """
 
     needs_data: ClassVar[bool] = True
+    needs_gates: ClassVar[bool] = True
     needs_norms: ClassVar[bool] = True
+    channels_only: ClassVar[bool] = True
 
     def gather(self, of: Network) -> "GateFlow":
         """Watch the norms' gradients from now on."""
@@ -65,7 +67,7 @@ class GateFlow(AbstractGathering):
         return self._of.scales.total(self._sums) if self._steps else None
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Forget what was seen and begin again."""
         self._steps = 0
         self._now.clear()
         for total in self._sums:

@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass
 
-from earlycrop.evaluation import Evaluation
-from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, Network, Vector
+from earlycrop.scores.abstract import AbstractNetworkScore, AbstractScore, Network, Vector
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Inverted(AbstractNetworkScore):
         of: The score.
     """
 
-    of: AbstractLossScore | AbstractNetworkScore
+    of: AbstractScore
 
     @property
     def needs_data(self) -> bool:  # type: ignore[override]
@@ -25,12 +24,20 @@ class Inverted(AbstractNetworkScore):
         return self.of.needs_data
 
     @property
+    def needs_gates(self) -> bool:  # type: ignore[override]
+        """As the score does."""
+        return self.of.needs_gates
+
+    @property
     def needs_norms(self) -> bool:  # type: ignore[override]
         """As the score does."""
-        return isinstance(self.of, AbstractNetworkScore) and self.of.needs_norms
+        return self.of.needs_norms
+
+    @property
+    def channels_only(self) -> bool:  # type: ignore[override]
+        """As the score is."""
+        return self.of.channels_only
 
     def __call__(self, of: Network) -> Vector:
         """Minus the score."""
-        if isinstance(self.of, AbstractLossScore):
-            return -self.of(Evaluation(of.loss(), of.units))
-        return -self.of(of)
+        return -self.of.worth(of)

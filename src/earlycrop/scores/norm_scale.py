@@ -16,6 +16,7 @@ class NormScale(AbstractNetworkScore):
     """
 
     needs_norms: ClassVar[bool] = True
+    channels_only: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
         """The sum of the scales' absolute values."""

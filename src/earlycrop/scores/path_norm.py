@@ -1,6 +1,7 @@
 """Units on strong paths stay: what goes in, times what the norm makes of it, times what is read of it."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -17,6 +18,8 @@ class PathNorm(AbstractNetworkScore):
     2015, over two layers), so a unit that leaves takes that much of the signal with it. It needs no data, and means
     something once the network has been trained a little.
     """
+
+    channels_only: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
         """The product of the three root mean squares."""

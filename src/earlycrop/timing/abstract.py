@@ -4,7 +4,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -61,19 +61,57 @@ class Scene(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Now:
+    """What is known when a timing is asked whether to prune.
+
+    Attributes:
+        epoch: Epochs finished.
+        epochs: The whole budget, if known.
+        curve: What the instrument has seen so far.
+        sparsity: The requested sparsity.
+        done: How many cuts there have been.
+        cuts: How many there will be in all.
+    """
+
+    epoch: float
+    epochs: float | None = None
+    curve: Sequence[float] = ()
+    sparsity: float = 0.0
+    done: int = 0
+    cuts: int = 1
+
+
 class AbstractTiming(ABC):
-    """When to prune."""
+    """When to prune, and what that takes.
+
+    Attributes:
+        needs_budget: The number of epochs of one training, from which its moments follow.
+        needs_data: A loss and a scoring set, whatever the score needs.
+        weights_only: Whole channels cannot leave at such moments.
+    """
+
+    needs_budget: ClassVar[bool] = False
+    needs_data: ClassVar[bool] = False
+    weights_only: ClassVar[bool] = False
 
     @abstractmethod
-    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
-        """Why now, or None if not yet.
+    def reason(self, now: Now) -> Reason | None:
+        """Why now, or None if not yet; asked only while `now.done < now.cuts`."""
 
-        Args:
-            epoch: Epochs finished.
-            epochs: The whole budget, if known.
-            curve: What the instrument has seen so far.
-            sparsity: The requested sparsity.
-        """
+    @property
+    def detector(self) -> "AbstractDetector | None":
+        """Itself, if it watches training to find its moment."""
+        return None
+
+    @property
+    def rewinds_to(self) -> float | None:
+        """The epoch to whose weights each cut goes back; None if what is left stays as it is."""
+        return None
+
+    def cuts(self, steps: int) -> int:
+        """How often units leave, where the method has so many steps: once, in all of them, by default."""
+        return 1
 
     def total(self, epochs: float, cuts: int) -> float:
         """All epochs that are trained where the budget of one training is `epochs` and the method cuts so often."""
@@ -87,6 +125,8 @@ class AbstractTiming(ABC):
 class AbstractCourse(AbstractTiming):
     """A timing that trains in full, prunes and goes on: its moments follow from the budget of one training."""
 
+    needs_budget: ClassVar[bool] = True
+
     @abstractmethod
     def moments(self, epochs: float, cuts: int) -> list[float]:
         """The epochs, counted over everything that is trained, at which units leave."""
@@ -95,9 +135,14 @@ class AbstractCourse(AbstractTiming):
     def total(self, epochs: float, cuts: int) -> float:
         """All epochs that are trained."""
 
-    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
-        """At the first of its moments; the pruner knows how many there were."""
-        raise NotImplementedError("A course has moments; ask for those.")
+    def cuts(self, steps: int) -> int:
+        """One at each step."""
+        return steps
+
+    def reason(self, now: Now) -> Reason | None:
+        """At the next of its moments."""
+        assert now.epochs is not None  # `needs_budget`
+        return "round" if now.epoch >= self.moments(now.epochs, now.cuts)[now.done] - 1e-9 else None
 
 
 @dataclass(frozen=True)
@@ -118,6 +163,11 @@ class AbstractDetector(AbstractTiming):
     def __post_init__(self) -> None:
         if self.interval <= 0:
             raise ValueError(f"`interval` is the number of epochs between two looks; found {self.interval}.")
+
+    @property
+    def detector(self) -> "AbstractDetector":
+        """This."""
+        return self
 
     @abstractmethod
     def instrument(self, scene: Scene) -> AbstractInstrument:
@@ -145,8 +195,8 @@ class AbstractDetector(AbstractTiming):
             return self.max_epochs
         return math.inf if epochs is None else max(epochs / 4, self.min_epochs)
 
-    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+    def reason(self, now: Now) -> Reason | None:
         """The rule's moment, or the cap."""
-        if epoch >= self.min_epochs and self.ready(curve, sparsity):
+        if now.epoch >= self.min_epochs and self.ready(now.curve, now.sparsity):
             return "trigger"
-        return "cap" if epoch >= self.cap(epochs) - 1e-9 else None
+        return "cap" if now.epoch >= self.cap(now.epochs) - 1e-9 else None

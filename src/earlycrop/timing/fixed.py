@@ -1,16 +1,19 @@
 """Moments that nobody has to look for."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from earlycrop.timing.abstract import AbstractTiming, Reason
+from earlycrop.timing.abstract import AbstractTiming, Now, Reason
 
 
 @dataclass(frozen=True)
 class Never(AbstractTiming):
     """The dense network."""
 
-    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+    def cuts(self, steps: int) -> int:
+        """None."""
+        return 0
+
+    def reason(self, now: Now) -> Reason | None:
         """None."""
         return None
 
@@ -19,7 +22,7 @@ class Never(AbstractTiming):
 class AtInit(AbstractTiming):
     """At the first check, before training."""
 
-    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+    def reason(self, now: Now) -> Reason | None:
         """At once."""
         return "init"
 
@@ -38,6 +41,6 @@ class AtEpoch(AbstractTiming):
         if self.epoch < 0:
             raise ValueError(f"`epoch` counts epochs of dense training; found {self.epoch}.")
 
-    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+    def reason(self, now: Now) -> Reason | None:
         """Once they are over."""
-        return "epoch" if epoch >= self.epoch - 1e-9 else None
+        return "epoch" if now.epoch >= self.epoch - 1e-9 else None

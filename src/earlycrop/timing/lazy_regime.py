@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Reason, Scene
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Now, Reason, Scene
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class LazyRegime(AbstractDetector):
         """τ."""
         return self.tau if self.tau is not None else max(1 - sparsity, 0.01)
 
-    def reason(self, epoch: float, epochs: float | None, curve: Sequence[float], sparsity: float) -> Reason | None:
+    def reason(self, now: Now) -> Reason | None:
         """The moment, the cap, or `static`: nothing moves, so waiting would show nothing."""
-        return "static" if curve and curve[0] == 0 else super().reason(epoch, epochs, curve, sparsity)
+        return "static" if now.curve and now.curve[0] == 0 else super().reason(now)
 
 
 class Drift(AbstractInstrument):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class NtkSettled(AbstractDetector):
     tolerance: float = 0.1
     samples: int = 8
     outputs: int = 2048
+
+    needs_data: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

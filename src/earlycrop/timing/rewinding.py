@@ -1,6 +1,7 @@
 """Rounds: train in full, let weights leave, go back to an early moment, and train again."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from earlycrop.timing.abstract import AbstractCourse
 
@@ -18,9 +19,16 @@ class Rewinding(AbstractCourse):
 
     to: float = 1.0
 
+    weights_only: ClassVar[bool] = True
+
     def __post_init__(self) -> None:
         if self.to < 0:
             raise ValueError(f"`to` counts epochs; found {self.to}.")
+
+    @property
+    def rewinds_to(self) -> float:
+        """`to`."""
+        return self.to
 
     def moments(self, epochs: float, cuts: int) -> list[float]:
         """The end of each training but the last.

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from copy import copy as shallow
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,14 +14,15 @@ from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.counting import Counter, Counts, counted
 from earlycrop.errors import EarlyCropError
-from earlycrop.structure import Frozen, Gate, cut, trace
+from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Verification, Verifier, cut, trace
 from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.trace import as_inputs, inputs_for
+from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(AbstractUnitKind):
     """Classes of coupled channels of every convolution, linear, recurrent and embedding layer.
 
     Args:
@@ -36,6 +37,9 @@ class Channels:
     reduce: Literal["shared", "sum_abs", "max"] = "shared"
     embeddings: bool = False
 
+    noun: ClassVar = "channels"
+    whole_channels: ClassVar = True
+
     def __post_init__(self) -> None:
         if self.reduce not in ("shared", "sum_abs", "max"):
             raise ValueError(f"`reduce` is 'shared', 'sum_abs' or 'max'; found {self.reduce!r}.")
@@ -48,13 +52,13 @@ class Channels:
         example_inputs: object,
         optimizer: Optimizer | None,
         ignore: tuple[str, ...],
-        together: tuple[tuple[str, ...], ...] = (),
+        coupled: tuple[tuple[str, ...], ...] = (),
     ) -> "ChannelUnits":
         """The classes of a model; traces it."""
-        return ChannelUnits(model, example_inputs, optimizer, ignore, self.gate, together, self.reduce, self.embeddings)
+        return ChannelUnits(model, example_inputs, optimizer, ignore, coupled, self)
 
 
-class ChannelUnits:
+class ChannelUnits(AbstractUnits):
     """The classes of channels of a model and which of them are left.
 
     Attributes:
@@ -70,16 +74,14 @@ class ChannelUnits:
         example_inputs: object,
         optimizer: Optimizer | None,
         ignore: tuple[str, ...] = (),
-        gate: str = "post_norm",
-        together: tuple[tuple[str, ...], ...] = (),
-        reduce: str = "shared",
-        embeddings: bool = False,
+        coupled: tuple[tuple[str, ...], ...] = (),
+        kind: Channels = Channels(),
     ) -> None:
-        self.model, self.optimizer, self.gate, self.reduce = model, optimizer, gate, reduce
-        self.embeddings = embeddings
+        self.model, self.optimizer, self.kind = model, optimizer, kind
+        self.gate, self.reduce, self.embeddings = kind.gate, kind.reduce, kind.embeddings
         self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
-        self._rules = ignore, together
-        self.dense = self.structure = trace(model, self.example_inputs, ignore, together)
+        self._rules = ignore, coupled
+        self.dense = self.structure = trace(model, self.example_inputs, ignore, coupled)
         self.copies: tuple[nn.Module, ...] = ()
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
@@ -183,6 +185,14 @@ class ChannelUnits:
         """For each class the number of its layer: classes of one space live in the same dimensions."""
         return self.structure.spaces()
 
+    def places(self, before: Bool[Tensor, "dense"]) -> Int[Tensor, "classes"]:
+        """Its place among the classes that were left then: those that leave have no entry any more."""
+        return self.keep[before].nonzero().flatten()
+
+    def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
+        """Its state is cut with the model, or left alone."""
+        self.optimizer = optimizer if carry else None
+
     def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
         """Remove all other classes from the model, the optimizer's state and the copies."""
         structure = self.structure
@@ -206,9 +216,24 @@ class ChannelUnits:
         """Per layer its output channels."""
         return [(layer.name, layer.channels) for layer in self.structure.layers]
 
-    def collapsed(self) -> list[str]:
-        """None: each layer keeps a channel."""
-        return []
+    def by_layer(self) -> list[LayerUnits]:
+        """Per layer its classes, the spaces that they live in, and why its other channels are frozen."""
+        spaces = self.dense.spaces()
+        return [self._in_layer(layer, spaces) for layer in self.layers]
+
+    @property
+    def classes(self) -> list[ChannelClass]:
+        """Every class of the dense network."""
+        return self.dense.classes
+
+    def proof(self) -> tuple[Callable[[], Verification] | None, str | None]:
+        """The gated network in float64, to be held against what the cut leaves."""
+        if self.structure.program is None:
+            self.retrace()
+        if self.structure.program is None:
+            return None, "the graph of what the last cut left couples other channels, so nothing was compared"
+        verifier, before = Verifier(self.structure, self.model, self.example_inputs), self.keep
+        return lambda: verifier.compare(self.model, self.keep[before]), None
 
     def state_dict(self) -> dict[str, Any]:
         """Which classes of the dense network are left."""
@@ -234,6 +259,15 @@ class ChannelUnits:
             self.structure, self.keep = structure, keep
 
         return restore
+
+    def _in_layer(self, layer: Layer, spaces: Tensor) -> LayerUnits:
+        found = self.dense.tensors[layer.weight].classes[layer.dim]
+        inside = torch.tensor([], dtype=torch.int64) if found is None else found[found >= 0].unique()
+        where = f"{layer.weight} dim {layer.dim}"
+        why = next((str(one) for one in self.dense.frozen if one.where == where), None)
+        if layer.weight in self.dense.outputs:
+            why = "an output of the network"
+        return LayerUnits(inside, tuple(spaces[inside].unique().tolist()), why)
 
     def _entries(self, sites: Iterable[tuple[str, int]]) -> Entries:
         tensors = self.structure.tensors

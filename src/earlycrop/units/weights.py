@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from copy import copy as shallow
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Int
@@ -20,11 +21,12 @@ from earlycrop.files import as_integers
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import as_inputs, inputs_for
+from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.charts import Vector, WeightChart
 
 
 @dataclass(frozen=True)
-class Weights:
+class Weights(AbstractUnitKind):
     """The weights of every convolution, linear and recurrent layer, one by one; biases and norms stay.
 
     Args:
@@ -33,21 +35,24 @@ class Weights:
 
     embeddings: bool = False
 
+    noun: ClassVar = "weights"
+    whole_channels: ClassVar = False
+
     def of(
         self,
         model: nn.Module,
         example_inputs: object,
         optimizer: Optimizer | None,
         ignore: tuple[str, ...],
-        together: tuple[tuple[str, ...], ...] = (),
+        coupled: tuple[tuple[str, ...], ...] = (),
     ) -> "WeightUnits":
         """The weights of a model."""
-        if together:
-            raise EarlyCropError("`together` couples channels, but this method removes single weights: leave it out.")
-        return WeightUnits(model, example_inputs, optimizer, ignore, self.embeddings)
+        if coupled:
+            raise EarlyCropError("`coupled` is for channels, but this method removes single weights: leave it out.")
+        return WeightUnits(model, example_inputs, optimizer, ignore, self)
 
 
-class WeightUnits:
+class WeightUnits(AbstractUnits):
     """The prunable weights of a model and which of them are left.
 
     Masked weights stay exactly zero: their gradient is set to zero as it arrives, so clipping, momentum and
@@ -67,16 +72,16 @@ class WeightUnits:
         example_inputs: object,
         optimizer: Optimizer | None,
         ignore: tuple[str, ...] = (),
-        embeddings: bool = False,
+        kind: Weights = Weights(),
     ) -> None:
-        self.model, self.optimizer = model, optimizer
+        self.model, self.optimizer, self.kind = model, optimizer, kind
         self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
-        self.ignore, self.embeddings = ignore, embeddings
+        self.ignore, self.embeddings = ignore, kind.embeddings
         self.copies: tuple[nn.Module, ...] = ()
         self.left: Tensor | None = None
         titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is told by itself
         ignored = ignoring(model, ignore)
-        for layer in counted(layers_of(model), embeddings):
+        for layer in counted(layers_of(model), kind.embeddings):
             for name in layer.weights:
                 if not ignored(name):
                     titles.setdefault(name, name if layer.others else layer.name)
@@ -133,6 +138,16 @@ class WeightUnits:
     def layer(self) -> Int[Tensor, "weights"]:
         """For each weight the number of its layer."""
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
+
+    def places(self, before: Bool[Tensor, "weights"]) -> Int[Tensor, "weights"]:
+        """Its own: a weight that has left keeps its entry in the vector."""
+        return torch.arange(self.keep.numel())
+
+    def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
+        """Masks are applied after its steps in any case; only a cut of channels may do without its state."""
+        self.optimizer = optimizer
+        if self._held:
+            self.hold()
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
         """Set all others to zero, with their optimizer state."""
@@ -208,6 +223,16 @@ class WeightUnits:
         """Per layer (per weight of a recurrent one) the weights that are left."""
         kept = [int(part.sum()) for part in self.keep.split(self.sizes)]
         return list(zip(self.titles, kept, strict=True))
+
+    def by_layer(self) -> list[LayerUnits]:
+        """A stretch of the vector each."""
+        stops = list(accumulate(self.sizes))
+        return [LayerUnits(slice(stop - size, stop)) for size, stop in zip(self.sizes, stops, strict=True)]
+
+    @property
+    def masked(self) -> "WeightUnits":
+        """This."""
+        return self
 
     def collapsed(self) -> list[str]:
         """Layers without a weight, and whether anything of the input still reaches the output."""

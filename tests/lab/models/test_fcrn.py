@@ -13,6 +13,7 @@ from earlycrop_lab.models.fcrn import Fcrn, UpProjection, depth_size, doubling
 from earlycrop_lab.tasks.depth import mean_loss
 from tests import dense
 from tests.oracles import attribute_faults, choose, disagreement, make_unique, tensors
+from tests.pruners import make_pruner
 
 
 def on_meta(**options) -> Fcrn:
@@ -139,7 +140,7 @@ def scored():
 def pruner_of(model, method: str, batch) -> Pruner:
     """It scores the batch whole: a fifth of the largest error is another number in each part of it."""
     options = {"micro_batch": len(batch[0]), "bn_mode": "running"}
-    return Pruner(model, method, 0.5, example_inputs=batch[0], loss=mean_loss, batches=[batch], **options)
+    return make_pruner(model, method, 0.5, example_inputs=batch[0], loss=mean_loss, batches=[batch], **options)
 
 
 def hessian_gradient(loss: torch.Tensor, leaves: list[torch.Tensor]) -> list[torch.Tensor]:

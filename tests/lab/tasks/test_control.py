@@ -20,6 +20,7 @@ from earlycrop_lab.tasks.description import prunes
 from tests import dense
 from tests.lab.data.corridor import registered
 from tests.lab.test_resume import Cut, at_call, numbers
+from tests.pruners import make_pruner
 from tests.scores.worth import classes
 
 SMALL = Control(method="earlycrop-s", sparsity=0.5, width=8, epochs=5, max_steps=20)
@@ -119,7 +120,7 @@ def test_of_a_policy_that_is_left_the_scoring_loss_is_the_training_loss_of_the_s
 
 def scored(method: str, model: ActorCritic, batch: Transitions) -> earlycrop.Pruner:
     example = batch.observations[:2]
-    return earlycrop.Pruner(model, method, 0.5, example_inputs=example, loss=loss, batches=[batch], epochs=8)
+    return make_pruner(model, method, 0.5, example_inputs=example, loss=loss, batches=[batch], epochs=8)
 
 
 def test_weights_are_worth_what_the_whole_hessian_says():

@@ -21,6 +21,7 @@ from earlycrop_lab.tasks import get_task, plan
 from earlycrop_lab.tasks.language import Language, mean_loss, perplexity, prepare, train
 from earlycrop_lab.tasks.session import Session
 from tests.lab.test_resume import Cut, at_call, numbers
+from tests.pruners import make_pruner
 
 CPU = torch.device("cpu")
 
@@ -161,10 +162,10 @@ def test_scores_are_of_the_trained_network_on_the_training_split(small, monkeypa
     assert all(not torch.equal(a, b) for a, b in zip(model.parameters(), first.parameters(), strict=True))
     options = {"example_inputs": rows_of(seen)[:2], "loss": mean_loss, "batches": seen, "epochs": 5}
     method = replace(earlycrop.get_method("snap"), units=units.Channels(embeddings=True))
-    own = earlycrop.Pruner(model, method, sparsity=0.5, min_channels=0.25, **options)
+    own = make_pruner(model, method, sparsity=0.5, min_channels=0.25, **options)
     own.check(0)
     assert torch.equal(own.units.keep, keep)
-    other = earlycrop.Pruner(first, method, sparsity=0.5, min_channels=0.25, **options)
+    other = make_pruner(first, method, sparsity=0.5, min_channels=0.25, **options)
     other.check(0)
     assert not torch.equal(other.units.keep, keep)  # of the network as it was made others would stay
 

@@ -1,6 +1,7 @@
 """What a method asks of training between two checks, done to the model: frozen layers, a penalty, gated norms."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,8 +11,8 @@ from earlycrop.structure.gated_norms import gate_norms, norm_scales, plain_norms
 from earlycrop.timing import Regime
 
 
-class Regimes:
-    """The regime that a model is in.
+class Phases:
+    """The phase of training that a model is in.
 
     Args:
         model: The network.
@@ -23,29 +24,45 @@ class Regimes:
         self._frozen: list[Tensor] = []
         self._handles: list[Any] = []
 
-    def enter(self, regime: Regime, anew: bool = False) -> None:
+    def enter(self, phase: Regime, again: bool = False) -> None:
         """From now on train like this.
 
         Args:
-            regime: The regime.
-            anew: The model's tensors are others than they were (it was cut, or made anew).
+            phase: The phase.
+            again: The model's tensors are others than they were (it was cut, or built again).
         """
-        if regime == self.now and not anew:
+        if phase == self.now and not again:
             return
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         for handle in self._handles:
             handle.remove()
         for network in (self.model, *self.copies):
-            (gate_norms if regime.gated else plain_norms)(network)
-        layers = [self.model.get_submodule(layer.name) for layer in layers_of(self.model)] if regime.frozen else []
+            (gate_norms if phase.gated else plain_norms)(network)
+        layers = [self.model.get_submodule(layer.name) for layer in layers_of(self.model)] if phase.frozen else []
         still = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
         self._frozen = [parameter.requires_grad_(False) for parameter in still if parameter.requires_grad]
-        scales = [self.model.get_parameter(name) for name in norm_scales(self.model)] if regime.penalty else []
+        scales = [self.model.get_parameter(name) for name in norm_scales(self.model)] if phase.penalty else []
         self._handles = [
-            scale.register_post_accumulate_grad_hook(_pull(regime.penalty)) for scale in scales if scale.requires_grad
+            scale.register_post_accumulate_grad_hook(_pull(phase.penalty)) for scale in scales if scale.requires_grad
         ]
-        self.now = regime
+        self.now = phase
+
+    @contextmanager
+    def plain(self, stay: bool = False) -> Iterator[None]:
+        """Within it nothing is frozen or gated, as when the network was traced; afterwards it is as before.
+
+        Args:
+            stay: Stay so if all goes well, for who enters the next phase.
+        """
+        before, well = self.now, False
+        self.enter(Regime())
+        try:
+            yield
+            well = True
+        finally:
+            if not (well and stay):
+                self.enter(before)
 
 
 def _pull(strength: float) -> Any:

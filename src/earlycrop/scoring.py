@@ -1,0 +1,128 @@
+"""With what units are scored: the loss, the scoring set, and what norms do meanwhile."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torch import Tensor, nn
+
+from earlycrop.distributed import Ranks
+from earlycrop.errors import EarlyCropError
+from earlycrop.evaluation import BatchNormMode, Loss, MeanLoss, ScoringSet
+from earlycrop.methods import Method
+from earlycrop.scores import AbstractScore, Network
+from earlycrop.starvation import variation
+from earlycrop.units import AbstractUnits
+
+
+@dataclass(frozen=True, eq=False)
+class Scoring:
+    """The loss and the data by which a method scores.
+
+    Args:
+        loss: Maps model and batch to the scalar mean loss of the batch.
+        batches: The scoring set: batches from the *training* split, or a function that gives them where the data
+            change with training (transitions of the policy as it is, a stream). It is called once for each call that
+            scores, however often that scores; let it begin with the same samples, for `NtkSettled` compares kernels
+            on them.
+        bn_mode: What norms with running statistics do while scoring, see `MeanLoss`; `auto` leaves it to the method.
+        micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
+
+    Raises:
+        EarlyCropError: there is no such mode.
+    """
+
+    loss: Loss | None = None
+    batches: Sequence[Any] | Callable[[], Sequence[Any]] | None = None
+    bn_mode: BatchNormMode = "auto"
+    micro_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.bn_mode not in get_args(BatchNormMode):
+            raise EarlyCropError(f"`bn_mode` is one of {get_args(BatchNormMode)}; found {self.bn_mode!r}.")
+
+
+class Scorer:
+    """Scores units, now, on one scoring set for all ranks.
+
+    Args:
+        scoring: The loss and the data.
+        bn_mode: What norms do: that of the scoring, or the method's own.
+        seed: Where random scores start.
+        ranks: The processes that share the work.
+    """
+
+    def __init__(self, scoring: Scoring, bn_mode: BatchNormMode, seed: int, ranks: Ranks) -> None:
+        self.scoring, self.seed, self.ranks = scoring, seed, ranks
+        self.bn_mode: BatchNormMode = bn_mode if scoring.bn_mode == "auto" else scoring.bn_mode
+        self._set: ScoringSet | None = None
+        self._busy = False
+
+    @property
+    def samples(self) -> int:
+        """Size of the scoring set; 0 while nothing has been scored with data."""
+        return 0 if self._set is None else self._set.samples
+
+    def prepare(self, method: str) -> None:
+        """Refuse a missing loss or an empty set before training.
+
+        Raises:
+            EarlyCropError: there is no loss, or no batch.
+        """
+        if self.scoring.loss is None:
+            raise EarlyCropError(
+                f"{method} scores with the loss: give `scoring=Scoring(loss, batches)`, where `loss(model, batch)` is "
+                f"the scalar mean loss of a batch."
+            )
+        if not callable(self.scoring.batches):
+            self._set = self._gathered()
+
+    def loss(self, model: nn.Module, bn_mode: BatchNormMode | None = None) -> MeanLoss:
+        """The mean loss over the scoring set."""
+        assert self.scoring.loss is not None  # `prepare`
+        self._set = self._set or self._gathered()
+        return MeanLoss(model, self.scoring.loss, self._set, bn_mode or self.bn_mode, ranks=self.ranks)
+
+    def network(self, units: AbstractUnits, gathered: Tensor | None = None) -> Network:
+        """What scores look at."""
+        return Network(
+            model=units.model,
+            example_inputs=units.example_inputs,
+            loss=lambda: self.loss(units.model),
+            weights=units.weights,
+            units=units.units,
+            made_of=units.made_of,
+            scales=units.scales,
+            readers=units.readers,
+            seed=self.seed,
+            gathered=gathered,
+        )
+
+    def scores(self, units: AbstractUnits, score: AbstractScore, gathered: Tensor | None = None) -> Tensor:
+        """What each unit is worth now, the same on every rank; nothing is changed."""
+        scores = units.per_class(score.worth(self.network(units, gathered)))
+        self.ranks.share([scores])  # not all are sums over ranks, and the last bit may decide
+        return scores
+
+    def variation(self, model: nn.Module, method: Method) -> float | None:
+        """How far outputs differ between samples, where the method has data and weights stay as they are."""
+        with_data = any(score.needs_data for score in method.scores)
+        return variation(self.loss(model)) if with_data and method.timing.rewinds_to is None else None
+
+    @contextmanager
+    def session(self) -> Iterator[None]:
+        """All ranks, on one scoring set; if it changes, it is not that of the session before."""
+        outer, self._busy = self._busy, True
+        try:
+            with self.ranks.together():
+                yield
+        finally:
+            self._busy = outer
+            if not outer and callable(self.scoring.batches):
+                self._set = None
+
+    def _gathered(self) -> ScoringSet:
+        batches = self.scoring.batches
+        batches = batches() if callable(batches) else batches
+        return ScoringSet(self.ranks.union(batches if batches is not None else []), self.scoring.micro_batch)
