@@ -99,12 +99,10 @@ def trained(method: str, width: int, seed: int, steps: int, sparsity: float) -> 
         pruner = earlycrop.Pruner(
             model,
             row,
-            sparsity=sparsity,
-            target="params",
+            earlycrop.Budget(sparsity, target="params"),
             example_inputs=example,
             optimizer=optimizer,
-            loss=loss,
-            batches=scoring,
+            scoring=earlycrop.Scoring(loss, scoring),
             epochs=steps,
             seed=seed,
         )

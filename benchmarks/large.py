@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.record import write
-from earlycrop import Pruner
+from earlycrop import Pruner, Scoring
 from earlycrop_lab.measure.memory import process_peak_bytes
 from earlycrop_lab.models import build
 
@@ -44,7 +44,7 @@ def main() -> None:
     batches = list(zip(x.split(arguments.batch), y.split(arguments.batch), strict=True))
     parameters = sum(p.numel() for p in model.parameters())
     pruner = Pruner(
-        model, "crop-s-poster", arguments.sparsity, example_inputs=x[:2], loss=loss, batches=batches, verify=False
+        model, "crop-s-poster", arguments.sparsity, example_inputs=x[:2], scoring=Scoring(loss, batches), verify=False
     )
     told("tracing")
     report = pruner.check(0)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.record import write
-from earlycrop import Pruner
+from earlycrop import Pruner, Scoring
 from earlycrop_lab.measure.memory import LiveBytes, held_by
 from earlycrop_lab.models import build
 
@@ -49,9 +49,7 @@ def scoring(net: nn.Module, method: str, batches: list[tuple[Tensor, Tensor]], m
         method,
         0.5,
         example_inputs=batches[0][0][:2],
-        loss=loss,
-        batches=batches,
-        micro_batch=micro_batch,
+        scoring=Scoring(loss, batches, micro_batch=micro_batch),
         verify=False,
     )
     with LiveBytes([*held_by(net), *batches[0]]) as live:

@@ -62,7 +62,7 @@ def mixed_sums(net: nn.Module, bn_mode: str = "scaled") -> Tensor:
     """Of each layer Σₖ ⟨∂²L/∂cₖ∂W, g_W⟩, with signs."""
     here = ranked(net, bn_mode)
     with here._scorer.session():
-        signed = _flow(here._network(), here.units.units)
+        signed = _flow(here._scorer.network(here.units), here.units.units)
     assert torch.equal(
         signed.abs(), pruner(net, CropMixed(), Channels(), [BATCH], bn_mode=bn_mode, micro_batch=7).scores()
     )
