@@ -10,7 +10,6 @@ from statistics import fmean, stdev
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import earlycrop
 from earlycrop_lab.runs import read
@@ -19,31 +18,21 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")  # the network here is smaller than a reader's
-def test_the_plain_loop_prunes_and_saves(tmp_path, monkeypatch, capsys):
+def test_the_first_block_prunes_and_saves(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert len(code.splitlines()) <= 20
     torch.manual_seed(0)
-    images = torch.randn(256, 1, 8, 8)
-    network = lambda: nn.Sequential(  # noqa: E731
-        nn.Conv2d(1, 16, 3),
-        nn.BatchNorm2d(16),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 3),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(512, 4),
-    )
-    model = network()
-    scope = {"model": model, "loader": DataLoader(TensorDataset(images, torch.arange(256) % 4), 32), "epochs": 8}
+    scope: dict = {}
     exec(code, scope)
     assert "earlycrop-s cut at epoch 2" in capsys.readouterr().out
-    assert scope["pruner"].report.weight_sparsity == pytest.approx(0.95, abs=0.02)
-    assert scope["scheduler"].last_epoch == 6 * 8
-    again = network()
+    assert scope["pruner"].report.weight_sparsity == pytest.approx(0.8, abs=0.02)
+    model, images = scope["model"].eval(), scope["images"]
+    assert float((model(images).argmax(1) == scope["labels"]).double().mean()) > 0.5  # it learned something
+    dense = [nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU()]
+    again = nn.Sequential(*dense, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 4))
     earlycrop.load(again, "small.safetensors")
-    model.eval(), again.eval()
-    assert torch.equal(model(images), again(images))
+    assert torch.equal(model(images), again.eval()(images))
 
 
 def test_readme_and_cards_name_every_method():
