@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.fx.node import map_arg
 
+from earlycrop.structure.graph import argument, before, shape_of, tensor_nodes, unlabelled
 from earlycrop.structure.labels import Axis, Dims, Grid, Labels
+from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program, module_of
 
 Site = tuple[str, int]
@@ -20,12 +21,6 @@ Side = Literal["output", "input", "parameter"]
 
 OUTPUT = "an output of the network"
 """Why logits cannot leave."""
-
-
-SUMS = ("add", "sub", "rsub")
-CATS = ("cat", "concat", "concatenate")
-JOINING = (*SUMS, *CATS)
-"""Operators whose result has several creators: each of their operands has its own."""
 
 
 class Place(NamedTuple):
@@ -251,10 +246,11 @@ class Walk:
 
     def _beside(self, node: Node, labels: Tensor) -> list[Tensor]:
         """Of a sum or a concatenation: what its operands have in the dimension where one of them has these labels."""
-        if (name := operator_of(node).rstrip("_")) not in JOINING:
+        kind = operator_of(node).kind
+        if not kind.joins:
             return []
         every = [self.raw(one) for one in tensor_nodes(node.args) if isinstance(one.meta.get("val"), Tensor)]
-        skip = (*node.args, node.kwargs.get("dim", 0))[1] if name in CATS else None
+        skip = argument(node, 1, "dim", 0) if kind is Kind.CONCATENATES else None
         found: list[Tensor] = []
         ndim = max(map(len, every))
         for dim in range(-ndim, 0):
@@ -316,44 +312,6 @@ def upstream(walk: Walk, node: Node) -> list[tuple[str, list[Tensor | None]]]:
     """The parameters and buffers that a value, computed from nothing else, is computed from."""
     names = dict.fromkeys(walk.origin[one] for one in before(node) if one in walk.origin)
     return [(name, walk.tensors[name]) for name in names]
-
-
-def before(node: Node) -> list[Node]:
-    """A node and all those that its value is computed from, each once."""
-    found: dict[Node, None] = {}
-    todo = [node]
-    while todo:
-        if (one := todo.pop()) not in found:
-            found[one] = None
-            todo += one.all_input_nodes
-    return list(found)
-
-
-def operator_of(node: Any) -> str:
-    """The name of the operator that a node runs, whatever its overload; '' for anything that is none."""
-    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
-
-
-def shape_of(node: Any) -> tuple[int, ...]:
-    """The shape of a tensor argument."""
-    return tuple(node.meta["val"].shape)
-
-
-def unlabelled(node: Any) -> Any:
-    """No dimension of this value can shrink (a tuple for an operator with several results)."""
-    value = node.meta.get("val") if isinstance(node, Node) else None
-    if isinstance(value, Tensor):
-        return [None] * value.ndim
-    if isinstance(value, tuple | list):
-        return tuple([None] * v.ndim if isinstance(v, Tensor) else None for v in value)
-    return None
-
-
-def tensor_nodes(args: Any) -> list[Node]:
-    """Every graph node among arguments, nested lists included."""
-    found: list[Node] = []
-    map_arg(args, lambda node: found.append(node) or node)
-    return found
 
 
 def tensors_of(model: nn.Module) -> list[tuple[str, Tensor]]:
