@@ -19,6 +19,8 @@ flow.py       which classes are zero, or unread, in a network with masks
 """
 
 from earlycrop.structure.gates import Gate
+from earlycrop.structure.operators.pointwise import pointwise
+from earlycrop.structure.registry import Kind, Operator, Weight, Zero, rule
 from earlycrop.structure.structure import (
     ChannelClass,
     Frozen,
@@ -38,16 +40,22 @@ __all__ = [
     "ChannelClass",
     "Frozen",
     "Gate",
+    "Kind",
     "Layer",
     "Layout",
     "Member",
+    "Operator",
     "Structure",
     "Verification",
     "Verifier",
+    "Weight",
+    "Zero",
     "cut",
     "ignoring",
     "layers_of",
     "names_of",
+    "pointwise",
+    "rule",
     "trace",
     "verify",
 ]

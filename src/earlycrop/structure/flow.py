@@ -113,7 +113,7 @@ class Flow:
         found = sum((self._nz[arg] for arg in args), nothing)
         if zero is Zero.FIRST:
             # classes that another operand brings have one entry of the first for all of them
-            brought = present & ~self._present(args[0]) if args[0].name in self.structure.nodes else nothing
+            brought = present & ~self._present(args[0])
             return self._nz[args[0]] | (brought if self.constants else brought & found)
         if operator.kind is Kind.SUM and self.constants:  # a term without these channels is added to all of them
             found = present & (found | sum((~self._present(arg) for arg in args), nothing))
@@ -144,12 +144,19 @@ class Flow:
             else:
                 self._rd[x] |= self._classes(read[(kept & self._open(wanted)[written][:, None]).any(0)])
                 self._rd[x] |= self._present(x) & self._present(node) & wanted
-        elif not (mixes := self._mixes(node)) and operator_of(node).zero_at(node) is Zero.ANY and len(args) == 2:
-            for arg, other in (args, args[::-1]):  # where one factor is zero, nothing depends on the other
-                self._rd[arg] |= wanted & (self._nz[other] | ~self._present(other))
-        else:
-            for arg in args:
-                self._rd[arg] |= wanted | mixes
+            return
+        mixes, decide = self._mixes(node), self._deciding(node, args)
+        for arg in args:
+            others = [other for other in decide if other is not arg]
+            open_ = [self._nz[other] | ~self._present(other) for other in others if not mixes]
+            self._rd[arg] |= reduce(Tensor.__and__, open_, wanted) | mixes
+
+    def _deciding(self, node: Node, args: list[Node]) -> list[Node]:
+        """Arguments of an entrywise operator with two: where one of these is zero, nothing depends on the other."""
+        operator = operator_of(node)
+        if operator.kind is not Kind.ENTRYWISE or len(args) != 2:
+            return []
+        return {Zero.ANY: args, Zero.FIRST: args[:1]}.get(operator.zero_at(node), [])
 
     def _weighted(self, node: Node) -> tuple[Node, Node, Any] | None:
         """What an operator reads through a parameter, that parameter and its bias; None if it is not so simple."""
@@ -200,9 +207,11 @@ class Flow:
         return torch.full((node.meta["val"].shape[dim],), -1) if classes is None else classes
 
     def _present(self, node: Node) -> Tensor:
-        """The classes that live in a value."""
-        dims = self.structure.nodes.get(node.name, ())
-        return sum((self._classes(one) for one in dims if one is not None), self._bar & False)
+        """The classes that live in a value; of several results at once, those that may live in any of them."""
+        dims = self.structure.nodes.get(node.name)
+        if dims is None and node.op == "call_function":
+            return self._shown(tensor_nodes((node.args, node.kwargs)))
+        return sum((self._classes(one) for one in dims or () if one is not None), self._bar & False)
 
     def _shown(self, nodes: list[Node]) -> Tensor:
         """The classes that live in any of these values."""

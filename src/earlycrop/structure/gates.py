@@ -121,8 +121,9 @@ class _Finder:
         places = self.own.get(created.node, ())
         if created.sites and not self._holds(places, created):
             places = _parameters(self.walk, created.sites)
-        divides = reader is not None and operator_of(reader).kind is Kind.CHANNEL_NORM
-        return places, module_of(reader) if divides else None
+        if reader is None or operator_of(reader).kind is not Kind.CHANNEL_NORM:
+            return places, None
+        return places, module_of(reader)
 
     def _holds(self, places: Where, created: Created) -> bool:
         """Whether it is the created channels that are scaled there, and not those of another dimension."""

@@ -32,15 +32,17 @@ def _pooling(n: int) -> Rule:
     return pooled
 
 
-for _n in (1, 2, 3):
-    for _kind in ("max_pool{}d", "avg_pool{}d", "adaptive_avg_pool{}d", "lp_pool{}d"):
-        _pools(_kind.format(_n), f"_{_kind.format(_n)}", zero=Zero.FIRST)(_pooling(_n))
-    for _mode in ("nearest", "linear", "bilinear", "bicubic", "trilinear", "_nearest_exact"):
-        _names = (f"upsample_{_mode}{_n}d", f"_upsample_{_mode}{_n}d".replace("__", "_"))
-        _pools(*_names, zero=Zero.FIRST)(_pooling(_n))
-    _pools(f"reflection_pad{_n}d", f"replication_pad{_n}d", zero=Zero.FIRST)(_pooling(_n))
+for _n, _modes in ((1, ("linear",)), (2, ("bilinear", "bicubic")), (3, ("trilinear",))):
+    _rule = _pooling(_n)
+    _pools(f"max_pool{_n}d", f"avg_pool{_n}d", f"adaptive_avg_pool{_n}d", zero=Zero.FIRST)(_rule)
+    _pools(f"reflection_pad{_n}d", f"replication_pad{_n}d", zero=Zero.FIRST)(_rule)
+    for _mode in ("nearest", *_modes):
+        _pools(f"upsample_{_mode}{_n}d", zero=Zero.FIRST)(_rule)
+    _pools(f"_upsample_nearest_exact{_n}d", zero=Zero.FIRST)(_rule)
     # the positions that these return beside the values are not zero
-    _pools(f"adaptive_max_pool{_n}d", f"max_pool{_n}d_with_indices", zero=Zero.LOST)(_pooling(_n))
+    _pools(f"adaptive_max_pool{_n}d", f"max_pool{_n}d_with_indices", zero=Zero.LOST)(_rule)
+_pools("_adaptive_avg_pool2d", zero=Zero.FIRST)(_pooling(2))
+_pools("_adaptive_avg_pool3d", zero=Zero.FIRST)(_pooling(3))
 _pools("grid_sampler")(_pooling(2))
 
 
@@ -57,7 +59,7 @@ def max_unpool(walk: Walk, node: Any) -> Any:
 
 @_mixes("mean", "sum", "amax", "amin", zero=Zero.FIRST)
 @_mixes("softmax", "_softmax", zero=Zero.LOST)
-@_mixes("log_softmax", "_log_softmax", "softmin", "cumsum", "prod", "logsumexp", "nansum", "nanmean", "any", "all")
+@_mixes("log_softmax", "_log_softmax", "cumsum", "prod", "logsumexp", "nansum", "nanmean", "any", "all")
 @_mixes("var", "std", "var_mean", "norm", "linalg_vector_norm", "max", "min", "argmax", "argmin", "median")
 @_mixes("topk", "sort", "argsort")
 def mixing(walk: Walk, node: Any) -> Any:

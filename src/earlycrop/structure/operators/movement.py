@@ -409,7 +409,7 @@ def pixel_unshuffle(walk: Walk, node: Any) -> Any:
     return result
 
 
-@rule("sym_size", "_assert_tensor_metadata", "size", "_guards_fn")
+@rule("sym_size", "_assert_tensor_metadata", "size")
 def unrelated(walk: Walk, node: Any) -> Any:
     """The result has a size of its own."""
     return unlabelled(node)

@@ -37,13 +37,13 @@ def _of_all_terms(node: Node) -> Zero:
 @_entrywise("relu", zero=Zero.FIRST, like=lambda *_: True)
 @_entrywise("relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", zero=Zero.FIRST)
 @_entrywise("tanh", "softshrink", "hardshrink", "neg", "abs", "sign", "square", "sqrt", "erf", zero=Zero.FIRST)
-@_entrywise("sin", "tan", "asinh", "log1p", "div", "dropout", "feature_dropout", zero=Zero.FIRST)
+@_entrywise("sin", "tan", "asinh", "log1p", "div", "xlogy", "dropout", "feature_dropout", zero=Zero.FIRST)
 @_entrywise("hardtanh", "clamp", zero=_within)
 @_entrywise("mul", zero=Zero.ANY)
-@_entrywise("sigmoid", "hardsigmoid", "exp", "cos", "softplus", "log_sigmoid", "logsigmoid", zero=Zero.LOST)
+@_entrywise("sigmoid", "hardsigmoid", "exp", "cos", "softplus", "log_sigmoid", zero=Zero.LOST)
 @_entrywise("pow", "rsqrt", "reciprocal", "alpha_dropout", "feature_alpha_dropout", zero=Zero.LOST)
 @rule("add", "sub", "rsub", kind=Kind.SUM, zero=_of_all_terms)
-@_copies("clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "float", "expand_as")
+@_copies("clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "expand_as")
 @_copies("contiguous", strides=True)
 def pointwise(walk: Walk, node: Any) -> Any:
     """Each entry depends on the entries at its own place: operands share labels, ones broadcast."""
