@@ -80,7 +80,7 @@ class Flow:
             # what no argument shows may be anything: a tensor that was spread over the channels
             return self._carried(node, args, present) | (present & ~self._shown(args))
         touched = present | self._shown(args)
-        touched[-1] = False
+        touched[-1] = False  # what is in no class stays anyway
         if bool(touched.any()):
             where = f"{name_of(node) or node.target} in `{module_of(node)}`"
             self.barred[where] = int(touched.sum())
@@ -129,7 +129,7 @@ class Flow:
             return True
         if operator.kind.moves:
             return False
-        # what is not in the result was summed, or went where nobody looks
+        # the classes that are in an argument and not in the result must have gone into others
         present = self._present(node)
         return any(bool((self._present(arg) & ~present)[:-1].any()) for arg in args if arg.name not in self._origin)
 
@@ -231,5 +231,7 @@ class Flow:
         """The classes in which a bias, or another vector of the model, is anything but zero."""
         if not isinstance(node, Node):
             return torch.zeros_like(self._bar)
+        if node.name not in self._origin:  # computed, so nobody knows its values here
+            return self._present(node)
         value = self._tensors[self._origin[node.name]].detach().cpu()
         return self._classes(self._along(node, value.ndim - 1)[value != 0])

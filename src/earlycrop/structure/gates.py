@@ -153,7 +153,7 @@ def _at_readers(
             one for one in walk.reads if (n := classes(one.labels)) is not None and bool(torch.isin(n, mine).any())
         ]
         if not reads or any(one.site is None and not _reads_input(walk, one) for one in reads):
-            continue  # the gates of what creates them have to do
+            continue  # a gate on what creates them has to do
         places = {(place.where, place.side, place.dim): place for place in (_place(walk, one) for one in reads)}
         reached = torch.cat([n for one in reads if (n := classes(one.labels)) is not None])
         found.append((mine[torch.isin(mine, reached)], tuple(places.values())))
@@ -199,10 +199,11 @@ def _behind_norms(
         for creator, found in readers.items()
         if len(norms := [one for one in found if one is not None and operator_of(one).kind.norm]) == len(found)
     }
+    # to lose one norm may leave another with readers that are none of these, so this goes on until nothing changes
     while True:  # a norm that also reads something else is none, and then its creators have none
         nodes = {norm for norms in behind.values() for norm in norms}
         places = modules.places(nodes)
-        for node in nodes - places.keys():
+        for node in nodes - places.keys():  # no module returns it: its own scale and shift, if nobody else reads them
             sites = walk.norms.get(node, ())
             users = {
                 user for arg, name in walk.origin.items() if any(name == s for s, _ in sites) for user in arg.users

@@ -115,6 +115,7 @@ class Walk:
             places = _places(dims, grid)
             if among.isdisjoint(places):
                 continue
+            # Entries along a fixed axis are one: they leave together, and its first index speaks for all of them.
             labels = grid.labels.permute([dims[d].axis for d in places])  # type: ignore[union-attr]
             for axis, d in enumerate(places):
                 if d in among:
@@ -163,6 +164,8 @@ class Walk:
         ndim = max(len(shape) for _, shape in values)
         every: list[Dims] = [[None] * (ndim - len(dims)) + list(dims) for dims, _ in values]
         sizes = [(1,) * (ndim - len(shape)) + shape for _, shape in values]
+        # To fix an axis of one value may leave it unlike another, so this goes on until all fit. It ends, for each
+        # time there is an axis less.
         while True:
             for number, dims in enumerate(every):
                 if fix := self._misfits(number, every, sizes, skip):
@@ -175,7 +178,7 @@ class Walk:
             for grid in {id(one.grid): one.grid for one in dims if isinstance(one, Axis)}.values():
                 places = _places(dims, grid)
                 labels = grid.labels.permute([dims[d].axis for d in places])  # type: ignore[union-attr]
-                if skip not in places:
+                if skip not in places:  # by now, values that share dimensions have grids over the same ones
                     self.labels.unite(first.setdefault(tuple(places), labels), labels)
         return [dims[ndim - len(own) :] for dims, (own, _) in zip(every, values, strict=True)]
 
@@ -184,14 +187,15 @@ class Walk:
         dims = every[number]
         for grid in {id(one.grid): one.grid for one in dims if isinstance(one, Axis)}.values():
             places = _places(dims, grid)
-            if skip in places:
+            if skip in places:  # along it the values lie side by side, and each has its own labels
                 return [skip]  # type: ignore[list-item]
             for other, size in zip(every, sizes, strict=True):
                 common = [d for d in places if size[d] > 1]
                 if other is dims or not common:
                     continue
-                if fixed := [d for d in common if other[d] is None]:
+                if fixed := [d for d in common if other[d] is None]:  # the other cannot shrink there
                     return fixed
+                # the other has channels along one axis only; that of a parameter decides, for a layer made it
                 if vectors := [d for d in common if not isinstance(other[d], Axis)]:
                     made = next((d for d in vectors if self._of_parameters(other[d])), None)
                     kept = places[0] if made is None else made

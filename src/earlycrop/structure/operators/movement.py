@@ -41,12 +41,14 @@ def view(walk: Walk, node: Any) -> Any:
         if not dims:
             continue
         one = walk.raw(x)[dims[0]]
-        if isinstance(one, Axis):
+        if isinstance(one, Axis):  # its axes may have been permuted since the view that made the grid
             axes = [walk.raw(x)[d].axis for d in dims]  # type: ignore[union-attr]
             full = one.grid.labels.permute(axes)
         else:
             full = one
         assert full is not None
+        # The labels take the shape of the run before (dimensions that have none are spread over), then that after.
+        # Where they still vary along one dimension only, that is where the channels are; else they are a grid.
         full = full.reshape([before[d] if d in dims else 1 for d in ins]).expand([before[d] for d in ins])
         for d, found in zip(outs, walk.arrange(full.reshape([after[d] for d in outs])), strict=True):
             result[d] = found
@@ -60,9 +62,11 @@ def _one_kind(walk: Walk, node: Any, dims: list[int]) -> list[int]:
     if len(dims) > 1:
         for d in dims:
             one = walk.raw(x)[d]
+            # what is the same everywhere gives way to channels that a layer made
             if isinstance(one, Tensor) and any(one is spread for spread in walk.spread):
                 walk.labels.freeze(one, f"merged with channels ({walk.where(node)})")
                 dims = [other for other in dims if other != d]
+    # two independent sets of channels cannot both leave a merged dimension: the entries that stay would be no block
     kinds = {d: id(one.grid) if isinstance(one := walk.raw(x)[d], Axis) else d for d in dims}
     first = [d for d in dims if kinds[d] == kinds[dims[0]]]
     walk.freeze(x, f"merged with other channels ({walk.where(node)})", [d for d in dims if d not in first])
@@ -75,6 +79,7 @@ def _joined(dims: Dims, runs: list[tuple[tuple[int, int], tuple[int, int]]]) -> 
     for (i, j), (p, q) in runs:
         ins, outs = list(range(i, j)), list(range(p, q))
         grids = {id(one.grid) for d in ins if isinstance(one := dims[d], Axis)}
+        # the axes of a grid shrink together, so what happens to them is seen together, though other runs lie between
         for other in [other for other in found if other[2] & grids]:
             found.remove(other)
             ins, outs, grids = other[0] + ins, other[1] + outs, grids | other[2]
@@ -272,6 +277,7 @@ def slice_(walk: Walk, node: Any) -> Any:
     x = node.args[0]
     dim = argument(node, 1, "dim", 0) % len(shape_of(x))
     size, part = shape_of(x)[dim], shape_of(node)[dim]
+    # taking all of it is no choice of positions
     if size == part and name_of(node) == "slice" and argument(node, 4, "step", 1) == 1:
         return list(walk.raw(x))
     walk.fix(x, [dim])
@@ -284,6 +290,7 @@ def slice_(walk: Walk, node: Any) -> Any:
     start = min(start + size if start < 0 else start, size)
     if 0 < part < size and size % part == start % part == 0:
         same_in_each_group(walk, labels, size // part)
+    # if start or end come from an integer of the module, it is as large as one of these pieces
     for piece in (labels[:start], labels[start : start + part], labels[: start + part], labels[start + part :]):
         walk.guess(node, piece)
     walk.positions[node.name] = (labels, start, start + part)
@@ -308,7 +315,7 @@ def index(walk: Walk, node: Any) -> Any:
     x, picks = node.args[:2]
     picked = [d for d, one in enumerate(picks) if one is not None]
     ndim = len(shape_of(x))
-    if picked != list(range(picked[0], picked[-1] + 1)):
+    if picked != list(range(picked[0], picked[-1] + 1)):  # then the picked dimensions come first in the result
         return unknown(walk, node)
     for d in picked:
         walk.freeze(picks[d], f"numbers that pick ({walk.where(node)})")
@@ -391,7 +398,7 @@ def pixel_shuffle(walk: Walk, node: Any) -> Any:
     """r² channels become one; they leave together."""
     x, factor = node.args[:2]
     dims = walk.dims(x)
-    result: Dims = [None] * len(dims)
+    result: Dims = [None] * len(dims)  # batches pass, but nothing can leave along them
     if (labels := dims[-3]) is not None:
         blocks = labels.view(-1, factor * factor)
         walk.labels.unite(blocks, blocks[:, :1])
