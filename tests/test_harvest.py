@@ -402,3 +402,23 @@ def test_the_function_takes_zeros_for_masks_and_cuts_the_optimizer():
         report = harvest(net, x, optimizer)
     assert report.channels > 0
     assert all(v.shape == p.shape for p in net.parameters() for v in optimizer.state[p].values() if v.ndim)
+
+
+class Largest(nn.Module):
+    """A layer reads the largest values, which an operator returns together with their positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 10), nn.Linear(10, 3)
+
+    def forward(self, x):
+        return self.last(self.first(x).max(1).values)
+
+
+def test_what_an_operator_that_is_not_judged_returns_beside_other_results_is_not_zero():
+    net = masked(Largest().double(), X := torch.randn(5, 7, 4, dtype=torch.float64), 0.3)
+    net.last.bias.data.zero_()
+    before = net(X)
+    report = harvest(net, X)
+    assert [barred.where for barred in report.barred] == ["max in ``"]
+    torch.testing.assert_close(net(X), before, atol=1e-14, rtol=0)

@@ -3,10 +3,11 @@
 from torch import nn
 from torch.export.graph_signature import InputKind
 
-from earlycrop.structure.rules import apply, rule_of
-from earlycrop.structure.rules.mixing import mixing
+import earlycrop.structure.operators  # noqa: F401 - their records, which the walk looks up
+from earlycrop.structure.graph import tensor_nodes, unlabelled
+from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program
-from earlycrop.structure.walk import OUTPUT, Walk, tensor_nodes, tensors_of, unlabelled
+from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 
 
 def label(model: nn.Module, program: Program) -> Walk:
@@ -25,9 +26,10 @@ def label(model: nn.Module, program: Program) -> Walk:
         elif node.op == "call_function":
             if node.all_input_nodes and walk.made.issuperset(node.all_input_nodes):
                 walk.made.add(node)
-            if not node.users and rule_of(node) is mixing:
-                continue  # nobody reads it
-            walk.values[node] = apply(walk, node)
+            operator = operator_of(node)
+            if not node.users and operator.kind is Kind.MIXES:
+                continue  # nobody reads it, so what it mixes may leave
+            walk.values[node] = operator.rule(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]
             walk.origin[node] = name

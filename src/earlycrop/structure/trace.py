@@ -26,6 +26,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop.errors import TraceError
 from earlycrop.structure.heads import head
+from earlycrop.structure.registry import operator_for
 
 Inputs = tuple[object, ...]
 Way = Literal["recorded", "exported", "exported with data"]
@@ -147,17 +148,10 @@ def _like_first(func: Any, args: Any) -> Tensor | None:
 
     PyTorch finds their shapes in Python, and would spend three quarters of a ResNet's trace on them.
     """
-    aten = torch.ops.aten
-    if func is aten.relu_.default:
-        return args[0]
-    if func is aten.relu.default:
-        return torch.empty_like(args[0])
-    if func is aten.batch_norm.default and not args[5]:  # with running statistics
-        channels = args[0].shape[1:2]
-        if any(one is not None and one.shape != channels for one in args[1:5]):
-            raise ValueError(f"a batch norm of another width than its input's {tuple(channels)}")
-        return torch.empty_like(args[0])
-    return None
+    like = operator_for(func).like
+    if like is None or not like(*args):
+        return None
+    return args[0] if func._schema.is_mutable else torch.empty_like(args[0])
 
 
 def module_of(node: Node) -> str:

@@ -14,11 +14,10 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from earlycrop.structure.rules import rule_of
-from earlycrop.structure.rules.norms import MIXING, weight_norm
+from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import as_inputs, duplicate
-from earlycrop.structure.walk import operator_of, tensors_of
+from earlycrop.structure.walk import tensors_of
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -66,7 +65,7 @@ class Verifier:
 
     def _mixes(self) -> bool:
         program = self.structure.program
-        return program is not None and any(operator_of(node) in MIXING for node in program.graph.nodes)
+        return program is not None and any(operator_of(node).kind.norm_over_channels for node in program.graph.nodes)
 
     def _gated(self, keep: Tensor, kept_statistics: bool) -> list[Tensor]:
         return _Gated(self.structure, self.dense, keep, kept_statistics).outputs(self.inputs)
@@ -102,7 +101,8 @@ class _Gated(Interpreter):
         for node in program.graph.nodes:
             inputs = node.all_input_nodes
             if specs.get(node.name) in (InputKind.PARAMETER, InputKind.BUFFER) or (
-                inputs and self.made.issuperset(inputs) and _entrywise(node)
+                # what mixes no channels makes another parameter of parameters: its channels are closed where it is read
+                inputs and self.made.issuperset(inputs) and operator_of(node).kind.apart
             ):
                 self.made.add(node)
 
@@ -124,7 +124,7 @@ class _Gated(Interpreter):
             return _leaves(self.run(*arguments))
 
     def run_node(self, n: Node) -> Any:
-        if self.kept_statistics and operator_of(n) in MIXING:
+        if self.kept_statistics and operator_of(n).kind.norm_over_channels:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self._normed(n, args, kwargs)
         return super().run_node(n)
@@ -161,7 +161,8 @@ class _Gated(Interpreter):
         classes = self.structure.nodes[node.args[0].name]  # type: ignore[union-attr]
         stays = self.stays
         index = [None if one is None else stays[one].nonzero().flatten().to(x.device) for one in classes]
-        channels = range(1, 2) if operator_of(node) == "group_norm" else range(x.ndim - len(args[1]), x.ndim)
+        grouped = operator_of(node).kind is Kind.GROUP_NORM
+        channels = range(1, 2) if grouped else range(x.ndim - len(args[1]), x.ndim)
         kept = {dim: one for dim, one in enumerate(index) if dim in channels and one is not None}
         small, args = x, [*args]
         for dim, one in kept.items():
@@ -170,9 +171,9 @@ class _Gated(Interpreter):
             if len(args) > position and isinstance(args[position], Tensor):
                 for dim, one in kept.items():
                     args[position] = args[position].index_select(dim - channels[0], one)
-        if operator_of(node) == "group_norm":
-            grouped = self.structure.arguments.get(node.name)
-            args[1] = args[1] if grouped is None else int(stays[grouped].sum())
+        if grouped:
+            groups = self.structure.arguments.get(node.name)
+            args[1] = args[1] if groups is None else int(stays[groups].sum())
         else:
             args[1] = list(small.shape[channels[0] :])
         args[0] = small
@@ -182,12 +183,6 @@ class _Gated(Interpreter):
             shape[dim] = x.shape[dim]
             result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
         return result
-
-
-def _entrywise(node: Node) -> bool:
-    """Whether an operator on parameters makes another parameter of them, and does not sum over channels."""
-    rule = None if node.op != "call_function" else rule_of(node)
-    return rule is weight_norm or (rule is not None and rule.__module__.endswith(("pointwise", "movement", "mixing")))
 
 
 class _Double(TorchFunctionMode):

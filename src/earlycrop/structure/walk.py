@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.fx.node import map_arg
 
+from earlycrop.structure.graph import argument, before, shape_of, tensor_nodes, unlabelled
 from earlycrop.structure.labels import Axis, Dims, Grid, Labels
+from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program, module_of
 
 Site = tuple[str, int]
@@ -20,12 +21,6 @@ Side = Literal["output", "input", "parameter"]
 
 OUTPUT = "an output of the network"
 """Why logits cannot leave."""
-
-
-SUMS = ("add", "sub", "rsub")
-CATS = ("cat", "concat", "concatenate")
-JOINING = (*SUMS, *CATS)
-"""Operators whose result has several creators: each of their operands has its own."""
 
 
 class Place(NamedTuple):
@@ -120,6 +115,7 @@ class Walk:
             places = _places(dims, grid)
             if among.isdisjoint(places):
                 continue
+            # Entries along a fixed axis are one: they leave together, and its first index speaks for all of them.
             labels = grid.labels.permute([dims[d].axis for d in places])  # type: ignore[union-attr]
             for axis, d in enumerate(places):
                 if d in among:
@@ -168,6 +164,8 @@ class Walk:
         ndim = max(len(shape) for _, shape in values)
         every: list[Dims] = [[None] * (ndim - len(dims)) + list(dims) for dims, _ in values]
         sizes = [(1,) * (ndim - len(shape)) + shape for _, shape in values]
+        # To fix an axis of one value may leave it unlike another, so this goes on until all fit. It ends, for each
+        # time there is an axis less.
         while True:
             for number, dims in enumerate(every):
                 if fix := self._misfits(number, every, sizes, skip):
@@ -180,7 +178,7 @@ class Walk:
             for grid in {id(one.grid): one.grid for one in dims if isinstance(one, Axis)}.values():
                 places = _places(dims, grid)
                 labels = grid.labels.permute([dims[d].axis for d in places])  # type: ignore[union-attr]
-                if skip not in places:
+                if skip not in places:  # by now, values that share dimensions have grids over the same ones
                     self.labels.unite(first.setdefault(tuple(places), labels), labels)
         return [dims[ndim - len(own) :] for dims, (own, _) in zip(every, values, strict=True)]
 
@@ -189,14 +187,15 @@ class Walk:
         dims = every[number]
         for grid in {id(one.grid): one.grid for one in dims if isinstance(one, Axis)}.values():
             places = _places(dims, grid)
-            if skip in places:
+            if skip in places:  # along it the values lie side by side, and each has its own labels
                 return [skip]  # type: ignore[list-item]
             for other, size in zip(every, sizes, strict=True):
                 common = [d for d in places if size[d] > 1]
                 if other is dims or not common:
                     continue
-                if fixed := [d for d in common if other[d] is None]:
+                if fixed := [d for d in common if other[d] is None]:  # the other cannot shrink there
                     return fixed
+                # the other has channels along one axis only; that of a parameter decides, for a layer made it
                 if vectors := [d for d in common if not isinstance(other[d], Axis)]:
                     made = next((d for d in vectors if self._of_parameters(other[d])), None)
                     kept = places[0] if made is None else made
@@ -251,10 +250,11 @@ class Walk:
 
     def _beside(self, node: Node, labels: Tensor) -> list[Tensor]:
         """Of a sum or a concatenation: what its operands have in the dimension where one of them has these labels."""
-        if (name := operator_of(node).rstrip("_")) not in JOINING:
+        kind = operator_of(node).kind
+        if not kind.joins:
             return []
         every = [self.raw(one) for one in tensor_nodes(node.args) if isinstance(one.meta.get("val"), Tensor)]
-        skip = (*node.args, node.kwargs.get("dim", 0))[1] if name in CATS else None
+        skip = argument(node, 1, "dim", 0) if kind is Kind.CONCATENATES else None
         found: list[Tensor] = []
         ndim = max(map(len, every))
         for dim in range(-ndim, 0):
@@ -316,44 +316,6 @@ def upstream(walk: Walk, node: Node) -> list[tuple[str, list[Tensor | None]]]:
     """The parameters and buffers that a value, computed from nothing else, is computed from."""
     names = dict.fromkeys(walk.origin[one] for one in before(node) if one in walk.origin)
     return [(name, walk.tensors[name]) for name in names]
-
-
-def before(node: Node) -> list[Node]:
-    """A node and all those that its value is computed from, each once."""
-    found: dict[Node, None] = {}
-    todo = [node]
-    while todo:
-        if (one := todo.pop()) not in found:
-            found[one] = None
-            todo += one.all_input_nodes
-    return list(found)
-
-
-def operator_of(node: Any) -> str:
-    """The name of the operator that a node runs, whatever its overload; '' for anything that is none."""
-    return node.target.overloadpacket.__name__ if isinstance(node.target, torch._ops.OpOverload) else ""
-
-
-def shape_of(node: Any) -> tuple[int, ...]:
-    """The shape of a tensor argument."""
-    return tuple(node.meta["val"].shape)
-
-
-def unlabelled(node: Any) -> Any:
-    """No dimension of this value can shrink (a tuple for an operator with several results)."""
-    value = node.meta.get("val") if isinstance(node, Node) else None
-    if isinstance(value, Tensor):
-        return [None] * value.ndim
-    if isinstance(value, tuple | list):
-        return tuple([None] * v.ndim if isinstance(v, Tensor) else None for v in value)
-    return None
-
-
-def tensor_nodes(args: Any) -> list[Node]:
-    """Every graph node among arguments, nested lists included."""
-    found: list[Node] = []
-    map_arg(args, lambda node: found.append(node) or node)
-    return found
 
 
 def tensors_of(model: nn.Module) -> list[tuple[str, Tensor]]:

@@ -1,18 +1,27 @@
-"""Products: where channels are created and read."""
+"""Contractions: where channels are created and read."""
 
 import math
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 from torch.fx import Node
 
+from earlycrop.structure.graph import argument, shape_of, unlabelled
 from earlycrop.structure.labels import Dims
-from earlycrop.structure.rules.closed import zero_when_closed
-from earlycrop.structure.rules.registry import argument, input_reason, rule, same_in_each_group, unknown
-from earlycrop.structure.walk import Walk, shape_of, unlabelled
+from earlycrop.structure.operators.closed import zero_when_closed
+from earlycrop.structure.operators.ties import input_reason, same_in_each_group
+from earlycrop.structure.registry import Kind, Weight, Zero, rule, unknown
+from earlycrop.structure.walk import Walk
+
+_creates = partial(rule, kind=Kind.CREATES, zero=Zero.PARAMETERS)
+_product = partial(rule, kind=Kind.CREATES, zero=Zero.ANY)
+_contracts = partial(rule, kind=Kind.CONTRACTS)
+_GROUPS = 6
+"""The position of the number of groups among the arguments of all convolutions."""
 
 
-@rule("linear")
+@_creates("linear", weight=Weight())
 def linear(walk: Walk, node: Any) -> Any:
     """y = x Wᵀ + b: W's rows create, its columns read the last dimension of x."""
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
@@ -44,11 +53,11 @@ def _count(walk: Walk, node: Any, weight: Any, uses: int) -> None:
         walk.products.append((walk.origin[weight], uses))
 
 
-@rule("conv1d", "conv2d", "conv3d")
+@_creates("conv1d", "conv2d", "conv3d", channels=1, groups=_GROUPS, weight=Weight(spatial=True))
 def convolution(walk: Walk, node: Any) -> Any:
     """The weight is (out, in / groups, ...): its rows create, its columns read dimension 1 of x."""
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
-    groups = argument(node, 6, "groups", 1)
+    groups = argument(node, _GROUPS, "groups", 1)
     _over_space(walk, node, x)
     w, positions = walk.dims(weight), math.prod(shape_of(node)) // shape_of(weight)[0]
     reads, writes = _grouped(walk, node, x, w[1], w[0], groups, shape_of(weight)[0])
@@ -64,11 +73,16 @@ def convolution(walk: Walk, node: Any) -> Any:
     return _spatial(walk, node, x, writes)
 
 
-@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@_creates(
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    channels=1,
+    groups=_GROUPS,
+    weight=Weight(writes=1, reads=0, spatial=True),
+)
 def transposed_convolution(walk: Walk, node: Any) -> Any:
     """The weight is (in, out / groups, ...): its columns create, its rows read dimension 1 of x."""
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
-    groups = argument(node, 6, "groups", 1)
+    groups = argument(node, _GROUPS, "groups", 1)
     _over_space(walk, node, x)
     w, out_channels = walk.dims(weight), shape_of(node)[-len(shape_of(weight)) + 1]
     if groups == 1:
@@ -155,7 +169,13 @@ def _unbatched(node: Any) -> bool:
     return len(shape_of(node.args[0])) < len(shape_of(node.args[1]))
 
 
-@rule("matmul", "mm", "bmm")
+def _side(walk: Walk, node: Node) -> int:
+    """W x has its channels in its rows, x W in its columns."""
+    return -2 if node.args[0] in walk.origin and len(shape_of(node)) > 1 else -1
+
+
+@_product("matmul", "mm", channels=_side, weight=Weight(bias=None, writes=1, reads=0))
+@_product("bmm", channels=_side)
 def matmul(walk: Walk, node: Any) -> Any:
     """Contracts the last dimension of a with the second to last of b; batch dimensions broadcast.
 
@@ -217,7 +237,7 @@ def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
     return rest
 
 
-@rule("baddbmm")
+@_contracts("baddbmm")
 def baddbmm(walk: Walk, node: Any) -> Any:
     """b + x y, batch by batch."""
     bias, x, y = node.args[:3]
@@ -238,7 +258,7 @@ def baddbmm(walk: Walk, node: Any) -> Any:
     ]
 
 
-@rule("einsum")
+@_contracts("einsum", zero=Zero.ANY)
 def einsum(walk: Walk, node: Any) -> Any:
     """Every letter is one dimension, wherever it stands; letters that do not come out are contracted."""
     equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
@@ -287,7 +307,7 @@ def einsum(walk: Walk, node: Any) -> Any:
     return [result.get(name) for name in output]
 
 
-@rule("addmm")
+@_creates("addmm", weight=Weight(x=1, position=2, bias=0, writes=1, reads=0))
 def addmm(walk: Walk, node: Any) -> Any:
     """b + x W, W being (in, out)."""
     bias, x, weight = node.args[:3]
@@ -306,7 +326,7 @@ def addmm(walk: Walk, node: Any) -> Any:
     return [dx[0], dw[1]]
 
 
-@rule("embedding")
+@_creates("embedding", weight=Weight(x=1, position=0, bias=None, writes=1, reads=None))
 def embedding(walk: Walk, node: Any) -> Any:
     """Rows of the table are picked by number, so only its columns may leave."""
     table = node.args[0]
@@ -317,14 +337,14 @@ def embedding(walk: Walk, node: Any) -> Any:
     return [*walk.dims(node.args[1]), width]
 
 
-@rule("embedding_bag", "_embedding_bag")
+@_contracts("embedding_bag", "_embedding_bag")
 def embedding_bag(walk: Walk, node: Any) -> Any:
     """Rows picked by number and summed: only columns may leave."""
     rows, *others = unlabelled(node)
     return ([*rows[:-1], embedding(walk, node)[-1]], *others)
 
 
-@rule("bilinear")
+@_contracts("bilinear", zero=Zero.PARAMETERS)
 def bilinear(walk: Walk, node: Any) -> Any:
     """yₖ = aᵀ Wₖ b + biasₖ: W is (out, in of a, in of b)."""
     a, b, weight, bias = (*node.args, None)[:4]

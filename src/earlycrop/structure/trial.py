@@ -12,11 +12,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from earlycrop.structure.graph import argument, shape_of
 from earlycrop.structure.labelling import label
+from earlycrop.structure.registry import operator_of
 from earlycrop.structure.structure import Structure, build, couple, ignoring
 from earlycrop.structure.surgery import remove
 from earlycrop.structure.trace import Program, examples_in, export
-from earlycrop.structure.walk import operator_of, shape_of
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
@@ -47,7 +48,7 @@ def trace(
     structures = []
     for guessed in dict.fromkeys([tuple(names), (), *((name,) for name in names)]):
         structures.append(build(walk, ignored, examples, guessed.__contains__))
-        if _rehearse(structures[-1], model, example_inputs, structures[-1].spaces().unique().tolist()):
+        if _passes(structures[-1], model, example_inputs, structures[-1].spaces().unique().tolist()):
             return structures[-1]
     structure = structures[0]
     spaces = structure.spaces()
@@ -65,14 +66,14 @@ def _passing(
     half = len(failing) // 2
     for part in (failing[:half], failing[half:]):
         good = [*beside, *found]
-        if _rehearse(structure, model, inputs, [*good, *part]):
+        if _passes(structure, model, inputs, [*good, *part]):
             found += part
         else:
             found += _passing(structure, model, inputs, good, part)
     return found
 
 
-def _rehearse(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int]) -> bool:
+def _passes(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int]) -> bool:
     """Whether the model still computes the same graph when some of the classes of each of these spaces have left.
 
     Where sizes in the code were taken for integers of a module, or channels are split, it has to do so twice.
@@ -103,7 +104,7 @@ def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces
             return False
         if old.name in structure.positions and _start(new) != _moved(structure, old, stays):
             return False
-        if counted is None and operator_of(old) not in SIZED and _constants(old) != _constants(new):
+        if counted is None and not operator_of(old).sizes and _constants(old) != _constants(new):
             return False
     return True
 
@@ -150,18 +151,10 @@ def _traced_after(structure: Structure, model: nn.Module, example_inputs: object
         return None
 
 
-SIZED = (
-    *("view", "reshape", "_unsafe_view", "unflatten", "expand", "broadcast_to", "layer_norm", "rms_norm"),
-    *("new_zeros", "new_ones", "new_full", "new_empty", "zeros", "ones", "full", "empty"),
-    *("split", "split_with_sizes", "slice", "narrow"),
-)
-"""Operators whose integers are sizes: the shape of what they return is compared instead."""
-
-
 def _groups(node: Node) -> object:
-    """The number of groups of a convolution (its seventh argument, 1 if left out) or a group norm (its second)."""
-    position = 1 if operator_of(node) == "group_norm" else 6
-    return node.args[position] if len(node.args) > position else 1
+    """The number of groups that an operator is given; 1 if it is left out."""
+    position = operator_of(node).groups
+    return 1 if position is None else argument(node, position, "groups", 1)
 
 
 def _constants(node: Node) -> list[object]:
@@ -171,8 +164,8 @@ def _constants(node: Node) -> list[object]:
 
 
 def _operators(nodes: Iterable[Node]) -> list[Node]:
-    """Those that compute; whether a copy is made depends on strides."""
-    return [node for node in nodes if node.op == "call_function" and operator_of(node) != "contiguous"]
+    """Those that run whatever the strides."""
+    return [node for node in nodes if node.op == "call_function" and not operator_of(node).strides]
 
 
 def _promised(structure: Structure, node: Node, stays: Tensor) -> tuple[int, ...]:

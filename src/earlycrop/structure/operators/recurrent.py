@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from earlycrop.structure.rules.registry import argument, input_reason, rule, same_in_each_group, unknown
+from earlycrop.structure.graph import argument, name_of, shape_of
+from earlycrop.structure.operators.ties import input_reason, same_in_each_group
+from earlycrop.structure.registry import Kind, Zero, rule, unknown
 from earlycrop.structure.trace import module_of
-from earlycrop.structure.walk import Place, Walk, operator_of, shape_of
+from earlycrop.structure.walk import Place, Walk
 
 BLOCKS = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 """Blocks of rows in the weights: one for each inner gate of the unit's kind."""
@@ -41,12 +43,12 @@ def _unit(
     return hidden, out
 
 
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu")
+@rule("lstm", "gru", "rnn_tanh", "rnn_relu", kind=Kind.RECURRENT, zero=Zero.PARAMETERS)
 def layers(walk: Walk, node: Any) -> Any:
     """(x, h₀, parameters, has_biases, num_layers, dropout, train, bidirectional, batch_first)."""
     if node.target._overloadname != "input":
         return unknown(walk, node)  # a packed sequence
-    kind, (x, state, parameters, biased, count) = operator_of(node), node.args[:5]
+    kind, (x, state, parameters, biased, count) = name_of(node), node.args[:5]
     directions, states = (2 if argument(node, 7, "bidirectional") else 1), list(state) if kind == "lstm" else [state]
     each = len(parameters) // (count * directions)
     walk.freeze(x, f"mixed over time ({walk.where(node)})", range(len(shape_of(x)) - 1))
@@ -85,10 +87,10 @@ def layers(walk: Walk, node: Any) -> Any:
     return ([*before, read], *([*before, labels] for _, labels in zip(states, (out, hidden), strict=False)))
 
 
-@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell")
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", kind=Kind.RECURRENT)
 def cell(walk: Walk, node: Any) -> Any:
     """(x, h, W_ih, W_hh, b_ih, b_hh): one step."""
-    kind, (x, state, *parameters) = operator_of(node).removesuffix("_cell"), node.args
+    kind, (x, state, *parameters) = name_of(node).removesuffix("_cell"), node.args
     states = list(state) if kind == "lstm" else [state]
     parameters = [one for one in (*parameters, *node.kwargs.values()) if one is not None]
     walk.fix(x, [-1])

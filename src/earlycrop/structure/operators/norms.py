@@ -5,17 +5,10 @@ from typing import Any
 from torch import Tensor
 from torch.fx import Node
 
+from earlycrop.structure.graph import argument, name_of, shape_of
 from earlycrop.structure.labels import Dims
-from earlycrop.structure.rules.registry import argument, name_of, rule
-from earlycrop.structure.walk import Walk, shape_of
-
-NORMALISING = ("batch_norm", "instance_norm")
-"""Operators that divide each channel by its own scale."""
-
-MIXING = ("layer_norm", "rms_norm", "group_norm")
-"""Operators whose statistics are those of several channels."""
-
-NORMS = (*NORMALISING, *MIXING)
+from earlycrop.structure.registry import Kind, Zero, rule
+from earlycrop.structure.walk import Walk
 
 
 def _affine(walk: Walk, node: Any, *params: tuple[Any, Tensor | None, int]) -> None:
@@ -32,7 +25,19 @@ def _note_norm(walk: Walk, node: Any, weight: Any, bias: Any, dim: int) -> None:
         walk.norms[node] = tuple((walk.origin[p], dim) for p in affine)
 
 
-@rule(*NORMALISING)
+def _as_wide(x: Tensor, *rest: Any) -> bool:
+    """A batch norm with running statistics returns what is like its input, which must be as wide as they are."""
+    parameters, training = rest[:4], rest[4]
+    if training:
+        return False
+    channels = x.shape[1:2]
+    if any(one is not None and one.shape != channels for one in parameters):
+        raise ValueError(f"a batch norm of another width than its input's {tuple(channels)}")
+    return True
+
+
+@rule("batch_norm", kind=Kind.CHANNEL_NORM, zero=Zero.SCALED, channels=1, like=_as_wide)
+@rule("instance_norm", kind=Kind.CHANNEL_NORM, zero=Zero.SCALED, channels=1)
 def batch_norm(walk: Walk, node: Any) -> Any:
     """Each channel (dimension 1) is normalised on its own."""
     x, weight, bias, mean, var = node.args[:5]
@@ -44,7 +49,15 @@ def batch_norm(walk: Walk, node: Any) -> Any:
     return [None, dims[1], *[None] * (len(dims) - 2)]
 
 
-@rule("layer_norm", "rms_norm")
+def _only_one(walk: Walk, node: Node) -> int | None:
+    """Of the dimensions that are normalised together, the one that has channels."""
+    dims = walk.raw(node)
+    normalised = range(-len(node.args[1]), 0)  # type: ignore[arg-type] - a list of sizes
+    alive = [dim for dim in normalised if isinstance(dims[dim], Tensor)]
+    return alive[0] if len(alive) == 1 else None
+
+
+@rule("layer_norm", "rms_norm", kind=Kind.TRAILING_NORM, zero=Zero.SCALED, channels=_only_one, sizes=True)
 def layer_norm(walk: Walk, node: Any) -> Any:
     """The trailing dimensions are normalised together; what stays is normalised among itself after a cut."""
     x, normalized = node.args[:2]
@@ -60,7 +73,7 @@ def layer_norm(walk: Walk, node: Any) -> Any:
     return list(dims)
 
 
-@rule("group_norm")
+@rule("group_norm", kind=Kind.GROUP_NORM, zero=Zero.SCALED, channels=1, groups=1)
 def group_norm(walk: Walk, node: Any) -> Any:
     """Channels leave by whole groups, or the same number from every group: whichever cuts finer."""
     x, groups = node.args[:2]
@@ -82,7 +95,7 @@ def group_norm(walk: Walk, node: Any) -> Any:
     return [dims[0], channels, *[None] * (len(dims) - 2)]
 
 
-@rule("_weight_norm", "_weight_norm_interface")
+@rule("_weight_norm", "_weight_norm_interface", kind=Kind.MIXES)
 def weight_norm(walk: Walk, node: Any) -> Any:
     """g v / ‖v‖, with a norm for each index of one dimension, along which indices may leave; or one for the whole."""
     v, g = node.args[:2]

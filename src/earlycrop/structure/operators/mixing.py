@@ -1,13 +1,18 @@
 """Mixing over some dimensions, which then cannot shrink; the others pass."""
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
+from earlycrop.structure.graph import argument, name_of, tensor_nodes
 from earlycrop.structure.labels import Dims
-from earlycrop.structure.rules.pointwise import pointwise
-from earlycrop.structure.rules.registry import RULES, Rule, argument, name_of, rule
-from earlycrop.structure.walk import OUTPUT, Walk, tensor_nodes
+from earlycrop.structure.operators.pointwise import pointwise
+from earlycrop.structure.registry import Kind, Rule, Zero, rule
+from earlycrop.structure.walk import OUTPUT, Walk
+
+_pools = partial(rule, kind=Kind.POOLS)
+_mixes = partial(rule, kind=Kind.MIXES)
 
 
 def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
@@ -27,17 +32,21 @@ def _pooling(n: int) -> Rule:
     return pooled
 
 
-for _n in (1, 2, 3):
-    for _kind in ("max_pool{}d", "avg_pool{}d", "adaptive_avg_pool{}d", "adaptive_max_pool{}d", "lp_pool{}d"):
-        RULES[_kind.format(_n)] = RULES[f"_{_kind.format(_n)}"] = _pooling(_n)
-    RULES[f"max_pool{_n}d_with_indices"] = _pooling(_n)
-    for _mode in ("nearest", "linear", "bilinear", "bicubic", "trilinear", "_nearest_exact"):
-        RULES[f"upsample_{_mode}{_n}d"] = RULES[f"_upsample_{_mode}{_n}d".replace("__", "_")] = _pooling(_n)
-    RULES[f"reflection_pad{_n}d"] = RULES[f"replication_pad{_n}d"] = _pooling(_n)
-RULES["grid_sampler"] = _pooling(2)
+for _n, _modes in ((1, ("linear",)), (2, ("bilinear", "bicubic")), (3, ("trilinear",))):
+    _rule = _pooling(_n)
+    _pools(f"max_pool{_n}d", f"avg_pool{_n}d", f"adaptive_avg_pool{_n}d", zero=Zero.FIRST)(_rule)
+    _pools(f"reflection_pad{_n}d", f"replication_pad{_n}d", zero=Zero.FIRST)(_rule)
+    for _mode in ("nearest", *_modes):
+        _pools(f"upsample_{_mode}{_n}d", zero=Zero.FIRST)(_rule)
+    _pools(f"_upsample_nearest_exact{_n}d", zero=Zero.FIRST)(_rule)
+    # the positions that these return beside the values are not zero
+    _pools(f"adaptive_max_pool{_n}d", f"max_pool{_n}d_with_indices", zero=Zero.LOST)(_rule)
+_pools("_adaptive_avg_pool2d", zero=Zero.FIRST)(_pooling(2))
+_pools("_adaptive_avg_pool3d", zero=Zero.FIRST)(_pooling(3))
+_pools("grid_sampler")(_pooling(2))
 
 
-@rule("max_unpool2d", "max_unpool3d")
+@_pools("max_unpool2d", "max_unpool3d")
 def max_unpool(walk: Walk, node: Any) -> Any:
     """Values go where their indices say, channel by channel."""
     x, indices = node.args[:2]
@@ -48,9 +57,11 @@ def max_unpool(walk: Walk, node: Any) -> Any:
     return _over_space(walk, node, x, n)
 
 
-@rule("mean", "sum", "amax", "amin", "var", "std", "norm", "linalg_vector_norm", "logsumexp", "prod", "any", "all")
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "cumsum", "max", "min", "argmax", "argmin", "median")
-@rule("topk", "sort", "argsort", "nansum", "nanmean", "softmin", "var_mean")
+@_mixes("mean", "sum", "amax", "amin", zero=Zero.FIRST)
+@_mixes("softmax", "_softmax", zero=Zero.LOST)
+@_mixes("log_softmax", "_log_softmax", "cumsum", "prod", "logsumexp", "nansum", "nanmean", "any", "all")
+@_mixes("var", "std", "var_mean", "norm", "linalg_vector_norm", "max", "min", "argmax", "argmin", "median")
+@_mixes("topk", "sort", "argsort")
 def mixing(walk: Walk, node: Any) -> Any:
     """Entries along some dimensions are mixed, so those cannot shrink; the others pass."""
     x = node.args[0]

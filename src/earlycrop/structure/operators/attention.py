@@ -2,12 +2,14 @@
 
 from typing import Any
 
-from earlycrop.structure.rules.products import contract
-from earlycrop.structure.rules.registry import argument, input_reason, rule
-from earlycrop.structure.walk import Walk, shape_of
+from earlycrop.structure.graph import argument, shape_of
+from earlycrop.structure.operators.contractions import contract
+from earlycrop.structure.operators.ties import input_reason
+from earlycrop.structure.registry import Kind, rule
+from earlycrop.structure.walk import Walk
 
 
-@rule("scaled_dot_product_attention")
+@rule("scaled_dot_product_attention", kind=Kind.ATTENTION)
 def attention(walk: Walk, node: Any) -> Any:
     """softmax(q kᵀ scale + mask) v over the last two dimensions; all before them are independent.
 

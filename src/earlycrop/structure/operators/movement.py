@@ -1,17 +1,33 @@
 """Movement: labels go where the entries go."""
 
+import operator
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
+from earlycrop.structure.graph import argument, name_of, shape_of, unlabelled
 from earlycrop.structure.labels import Axis, Dims, Grid
-from earlycrop.structure.rules.pointwise import combine, write
-from earlycrop.structure.rules.registry import RULES, argument, name_of, rule, same_in_each_group, unknown
-from earlycrop.structure.walk import Walk, shape_of, unlabelled
+from earlycrop.structure.operators.pointwise import combine, write
+from earlycrop.structure.operators.ties import same_in_each_group
+from earlycrop.structure.registry import Kind, Zero, rule, unknown
+from earlycrop.structure.walk import Walk
+
+_moves = partial(rule, kind=Kind.MOVES, zero=Zero.FIRST)
+_rearranges = partial(rule, kind=Kind.REARRANGES, zero=Zero.FIRST)
 
 
-@rule("view", "reshape", "_unsafe_view", "flatten", "unflatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
+@_moves(operator.getitem)
+def item(walk: Walk, node: Any) -> Any:
+    """One of several results."""
+    value = walk.values.get(node.args[0])
+    return value[node.args[1]] if isinstance(value, tuple) else unlabelled(node)
+
+
+@_rearranges("view", "reshape", "_unsafe_view", "unflatten", sizes=True)
+@_rearranges("flatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
 def view(walk: Walk, node: Any) -> Any:
     """The entries keep their order: run the reshape on the labels, run of dimensions by run.
 
@@ -25,12 +41,14 @@ def view(walk: Walk, node: Any) -> Any:
         if not dims:
             continue
         one = walk.raw(x)[dims[0]]
-        if isinstance(one, Axis):
+        if isinstance(one, Axis):  # its axes may have been permuted since the view that made the grid
             axes = [walk.raw(x)[d].axis for d in dims]  # type: ignore[union-attr]
             full = one.grid.labels.permute(axes)
         else:
             full = one
         assert full is not None
+        # The labels take the shape of the run before (dimensions that have none are spread over), then that after.
+        # Where they still vary along one dimension only, that is where the channels are; else they are a grid.
         full = full.reshape([before[d] if d in dims else 1 for d in ins]).expand([before[d] for d in ins])
         for d, found in zip(outs, walk.arrange(full.reshape([after[d] for d in outs])), strict=True):
             result[d] = found
@@ -44,9 +62,11 @@ def _one_kind(walk: Walk, node: Any, dims: list[int]) -> list[int]:
     if len(dims) > 1:
         for d in dims:
             one = walk.raw(x)[d]
+            # what is the same everywhere gives way to channels that a layer made
             if isinstance(one, Tensor) and any(one is spread for spread in walk.spread):
                 walk.labels.freeze(one, f"merged with channels ({walk.where(node)})")
                 dims = [other for other in dims if other != d]
+    # two independent sets of channels cannot both leave a merged dimension: the entries that stay would be no block
     kinds = {d: id(one.grid) if isinstance(one := walk.raw(x)[d], Axis) else d for d in dims}
     first = [d for d in dims if kinds[d] == kinds[dims[0]]]
     walk.freeze(x, f"merged with other channels ({walk.where(node)})", [d for d in dims if d not in first])
@@ -59,6 +79,7 @@ def _joined(dims: Dims, runs: list[tuple[tuple[int, int], tuple[int, int]]]) -> 
     for (i, j), (p, q) in runs:
         ins, outs = list(range(i, j)), list(range(p, q))
         grids = {id(one.grid) for d in ins if isinstance(one := dims[d], Axis)}
+        # the axes of a grid shrink together, so what happens to them is seen together, though other runs lie between
         for other in [other for other in found if other[2] & grids]:
             found.remove(other)
             ins, outs, grids = other[0] + ins, other[1] + outs, grids | other[2]
@@ -84,7 +105,8 @@ def _runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[i
     return runs
 
 
-def _by_position(walk: Walk, node: Any) -> Any:
+@_rearranges("permute", "transpose", "t", "movedim", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint")
+def by_position(walk: Walk, node: Any) -> Any:
     """Run the operator itself on the numbers of the dimensions."""
     x = node.args[0]
     ndim = len(shape_of(x))
@@ -94,16 +116,12 @@ def _by_position(walk: Walk, node: Any) -> Any:
     return [dims[size - 2] for size in moved.shape]
 
 
-for _movement in ("permute", "transpose", "t", "movedim", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint"):
-    RULES[_movement] = _by_position
-
-
-@rule("expand", "broadcast_to")
+@_moves("expand", "broadcast_to", sizes=True)
 def expand(walk: Walk, node: Any) -> Any:
     """Dimensions of size one grow; the others keep their labels.
 
     What a value is spread over is alike everywhere, so any of it may leave if the code's size follows; the
-    rehearsal sees whether it does.
+    trial sees whether it does.
     """
     x, shape = node.args[0], shape_of(node)
     result: Dims = [None] * len(shape)
@@ -115,7 +133,8 @@ def expand(walk: Walk, node: Any) -> Any:
     return result
 
 
-@rule("zeros", "ones", "full", "empty", "new_zeros", "new_ones", "new_full", "new_empty")
+@rule("zeros", "ones", "full", "empty", kind=Kind.FILLS, sizes=True)
+@rule("new_zeros", "new_ones", "new_full", "new_empty", kind=Kind.FILLS, sizes=True)
 def constant(walk: Walk, node: Any) -> Any:
     """A tensor that is alike everywhere: any of it may leave if the code's size follows."""
     return [_alike(walk, node, size) for size in shape_of(node)]
@@ -131,7 +150,7 @@ def _alike(walk: Walk, node: Any, size: int) -> Tensor | None:
     return labels
 
 
-@rule("cat", "concat", "concatenate")
+@rule("cat", "concat", "concatenate", kind=Kind.CONCATENATES, zero=Zero.ALL)
 def cat(walk: Walk, node: Any) -> Any:
     """Labels are concatenated as data are; along other dimensions the parts are one."""
     dim = argument(node, 1, "dim", 0) % len(shape_of(node))
@@ -157,7 +176,7 @@ def _immovable(walk: Walk, node: Any, size: int) -> Tensor:
     return labels
 
 
-@rule("stack")
+@rule("stack", kind=Kind.MOVES, zero=Zero.ALL)
 def stack(walk: Walk, node: Any) -> Any:
     """A new dimension; along the others the parts are one."""
     dim = argument(node, 1, "dim", 0) % len(shape_of(node))
@@ -166,7 +185,7 @@ def stack(walk: Walk, node: Any) -> Any:
     return result
 
 
-@rule("chunk", "tensor_split", "unsafe_chunk")
+@_moves("chunk", "tensor_split", "unsafe_chunk")
 def chunk(walk: Walk, node: Any) -> Any:
     """n equal parts: each loses the same offsets, so that the parts stay equal."""
     x, pieces = node.args[:2]
@@ -193,7 +212,7 @@ def _with(dims: Dims, dim: int, labels: Tensor | None) -> Dims:
     return [*dims[:dim], labels, *dims[dim + 1 :]]
 
 
-@rule("glu")
+@rule("glu", kind=Kind.ENTRYWISE, zero=Zero.FIRST)
 def glu(walk: Walk, node: Any) -> Any:
     """One half gates the other: both lose the same offsets."""
     x = node.args[0]
@@ -206,7 +225,8 @@ def glu(walk: Walk, node: Any) -> Any:
     return _with(walk.raw(x), dim, labels.view(2, -1)[0])
 
 
-@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes")
+@_moves("split", "split_with_sizes", sizes=True)
+@_moves("unsafe_split", "unsafe_split_with_sizes")
 def split(walk: Walk, node: Any) -> Any:
     """Parts of given sizes: equal parts lose the same offsets, others follow if the sizes in the code do."""
     x = node.args[0]
@@ -225,7 +245,7 @@ def split(walk: Walk, node: Any) -> Any:
     return tuple(_with(walk.raw(x), dim, part) for part in labels.split(sizes))
 
 
-@rule("unbind")
+@_moves("unbind")
 def unbind(walk: Walk, node: Any) -> Any:
     """One part for each index, and so none of them can leave."""
     x = node.args[0]
@@ -239,7 +259,7 @@ def _without(dims: Dims, dim: int) -> Dims:
     return [*dims[:dim], *dims[dim + 1 :]]
 
 
-@rule("select")
+@_moves("select")
 def select(walk: Walk, node: Any) -> Any:
     """A literal position, and so nothing can leave along its dimension."""
     x = node.args[0]
@@ -248,15 +268,16 @@ def select(walk: Walk, node: Any) -> Any:
     return _without(walk.raw(x), dim)
 
 
-@rule("slice", "narrow")
+@_moves("slice", "narrow", sizes=True)
 def slice_(walk: Walk, node: Any) -> Any:
     """From one position to another: a part that divides the whole loses what its like lose, so that it stays one.
 
-    Other positions must come from integers of the module; the rehearsal sees whether they follow.
+    Other positions must come from integers of the module; the trial sees whether they follow.
     """
     x = node.args[0]
     dim = argument(node, 1, "dim", 0) % len(shape_of(x))
     size, part = shape_of(x)[dim], shape_of(node)[dim]
+    # taking all of it is no choice of positions
     if size == part and name_of(node) == "slice" and argument(node, 4, "step", 1) == 1:
         return list(walk.raw(x))
     walk.fix(x, [dim])
@@ -269,13 +290,14 @@ def slice_(walk: Walk, node: Any) -> Any:
     start = min(start + size if start < 0 else start, size)
     if 0 < part < size and size % part == start % part == 0:
         same_in_each_group(walk, labels, size // part)
+    # if start or end come from an integer of the module, it is as large as one of these pieces
     for piece in (labels[:start], labels[start : start + part], labels[: start + part], labels[start + part :]):
         walk.guess(node, piece)
     walk.positions[node.name] = (labels, start, start + part)
     return _with(walk.raw(x), dim, labels[start : start + part])
 
 
-@rule("index_select", "flip", "roll")
+@_moves("index_select", "flip", "roll")
 def pick(walk: Walk, node: Any) -> Any:
     """Positions are literal, so a dimension that is picked from cannot shrink; the others pass."""
     x = node.args[0]
@@ -287,13 +309,13 @@ def pick(walk: Walk, node: Any) -> Any:
     return [None if d in touched else labels for d, labels in enumerate(walk.raw(x))]
 
 
-@rule("index")
+@rule("index", kind=Kind.MOVES)
 def index(walk: Walk, node: Any) -> Any:
     """Rows picked by tensors of numbers; dimensions without such a tensor pass."""
     x, picks = node.args[:2]
     picked = [d for d, one in enumerate(picks) if one is not None]
     ndim = len(shape_of(x))
-    if picked != list(range(picked[0], picked[-1] + 1)):
+    if picked != list(range(picked[0], picked[-1] + 1)):  # then the picked dimensions come first in the result
         return unknown(walk, node)
     for d in picked:
         walk.freeze(picks[d], f"numbers that pick ({walk.where(node)})")
@@ -302,7 +324,7 @@ def index(walk: Walk, node: Any) -> Any:
     return [*before, *[None] * (len(shape_of(node)) - ndim + len(picked)), *after]
 
 
-@rule("repeat_interleave")
+@_moves("repeat_interleave")
 def repeat_interleave(walk: Walk, node: Any) -> Any:
     """Each index several times, one beside the other."""
     x, repeats = node.args[:2]
@@ -320,7 +342,7 @@ def repeat_interleave(walk: Walk, node: Any) -> Any:
     return [Axis(grid, one.axis) if isinstance(one, Axis) and one.grid is labels.grid else one for one in walk.raw(x)]
 
 
-@rule("repeat", "tile")
+@_moves("repeat", "tile")
 def repeat(walk: Walk, node: Any) -> Any:
     """The whole several times, one after the other."""
     x, shape = node.args[0], shape_of(node)
@@ -332,7 +354,13 @@ def repeat(walk: Walk, node: Any) -> Any:
     ]
 
 
-@rule("constant_pad_nd", "pad")
+def _padding(node: Node) -> Zero:
+    """Zeros stay zeros if zeros are put beside them."""
+    return Zero.LOST if any(node.args[2:]) else Zero.FIRST
+
+
+@rule("constant_pad_nd", kind=Kind.MOVES, zero=_padding)
+@rule("pad", kind=Kind.MOVES)
 def pad(walk: Walk, node: Any) -> Any:
     """Padding adds entries that cannot leave; other modes than a constant read their neighbours."""
     x, amounts = node.args[:2]
@@ -354,7 +382,7 @@ def pad(walk: Walk, node: Any) -> Any:
     return result
 
 
-@rule("channel_shuffle", "native_channel_shuffle")
+@_rearranges("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(walk: Walk, node: Any) -> Any:
     """Groups are dealt out in turn; each loses the same offsets, so that the turns stay."""
     x, groups = node.args[:2]
@@ -365,12 +393,12 @@ def channel_shuffle(walk: Walk, node: Any) -> Any:
     return dims
 
 
-@rule("pixel_shuffle")
+@_moves("pixel_shuffle")
 def pixel_shuffle(walk: Walk, node: Any) -> Any:
     """r² channels become one; they leave together."""
     x, factor = node.args[:2]
     dims = walk.dims(x)
-    result: Dims = [None] * len(dims)
+    result: Dims = [None] * len(dims)  # batches pass, but nothing can leave along them
     if (labels := dims[-3]) is not None:
         blocks = labels.view(-1, factor * factor)
         walk.labels.unite(blocks, blocks[:, :1])
@@ -378,7 +406,7 @@ def pixel_shuffle(walk: Walk, node: Any) -> Any:
     return result
 
 
-@rule("pixel_unshuffle")
+@_moves("pixel_unshuffle")
 def pixel_unshuffle(walk: Walk, node: Any) -> Any:
     """One channel becomes r²."""
     x, factor = node.args[:2]
@@ -388,7 +416,7 @@ def pixel_unshuffle(walk: Walk, node: Any) -> Any:
     return result
 
 
-@rule("sym_size", "_assert_tensor_metadata", "size", "_guards_fn")
+@rule("sym_size", "_assert_tensor_metadata", "size")
 def unrelated(walk: Walk, node: Any) -> Any:
     """The result has a size of its own."""
     return unlabelled(node)

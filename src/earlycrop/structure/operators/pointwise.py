@@ -1,20 +1,50 @@
 """Entries that depend on the entries at their own place."""
 
 import math
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
+from torch.fx import Node
 
+from earlycrop.structure.graph import name_of, shape_of, tensor_nodes
 from earlycrop.structure.labels import Dims
-from earlycrop.structure.rules.registry import name_of, rule, unknown
-from earlycrop.structure.walk import SUMS, Walk, shape_of, tensor_nodes
+from earlycrop.structure.registry import Kind, Zero, operator_of, rule, unknown
+from earlycrop.structure.walk import Walk
+
+_entrywise = partial(rule, kind=Kind.ENTRYWISE)
+_copies = partial(rule, kind=Kind.MOVES, zero=Zero.FIRST)
 
 
-@rule("add", "where", "dropout", "feature_dropout", "alpha_dropout", "native_dropout", "feature_alpha_dropout")
-@rule("clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "copy", "float")
-@rule("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like", "fill", "zero", "relu6")
-@rule("hardtanh", "leaky_relu", "rrelu", "hardswish", "hardsigmoid", "mish", "silu", "selu", "celu", "elu", "softplus")
-@rule("logsigmoid", "log_sigmoid", "expand_as", "requires_grad")
+def _within(node: Node) -> Zero:
+    """Bounds keep zeros if zero lies between them."""
+    low, high = (*node.args[1:], None, None)[:2] if len(node.args) > 1 else (-1, 1)
+    numbers = all(isinstance(bound, int | float | None) for bound in (low, high)) and not node.kwargs
+    inside = numbers and (low is None or low <= 0) and (high is None or high >= 0)  # type: ignore[operator]
+    return Zero.FIRST if inside else Zero.LOST
+
+
+def _of_all_terms(node: Node) -> Zero:
+    """A sum is zero where its terms are, unless one of them is a number."""
+    terms = [one for one in tensor_nodes((node.args, node.kwargs)) if isinstance(one.meta.get("val"), Tensor)]
+    return Zero.ALL if len(terms) == 2 else Zero.LOST
+
+
+@_entrywise(torch.Tag.pointwise)
+@_entrywise("where", "copy", "fill", "zero", "native_dropout", "requires_grad")
+@_entrywise("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like")
+@_entrywise("relu", zero=Zero.FIRST, like=lambda *_: True)
+@_entrywise("relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", zero=Zero.FIRST)
+@_entrywise("tanh", "softshrink", "hardshrink", "neg", "abs", "sign", "square", "sqrt", "erf", zero=Zero.FIRST)
+@_entrywise("sin", "tan", "asinh", "log1p", "div", "xlogy", "dropout", "feature_dropout", zero=Zero.FIRST)
+@_entrywise("hardtanh", "clamp", zero=_within)
+@_entrywise("mul", zero=Zero.ANY)
+@_entrywise("sigmoid", "hardsigmoid", "exp", "cos", "softplus", "log_sigmoid", zero=Zero.LOST)
+@_entrywise("pow", "rsqrt", "reciprocal", "alpha_dropout", "feature_alpha_dropout", zero=Zero.LOST)
+@rule("add", "sub", "rsub", kind=Kind.SUM, zero=_of_all_terms)
+@_copies("clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "expand_as")
+@_copies("contiguous", strides=True)
 def pointwise(walk: Walk, node: Any) -> Any:
     """Each entry depends on the entries at its own place: operands share labels, ones broadcast."""
     if not isinstance(node.meta.get("val"), Tensor):
@@ -24,7 +54,7 @@ def pointwise(walk: Walk, node: Any) -> Any:
         operands = operands[:1]
     result = combine(walk, operands, f"combined with a tensor whose size cannot change ({walk.where(node)})")
     result = [None] * (len(shape_of(node)) - len(result)) + result
-    if name_of(node) in SUMS:
+    if operator_of(node).kind is Kind.SUM:
         write(walk, node, operands)
     return result
 
@@ -65,7 +95,7 @@ def combine(walk: Walk, operands: list[Any], reason: str, skip: int | None = Non
     return result
 
 
-@rule("prelu")
+@_entrywise("prelu", zero=Zero.FIRST)
 def prelu(walk: Walk, node: Any) -> Any:
     """One slope for all, or one per channel (dimension 1)."""
     x, slope = node.args[:2]

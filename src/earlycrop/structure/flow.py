@@ -1,0 +1,237 @@
+"""Which classes of channels a masked network does not need.
+
+Two passes through the exported graph decide, for every value in it and every class of channels:
+
+    forward     may it be anything but zero?   nz(y_o) = bias_o ≠ 0 or some kept W_oi reads an x_i that may
+    backward    does any output depend on it?  rd(x_i) = some kept W_oi writes a y_o on which one depends
+
+A class is dead if at every place where it lives it is zero or nothing depends on it: then removing it changes
+no output for any input, however many dead classes leave together. A weight counts as zero if it is masked, a
+bias or a norm's shift if its value is. Whether zeros stay zeros the operators' records say. An operator of which
+that is not known bars the classes that it touches, and so do norms over channels, whose statistics would change.
+"""
+
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.fx import Node
+
+from earlycrop.structure.graph import argument, name_of, tensor_nodes
+from earlycrop.structure.registry import Kind, Zero, operator_of
+from earlycrop.structure.structure import Structure
+from earlycrop.structure.trace import module_of
+
+Dead = Bool[Tensor, "classes"]
+
+
+@dataclass
+class Flow:
+    """What of each class may be anything but zero, and on what of it an output depends.
+
+    Args:
+        structure: The classes, with their graph.
+        model: Where the values of biases and norms are.
+        masks: Per prunable weight its entries that are kept.
+        constants: Whether a channel without a kept input may be a constant; if not, such channels count as dead.
+    """
+
+    structure: Structure
+    model: nn.Module
+    masks: dict[str, Tensor]
+    constants: bool = True
+    barred: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        program, size = self.structure.program, len(self.structure)
+        assert program is not None
+        signature = program.graph_signature
+        targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        self._origin = {name: self.structure.names[target] for name, target in targets.items()}
+        self._tensors = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
+        self._nz: dict[Node, Tensor] = {}
+        self._rd: dict[Node, Tensor] = {}
+        self._bar = torch.zeros(size + 1, dtype=torch.bool)
+        nodes = list(program.graph.nodes)
+        for node in nodes:
+            self._rd[node] = torch.zeros(size + 1, dtype=torch.bool)
+            self._nz[node] = self._forward(node) if node.op == "call_function" else self._present(node)
+        for node in reversed(nodes):
+            if node.op == "output":
+                for arg in tensor_nodes(node.args):
+                    self._rd[arg][:] = True
+            elif node.op == "call_function":
+                self._backward(node)
+        alive = self._bar.clone()
+        for node in nodes:
+            if node.op == "call_function":
+                alive |= self._present(node) & self._nz[node] & self._rd[node]
+        self.dead: Dead = ~alive[:-1]
+
+    def _forward(self, node: Node) -> Tensor:
+        """In which classes the result may be anything but zero."""
+        args, present = tensor_nodes((node.args, node.kwargs)), self._present(node)
+        if (weighted := self._weighted(node)) is not None:
+            return self._contracted(node, *weighted)
+        if not self._mixes(node):
+            # what no argument shows may be anything: a tensor that was spread over the channels
+            return self._carried(node, args, present) | (present & ~self._shown(args))
+        touched = present | self._shown(args)
+        touched[-1] = False  # what is in no class stays anyway
+        if bool(touched.any()):
+            where = f"{name_of(node) or node.target} in `{module_of(node)}`"
+            self.barred[where] = int(touched.sum())
+            self._bar |= touched
+        return present
+
+    def _contracted(self, node: Node, x: Node, w: Node, bias: Any) -> Tensor:
+        """Where sums over channels may be anything but zero: where a kept entry reads what may be."""
+        present = self._present(node)
+        made = self._nonzero(bias) if self.constants else torch.zeros_like(present)
+        written, read, kept = self._entries(node, w)
+        if read is None:  # a group reads what is of the class that it writes
+            fed = kept & self._open(self._nz[x])[written]
+        else:
+            fed = (kept & self._open(self._nz[x])[read]).any(1)
+            made = made | (self._present(x) & present)  # what passes along other dimensions
+        return made | self._classes(written[fed])
+
+    def _carried(self, node: Node, args: list[Node], present: Tensor) -> Tensor:
+        """Where an operator that keeps channels apart may return anything but zero."""
+        operator, nothing = operator_of(node), torch.zeros_like(present)
+        zero = operator.zero_at(node)
+        if zero is Zero.SCALED:  # zero again where the shift is, and the mean that is subtracted before
+            shifts = [self._nonzero(one) for one in node.args[2:4]] if self.constants else []
+            return self._nz[args[0]] | sum(shifts, nothing)
+        if zero is Zero.ANY:  # but a factor without these channels is one number for all of them
+            return reduce(Tensor.__and__, (self._nz[arg] | ~self._present(arg) for arg in args), present)
+        if zero is Zero.PARAMETERS or (zero is Zero.LOST and self.constants):
+            return present
+        found = sum((self._nz[arg] for arg in args), nothing)
+        if zero is Zero.FIRST:
+            # classes that another operand brings have one entry of the first for all of them
+            brought = present & ~self._present(args[0])
+            return self._nz[args[0]] | (brought if self.constants else brought & found)
+        if operator.kind is Kind.SUM and self.constants:  # a term without these channels is added to all of them
+            found = present & (found | sum((~self._present(arg) for arg in args), nothing))
+        return found
+
+    def _mixes(self, node: Node) -> bool:
+        """Whether an operator may carry something of one class into another, as far as is known."""
+        operator, args = operator_of(node), tensor_nodes((node.args, node.kwargs))
+        table = operator.weight is not None and operator.weight.reads is None  # rows are picked, nothing is summed
+        if operator.zero_at(node) is Zero.UNKNOWN:
+            return True
+        if not (operator.kind.apart or operator.kind is Kind.CHANNEL_NORM or table):
+            return True
+        if operator.kind.moves:
+            return False
+        # the classes that are in an argument and not in the result must have gone into others
+        present = self._present(node)
+        return any(bool((self._present(arg) & ~present)[:-1].any()) for arg in args if arg.name not in self._origin)
+
+    def _backward(self, node: Node) -> None:
+        """On which entries of the arguments an output depends."""
+        args, wanted = tensor_nodes((node.args, node.kwargs)), self._rd[node]
+        if (weighted := self._weighted(node)) is not None:
+            x, w, _ = weighted
+            written, read, kept = self._entries(node, w)
+            if read is None:
+                self._rd[x] |= self._classes(written[kept & wanted[written]])
+            else:
+                self._rd[x] |= self._classes(read[(kept & self._open(wanted)[written][:, None]).any(0)])
+                self._rd[x] |= self._present(x) & self._present(node) & wanted
+            return
+        mixes, decide = self._mixes(node), self._deciding(node, args)
+        for arg in args:
+            others = [other for other in decide if other is not arg]
+            open_ = [self._nz[other] | ~self._present(other) for other in others if not mixes]
+            self._rd[arg] |= reduce(Tensor.__and__, open_, wanted) | mixes
+
+    def _deciding(self, node: Node, args: list[Node]) -> list[Node]:
+        """Arguments of an entrywise operator with two: where one of these is zero, nothing depends on the other."""
+        operator = operator_of(node)
+        if operator.kind is not Kind.ENTRYWISE or len(args) != 2:
+            return []
+        return {Zero.ANY: args, Zero.FIRST: args[:1]}.get(operator.zero_at(node), [])
+
+    def _weighted(self, node: Node) -> tuple[Node, Node, Any] | None:
+        """What an operator reads through a parameter, that parameter and its bias; None if it is not so simple."""
+        operator = operator_of(node)
+        weight = operator.weight
+        if weight is None or weight.reads is None or node.kwargs:
+            return None
+        x, w = node.args[weight.x], node.args[weight.position]
+        bias = None if weight.bias is None else argument(node, weight.bias, "bias")
+        # columns of all groups of a transposed convolution are one dimension of its weight
+        if weight.writes == 1 and self._groups(node) != 1:
+            return None
+        if not isinstance(x, Node) or not isinstance(w, Node) or w.name not in self._origin or x.name in self._origin:
+            return None
+        if isinstance(bias, Node) and (bias.name not in self._origin or bias.meta["val"].ndim != 1):
+            return None
+        return (x, w, bias) if weight.spatial or w.meta["val"].ndim == 2 else None
+
+    def _groups(self, node: Node) -> int:
+        """In how many groups of channels an operator works."""
+        position = operator_of(node).groups
+        return 1 if position is None else argument(node, position, "groups", 1)
+
+    def _entries(self, node: Node, w: Node) -> tuple[Tensor, Tensor | None, Tensor]:
+        """A weight's class per written channel, per read channel, and whether a kept entry joins the two.
+
+        For a convolution of whole groups nothing is given as read: a group is of one class.
+        """
+        weight, name = operator_of(node).weight, self._origin[w.name]
+        assert weight is not None
+        assert weight.reads is not None
+        mask = self.masks.get(name)
+        kept = torch.ones(self._tensors[name].shape, dtype=torch.bool) if mask is None else mask
+        kept = (
+            kept.movedim((weight.writes, weight.reads), (0, 1)).flatten(2).any(2)
+            if kept.ndim > 2
+            else kept.movedim(weight.writes, 0)
+        )
+        written, read = (self._along(w, dim) for dim in (weight.writes, weight.reads))
+        groups = self._groups(node)
+        if groups > 1 and 1 in (kept.shape[1], kept.shape[0] // groups):
+            return written, None, kept.any(1)
+        return written, read, kept
+
+    def _along(self, node: Node, dim: int) -> Tensor:
+        """The class of each index of a dimension."""
+        classes = self.structure.nodes[node.name][dim]
+        return torch.full((node.meta["val"].shape[dim],), -1) if classes is None else classes
+
+    def _present(self, node: Node) -> Tensor:
+        """The classes that live in a value; of several results at once, those that may live in any of them."""
+        dims = self.structure.nodes.get(node.name)
+        if dims is None and node.op == "call_function":
+            return self._shown(tensor_nodes((node.args, node.kwargs)))
+        return sum((self._classes(one) for one in dims or () if one is not None), self._bar & False)
+
+    def _shown(self, nodes: list[Node]) -> Tensor:
+        """The classes that live in any of these values."""
+        return sum((self._present(node) for node in nodes), self._bar & False)
+
+    def _classes(self, classes: Tensor) -> Tensor:
+        """These classes as a boolean vector; the last entry stands for what is in none."""
+        found = torch.zeros_like(self._bar)
+        found[classes] = True
+        return found
+
+    def _open(self, some: Tensor) -> Tensor:
+        """The same, where what is in no class is not known to be zero or unread."""
+        return torch.cat([some[:-1], torch.tensor([True])])
+
+    def _nonzero(self, node: Any) -> Tensor:
+        """The classes in which a bias, or another vector of the model, is anything but zero."""
+        if not isinstance(node, Node):
+            return torch.zeros_like(self._bar)
+        if node.name not in self._origin:  # computed, so nobody knows its values here
+            return self._present(node)
+        value = self._tensors[self._origin[node.name]].detach().cpu()
+        return self._classes(self._along(node, value.ndim - 1)[value != 0])

@@ -1,0 +1,53 @@
+"""The few words in which one speaks about the nodes of an exported graph."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+
+def name_of(node: Any) -> str:
+    """The name of the operator that a node runs, for people; whatever its overload, and its in-place twin's too."""
+    return node.target.overloadpacket.__name__.rstrip("_") if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def shape_of(node: Any) -> tuple[int, ...]:
+    """The shape of a tensor argument."""
+    return tuple(node.meta["val"].shape)
+
+
+def argument(node: Any, position: int, name: str, default: Any = None) -> Any:
+    """An argument of an operator, given by position or by name."""
+    if len(node.args) > position:
+        return node.args[position]
+    return node.kwargs.get(name, default)
+
+
+def tensor_nodes(args: Any) -> list[Node]:
+    """Every graph node among arguments, nested lists included."""
+    found: list[Node] = []
+    map_arg(args, lambda node: found.append(node) or node)
+    return found
+
+
+def before(node: Node) -> list[Node]:
+    """A node and all those that its value is computed from, each once."""
+    found: dict[Node, None] = {}
+    todo = [node]
+    while todo:
+        if (one := todo.pop()) not in found:
+            found[one] = None
+            todo += one.all_input_nodes
+    return list(found)
+
+
+def unlabelled(node: Any) -> Any:
+    """No dimension of this value can shrink (a tuple for an operator with several results)."""
+    value = node.meta.get("val") if isinstance(node, Node) else None
+    if isinstance(value, Tensor):
+        return [None] * value.ndim
+    if isinstance(value, tuple | list):
+        return tuple([None] * v.ndim if isinstance(v, Tensor) else None for v in value)
+    return None
