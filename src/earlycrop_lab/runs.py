@@ -30,6 +30,7 @@ from earlycrop_lab.measure.record import Columns, Epoch
 from earlycrop_lab.tasks import described, train
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.progress import Progress
+from earlycrop_lab.tasks.session import Trained
 
 RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
 EARLIER = "result-before.json"
@@ -126,7 +127,7 @@ def run(
         checkpoint_every: At least so many seconds between two checkpoints; it is at the end of an epoch that they are
             made, and after the cut.
         progress: Who watches it train.
-        say: Told in a sentence what is done.
+        say: Called with a sentence about what is done.
         ranks: The processes that train it together, of which this is the first; the others `follow`.
 
     Raises:
@@ -139,18 +140,7 @@ def run(
     there = (folder / RESULT).exists()
     ranks.first(there)
     if there:
-        found = read(folder)
-        if found.description != description:
-            raise ValueError(
-                f"{folder} holds the result of another description: {found.description}. "
-                "The usual settings have changed since; keep it elsewhere, or train anew with --again."
-            )
-        say(f"{folder} has its result already; it is not run again (--again does).")
-        if (folder / CHECKPOINT).exists():  # it was cut off after writing the result
-            with suppress(Occupied), Checkpoints(folder, of=repr(description), anew=True):
-                pass
-        return found
-
+        return _finished(description, folder, say)
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
     kept = Checkpoints(folder, of=repr(description), about=where, every=checkpoint_every, ranks=ranks)
     with kept as checkpoints:
@@ -160,7 +150,7 @@ def run(
             where["changed_from"] = changed
             say(f"It began with other {' and '.join(changed)}: figures may differ in their last digits.")
         try:
-            outcome = train(
+            trained = train(
                 description,
                 root=root,
                 device=device,
@@ -173,26 +163,46 @@ def run(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_left(kept.done, description.total_epochs)) from None
         where["load_after"] = load()
-
-        emissions = outcome.emissions.including(kept.lost_seconds)
-        columns = replace(
-            outcome.columns,
-            grams_co2=emissions.grams_co2,
-            kwh=emissions.kwh,
-            disk_bytes=earlycrop.save(outcome.model, folder / MODEL),
-            process_bytes=max(kept.process_bytes or 0, process_peak_bytes() or 0) or None,
-            attempts=kept.attempts,
-            lost_seconds=kept.lost_seconds,
-            saving_seconds=kept.saving_seconds,
-        )
-        if outcome.samples:
-            with replacing(folder / SAMPLES) as file:
-                file.write(safetensors.torch.save(outcome.samples))
-        report = outcome.report.as_dict() if outcome.report else None
-        result = Result(description, where, outcome.epochs, report, columns, emissions, outcome.data)
-        write(result, folder)
+        result = _kept(description, where, trained, kept, folder)
         (folder / EARLIER).unlink(missing_ok=True)
         kept.discard()
+    return result
+
+
+def _finished(description: Description, folder: Path, say: Callable[[str], None]) -> Result:
+    """The result that is there, if it is that of the description."""
+    found = read(folder)
+    if found.description != description:
+        raise ValueError(
+            f"{folder} holds the result of another description: {found.description}. "
+            "The usual settings have changed since; keep it elsewhere, or train again with --again."
+        )
+    say(f"{folder} has its result already; it is not run again (--again does).")
+    if (folder / CHECKPOINT).exists():  # it was cut off after writing the result
+        with suppress(Occupied), Checkpoints(folder, of=repr(description), anew=True):
+            pass
+    return found
+
+
+def _kept(description: Description, where: dict[str, Any], trained: Trained, kept: Checkpoints, folder: Path) -> Result:
+    """Write what training left into the run's folder, the result last."""
+    emissions = trained.emissions.including(kept.lost_seconds)
+    columns = replace(
+        trained.columns,
+        grams_co2=emissions.grams_co2,
+        kwh=emissions.kwh,
+        disk_bytes=earlycrop.save(trained.model, folder / MODEL),
+        process_bytes=max(kept.process_bytes or 0, process_peak_bytes() or 0) or None,
+        attempts=kept.attempts,
+        lost_seconds=kept.lost_seconds,
+        saving_seconds=kept.saving_seconds,
+    )
+    if trained.samples:
+        with replacing(folder / SAMPLES) as file:
+            file.write(safetensors.torch.save(trained.samples))
+    report = trained.report.as_dict() if trained.report else None
+    result = Result(description, where, trained.epochs, report, columns, emissions, trained.data)
+    write(result, folder)
     return result
 
 

@@ -16,7 +16,7 @@ from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
 from earlycrop_lab.runs import begin_anew, folder_name, run
 from earlycrop_lab.tasks.classification import Classification, train
-from earlycrop_lab.tasks.session import Outcome
+from earlycrop_lab.tasks.session import Trained
 from tests import dense
 
 SMALL = Classification(
@@ -39,13 +39,13 @@ class Cut(BaseException):
     """In the place of the end of a process."""
 
 
-def numbers(outcome: Outcome):
+def numbers(trained: Trained):
     """All that may not depend on having been cut off."""
-    report, c = outcome.report, outcome.columns
+    report, c = trained.report, trained.columns
     return {
-        "epochs": [replace(epoch, seconds=0.0) for epoch in outcome.epochs],
+        "epochs": [replace(epoch, seconds=0.0) for epoch in trained.epochs],
         "report": repr(report and replace(report, seconds=0.0)),
-        "state": {name: dense.bits(tensor) for name, tensor in outcome.model.state_dict().items()},
+        "state": {name: dense.bits(tensor) for name, tensor in trained.model.state_dict().items()},
         "columns": (c.metrics, c.weight_sparsity, c.parameters_after, c.flops_after, c.optimizer_steps),
     }
 
@@ -55,7 +55,7 @@ def cut_off(folder: Path, description: Classification) -> None:
         train(description, checkpoints=checkpoints)
 
 
-def to_the_end(folder: Path, description: Classification) -> tuple[Outcome, Checkpoints]:
+def to_the_end(folder: Path, description: Classification) -> tuple[Trained, Checkpoints]:
     with Checkpoints(folder, of="a test") as checkpoints:
         return train(description, checkpoints=checkpoints), checkpoints
 

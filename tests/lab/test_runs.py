@@ -10,7 +10,7 @@ from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import Checkpoints, Occupied
 from earlycrop_lab.runs import begin_anew, find, folder_name, read, run, twin, write
 from earlycrop_lab.tasks.classification import Classification
-from earlycrop_lab.tasks.session import Outcome
+from earlycrop_lab.tasks.session import Trained
 from tests.lab.results import columns, result
 
 NAMES = {
@@ -76,7 +76,10 @@ def test_every_field_tells_runs_apart():
         "seed": 1,
     }
     assert set(other) == {each.name for each in fields(Classification)}
-    base = {name: Classification(method="ltr") if "round" in name else Classification() for name in other}
+    base = {
+        name: Classification(method="ltr") if "round" in name or name == "equal_budget" else Classification()
+        for name in other
+    }
     names = {folder_name(replace(base[name], **{name: value})) for name, value in other.items()}
     assert len(names | {folder_name(each) for each in base.values()}) == len(other) + 2
 
@@ -99,7 +102,16 @@ def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():
         ({"epochs": 10, "prune_at": 9.5}, "prune_at is a whole number of epochs from 0 to 9, .*; 9.5 is not"),
         ({"epochs": 10, "prune_at": 10.0}, "prune_at is a whole number of epochs from 0 to 9, .*; 10 is not"),
         ({"method": "ltr", "rounds": 3, "per_round": 0.2}, "rounds and per_round .* leave out one"),
-        ({"method": "ltr", "prune_at": 2.0}, "ltr trains in full before it prunes: leave out prune_at"),
+        (
+            {"method": "ltr", "prune_at": 2.0},
+            "ltr cuts where its trainings end, which cannot be moved: leave out prune_at",
+        ),
+        (
+            {"method": "crop-s-spread", "equal_budget": True},
+            "crop-s-spread is trained once, .*: leave out equal_budget",
+        ),
+        ({"method": "ltr", "epochs": 1, "equal_budget": True}, "1 epochs cannot be divided"),
+        ({"method": "efficient-convnets", "prune_at": 2.0, "equal_budget": True}, "is trained once, .*: leave out"),
         ({"method": "efficient-convnets", "prune_at": 2.0, "rounds": 3}, "cuts at one moment: leave out rounds"),
         ({"method": "snip", "target": "node"}, "snip masks weights.* weight or params, not node"),
         ({"epochs": 0}, "epochs has to be 1 or more, not 0"),
@@ -153,7 +165,7 @@ class Task:
         if self.breaks:
             raise KeyboardInterrupt
         whole = result(description)
-        return Outcome(nn.Linear(2, 3), whole.epochs, None, whole.columns, whole.emissions, "digits")
+        return Trained(nn.Linear(2, 3), whole.epochs, None, whole.columns, whole.emissions, "digits")
 
 
 def test_a_run_whose_result_exists_is_not_run_again(tmp_path, monkeypatch):

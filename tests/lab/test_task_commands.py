@@ -58,13 +58,13 @@ def test_a_run_and_the_page_of_its_folder_say_what_was_trained_on_and_how_well(t
     assert math.isfinite(figure)
     assert [epoch.test for epoch in result.epochs][-1] == figure
     assert result.report["after"]["params"] < result.report["before"]["params"]
-    for told in (f"{FIGURE[task]}, last epoch", "parameters", "rehearsal", DATA[task], str(folder / "result.json")):
+    for told in (f"{FIGURE[task]}, last epoch", "parameters", "smoke run", DATA[task], str(folder / "result.json")):
         assert told in printed
 
     assert main(["report", str(tmp_path)]) == 0
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
-    for told in (FIGURE[task], DATA[task], "A REHEARSAL, NO RESULT"):
+    for told in (FIGURE[task], DATA[task], "A SMOKE RUN, NO RESULT"):
         assert told in page
 
 

@@ -1,17 +1,17 @@
 """What stands around the training loop of every task: the pruner, the instruments, the schedule, the checkpoints.
 
-    with Session(d, scene, optimizer, **around) as session:
+    with Session(d, setup, optimizer, **around) as session:
         pruner = session.pruner
         for epoch in session.epochs():  # goes on where it was cut off
             with session.looking():
                 pruner.check(epoch)
             with session.training():
-                for batch in scene.batches.epoch(epoch):
+                for batch in setup.batches.epoch(epoch):
                     with session.step(*batch):
                         ...  # forward, backward, optimizer.step()
                     session.note(loss, len(batch[0]))
             session.evaluate()
-    return session.outcome()
+    return session.trained()
 
 The loop is the task's own; nothing in it is hidden but what is measured.
 """
@@ -61,7 +61,7 @@ class Batches(Protocol):
 
 
 @dataclass
-class Scene:
+class Setup:
     """What a description stands for, before anything is trained.
 
     Args:
@@ -71,6 +71,7 @@ class Scene:
             network as it is.
         loss: Maps model and scoring batch to the scalar mean loss.
         evaluate: Maps the model to its figures, by the names of the task's metrics; its training flag is left as found.
+        optimizer: Makes the optimizer of a network such as the model, at the rate that training begins with.
         inputs: A batch of the network's inputs, of the size that it is trained with; the test split has no part in it.
         data: What it is trained and tested on, in words.
         samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
@@ -84,6 +85,7 @@ class Scene:
     scoring: Sequence[Any] | Callable[[], Sequence[Any]]
     loss: Callable[[nn.Module, Any], Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
+    optimizer: Callable[[nn.Module], Optimizer]
     inputs: Tensor
     data: str
     samples: Callable[[nn.Module], dict[str, Tensor]] | None = None
@@ -102,7 +104,7 @@ class Scene:
 
 
 @dataclass
-class Outcome:
+class Trained:
     """What training leaves: the model and every number."""
 
     model: nn.Module
@@ -116,28 +118,28 @@ class Outcome:
 
 def pruner_of(
     d: Description,
-    scene: Scene,
+    setup: Setup,
     optimizer: Optimizer | None = None,
     method: earlycrop.Method | None = None,
     ranks: Ranks = ALONE,
 ) -> earlycrop.Pruner:
     """What prunes the network as described; of several processes each brings a part of the batches for scoring."""
-    scoring = scene.scoring if callable(scene.scoring) else scene.scoring[ranks.rank :: ranks.size]
+    scoring = setup.scoring if callable(setup.scoring) else setup.scoring[ranks.rank :: ranks.size]
     return earlycrop.Pruner(
-        scene.model,
+        setup.model,
         method or pruning_method(d),
         sparsity=d.sparsity,
         target=d.target,
-        example_inputs=scene.example,
+        example_inputs=setup.example,
         optimizer=optimizer,
-        loss=scene.loss,
+        loss=setup.loss,
         batches=scoring,
-        micro_batch=scene.micro_batch,
+        micro_batch=setup.micro_batch,
         epochs=d.budget,
         min_channels=d.floor,
         optimizer_state=d.optimizer_state,
         bn_mode=d.bn_mode or "auto",
-        verify=sum(parameter.numel() for parameter in scene.model.parameters()) <= PROVED,
+        verify=sum(parameter.numel() for parameter in setup.model.parameters()) <= PROVED,
         round_to=d.round_to,
         seed=d.seed,
         group=ranks,
@@ -149,8 +151,8 @@ class Session:
 
     Args:
         d: The description.
-        scene: What it stands for.
-        optimizer: Of the scene's model.
+        setup: What it stands for.
+        optimizer: Of the setup's model.
         schedule: Of the optimizer's rate; the laboratory's usual one if not said.
         device: Where it trains.
         country: Whose electricity mix counts, as an ISO 3166-1 alpha-3 code.
@@ -160,14 +162,14 @@ class Session:
         ranks: The processes that train it together, each on its part of every batch. What is measured is rank 0's.
 
     Attributes:
-        pruner: Of the scene's model.
+        pruner: Of the setup's model.
         phase: "dense" before the first cut, "sparse" after it.
     """
 
     def __init__(
         self,
         d: Description,
-        scene: Scene,
+        setup: Setup,
         optimizer: Optimizer,
         *,
         schedule: AbstractSchedule | None = None,
@@ -178,10 +180,10 @@ class Session:
         checkpoints: Checkpoints | Followed | Forgetful | None = None,
         ranks: Ranks = ALONE,
     ):
-        self.d, self.scene, self.optimizer, self.ranks = d, scene, optimizer, ranks
+        self.d, self.setup, self.optimizer, self.ranks = d, setup, optimizer, ranks
         self.schedule = schedule or Schedule(optimizer, d.learning_rate)
         self.progress, self.checkpoints = progress or Silent(), checkpoints or Forgetful()
-        self.meters = Meters(scene.model, optimizer, device, lambda: self.pruner.held())
+        self.meters = Meters(setup.model, optimizer, device, lambda: self.pruner.held())
         self.tracker = Tracker(country, pue, counts=ranks.rank == 0)
         self.history = History(Epoch)
         self.figures: dict[str, float] = {}
@@ -190,7 +192,7 @@ class Session:
         torch.manual_seed(self.d.seed + 1009 * self.ranks.rank)  # dropout; the model and the data have their own seeds
         self.tracker.__enter__()
         with self.meters.clock.phase("scoring"):
-            self.pruner = pruner_of(self.d, self.scene, self.optimizer, ranks=self.ranks)
+            self.pruner = pruner_of(self.d, self.setup, self.optimizer, ranks=self.ranks)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -206,16 +208,16 @@ class Session:
         # The pruner first, which makes the model small; the optimizer after the schedule, which sets its rates.
         done = self.checkpoints.restore(
             pruner=self.pruner,
-            model=self.scene.model,
+            model=self.setup.model,
             schedule=self.schedule,
             optimizer=self.optimizer,
             meters=self.meters,
             tracker=self.tracker,
             epochs=self.history,
-            **self.scene.parts,
+            **self.setup.parts,
         )
         total = self.d.total_epochs
-        self.progress.begin(total, len(self.scene.batches), done)
+        self.progress.begin(total, len(self.setup.batches), done)
         for self._epoch in range(done, total):
             yield self._epoch
             self._end()
@@ -227,7 +229,7 @@ class Session:
         with self.meters.clock.phase("scoring"):
             yield
         cut = self.pruner.cuts > cuts
-        self.schedule.enter(self.pruner, self._epoch, cut, len(self.scene.batches), self.d.total_epochs)
+        self.schedule.enter(self.pruner, self._epoch, cut, len(self.setup.batches), self.d.total_epochs)
         if cut:
             assert self.pruner.report is not None
             self.meters.forget("sparse")  # the figures of a step are those of the last cut's network
@@ -245,7 +247,7 @@ class Session:
         self._figures: list[Tensor] = []
         self._seen = 0
         self._first_rate = self._rate = self.optimizer.param_groups[0]["lr"]
-        self.scene.model.train()
+        self.setup.model.train()
         with self.meters.clock.phase(self.phase):
             yield
             sums = [float(torch.stack(each).sum()) if each else nan for each in (self._losses, self._figures)]
@@ -277,7 +279,7 @@ class Session:
         """The task's figures of the model as it is now, which are the epoch's; rank 0 looks, others see nothing."""
         with self.meters.clock.phase("evaluation"):
             named = [metric.name for metric in self.d.metrics]
-            self.figures = self.scene.evaluate(self.scene.model) if self.ranks.rank == 0 else dict.fromkeys(named, nan)
+            self.figures = self.setup.evaluate(self.setup.model) if self.ranks.rank == 0 else dict.fromkeys(named, nan)
         return self.figures
 
     def _end(self) -> None:
@@ -296,30 +298,30 @@ class Session:
         self.progress.epoch(done)
         self.checkpoints.save(self._epoch + 1)
 
-    def outcome(self) -> Outcome:
+    def trained(self) -> Trained:
         """What training left, once the session has ended."""
         if not self.figures:  # it was cut off after its last epoch
             self.evaluate()
         seconds = self.meters.clock.seconds  # of which the look at inference takes a two-hundredth, or six passes
         worth = min(0.005 * (seconds["dense"] + seconds["sparse"]), 1.0)
-        milliseconds = inference(self.scene.model, self.scene.inputs, worth) if self.ranks.rank == 0 else nan
-        model, emissions, samples = self.scene.model, self.tracker.emissions, self.scene.samples
-        return Outcome(
+        milliseconds = inference(self.setup.model, self.setup.inputs, worth) if self.ranks.rank == 0 else nan
+        model, emissions, samples = self.setup.model, self.tracker.emissions, self.setup.samples
+        return Trained(
             model,
             list(self.history),
             self.pruner.report,
             self._columns(milliseconds, emissions),
             emissions,
-            self.scene.data,
+            self.setup.data,
             samples(model) if samples else {},
         )
 
     def _columns(self, inference_milliseconds: float, emissions: Emissions) -> Columns:
         """The columns of the poster; what the saved file and the process say is added by who keeps the run."""
-        model, report, meters = self.scene.model, self.pruner.report, self.meters
+        model, report, meters = self.setup.model, self.pruner.report, self.meters
         seconds = meters.clock.seconds
         if report is None:
-            parameters, operations = sum(p.numel() for p in model.parameters()), flops(model, self.scene.example)
+            parameters, operations = sum(p.numel() for p in model.parameters()), flops(model, self.setup.example)
             before = after = (parameters, operations)
         else:
             before, after = ((counts.params, counts.flops) for counts in (report.before, report.after))
