@@ -9,7 +9,7 @@ import pytest
 
 from earlycrop_lab.comparing.compare import brief
 from earlycrop_lab.comparing.compare import markdown as compared
-from earlycrop_lab.page.html import write
+from earlycrop_lab.page import write
 from earlycrop_lab.reporting.charts.cost import against
 from earlycrop_lab.reporting.charts.sparsity import by_sparsity
 from earlycrop_lab.reporting.claims import findings
