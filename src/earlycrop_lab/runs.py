@@ -34,7 +34,7 @@ from earlycrop_lab.tasks.session import Trained
 
 RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
 EARLIER = "result-before.json"
-"""The result of a run that has begun anew, until it has another."""
+"""The result of a run that was started over, until it has another."""
 
 
 def folder_name(description: Description) -> str:
@@ -179,7 +179,7 @@ def _finished(description: Description, folder: Path, say: Callable[[str], None]
         )
     say(f"{folder} has its result already; it is not run again (--again does).")
     if (folder / CHECKPOINT).exists():  # it was cut off after writing the result
-        with suppress(Occupied), Checkpoints(folder, of=repr(description), anew=True):
+        with suppress(Occupied), Checkpoints(folder, of=repr(description), restart=True):
             pass
     return found
 
@@ -206,7 +206,7 @@ def _kept(description: Description, where: dict[str, Any], trained: Trained, kep
     return result
 
 
-def begin_anew(descriptions: Iterable[Description], out: Path) -> None:
+def start_over(descriptions: Iterable[Description], out: Path) -> None:
     """Forget runs' checkpoints and put their results aside, so that `run` begins them at their beginning.
 
     Raises:
@@ -235,7 +235,7 @@ DECIDING = ("packages", "commit", "device", "cpu", "threads", "ranks")
 def _left(done: int | None, epochs: int) -> str:
     """What an interrupted run has left."""
     if done is None:
-        return "it has no checkpoint yet and begins anew next time"
+        return "it has no checkpoint yet and starts over next time"
     return f"the same command goes on with epoch {done + 1} of {epochs}" if done < epochs else "only its end is left"
 
 

@@ -58,13 +58,13 @@ class Classification(Description):
 
     data: str = option("digits", help=f"{', '.join(DATASETS)}, or folder:PATH for a folder of class folders")
     train_size: int | None = option(tag="train", help="train on a fixed class-balanced part of this many images")
-    network: str = option(help=f"{', '.join(NETWORKS)}; the data set's usual if not said")
+    network: str = option(help=f"{', '.join(NETWORKS)}; the data set's usual by default")
     learning_rate: float = option(2e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     weight_decay: float = option(5e-5, tag="decay", help="L2, in Adam's gradient")
     schedule: Literal["one_cycle", "constant"] = option(
         "one_cycle", tag="", choices=("one_cycle", "constant"), help="the rate once it is not constant for the detector"
     )
-    image_size: int | None = option(tag="size", help="pixels a side of the images; their own if not said")
+    image_size: int | None = option(tag="size", help="pixels a side of the images; their own by default")
     recipe: Literal["usual", "paper"] = option(
         "usual", tag="", choices=("usual", "paper"), help="image sizes and augmentation"
     )
@@ -117,7 +117,7 @@ def train(
         for epoch in session.epochs():
             with session.looking():
                 session.pruner.check(epoch)
-                parallel = data_parallel(model, ranks)  # anew, for the one before it remembers the old shapes
+                parallel = data_parallel(model, ranks)  # a new one, for the one before it remembers the old shapes
             with session.training():
                 for x, y in batches.epoch(epoch):
                     with session.step(x, y):

@@ -61,7 +61,7 @@ class Control(Description):
 
     data: str = option("cartpole-v0", help=f"{', '.join(ENVIRONMENTS)}, or {GYM}ID for another of gymnasium's")
     network: str = option(help=NETWORK)
-    width: int = option(tag="width", help="units of each of its two hidden layers; 128 if not said")
+    width: int = option(tag="width", help="units of each of its two hidden layers; 128 by default")
     learning_rate: float = option(1e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     clip_norm: float = option(0.5, tag="clip", help="the gradient's norm is cut to this")
     discount: float = option(0.99, tag="discount", help="what a reward is worth one step later")

@@ -87,9 +87,9 @@ class Depth(Description):
     train_size: int | None = option(tag="train", help="train on a fixed part of so many pairs")
     network: str = option(choices=(NETWORK,), help="its only network")
     batch_size: int = option(16, tag="batch", help="pairs in a training batch")
-    image_width: int = option(tag="size", help="pixels across an image; the data's usual if not said")
+    image_width: int = option(tag="size", help="pixels across an image; the data's usual by default")
     recipe: Literal["usual", "paper"] = option(
-        tag="", choices=("usual", "paper"), help="optimizer, schedule, augmentation; the data's usual if not said"
+        tag="", choices=("usual", "paper"), help="optimizer, schedule, augmentation; the data's usual by default"
     )
 
     @staticmethod

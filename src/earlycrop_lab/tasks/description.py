@@ -94,7 +94,7 @@ class Description:
     reading: Reading | None = option(  # noqa: RUF009 - frozen
         tag="",
         choices=tuple(READINGS),
-        help="how CroP reads a channel's worth; the method's own if not said",
+        help="how CroP reads a channel's worth; the method's own by default",
     )
     prune_at: float | None = option(
         tag="at", help="prune after so many whole epochs, whatever the method would wait for"
@@ -120,10 +120,10 @@ class Description:
     )
     data: str = option(help="what it is trained on")
     train_size: int | None = option(tag="train", help="train on a fixed part of so many samples")
-    network: str = option(help="the data's usual if not said")
-    width: int | None = option(tag="width", help="channels of its first layer; its usual width if not said")
-    epochs: int = option(tag="epochs", help="the whole budget, before and after the cut; the data's usual if not said")
-    batch_size: int = option(tag="batch", help="samples in a training batch; the data's usual if not said")
+    network: str = option(help="the data's usual by default")
+    width: int | None = option(tag="width", help="channels of its first layer; its usual width by default")
+    epochs: int = option(tag="epochs", help="the whole budget, before and after the cut; the data's usual by default")
+    batch_size: int = option(tag="batch", help="samples in a training batch; the data's usual by default")
     learning_rate: float = option(tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     weight_decay: float = option(0.0, tag="decay", help="L2, in the optimizer's gradient")
     clip_norm: float = option(10.0, tag="clip", help="the gradient's norm is cut to this")

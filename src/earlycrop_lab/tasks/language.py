@@ -1,6 +1,6 @@
 """Language modelling with early pruning: the next word of Penn Treebank, or of any text, by PSMM or a plain LSTM.
 
-The authors' recipe: chunks of 80 tokens, whose hidden state begins anew, Adam, gradients of norm 0.25 at most. The rate
+The authors' recipe: chunks of 80 tokens, whose hidden state starts from zero, Adam, gradients of norm 0.25 at most. The rate
 is constant until the cut, and from then on a quarter of itself after each epoch in which validation perplexity does not
 improve; methods that prune at initialisation, and dense training, have that from their first step. The figure that
 counts is the test perplexity after the last epoch; nothing is chosen by it.
@@ -68,13 +68,13 @@ class Language(Description):
 
     sparsity: float = option(0.8, help="the part to remove, between 0 and 1")
     min_part: float | None = option(
-        tag="part", help="the part of its channels that every layer keeps; half of what sparsity leaves if not said"
+        tag="part", help="the part of its channels that every layer keeps; half of what sparsity leaves by default"
     )
     data: str = option("sherlock", help=f"{', '.join(TEXTS)}, or text:PATH for any text file in UTF-8")
     train_size: int | None = option(tag="train", help="train on the first so many tokens")
-    network: str = option(choices=tuple(NETWORKS), help="psmm if not said")
-    width: int | None = option(tag="width", help="of embedding and hidden state; the text's usual if not said")
-    batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch; the text's usual if not said")
+    network: str = option(choices=tuple(NETWORKS), help="psmm by default")
+    width: int | None = option(tag="width", help="of embedding and hidden state; the text's usual by default")
+    batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch; the text's usual by default")
     learning_rate: float = option(
         tag="lr", help="constant until the cut; then a quarter each time validation perplexity does not improve"
     )

@@ -74,9 +74,9 @@ class Setup:
         optimizer: Makes the optimizer of a network such as the model, at the rate that training begins with.
         inputs: A batch of the network's inputs, of the size that it is trained with; the test split has no part in it.
         data: What it is trained and tested on, in words.
-        samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
+        samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing by default.
         in_width: Makes the same network in another width, at its initial weights; where there is only one, not said.
-        micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number if not said.
+        micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number by default.
         parts: What else a checkpoint has to hold.
     """
 
@@ -153,7 +153,7 @@ class Session:
         d: The description.
         setup: What it stands for.
         optimizer: Of the setup's model.
-        schedule: Of the optimizer's rate; the laboratory's usual one if not said.
+        schedule: Of the optimizer's rate; the laboratory's usual one by default.
         device: Where it trains.
         country: Whose electricity mix counts, as an ISO 3166-1 alpha-3 code.
         pue: Power usage effectiveness of the site.

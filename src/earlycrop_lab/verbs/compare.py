@@ -16,7 +16,7 @@ from earlycrop_lab.comparing.grids import AXES, PRESETS, Grid, check_meaning, ge
 from earlycrop_lab.comparing.isolation import Isolated, fail
 from earlycrop_lab.data.archive import data_root as found_root
 from earlycrop_lab.measure.hardware import cpus, find_device
-from earlycrop_lab.runs import begin_anew, folder_name
+from earlycrop_lab.runs import folder_name, start_over
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.verbs.options import around, check_electricity, data_root, describe, given, surroundings
 from earlycrop_lab.verbs.verb import Misuse, Verb, say
@@ -39,8 +39,8 @@ def _lay_out(parser: argparse.ArgumentParser) -> None:
         ("methods", str, "NAME", "see `earlycrop methods`"),
         ("sparsities", float, "X", "parts to remove, between 0 and 1"),
         ("seeds", int, "N", "how many (3: the seeds 0, 1 and 2), or which, if more than one is named"),
-        ("networks", str, "NAME", "the data set's usual if not said"),
-        ("data", str, "NAME", "data sets; the task's usual if not said"),
+        ("networks", str, "NAME", "the data set's usual by default"),
+        ("data", str, "NAME", "data sets; the task's usual by default"),
     ):
         group.add_argument(f"--{name}", type=kind, nargs="+", default=argparse.SUPPRESS, metavar=metavar, help=text)
     kinds = "; ".join(f"{name}: {text}" for name, text in KINDS.items())
@@ -124,7 +124,7 @@ def compared(
 ) -> list[Entry]:
     """Every run in a process of its own, as the options say."""
     if options.again:
-        begin_anew(runs, options.out)
+        start_over(runs, options.out)
     isolated = Isolated(
         options.out.absolute(),
         root=str(found_root(options.data_root).absolute()),

@@ -13,7 +13,7 @@ from earlycrop.files import replacing
 from earlycrop_lab.measure.hardware import find_device
 from earlycrop_lab.reporting.display import Display
 from earlycrop_lab.reporting.figures import draw, draw_plan
-from earlycrop_lab.runs import Result, begin_anew, folder_name, follow, run, twin
+from earlycrop_lab.runs import Result, folder_name, follow, run, start_over, twin
 from earlycrop_lab.tasks import get_task, plan
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import Description
@@ -105,7 +105,7 @@ def _plan(description: Description, options: argparse.Namespace, device: str, co
 def _one(description: Description, options: argparse.Namespace, device: str, console: Console, ranks: Ranks) -> Result:
     """Train in this process, watched."""
     if options.again:
-        begin_anew([description], options.out)
+        start_over([description], options.out)
     display = Display(console, folder_name(description), description.metric)
     with display.live():
         return run(

@@ -22,6 +22,9 @@ SCORES = (
 )
 """Methods that prune before training, and so differ in what they remove alone."""
 
+OUTPUTS = 2000
+"""Outputs of the kernel at the most, spread evenly: a depth map or a text has more than can be looked at."""
+
 
 @dataclass(frozen=True)
 class Flow:
@@ -87,5 +90,5 @@ def _state(d: Description, name: str, setup: Setup, sparsity: float | None, samp
     loss = MeanLoss(twin, setup.loss, setup.scoring_now())
     masks = pruner.units.masks() if isinstance(pruner.units, WeightUnits) else {}
     parameters = dict(twin.named_parameters())
-    kernel = empirical_ntk(loss, list(parameters.values()), samples, [masks.get(name) for name in parameters])
+    kernel = empirical_ntk(loss, list(parameters.values()), samples, [masks.get(n) for n in parameters], OUTPUTS)
     return float(loss.gradient(pruner.units.weights).double().square().sum()), kernel.double().cpu()

@@ -136,7 +136,7 @@ def test_until_the_cut_the_rate_is_constant(small, monkeypatch):
 
 
 def test_scores_are_of_the_trained_network_on_the_training_split(small, monkeypatch):
-    """The authors' code scores a network that it has just made anew."""
+    """The authors' code scores a network that it has just made again."""
     seen, cuts = [], []
     pruner, keep_only = earlycrop.Pruner, units.ChannelUnits.keep_only
 

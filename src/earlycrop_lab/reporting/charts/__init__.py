@@ -38,7 +38,7 @@ def reading(rows: Iterable[Row]) -> str:
     """How points and bars of the pictures are to be read."""
     counts = sorted({len(row.results) for row in rows})
     bars = (
-        "One run each (n = 1), so no spread can be told."
+        "One run each (n = 1), so the spread is unknown."
         if counts == [1]
         else f"Bars: ± sample standard deviation over the seeds, n = {' or '.join(map(str, counts))}."
     )
