@@ -59,7 +59,7 @@ def seconds(d: Classification, measured: bool) -> float:
     return time.process_time() - start
 
 
-def apart(epochs: int, measured: bool) -> float:
+def alone(epochs: int, measured: bool) -> float:
     """The same in a process of its own."""
     how = ["--alone", "with" if measured else "without", "--epochs", str(epochs)]
     command = [sys.executable, "-m", "benchmarks.instruments", *how]
@@ -79,7 +79,7 @@ def main() -> None:
     rows, shares = [], []
     for pair in range(arguments.pairs):
         order = (True, False) if pair % 2 else (False, True)
-        found = {measured: apart(arguments.epochs, measured) for measured in order}
+        found = {measured: alone(arguments.epochs, measured) for measured in order}
         shares.append(found[True] / found[False] - 1)
         rows.append({"with_seconds": found[True], "without_seconds": found[False], "share": shares[-1]})
     half = stats.t.ppf(0.975, len(shares) - 1) * stdev(shares) / len(shares) ** 0.5

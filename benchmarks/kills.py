@@ -2,7 +2,7 @@
 
     python benchmarks/kills.py --kills 100
 
-Each method is first trained without interruption. Then it is trained anew in an empty folder, again and again killed
+Each method is first trained without interruption. Then it is trained again in an empty folder, again and again killed
 and started again with the same command, until it has its result; then result, model and last checkpoint are compared
 with those of the run that was never killed, bit for bit (times, energy and memory apart). After every kill each file in
 the folder has to load. A third of the kills fall anywhere in the run's duration; the others wait for a phase to begin
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from earlycrop import files, load_state
 from earlycrop.units import ChannelUnits, WeightUnits
 from earlycrop_lab import checkpoints, cli, runs
 from earlycrop_lab.tasks import classification
+from earlycrop_lab.verbs import show as verb
 
 METHODS = ("earlycrop-s", "earlycrop-u", "crop-s", "dense")
 OPTIONS = ("--network=lenet", "--width=8", "--epochs=5", "--train-size=256", "--batch-size=64", "--learning-rate=0.01")
@@ -90,13 +91,13 @@ def mark_all() -> None:
         ("cutting", WeightUnits, "keep_only"),
         ("training step", torch.Tensor, "backward"),
         ("training step", torch.optim.Adam, "step"),
-        ("evaluating", classification, "evaluate"),
+        ("evaluating", classification, "accuracy"),
         ("saving a checkpoint", checkpoints.Checkpoints, "save"),
         ("writing its bytes", files, "_bytes"),
         ("waiting for the disk", os, "fsync"),
         ("writing the model", earlycrop, "save"),
         ("writing the result", runs, "write"),
-        ("drawing", cli, "draw"),
+        ("drawing", verb, "draw"),
     ):
         mark(name, where, attribute)
 
@@ -152,7 +153,7 @@ def kill(child: int) -> str:
     return PHASES[phase[0]]
 
 
-def outcome(out: Path) -> dict[str, Any]:
+def repeatable(out: Path) -> dict[str, Any]:
     """What may not depend on how often a run was killed."""
     (folder,) = out.iterdir()
     result = json.loads((folder / "result.json").read_text())
@@ -205,6 +206,74 @@ def spoilt(out: Path) -> list[str]:
     return found
 
 
+def whole(methods: Sequence[str], folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
+    """By method, what a run leaves that was never killed, and how long it takes."""
+    found, seconds = {}, {}
+    for method in methods:
+        out, began = folder / f"{method}-whole", time.perf_counter()
+        child = start(method, out)
+        while not ended(child):
+            time.sleep(0.005)
+        found[method], seconds[method] = repeatable(out), time.perf_counter() - began
+    return found, seconds
+
+
+class Killing:
+    """Runs that are killed again and again, and what was found of them.
+
+    Args:
+        kills: How many in all.
+        seconds: How long a run takes, by method.
+        chance: Draws the moments.
+    """
+
+    def __init__(self, kills: int, seconds: dict[str, float], chance: random.Random):
+        self.most, self.seconds, self.chance = kills, seconds, chance
+        self.phases: Counter[str] = Counter()
+        self.faults: list[str] = []
+        self.half_written = 0
+
+    @property
+    def kills(self) -> int:
+        return sum(self.phases.values())
+
+    def run(self, method: str, out: Path) -> int:
+        """Start a run again and again until it has its result; how often it was killed."""
+        killed = 0
+        while self.struck(start(method, out), method, killed) is not None:
+            killed += 1
+            self.half_written += sum(map(files.partial, out.glob("*/*")))
+            self.faults += spoilt(out)
+        return killed
+
+    def struck(self, child: int, method: str, killed: int) -> str | None:
+        """Wait for a moment and kill the child; in which phase it died, None if it ended before."""
+        aim = self.chance.choice(PHASES[1:]) if self.chance.random() < 2 / 3 else None
+        if killed >= MOST or self.kills >= self.most:
+            alive = wait(child, lambda: False)
+        elif aim is None:
+            moment = time.perf_counter() + self.chance.uniform(0, self.seconds[method])
+            alive = wait(child, lambda: time.perf_counter() >= moment)
+        else:
+            alive = wait(child, lambda: PHASES[phase[0]] == aim)
+            time.sleep(self.chance.choice([0, self.chance.uniform(0, 0.004)]))
+            alive = alive and not ended(child)
+        if not alive:
+            return None
+        died = kill(child)
+        self.phases[died] += 1
+        return died
+
+    def compare(self, out: Path, expected: dict[str, Any], files_of: Path) -> bool:
+        """Whether a run left what one leaves that was never killed."""
+        found = repeatable(out)
+        differing = [name for name in expected if not same(found[name], expected[name])]
+        self.faults += [f"{out}: {name} differs" for name in differing]
+        left, due = (sorted(path.name for path in next(each.iterdir()).iterdir()) for each in (out, files_of))
+        self.faults += [f"{out}: {left} are left instead of {due}"] * (left != due)
+        return not differing
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
@@ -212,59 +281,26 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments, as far as the machine repeats them")
     parser.add_argument("--dry", action="store_true", help="print, and keep no file under results/benchmarks")
     options = parser.parse_args()
-    chance, began = random.Random(options.seed), time.perf_counter()
-    folder = Path(tempfile.mkdtemp(prefix="kills-"))
-
-    wholes, seconds = {}, {}
-    for method in options.methods:
-        out, start_ = folder / f"{method}-whole", time.perf_counter()
-        child = start(method, out)
-        while not ended(child):
-            time.sleep(0.005)
-        wholes[method], seconds[method] = outcome(out), time.perf_counter() - start_
-
-    phases: Counter[str] = Counter()
+    began, folder = time.perf_counter(), Path(tempfile.mkdtemp(prefix="kills-"))
+    wholes, seconds = whole(options.methods, folder)
+    killing = Killing(options.kills, seconds, random.Random(options.seed))
     rows = {m: {"method": m, "seconds": seconds[m], "kills": 0, "runs": 0, "identical": 0} for m in options.methods}
-    faults: list[str] = []
-    litter = number = 0
-    while sum(phases.values()) < options.kills:
+    number = 0
+    while killing.kills < options.kills:
         method, number = options.methods[number % len(options.methods)], number + 1
-        out, killed = folder / f"{method}-{number}", 0
-        while True:
-            child, aim = start(method, out), chance.choice(PHASES[1:]) if chance.random() < 2 / 3 else None
-            if killed >= MOST or sum(phases.values()) >= options.kills:
-                alive = wait(child, lambda: False)
-            elif aim is None:
-                moment = time.perf_counter() + chance.uniform(0, seconds[method])
-                alive = wait(child, lambda moment=moment: time.perf_counter() >= moment)
-            else:
-                alive = wait(child, lambda aim=aim: PHASES[phase[0]] == aim)
-                time.sleep(chance.choice([0, chance.uniform(0, 0.004)]))
-                alive = alive and not ended(child)
-            if not alive:
-                break
-            phases[kill(child)] += 1
-            killed += 1
-            rows[method]["kills"] += 1
-            litter += sum(map(files.partial, out.glob("*/*")))
-            faults += spoilt(out)
-        found = outcome(out)
-        differing = [name for name in wholes[method] if not same(found[name], wholes[method][name])]
-        faults += [f"{out}: {name} differs" for name in differing]
-        left = sorted(path.name for path in next(out.iterdir()).iterdir())
-        expected = sorted(path.name for path in next((folder / f"{method}-whole").iterdir()).iterdir())
-        faults += [f"{out}: {left} are left instead of {expected}"] * (left != expected)
+        out = folder / f"{method}-{number}"
+        rows[method]["kills"] += killing.run(method, out)
         rows[method]["runs"] += 1
-        rows[method]["identical"] += not differing
+        rows[method]["identical"] += killing.compare(out, wholes[method], folder / f"{method}-whole")
 
-    by_phase = [{"killed while": name, "kills": phases[name]} for name in PHASES]
+    by_phase = [{"killed while": name, "kills": killing.phases[name]} for name in PHASES]
     more = {
         "options": OPTIONS,
         "seed": options.seed,
-        "kills": sum(phases.values()),
+        "kills": killing.kills,
         "phases": by_phase,
-        "half-written files found after a kill, all gone at the end": litter,
-        "faults": faults,
+        "half-written files found after a kill, all gone at the end": killing.half_written,
+        "faults": killing.faults,
         "seconds": time.perf_counter() - began,
     }
     if options.dry:
@@ -272,11 +308,12 @@ def main() -> int:
     else:
         write("kills", list(rows.values()), **more)
     table(by_phase)
-    print(f"{sum(phases.values())} kills in {more['seconds']:.0f} s, {len(faults)} faults; {litter} half-written files")
-    print(*faults, sep="\n")
-    if not faults:
+    summary = f"{killing.kills} kills in {more['seconds']:.0f} s, {len(killing.faults)} faults"
+    print(f"{summary}; {killing.half_written} half-written files")
+    print(*killing.faults, sep="\n")
+    if not killing.faults:
         shutil.rmtree(folder)
-    return bool(faults)
+    return bool(killing.faults)
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from earlycrop_lab import equal_cost
+from earlycrop_lab.reporting import equal_cost
+from earlycrop_lab.reporting.columns import COLUMNS, column
+from earlycrop_lab.reporting.tables import Row, table
 from earlycrop_lab.runs import read
-from earlycrop_lab.tables import COLUMNS, Row, column, table
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("node_sparsity", "flops", "optimizer_steps", "sparse_memory_bytes", "disk_bytes")

@@ -36,7 +36,7 @@ except ImportError:  # not a Unix: nothing keeps two processes apart
     fcntl = None
 
 CHECKPOINT, ATTEMPTS = "checkpoint.safetensors", "attempts.json"
-ANEW = "--again begins anew."
+STARTS_OVER = "--again starts over."
 BEAT = 1.0
 """Seconds between two notes of how much work would be lost if the process died now."""
 
@@ -94,7 +94,7 @@ class Checkpoints:
         done: Epochs that the checkpoint holds; None while there is none.
         about: What was known where the run began: the `about` of its first attempt.
         attempts: Processes that worked on the run, this one included.
-        lost_seconds: Work of earlier processes that their last checkpoint did not hold, and setting up anew.
+        lost_seconds: Work of earlier processes that their last checkpoint did not hold, and setting up again.
         saving_seconds: Writing checkpoints.
         process_bytes: The most memory that any of these processes had when it wrote a checkpoint.
 
@@ -102,7 +102,7 @@ class Checkpoints:
         folder: The run's folder; made if need be, and removed again if nothing was put there.
         of: What the run is, in words; the checkpoint of something else is refused.
         about: Anything worth knowing of the circumstances.
-        anew: Forget a checkpoint that is there.
+        restart: Forget a checkpoint that is there.
         every: At least so many seconds between two checkpoints.
         ranks: The processes that train together, of which this is the first; the others have `Followed`.
 
@@ -117,7 +117,7 @@ class Checkpoints:
         of: str,
         *,
         about: dict[str, Any] | None = None,
-        anew: bool = False,
+        restart: bool = False,
         every: float = 0.0,
         ranks: Ranks = ALONE,
     ):
@@ -126,7 +126,7 @@ class Checkpoints:
         self.attempts, self.lost_seconds, self.saving_seconds = 1, 0.0, 0.0
         self.process_bytes: int | None = None
         self.ranks = ranks
-        self._anew, self._saves = anew, 0
+        self._restart, self._saves = restart, 0
         self._parts: dict[str, Part] = {}
         self._saved: dict[str, Any] | None = None
         self._mark = self._last = time.perf_counter()
@@ -138,7 +138,7 @@ class Checkpoints:
         self._lock = alone(self.folder)
         self._lock.__enter__()
         try:
-            if self._anew:
+            if self._restart:
                 self.discard()
             self._look()
         except BaseException:
@@ -173,7 +173,7 @@ class Checkpoints:
             except (KeyError, TypeError, ValueError, RuntimeError) as error:
                 raise ValueError(
                     f"The checkpoint in {self.folder} does not fit this version of the laboratory "
-                    f"({type(error).__name__}: {error}). {ANEW}"
+                    f"({type(error).__name__}: {error}). {STARTS_OVER}"
                 ) from error
             self._saved = None
         if self.attempts > 1:
@@ -221,7 +221,7 @@ class Checkpoints:
         self._beat()
 
     def discard(self) -> None:
-        """The run has its result, or begins anew."""
+        """The run has its result, or starts over."""
         for name in (ATTEMPTS, CHECKPOINT):  # the checkpoint last: while it is there, the rest is tidied up next time
             (self.folder / name).unlink(missing_ok=True)
         sweep(self.folder / CHECKPOINT)
@@ -233,9 +233,9 @@ class Checkpoints:
             try:
                 saved = load_state(path)
             except ValueError as error:
-                raise ValueError(f"{error} {ANEW}") from error
+                raise ValueError(f"{error} {STARTS_OVER}") from error
             if saved["of"] != self.of:
-                raise ValueError(f"{path} is of another run: {saved['of']}. Keep it elsewhere, or {ANEW}")
+                raise ValueError(f"{path} is of another run: {saved['of']}. Keep it elsewhere, or {STARTS_OVER}")
             self.done, self.about, self._saves = saved["done"], saved["about"], saved["saves"]
             self.attempts, self.lost_seconds = saved["attempts"] + 1, saved["lost_seconds"]
             self.saving_seconds, self.process_bytes = saved["saving_seconds"], saved["process_bytes"]

@@ -30,10 +30,11 @@ from earlycrop_lab.measure.record import Columns, Epoch
 from earlycrop_lab.tasks import described, train
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.progress import Progress
+from earlycrop_lab.tasks.session import Trained
 
 RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
 EARLIER = "result-before.json"
-"""The result of a run that has begun anew, until it has another."""
+"""The result of a run that was started over, until it has another."""
 
 
 def folder_name(description: Description) -> str:
@@ -126,7 +127,7 @@ def run(
         checkpoint_every: At least so many seconds between two checkpoints; it is at the end of an epoch that they are
             made, and after the cut.
         progress: Who watches it train.
-        say: Told in a sentence what is done.
+        say: Called with a sentence about what is done.
         ranks: The processes that train it together, of which this is the first; the others `follow`.
 
     Raises:
@@ -139,18 +140,7 @@ def run(
     there = (folder / RESULT).exists()
     ranks.first(there)
     if there:
-        found = read(folder)
-        if found.description != description:
-            raise ValueError(
-                f"{folder} holds the result of another description: {found.description}. "
-                "The usual settings have changed since; keep it elsewhere, or train anew with --again."
-            )
-        say(f"{folder} has its result already; it is not run again (--again does).")
-        if (folder / CHECKPOINT).exists():  # it was cut off after writing the result
-            with suppress(Occupied), Checkpoints(folder, of=repr(description), anew=True):
-                pass
-        return found
-
+        return _finished(description, folder, say)
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
     kept = Checkpoints(folder, of=repr(description), about=where, every=checkpoint_every, ranks=ranks)
     with kept as checkpoints:
@@ -160,7 +150,7 @@ def run(
             where["changed_from"] = changed
             say(f"It began with other {' and '.join(changed)}: figures may differ in their last digits.")
         try:
-            outcome = train(
+            trained = train(
                 description,
                 root=root,
                 device=device,
@@ -173,30 +163,50 @@ def run(
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_left(kept.done, description.total_epochs)) from None
         where["load_after"] = load()
-
-        emissions = outcome.emissions.including(kept.lost_seconds)
-        columns = replace(
-            outcome.columns,
-            grams_co2=emissions.grams_co2,
-            kwh=emissions.kwh,
-            disk_bytes=earlycrop.save(outcome.model, folder / MODEL),
-            process_bytes=max(kept.process_bytes or 0, process_peak_bytes() or 0) or None,
-            attempts=kept.attempts,
-            lost_seconds=kept.lost_seconds,
-            saving_seconds=kept.saving_seconds,
-        )
-        if outcome.samples:
-            with replacing(folder / SAMPLES) as file:
-                file.write(safetensors.torch.save(outcome.samples))
-        report = outcome.report.as_dict() if outcome.report else None
-        result = Result(description, where, outcome.epochs, report, columns, emissions, outcome.data)
-        write(result, folder)
+        result = _kept(description, where, trained, kept, folder)
         (folder / EARLIER).unlink(missing_ok=True)
         kept.discard()
     return result
 
 
-def begin_anew(descriptions: Iterable[Description], out: Path) -> None:
+def _finished(description: Description, folder: Path, say: Callable[[str], None]) -> Result:
+    """The result that is there, if it is that of the description."""
+    found = read(folder)
+    if found.description != description:
+        raise ValueError(
+            f"{folder} holds the result of another description: {found.description}. "
+            "The usual settings have changed since; keep it elsewhere, or train again with --again."
+        )
+    say(f"{folder} has its result already; it is not run again (--again does).")
+    if (folder / CHECKPOINT).exists():  # it was cut off after writing the result
+        with suppress(Occupied), Checkpoints(folder, of=repr(description), restart=True):
+            pass
+    return found
+
+
+def _kept(description: Description, where: dict[str, Any], trained: Trained, kept: Checkpoints, folder: Path) -> Result:
+    """Write what training left into the run's folder, the result last."""
+    emissions = trained.emissions.including(kept.lost_seconds)
+    columns = replace(
+        trained.columns,
+        grams_co2=emissions.grams_co2,
+        kwh=emissions.kwh,
+        disk_bytes=earlycrop.save(trained.model, folder / MODEL),
+        process_bytes=max(kept.process_bytes or 0, process_peak_bytes() or 0) or None,
+        attempts=kept.attempts,
+        lost_seconds=kept.lost_seconds,
+        saving_seconds=kept.saving_seconds,
+    )
+    if trained.samples:
+        with replacing(folder / SAMPLES) as file:
+            file.write(safetensors.torch.save(trained.samples))
+    report = trained.report.as_dict() if trained.report else None
+    result = Result(description, where, trained.epochs, report, columns, emissions, trained.data)
+    write(result, folder)
+    return result
+
+
+def start_over(descriptions: Iterable[Description], out: Path) -> None:
     """Forget runs' checkpoints and put their results aside, so that `run` begins them at their beginning.
 
     Raises:
@@ -225,7 +235,7 @@ DECIDING = ("packages", "commit", "device", "cpu", "threads", "ranks")
 def _left(done: int | None, epochs: int) -> str:
     """What an interrupted run has left."""
     if done is None:
-        return "it has no checkpoint yet and begins anew next time"
+        return "it has no checkpoint yet and starts over next time"
     return f"the same command goes on with epoch {done + 1} of {epochs}" if done < epochs else "only its end is left"
 
 

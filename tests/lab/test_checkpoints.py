@@ -86,9 +86,9 @@ def test_only_so_often_unless_it_must_be_now(tmp_path):
         assert checkpoints.done == load_state(tmp_path / CHECKPOINT)["done"] == 2
 
 
-def test_anew_forgets(tmp_path):
+def test_starting_over_forgets(tmp_path):
     task(tmp_path)
-    with Checkpoints(tmp_path, of="counting", anew=True) as checkpoints:
+    with Checkpoints(tmp_path, of="counting", restart=True) as checkpoints:
         assert checkpoints.done is None
         assert checkpoints.restore(counter=Counter()) == 0
         assert checkpoints.attempts == 1
@@ -117,7 +117,7 @@ def test_what_was_discarded_leaves_nothing(tmp_path):
 def test_the_checkpoint_of_another_run_is_refused(tmp_path):
     task(tmp_path)
     before = (tmp_path / CHECKPOINT).read_bytes()
-    with pytest.raises(ValueError, match=r"is of another run: counting\. .* --again begins anew"):
+    with pytest.raises(ValueError, match=r"is of another run: counting\. .* --again starts over"):
         Checkpoints(tmp_path, of="something else").__enter__()
     with pytest.raises(ValueError, match=r"does not fit .*KeyError: 'other'.* --again"):  # noqa: SIM117 - one is the test
         with Checkpoints(tmp_path, of="counting") as checkpoints:
@@ -131,10 +131,10 @@ def test_a_damaged_checkpoint_is_refused_and_kept(damage, tmp_path):
     task(tmp_path)
     damaged = damage((tmp_path / CHECKPOINT).read_bytes())
     (tmp_path / CHECKPOINT).write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors.*--again begins anew"):
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors.*--again starts over"):
         task(tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == damaged
-    assert task(tmp_path, anew=True)[1].attempts == 1
+    assert task(tmp_path, restart=True)[1].attempts == 1
 
 
 def test_a_second_process_is_refused_until_the_first_is_dead(tmp_path):

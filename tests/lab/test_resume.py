@@ -14,9 +14,9 @@ from earlycrop import units
 from earlycrop_lab import checkpoints as module
 from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
-from earlycrop_lab.runs import begin_anew, folder_name, run
+from earlycrop_lab.runs import folder_name, run, start_over
 from earlycrop_lab.tasks.classification import Classification, train
-from earlycrop_lab.tasks.session import Outcome
+from earlycrop_lab.tasks.session import Trained
 from tests import dense
 
 SMALL = Classification(
@@ -39,13 +39,13 @@ class Cut(BaseException):
     """In the place of the end of a process."""
 
 
-def numbers(outcome: Outcome):
+def numbers(trained: Trained):
     """All that may not depend on having been cut off."""
-    report, c = outcome.report, outcome.columns
+    report, c = trained.report, trained.columns
     return {
-        "epochs": [replace(epoch, seconds=0.0) for epoch in outcome.epochs],
+        "epochs": [replace(epoch, seconds=0.0) for epoch in trained.epochs],
         "report": repr(report and replace(report, seconds=0.0)),
-        "state": {name: dense.bits(tensor) for name, tensor in outcome.model.state_dict().items()},
+        "state": {name: dense.bits(tensor) for name, tensor in trained.model.state_dict().items()},
         "columns": (c.metrics, c.weight_sparsity, c.parameters_after, c.flops_after, c.optimizer_steps),
     }
 
@@ -55,7 +55,7 @@ def cut_off(folder: Path, description: Classification) -> None:
         train(description, checkpoints=checkpoints)
 
 
-def to_the_end(folder: Path, description: Classification) -> tuple[Outcome, Checkpoints]:
+def to_the_end(folder: Path, description: Classification) -> tuple[Trained, Checkpoints]:
     with Checkpoints(folder, of="a test") as checkpoints:
         return train(description, checkpoints=checkpoints), checkpoints
 
@@ -165,7 +165,7 @@ def test_the_command_tells_of_its_attempts_and_leaves_nothing_but_the_result(tmp
     assert result.columns.lost_seconds > 0
     assert result.columns.saving_seconds > 0
     assert "changed_from" not in result.environment
-    begin_anew([description], tmp_path)
+    start_over([description], tmp_path)
     again = run(description, tmp_path)
     assert again.columns.attempts == 1
     assert [replace(epoch, seconds=0.0) for epoch in again.epochs] == [
@@ -209,7 +209,7 @@ def test_cut_off_before_its_result_only_the_end_is_done_again(tmp_path, monkeypa
     assert [e.test for e in again.epochs] == [e.test for e in whole.epochs]
 
 
-@pytest.mark.parametrize(("epochs", "left"), [(0, "begins anew next time"), (2, "goes on with epoch 3 of 5")])
+@pytest.mark.parametrize(("epochs", "left"), [(0, "starts over next time"), (2, "goes on with epoch 3 of 5")])
 def test_an_interrupted_run_says_where_it_goes_on(epochs, left, tmp_path, monkeypatch):
     class Impatient:
         def begin(self, epochs, steps, done):

@@ -6,11 +6,13 @@ from dataclasses import fields, replace
 import pytest
 from torch import nn
 
+from earlycrop.timing import AtEpoch
 from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import Checkpoints, Occupied
-from earlycrop_lab.runs import begin_anew, find, folder_name, read, run, twin, write
+from earlycrop_lab.runs import find, folder_name, read, run, start_over, twin, write
 from earlycrop_lab.tasks.classification import Classification
-from earlycrop_lab.tasks.session import Outcome
+from earlycrop_lab.tasks.description import pruning_method
+from earlycrop_lab.tasks.session import Trained
 from tests.lab.results import columns, result
 
 NAMES = {
@@ -76,9 +78,18 @@ def test_every_field_tells_runs_apart():
         "seed": 1,
     }
     assert set(other) == {each.name for each in fields(Classification)}
-    base = {name: Classification(method="ltr") if "round" in name else Classification() for name in other}
+    base = {
+        name: Classification(method="ltr") if "round" in name or name == "equal_budget" else Classification()
+        for name in other
+    }
     names = {folder_name(replace(base[name], **{name: value})) for name, value in other.items()}
     assert len(names | {folder_name(each) for each in base.values()}) == len(other) + 2
+
+
+def test_a_moment_that_is_given_replaces_cuts_that_are_spread():
+    spread = Classification(method="crop-s-spread", epochs=10, prune_at=3.0)
+    assert pruning_method(spread).timing == AtEpoch(3.0)
+    assert spread.total_epochs == 10
 
 
 def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():
@@ -99,7 +110,16 @@ def test_the_dense_twin_trains_alike_and_has_nothing_of_pruning():
         ({"epochs": 10, "prune_at": 9.5}, "prune_at is a whole number of epochs from 0 to 9, .*; 9.5 is not"),
         ({"epochs": 10, "prune_at": 10.0}, "prune_at is a whole number of epochs from 0 to 9, .*; 10 is not"),
         ({"method": "ltr", "rounds": 3, "per_round": 0.2}, "rounds and per_round .* leave out one"),
-        ({"method": "ltr", "prune_at": 2.0}, "ltr trains in full before it prunes: leave out prune_at"),
+        (
+            {"method": "ltr", "prune_at": 2.0},
+            "ltr cuts where its trainings end, which cannot be moved: leave out prune_at",
+        ),
+        (
+            {"method": "crop-s-spread", "equal_budget": True},
+            "crop-s-spread is trained once, .*: leave out equal_budget",
+        ),
+        ({"method": "ltr", "epochs": 1, "equal_budget": True}, "1 epochs cannot be divided"),
+        ({"method": "efficient-convnets", "prune_at": 2.0, "equal_budget": True}, "is trained once, .*: leave out"),
         ({"method": "efficient-convnets", "prune_at": 2.0, "rounds": 3}, "cuts at one moment: leave out rounds"),
         ({"method": "snip", "target": "node"}, "snip masks weights.* weight or params, not node"),
         ({"epochs": 0}, "epochs has to be 1 or more, not 0"),
@@ -153,7 +173,7 @@ class Task:
         if self.breaks:
             raise KeyboardInterrupt
         whole = result(description)
-        return Outcome(nn.Linear(2, 3), whole.epochs, None, whole.columns, whole.emissions, "digits")
+        return Trained(nn.Linear(2, 3), whole.epochs, None, whole.columns, whole.emissions, "digits")
 
 
 def test_a_run_whose_result_exists_is_not_run_again(tmp_path, monkeypatch):
@@ -167,13 +187,13 @@ def test_a_run_whose_result_exists_is_not_run_again(tmp_path, monkeypatch):
     assert run(Classification(), tmp_path, say=said.append) == first
     assert task.calls == 1
     assert "not run again" in said[0]
-    begin_anew([Classification()], tmp_path)
+    start_over([Classification()], tmp_path)
     run(Classification(), tmp_path)
     assert task.calls == 2
     assert sorted(path.name for path in folder.iterdir()) == ["model.safetensors", "result.json"]
 
 
-def test_a_run_that_was_cut_off_begins_anew(tmp_path, monkeypatch):
+def test_a_run_that_was_cut_off_starts_over(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "train", Task(breaks=True))
     with pytest.raises(KeyboardInterrupt):
         run(Classification(), tmp_path)
@@ -189,7 +209,7 @@ def test_a_cut_off_repetition_goes_on_and_the_old_result_waits_aside(tmp_path, m
     run(Classification(), tmp_path)
     folder = tmp_path / folder_name(Classification())
     first = (folder / "result.json").read_bytes()
-    begin_anew([Classification()], tmp_path)
+    start_over([Classification()], tmp_path)
     task = Task(breaks=True)
     monkeypatch.setattr(runs, "train", task)
     with pytest.raises(KeyboardInterrupt):
@@ -201,7 +221,7 @@ def test_a_cut_off_repetition_goes_on_and_the_old_result_waits_aside(tmp_path, m
     assert not (folder / "result-before.json").exists()
 
 
-def test_several_runs_begin_anew_or_none_does(tmp_path, monkeypatch):
+def test_several_runs_start_over_or_none_does(tmp_path, monkeypatch):
     """The last one is somebody's, and the one before it was never run."""
     monkeypatch.setattr(runs, "train", Task())
     run(Classification(), tmp_path)
@@ -212,10 +232,10 @@ def test_several_runs_begin_anew_or_none_does(tmp_path, monkeypatch):
     busy = tmp_path / folder_name(asked[2])
     with Checkpoints(busy, of=repr(asked[2])):
         with pytest.raises(Occupied, match=f"Another process is at work in {busy}"):
-            begin_anew(asked, tmp_path)
+            start_over(asked, tmp_path)
         assert set(tmp_path.iterdir()) == {folder, busy}
         assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    begin_anew(asked, tmp_path)
+    start_over(asked, tmp_path)
     assert {path.name for path in folder.iterdir()} == {"model.safetensors", "result-before.json"}
     assert set(tmp_path.iterdir()) == {folder}
 

@@ -11,6 +11,7 @@ from earlycrop_lab.cli import main
 from earlycrop_lab.data.depths import DEPTHS
 from earlycrop_lab.runs import read
 from earlycrop_lab.tasks import TASKS
+from earlycrop_lab.why import inquiry
 
 SMALL = {
     "depth": ["--width=4", "--image-width=24", "--train-size=16", "--batch-size=4"],
@@ -58,13 +59,13 @@ def test_a_run_and_the_page_of_its_folder_say_what_was_trained_on_and_how_well(t
     assert math.isfinite(figure)
     assert [epoch.test for epoch in result.epochs][-1] == figure
     assert result.report["after"]["params"] < result.report["before"]["params"]
-    for told in (f"{FIGURE[task]}, last epoch", "parameters", "rehearsal", DATA[task], str(folder / "result.json")):
+    for told in (f"{FIGURE[task]}, last epoch", "parameters", "smoke run", DATA[task], str(folder / "result.json")):
         assert told in printed
 
     assert main(["report", str(tmp_path)]) == 0
     assert str(tmp_path / "report.html") in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
-    for told in (FIGURE[task], DATA[task], "A REHEARSAL, NO RESULT"):
+    for told in (FIGURE[task], DATA[task], "A SMOKE RUN, NO RESULT"):
         assert told in page
 
 
@@ -78,6 +79,32 @@ def test_an_estimate_counts_every_run_and_starts_none(task, tmp_path, capsys):
     assert [name.split()[2] for name in rows] == ["dense", "snap", "snip"]
     assert all(told == ["2", "0"] for told in rows.values())
     assert "In all about" in "".join(lines)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", SMALL)
+def test_what_scores_do_to_flow_and_kernel_is_asked_of_every_task(task, tmp_path, capsys):
+    asked = ["--scores", "snap", "snip", "--sparsities", "0.5", "--samples=1", "--after=1"]
+    assert main(["why", "flow", *asked, *short(task, tmp_path)]) == 0
+    (folder,) = tmp_path.glob("why-flow-*")
+    assert str(folder / "flow.svg") in capsys.readouterr().out
+    found = json.loads((folder / "records.json").read_text())["found"]
+    assert [each["method"] for each in found] == ["snap", "snip"]
+    assert all(each["flow_before"] > 0 and math.isfinite(each["kernel_change"]) for each in found)
+    shown = inquiry.of(folder)
+    assert shown.setting.startswith("A SMOKE RUN, NO RESULT")
+    assert [chart.name for chart in shown.charts] == [f"{folder.name}-flow"]
+
+
+@pytest.mark.parametrize("task", SMALL)
+@pytest.mark.parametrize("question", ["moment", "choice", "early"])
+def test_what_is_answered_in_accuracy_names_the_task_that_has_none(question, task, tmp_path, capsys):
+    line = ["why", question, f"--task={task}", *SMALL[task], f"--out={tmp_path}"]
+    assert main(line) == 2
+    told = capsys.readouterr().err
+    assert f"`why {question}` answers in points of test accuracy, and the task {task} is judged by its " in told
+    assert FIGURE[task] in told
+    assert f"for {task} there are `why flow` and `compare --task {task}`" in told
     assert not list(tmp_path.iterdir())
 
 

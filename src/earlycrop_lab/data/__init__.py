@@ -99,8 +99,8 @@ def load(
 
     Args:
         name: A name of `DATASETS`, or `folder:PATH` for any folder of class folders.
-        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, if not said.
-        size: Pixels a side of the images in a batch; their own if not said, and 64 for a folder.
+        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, by default.
+        size: Pixels a side of the images in a batch; their own by default, and 64 for a folder.
         recipe: "paper" for the authors' sizes and augmentation where they differ from the usual ones.
         download: Whether an absent archive is downloaded.
         mirror: An address to download from instead of the official one.

@@ -5,5 +5,5 @@ import torch
 
 
 def generator(*numbers: int) -> torch.Generator:
-    """Begins anew for the same numbers, such as a seed and an epoch, and depends on nothing else."""
+    """Starts again for the same numbers, such as a seed and an epoch, and depends on nothing else."""
     return torch.Generator().manual_seed(np.random.SeedSequence(numbers).generate_state(1, np.uint64).item())

@@ -153,7 +153,7 @@ class Dataset:
         """A fixed, class-balanced part of the TRAINING split with the plain transform (methods.md, 2.3).
 
         Args:
-            samples: How many, at most the training split; ten of each class and at least 512 if not said.
+            samples: How many, at most the training split; ten of each class and at least 512 by default.
             seed: Which.
             batch_size: The most samples in a batch.
         """
@@ -229,7 +229,7 @@ class Batches:
         dataset: Where the samples come from.
         batch_size: Samples in each batch; the whole split if that is smaller.
         seed: Decides order and augmentation, with the epoch's number.
-        most: The most batches of an epoch; all of them if not said.
+        most: The most batches of an epoch; all of them by default.
         part: Which part of each batch, counted from 0.
         parts: Into how many each is divided.
     """

@@ -40,7 +40,7 @@ def load(name: str, root: Path | str | None = None, *, size: Size, depth_size: S
 
     Args:
         name: A name of `DEPTHS`.
-        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, if not said.
+        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, by default.
         size: Rows and columns of the images.
         depth_size: Rows and columns of the training depths.
 

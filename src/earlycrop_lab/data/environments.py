@@ -23,8 +23,8 @@ class Rules:
 
     Args:
         id: What gymnasium calls it.
-        limit: The most steps of an episode; gymnasium's if not said.
-        solved: The mean return over a hundred episodes from which on it counts as solved; gymnasium's if not said.
+        limit: The most steps of an episode; gymnasium's by default.
+        solved: The mean return over a hundred episodes from which on it counts as solved; gymnasium's by default.
         vectorised: Whether it steps all its copies at once.
     """
 

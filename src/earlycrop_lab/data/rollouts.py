@@ -2,7 +2,7 @@
 
 An epoch is so many steps of several copies of the environment, divided into rollouts. Each is collected by the policy
 as it then is and gone through several times in minibatches, which is what proximal policy optimisation does (Schulman
-et al., 2017). An epoch begins with the environments anew and depends on the seed, its number and the policy alone, so a
+et al., 2017). An epoch begins with fresh environments and depends on the seed, its number and the policy alone, so a
 run that was cut off goes on with the epoch where it was.
 """
 
@@ -53,12 +53,12 @@ class Experience:
         batch_size: Transitions in a minibatch; a few less where an episode ended in the rollout.
         copies: Environments side by side.
         steps: Of each copy in a rollout.
-        rollouts: In an epoch; if not said, as many as the longest episode needs, so that its end is seen too.
+        rollouts: In an epoch; by default, as many as the longest episode needs, so that its end is seen too.
         passes: Through each rollout.
         discount: γ.
         trace: λ of the advantages.
         seed: Of environments, actions and order.
-        most: The most minibatches of an epoch; all of them if not said.
+        most: The most minibatches of an epoch; all of them by default.
     """
 
     environment: Environment
@@ -105,7 +105,7 @@ class Experience:
         return list(self._rollouts(generator(SCORING, self.seed), steps, 1))
 
     def _rollouts(self, chance: torch.Generator, steps: int, count: int) -> Iterator[Transitions]:
-        """So many in a row, of so many steps, from environments begun anew."""
+        """So many in a row, of so many steps, from fresh environments."""
         now, _ = self._env.reset(seed=_seed(chance))
         begins = np.zeros(self.copies, bool)  # the last episode has ended, and the next step only begins another
         for _ in range(count):

@@ -2,7 +2,7 @@
 
 Each split is one stream, before which stands `<eos>`, so that its first token too can be predicted. A chunk is `chunk`
 tokens in a row and the one before them, which is only read: it is the last of the chunk before. A network begins each
-chunk anew, as the authors' does.
+chunk again, as the authors' does.
 """
 
 import hashlib
@@ -190,7 +190,7 @@ def load(name: str, root: Path | str | None = None) -> Text:
 
     Args:
         name: `sherlock` (ships with the package), `ptb`, or `text:PATH` for any text file in UTF-8.
-        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, if not said.
+        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, by default.
 
     Raises:
         DataError: If the name is unknown (it names the nearest), or a file is absent, damaged or foreign.

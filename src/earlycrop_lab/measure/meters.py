@@ -61,7 +61,7 @@ class Meters:
                 yield
 
     def forget(self, phase: str) -> None:
-        """The network is another one from here on: what a step of that phase takes is measured anew."""
+        """The network is another one from here on: what a step of that phase takes is measured again."""
         self.count.pop(phase, None)
         self.clock.forget(phase)
 

@@ -90,7 +90,7 @@ class Columns:
         inference_milliseconds: Median forward pass of the network at the end, in eval mode, over a batch of the size
             that it was trained with.
         attempts: Processes that worked on the run: 1 if it was never cut off.
-        lost_seconds: What of their work was lost and done again, and setting up anew; in no other time, but its energy
+        lost_seconds: What of their work was lost and done again, and setting up again; in no other time, but its energy
             is in `kwh` and `grams_co2`, at the run's mean power.
         saving_seconds: Writing checkpoints; in no other figure.
     """

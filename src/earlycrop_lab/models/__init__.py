@@ -102,7 +102,7 @@ def build(
         classes: Number of logits.
         channels: Channels of an image.
         size: Pixels a side of an image.
-        width: Base width; the network's usual one if not said.
+        width: Base width; the network's usual one by default.
         seed: Where its weights start; the global random state stays as it was. Without it they are drawn from that.
 
     Raises:

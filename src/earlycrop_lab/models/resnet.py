@@ -92,7 +92,7 @@ class ResNet(nn.Module):
         width: Channels of the stem and base of the first stage.
         stem: "small" (3x3, stride 1) or "large" (7x7, stride 2, and a max-pool).
         pool: Side of the map that the head sees.
-        head: Makes the head from its number of inputs; one Linear if not said.
+        head: Makes the head from its number of inputs; one Linear by default.
         activation: Makes the stem's activation.
         **block_options: What else every block is told.
     """

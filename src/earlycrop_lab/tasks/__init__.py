@@ -1,6 +1,6 @@
 """The tasks; each is one file that reads from top to bottom: description, data, model, optimizer, loop, evaluation.
 
-A task is a row of `TASKS`: what describes a run of it, what trains one, and the scene in which that happens. Everything
+A task is a row of `TASKS`: what describes a run of it, what trains one, and the setup in which that happens. Everything
 else of the laboratory (runs, grids, tables, estimates, reports) goes by the row and knows no task.
 """
 
@@ -14,7 +14,7 @@ import earlycrop
 from earlycrop.errors import nearest
 from earlycrop_lab.tasks import classification, control, depth, language
 from earlycrop_lab.tasks.description import Description
-from earlycrop_lab.tasks.session import Outcome, Scene, pruner_of
+from earlycrop_lab.tasks.session import Setup, Trained, pruner_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Task:
     Args:
         description: Describes a run.
         train: Trains one as described.
-        prepare: Maps a description, the root of the data and a device to the scene.
+        prepare: Maps a description, the root of the data and a device to the setup.
     """
 
     description: type[Description]
-    train: Callable[..., Outcome]
-    prepare: Callable[..., Scene]
+    train: Callable[..., Trained]
+    prepare: Callable[..., Setup]
 
 
 TASKS = {
@@ -57,12 +57,12 @@ def described(task: str, stored: dict[str, Any]) -> Description:
     return get_task(task).description(**stored)
 
 
-def train(d: Description, **around: Any) -> Outcome:
+def train(d: Description, **around: Any) -> Trained:
     """Train as described; see the task's own."""
     return TASKS[d.task].train(d, **around)
 
 
-def prepare(d: Description, root: str | None = None, device: torch.device | str = "cpu") -> Scene:
+def prepare(d: Description, root: str | None = None, device: torch.device | str = "cpu") -> Setup:
     """What a description stands for, before anything is trained.
 
     Raises:

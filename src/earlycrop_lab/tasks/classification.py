@@ -19,8 +19,8 @@ from earlycrop_lab.measure.evaluating import evaluating
 from earlycrop_lab.models import NETWORKS, build, get_network
 from earlycrop_lab.tasks.description import Description, Metric, option
 from earlycrop_lab.tasks.schedule import Schedule
-from earlycrop_lab.tasks.session import Outcome, Scene, Session
-from earlycrop_lab.torchrun import data_parallel
+from earlycrop_lab.tasks.session import Session, Setup, Trained
+from earlycrop_lab.tasks.torchrun import data_parallel
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Classification(Description):
 
     data: str = option("digits", help=f"{', '.join(DATASETS)}, or folder:PATH for a folder of class folders")
     train_size: int | None = option(tag="train", help="train on a fixed class-balanced part of this many images")
-    network: str = option(help=f"{', '.join(NETWORKS)}; the data set's usual if not said")
+    network: str = option(help=f"{', '.join(NETWORKS)}; the data set's usual by default")
     learning_rate: float = option(2e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     weight_decay: float = option(5e-5, tag="decay", help="L2, in Adam's gradient")
     schedule: Literal["one_cycle", "constant"] = option(
         "one_cycle", tag="", choices=("one_cycle", "constant"), help="the rate once it is not constant for the detector"
     )
-    image_size: int | None = option(tag="size", help="pixels a side of the images; their own if not said")
+    image_size: int | None = option(tag="size", help="pixels a side of the images; their own by default")
     recipe: Literal["usual", "paper"] = option(
         "usual", tag="", choices=("usual", "paper"), help="image sizes and augmentation"
     )
@@ -94,7 +94,7 @@ def train(
     device: torch.device | str = "cpu",
     ranks: Ranks = ALONE,
     **around: Any,
-) -> Outcome:
+) -> Trained:
     """Train as described and measure.
 
     Args:
@@ -109,15 +109,15 @@ def train(
         OSError: If the data cannot be had.
     """
     device = torch.device(device)
-    scene = prepare(d, root, device, ranks)
-    model, batches = scene.model, scene.batches
-    optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
+    setup = prepare(d, root, device, ranks)
+    model, batches = setup.model, setup.batches
+    optimizer = setup.optimizer(model)
     schedule = Schedule(optimizer, d.learning_rate, d.schedule)
-    with Session(d, scene, optimizer, schedule=schedule, device=device, ranks=ranks, **around) as session:
+    with Session(d, setup, optimizer, schedule=schedule, device=device, ranks=ranks, **around) as session:
         for epoch in session.epochs():
             with session.looking():
                 session.pruner.check(epoch)
-                parallel = data_parallel(model, ranks)  # anew, for the one before it remembers the old shapes
+                parallel = data_parallel(model, ranks)  # a new one, for the one before it remembers the old shapes
             with session.training():
                 for x, y in batches.epoch(epoch):
                     with session.step(x, y):
@@ -129,10 +129,10 @@ def train(
                         optimizer.step()
                     session.note(loss, len(y), (logits.argmax(1) == y).float().mean())
             session.evaluate()
-    return session.outcome()
+    return session.trained()
 
 
-def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ranks = ALONE) -> Scene:
+def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ranks = ALONE) -> Setup:
     """The data on the device, where images lie in one tensor and are augmented batch by batch; the network."""
     data = load(d.data, root, size=d.image_size, recipe=d.recipe).to(device)
     if d.image_size is None:
@@ -145,12 +145,13 @@ def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ra
         batches = replace(batches, most=d.max_steps)
         scoring = data.scoring_batches(seed=d.seed, batch_size=d.batch_size)[: d.max_steps]
         data = data.tested_on(d.max_steps * d.batch_size)
-    return Scene(
+    return Setup(
         model=network(d, data).to(device),
         batches=batches,
         scoring=scoring,
         loss=mean_loss,
         evaluate=lambda model: {"test_accuracy": accuracy(model, data.test_batches())},
+        optimizer=lambda model: torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay),
         inputs=data.plain(data.train_images[: d.batch_size]),
         data=str(data),
         in_width=lambda width: network(replace(d, width=width), data),

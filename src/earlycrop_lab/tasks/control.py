@@ -22,7 +22,7 @@ from earlycrop_lab.data.environments import ENVIRONMENTS, GYM, check_environment
 from earlycrop_lab.data.rollouts import Experience, Transitions, beginnings, play
 from earlycrop_lab.models.actor_critic import actor_critic
 from earlycrop_lab.tasks.description import Description, Metric, option
-from earlycrop_lab.tasks.session import Outcome, Scene, Session
+from earlycrop_lab.tasks.session import Session, Setup, Trained
 
 NETWORK = "actor-critic"
 EPISODES = 100
@@ -61,7 +61,7 @@ class Control(Description):
 
     data: str = option("cartpole-v0", help=f"{', '.join(ENVIRONMENTS)}, or {GYM}ID for another of gymnasium's")
     network: str = option(help=NETWORK)
-    width: int = option(tag="width", help="units of each of its two hidden layers; 128 if not said")
+    width: int = option(tag="width", help="units of each of its two hidden layers; 128 by default")
     learning_rate: float = option(1e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     clip_norm: float = option(0.5, tag="clip", help="the gradient's norm is cut to this")
     discount: float = option(0.99, tag="discount", help="what a reward is worth one step later")
@@ -88,7 +88,7 @@ class Control(Description):
                 raise ValueError(f"{name} is between 0 and 1; {getattr(self, name):g} is not.")
 
 
-def train(d: Control, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Outcome:
+def train(d: Control, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Trained:
     """Train as described and measure.
 
     Args:
@@ -101,27 +101,27 @@ def train(d: Control, *, root: str | None = None, device: torch.device | str = "
         ValueError: If there is no such environment here, or the loss is no longer finite.
     """
     device = torch.device(device)
-    scene = prepare(d, root, device)
-    model = scene.model
-    optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
-    with Session(d, scene, optimizer, device=device, **around) as session:
+    setup = prepare(d, root, device)
+    model = setup.model
+    optimizer = setup.optimizer(model)
+    with Session(d, setup, optimizer, device=device, **around) as session:
         for epoch in session.epochs():
             with session.looking():
                 session.pruner.check(epoch)
             with session.training():
-                for batch in scene.batches.epoch(epoch):
+                for batch in setup.batches.epoch(epoch):
                     with session.step(*batch):
                         optimizer.zero_grad()
-                        loss = scene.loss(model, batch)
+                        loss = setup.loss(model, batch)
                         loss.backward()
                         nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
                         optimizer.step()
                     session.note(loss, len(batch.actions))
             session.evaluate()
-    return session.outcome()
+    return session.trained()
 
 
-def prepare(d: Control, root: str | None, device: torch.device) -> Scene:
+def prepare(d: Control, root: str | None, device: torch.device) -> Setup:
     """The environment, the network, and what it does there."""
     environment = load_environment(d.data)
     sizes = {"observations": environment.observations, "actions": environment.actions}
@@ -135,12 +135,13 @@ def prepare(d: Control, root: str | None, device: torch.device) -> Scene:
             figures["solved"] = float(figures["mean_return"] >= environment.solved)
         return figures | {"environment_steps": float(experience.taken)}
 
-    return Scene(
+    return Setup(
         model=model,
         batches=experience,
         scoring=experience.scoring,
         loss=lambda policy, batch: surrogate(policy, batch, d.clip_ratio),
         evaluate=evaluate,
+        optimizer=lambda model: torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay),
         inputs=beginnings(environment, d.batch_size).to(device),
         data=str(environment),
         in_width=lambda width: actor_critic(**sizes, width=width, seed=d.seed),

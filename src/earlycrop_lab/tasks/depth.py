@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
 from earlycrop_lab.data.depths import DEPTHS, check_name, load
 from earlycrop_lab.data.pairs import PairAugmentation, PairBatch, Pairs, averaged
@@ -22,7 +23,7 @@ from earlycrop_lab.models.fcrn import Fcrn, depth_size
 from earlycrop_lab.models.seeded import seeded
 from earlycrop_lab.tasks.description import Description, Metric, option
 from earlycrop_lab.tasks.schedule import Schedule
-from earlycrop_lab.tasks.session import Outcome, Scene, Session
+from earlycrop_lab.tasks.session import Session, Setup, Trained
 
 
 @dataclass(frozen=True)
@@ -86,9 +87,9 @@ class Depth(Description):
     train_size: int | None = option(tag="train", help="train on a fixed part of so many pairs")
     network: str = option(choices=(NETWORK,), help="its only network")
     batch_size: int = option(16, tag="batch", help="pairs in a training batch")
-    image_width: int = option(tag="size", help="pixels across an image; the data's usual if not said")
+    image_width: int = option(tag="size", help="pixels across an image; the data's usual by default")
     recipe: Literal["usual", "paper"] = option(
-        tag="", choices=("usual", "paper"), help="optimizer, schedule, augmentation; the data's usual if not said"
+        tag="", choices=("usual", "paper"), help="optimizer, schedule, augmentation; the data's usual by default"
     )
 
     @staticmethod
@@ -108,7 +109,7 @@ class Depth(Description):
         return max(round(0.75 * self.image_width), 1), self.image_width
 
 
-def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Outcome:
+def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Trained:
     """Train as described and measure.
 
     Args:
@@ -122,19 +123,16 @@ def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cp
         OSError: If the data cannot be had.
     """
     device = torch.device(device)
-    scene = prepare(d, root, device)
-    model = scene.model
-    if d.recipe == "paper":
-        optimizer = torch.optim.SGD(model.parameters(), d.learning_rate, momentum=0.9, weight_decay=d.weight_decay)
-    else:
-        optimizer = torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay)
+    setup = prepare(d, root, device)
+    model = setup.model
+    optimizer = setup.optimizer(model)
     schedule = Schedule(optimizer, d.learning_rate, RECIPES[d.recipe].schedule)
-    with Session(d, scene, optimizer, schedule=schedule, device=device, **around) as session:
+    with Session(d, setup, optimizer, schedule=schedule, device=device, **around) as session:
         for epoch in session.epochs():
             with session.looking():
                 session.pruner.check(epoch)
             with session.training():
-                for images, depths in scene.batches.epoch(epoch):
+                for images, depths in setup.batches.epoch(epoch):
                     with session.step(images, depths):
                         optimizer.zero_grad()
                         loss = mean_loss(model, (images, depths))
@@ -143,10 +141,10 @@ def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cp
                         optimizer.step()
                     session.note(loss, len(images))
             session.evaluate()
-    return session.outcome()
+    return session.trained()
 
 
-def prepare(d: Depth, root: str | None, device: torch.device) -> Scene:
+def prepare(d: Depth, root: str | None, device: torch.device) -> Setup:
     """The pairs on the device, augmented batch by batch; the network."""
     data = load(d.data, root, size=d.image_size, depth_size=depth_size(*d.image_size)).to(device)
     data = replace(data, augmentation=RECIPES[d.recipe].augmentation)
@@ -158,18 +156,26 @@ def prepare(d: Depth, root: str | None, device: torch.device) -> Scene:
         batches, scoring = replace(batches, most=d.max_steps), scoring[: d.max_steps]
         data = data.tested_on(d.max_steps * d.batch_size)
     assert d.width is not None
-    return Scene(
+    return Setup(
         model=network(d.width, d.seed).to(device),
         batches=batches,
         scoring=scoring,
         loss=mean_loss,
         evaluate=lambda model: evaluate(model, data.test_batches()),
+        optimizer=lambda model: optimizer_of(d, model),
         inputs=data.plain(data.train_images[: d.batch_size]),
         data=str(data),
         samples=lambda model: samples(model, data),
         in_width=lambda width: network(width, d.seed),
         micro_batch=batches.batch_size,  # the loss is one of a whole batch
     )
+
+
+def optimizer_of(d: Depth, model: nn.Module) -> Optimizer:
+    """The recipe's."""
+    if d.recipe == "paper":
+        return torch.optim.SGD(model.parameters(), d.learning_rate, momentum=0.9, weight_decay=d.weight_decay)
+    return torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay)
 
 
 def network(width: int, seed: int) -> nn.Module:

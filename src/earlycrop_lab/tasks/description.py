@@ -94,7 +94,7 @@ class Description:
     reading: Reading | None = option(  # noqa: RUF009 - frozen
         tag="",
         choices=tuple(READINGS),
-        help="how CroP reads a channel's worth; the method's own if not said",
+        help="how CroP reads a channel's worth; the method's own by default",
     )
     prune_at: float | None = option(
         tag="at", help="prune after so many whole epochs, whatever the method would wait for"
@@ -120,16 +120,16 @@ class Description:
     )
     data: str = option(help="what it is trained on")
     train_size: int | None = option(tag="train", help="train on a fixed part of so many samples")
-    network: str = option(help="the data's usual if not said")
-    width: int | None = option(tag="width", help="channels of its first layer; its usual width if not said")
-    epochs: int = option(tag="epochs", help="the whole budget, before and after the cut; the data's usual if not said")
-    batch_size: int = option(tag="batch", help="samples in a training batch; the data's usual if not said")
+    network: str = option(help="the data's usual by default")
+    width: int | None = option(tag="width", help="channels of its first layer; its usual width by default")
+    epochs: int = option(tag="epochs", help="the whole budget, before and after the cut; the data's usual by default")
+    batch_size: int = option(tag="batch", help="samples in a training batch; the data's usual by default")
     learning_rate: float = option(tag="lr", help="constant until the cut; the peak of One-Cycle after it")
     weight_decay: float = option(0.0, tag="decay", help="L2, in the optimizer's gradient")
     clip_norm: float = option(10.0, tag="clip", help="the gradient's norm is cut to this")
     max_steps: int | None = option(
-        tag="rehearsal",
-        help="a rehearsal, no result: each of all the epochs, and every evaluation and scoring, ends after so many "
+        tag="smoke",
+        help="a smoke run, no result: each of all the epochs, and every evaluation and scoring, ends after so many "
         "batches; fewer --epochs make it short",
     )
     seed: int = option(0, help="of initial weights, order of samples, augmentation and scoring batches")
@@ -178,11 +178,15 @@ class Description:
         for name in ("rounds", "per_round"):
             if getattr(self, name) is not None and not several:
                 raise ValueError(f"{self.method} cuts at one moment: leave out {name}.")
+        if self.equal_budget and not (several and divisible(method)):
+            raise ValueError(f"{self.method} is trained once, and has all epochs: leave out equal_budget.")
         if self.rounds is not None and self.per_round is not None:
             raise ValueError("rounds and per_round both say how much leaves in each cut: leave out one of them.")
         if self.prune_at is not None:
             if isinstance(method.timing, Rewinding | TickTock):
-                raise ValueError(f"{self.method} trains in full before it prunes: leave out prune_at.")
+                raise ValueError(
+                    f"{self.method} cuts where its trainings end, which cannot be moved: leave out prune_at."
+                )
             if not 0 <= self.prune_at < self.epochs or self.prune_at % 1:
                 raise ValueError(
                     f"prune_at is a whole number of epochs from 0 to {self.epochs - 1}, for cuts come between epochs; "
@@ -282,6 +286,19 @@ OF_SIZES = ("node", "flops")
 def prunes(method: earlycrop.Method) -> bool:
     """Whether anything will ever leave."""
     return not isinstance(method.timing, Never)
+
+
+def divisible(method: earlycrop.Method) -> bool:
+    """Whether its trainings take more epochs than one budget, so that they can share one.
+
+    >>> [divisible(earlycrop.get_method(name)) for name in ("ltr", "efficient-convnets", "crop-s-spread", "crop-s")]
+    [True, True, False, False]
+    """
+    return method.total_epochs(LONG, 0.5) > LONG
+
+
+LONG = 1000
+"""Epochs of a budget that is long enough for any method."""
 
 
 def pruning_method(d: Description) -> earlycrop.Method:

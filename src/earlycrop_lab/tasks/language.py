@@ -1,7 +1,7 @@
 """Language modelling with early pruning: the next word of Penn Treebank, or of any text, by PSMM or a plain LSTM.
 
-The authors' recipe: chunks of 80 tokens, whose hidden state begins anew, Adam, gradients of norm 0.25 at most. The rate
-is constant until the cut, and from then on a quarter of itself after each epoch in which validation perplexity does not
+The authors' recipe: chunks of 80 tokens, whose hidden state starts from zero, Adam, gradients of norm 0.25 at most. The
+rate is constant until the cut, and from then on a quarter of itself after each epoch in which validation perplexity does not
 improve; methods that prune at initialisation, and dense training, have that from their first step. The figure that
 counts is the test perplexity after the last epoch; nothing is chosen by it.
 
@@ -26,7 +26,7 @@ from earlycrop_lab.models.psmm import Psmm
 from earlycrop_lab.models.seeded import seeded
 from earlycrop_lab.tasks.description import Description, Metric, option
 from earlycrop_lab.tasks.schedule import Plateau
-from earlycrop_lab.tasks.session import Outcome, Scene, Session
+from earlycrop_lab.tasks.session import Session, Setup, Trained
 
 NETWORKS = {"psmm": Psmm, "lstm": LstmLanguageModel}
 
@@ -68,13 +68,13 @@ class Language(Description):
 
     sparsity: float = option(0.8, help="the part to remove, between 0 and 1")
     min_part: float | None = option(
-        tag="part", help="the part of its channels that every layer keeps; half of what sparsity leaves if not said"
+        tag="part", help="the part of its channels that every layer keeps; half of what sparsity leaves by default"
     )
     data: str = option("sherlock", help=f"{', '.join(TEXTS)}, or text:PATH for any text file in UTF-8")
     train_size: int | None = option(tag="train", help="train on the first so many tokens")
-    network: str = option(choices=tuple(NETWORKS), help="psmm if not said")
-    width: int | None = option(tag="width", help="of embedding and hidden state; the text's usual if not said")
-    batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch; the text's usual if not said")
+    network: str = option(choices=tuple(NETWORKS), help="psmm by default")
+    width: int | None = option(tag="width", help="of embedding and hidden state; the text's usual by default")
+    batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch; the text's usual by default")
     learning_rate: float = option(
         tag="lr", help="constant until the cut; then a quarter each time validation perplexity does not improve"
     )
@@ -101,7 +101,7 @@ class Language(Description):
             raise ValueError(f"dropout is a part, from 0 up to 1; {self.dropout:g} is not.")
 
 
-def train(d: Language, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Outcome:
+def train(d: Language, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Trained:
     """Train as described and measure.
 
     Args:
@@ -114,16 +114,16 @@ def train(d: Language, *, root: str | None = None, device: torch.device | str = 
         ValueError: If the text cannot be had or does not fit, or the loss is no longer finite.
     """
     device = torch.device(device)
-    scene = prepare(d, root, device)
-    model = scene.model
-    optimizer = torch.optim.Adam(model.parameters(), lr=d.learning_rate, weight_decay=d.weight_decay)
+    setup = prepare(d, root, device)
+    model = setup.model
+    optimizer = setup.optimizer(model)
     schedule = Plateau(optimizer, d.learning_rate)
-    with Session(d, scene, optimizer, schedule=schedule, device=device, **around) as session:
+    with Session(d, setup, optimizer, schedule=schedule, device=device, **around) as session:
         for epoch in session.epochs():
             with session.looking():
                 session.pruner.check(epoch)
             with session.training():
-                for chunks in scene.batches.epoch(epoch):
+                for chunks in setup.batches.epoch(epoch):
                     with session.step(chunks):
                         optimizer.zero_grad()
                         loss = mean_loss(model, chunks)
@@ -132,10 +132,10 @@ def train(d: Language, *, root: str | None = None, device: torch.device | str = 
                         optimizer.step()
                     session.note(loss, len(chunks))
             schedule.see(session.evaluate()["valid_perplexity"])
-    return session.outcome()
+    return session.trained()
 
 
-def prepare(d: Language, root: str | None, device: torch.device) -> Scene:
+def prepare(d: Language, root: str | None, device: torch.device) -> Setup:
     """The text on the device, cut into chunks; the network."""
     text = load(d.data, root).to(device)
     if d.train_size is not None:
@@ -145,7 +145,7 @@ def prepare(d: Language, root: str | None, device: torch.device) -> Scene:
         batches = replace(batches, most=d.max_steps)
         scoring = text.scoring_batches(seed=d.seed, batch_size=d.batch_size)[: d.max_steps]
         text = text.cut_short(d.max_steps * d.batch_size * text.chunk)
-    return Scene(
+    return Setup(
         model=network(d, len(text.vocabulary)).to(device),
         batches=batches,
         scoring=scoring,
@@ -154,6 +154,7 @@ def prepare(d: Language, root: str | None, device: torch.device) -> Scene:
             "test_perplexity": perplexity(model, text.whole(text.test)),
             "valid_perplexity": perplexity(model, text.whole(text.valid)),
         },
+        optimizer=lambda model: torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay),
         inputs=text.train_chunks[: d.batch_size],
         data=str(text),
         in_width=lambda width: network(replace(d, width=width), len(text.vocabulary)),

@@ -1,4 +1,4 @@
-"""The learning rate of a run, whose method decides when it begins anew.
+"""The learning rate of a run, whose method decides when it starts again.
 
 Until the cut the rate is constant, for the detectors need that; then One-Cycle covers what remains of the budget. Dense
 training and methods that prune before it have One-Cycle from their first step. Methods that train in full before they

@@ -1,17 +1,17 @@
 """What stands around the training loop of every task: the pruner, the instruments, the schedule, the checkpoints.
 
-    with Session(d, scene, optimizer, **around) as session:
+    with Session(d, setup, optimizer, **around) as session:
         pruner = session.pruner
         for epoch in session.epochs():  # goes on where it was cut off
             with session.looking():
                 pruner.check(epoch)
             with session.training():
-                for batch in scene.batches.epoch(epoch):
+                for batch in setup.batches.epoch(epoch):
                     with session.step(*batch):
                         ...  # forward, backward, optimizer.step()
                     session.note(loss, len(batch[0]))
             session.evaluate()
-    return session.outcome()
+    return session.trained()
 
 The loop is the task's own; nothing in it is hidden but what is measured.
 """
@@ -61,7 +61,7 @@ class Batches(Protocol):
 
 
 @dataclass
-class Scene:
+class Setup:
     """What a description stands for, before anything is trained.
 
     Args:
@@ -71,11 +71,12 @@ class Scene:
             network as it is.
         loss: Maps model and scoring batch to the scalar mean loss.
         evaluate: Maps the model to its figures, by the names of the task's metrics; its training flag is left as found.
+        optimizer: Makes the optimizer of a network such as the model, at the rate that training begins with.
         inputs: A batch of the network's inputs, of the size that it is trained with; the test split has no part in it.
         data: What it is trained and tested on, in words.
-        samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing if not said.
+        samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing by default.
         in_width: Makes the same network in another width, at its initial weights; where there is only one, not said.
-        micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number if not said.
+        micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number by default.
         parts: What else a checkpoint has to hold.
     """
 
@@ -84,6 +85,7 @@ class Scene:
     scoring: Sequence[Any] | Callable[[], Sequence[Any]]
     loss: Callable[[nn.Module, Any], Tensor]
     evaluate: Callable[[nn.Module], dict[str, float]]
+    optimizer: Callable[[nn.Module], Optimizer]
     inputs: Tensor
     data: str
     samples: Callable[[nn.Module], dict[str, Tensor]] | None = None
@@ -102,7 +104,7 @@ class Scene:
 
 
 @dataclass
-class Outcome:
+class Trained:
     """What training leaves: the model and every number."""
 
     model: nn.Module
@@ -116,23 +118,23 @@ class Outcome:
 
 def pruner_of(
     d: Description,
-    scene: Scene,
+    setup: Setup,
     optimizer: Optimizer | None = None,
     method: earlycrop.Method | None = None,
     ranks: Ranks = ALONE,
 ) -> earlycrop.Pruner:
     """What prunes the network as described; of several processes each brings a part of the batches for scoring."""
-    scoring = scene.scoring if callable(scene.scoring) else scene.scoring[ranks.rank :: ranks.size]
+    scoring = setup.scoring if callable(setup.scoring) else setup.scoring[ranks.rank :: ranks.size]
     return earlycrop.Pruner(
-        scene.model,
+        setup.model,
         method or pruning_method(d),
         earlycrop.Budget(d.sparsity, d.target, d.floor, d.round_to),
-        example_inputs=scene.example,
-        scoring=earlycrop.Scoring(scene.loss, scoring, d.bn_mode or "auto", scene.micro_batch),
+        example_inputs=setup.example,
+        scoring=earlycrop.Scoring(setup.loss, scoring, d.bn_mode or "auto", setup.micro_batch),
         optimizer=optimizer,
         epochs=d.budget,
         optimizer_state=d.optimizer_state,
-        verify=sum(parameter.numel() for parameter in scene.model.parameters()) <= PROVED,
+        verify=sum(parameter.numel() for parameter in setup.model.parameters()) <= PROVED,
         seed=d.seed,
         group=ranks,
     )
@@ -143,9 +145,9 @@ class Session:
 
     Args:
         d: The description.
-        scene: What it stands for.
-        optimizer: Of the scene's model.
-        schedule: Of the optimizer's rate; the laboratory's usual one if not said.
+        setup: What it stands for.
+        optimizer: Of the setup's model.
+        schedule: Of the optimizer's rate; the laboratory's usual one by default.
         device: Where it trains.
         country: Whose electricity mix counts, as an ISO 3166-1 alpha-3 code.
         pue: Power usage effectiveness of the site.
@@ -154,14 +156,14 @@ class Session:
         ranks: The processes that train it together, each on its part of every batch. What is measured is rank 0's.
 
     Attributes:
-        pruner: Of the scene's model.
+        pruner: Of the setup's model.
         phase: "dense" before the first cut, "sparse" after it.
     """
 
     def __init__(
         self,
         d: Description,
-        scene: Scene,
+        setup: Setup,
         optimizer: Optimizer,
         *,
         schedule: AbstractSchedule | None = None,
@@ -172,10 +174,10 @@ class Session:
         checkpoints: Checkpoints | Followed | Forgetful | None = None,
         ranks: Ranks = ALONE,
     ):
-        self.d, self.scene, self.optimizer, self.ranks = d, scene, optimizer, ranks
+        self.d, self.setup, self.optimizer, self.ranks = d, setup, optimizer, ranks
         self.schedule = schedule or Schedule(optimizer, d.learning_rate)
         self.progress, self.checkpoints = progress or Silent(), checkpoints or Forgetful()
-        self.meters = Meters(scene.model, optimizer, device, lambda: self.pruner.held())
+        self.meters = Meters(setup.model, optimizer, device, lambda: self.pruner.held())
         self.tracker = Tracker(country, pue, counts=ranks.rank == 0)
         self.history = History(Epoch)
         self.figures: dict[str, float] = {}
@@ -184,7 +186,7 @@ class Session:
         torch.manual_seed(self.d.seed + 1009 * self.ranks.rank)  # dropout; the model and the data have their own seeds
         self.tracker.__enter__()
         with self.meters.clock.phase("scoring"):
-            self.pruner = pruner_of(self.d, self.scene, self.optimizer, ranks=self.ranks)
+            self.pruner = pruner_of(self.d, self.setup, self.optimizer, ranks=self.ranks)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -200,16 +202,16 @@ class Session:
         # The pruner first, which makes the model small; the optimizer after the schedule, which sets its rates.
         done = self.checkpoints.restore(
             pruner=self.pruner,
-            model=self.scene.model,
+            model=self.setup.model,
             schedule=self.schedule,
             optimizer=self.optimizer,
             meters=self.meters,
             tracker=self.tracker,
             epochs=self.history,
-            **self.scene.parts,
+            **self.setup.parts,
         )
         total = self.d.total_epochs
-        self.progress.begin(total, len(self.scene.batches), done)
+        self.progress.begin(total, len(self.setup.batches), done)
         for self._epoch in range(done, total):
             yield self._epoch
             self._end()
@@ -221,7 +223,7 @@ class Session:
         with self.meters.clock.phase("scoring"):
             yield
         cut = self.pruner.cuts > cuts
-        self.schedule.enter(self.pruner, self._epoch, cut, len(self.scene.batches), self.d.total_epochs)
+        self.schedule.enter(self.pruner, self._epoch, cut, len(self.setup.batches), self.d.total_epochs)
         if cut:
             assert self.pruner.report is not None
             self.meters.forget("sparse")  # the figures of a step are those of the last cut's network
@@ -239,7 +241,7 @@ class Session:
         self._figures: list[Tensor] = []
         self._seen = 0
         self._first_rate = self._rate = self.optimizer.param_groups[0]["lr"]
-        self.scene.model.train()
+        self.setup.model.train()
         with self.meters.clock.phase(self.phase):
             yield
             sums = [float(torch.stack(each).sum()) if each else nan for each in (self._losses, self._figures)]
@@ -271,7 +273,7 @@ class Session:
         """The task's figures of the model as it is now, which are the epoch's; rank 0 looks, others see nothing."""
         with self.meters.clock.phase("evaluation"):
             named = [metric.name for metric in self.d.metrics]
-            self.figures = self.scene.evaluate(self.scene.model) if self.ranks.rank == 0 else dict.fromkeys(named, nan)
+            self.figures = self.setup.evaluate(self.setup.model) if self.ranks.rank == 0 else dict.fromkeys(named, nan)
         return self.figures
 
     def _end(self) -> None:
@@ -290,30 +292,30 @@ class Session:
         self.progress.epoch(done)
         self.checkpoints.save(self._epoch + 1)
 
-    def outcome(self) -> Outcome:
+    def trained(self) -> Trained:
         """What training left, once the session has ended."""
         if not self.figures:  # it was cut off after its last epoch
             self.evaluate()
         seconds = self.meters.clock.seconds  # of which the look at inference takes a two-hundredth, or six passes
         worth = min(0.005 * (seconds["dense"] + seconds["sparse"]), 1.0)
-        milliseconds = inference(self.scene.model, self.scene.inputs, worth) if self.ranks.rank == 0 else nan
-        model, emissions, samples = self.scene.model, self.tracker.emissions, self.scene.samples
-        return Outcome(
+        milliseconds = inference(self.setup.model, self.setup.inputs, worth) if self.ranks.rank == 0 else nan
+        model, emissions, samples = self.setup.model, self.tracker.emissions, self.setup.samples
+        return Trained(
             model,
             list(self.history),
             self.pruner.report,
             self._columns(milliseconds, emissions),
             emissions,
-            self.scene.data,
+            self.setup.data,
             samples(model) if samples else {},
         )
 
     def _columns(self, inference_milliseconds: float, emissions: Emissions) -> Columns:
         """The columns of the poster; what the saved file and the process say is added by who keeps the run."""
-        model, report, meters = self.scene.model, self.pruner.report, self.meters
+        model, report, meters = self.setup.model, self.pruner.report, self.meters
         seconds = meters.clock.seconds
         if report is None:
-            parameters, operations = sum(p.numel() for p in model.parameters()), flops(model, self.scene.example)
+            parameters, operations = sum(p.numel() for p in model.parameters()), flops(model, self.setup.example)
             before = after = (parameters, operations)
         else:
             before, after = ((counts.params, counts.flops) for counts in (report.before, report.after))

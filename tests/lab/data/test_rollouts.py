@@ -186,7 +186,7 @@ def test_an_epoch_is_as_long_as_the_longest_episode_unless_it_is_said():
     assert len(experience) == 7 * 10 * 2  # 7 x 32 is the least that is not below 200
 
 
-def test_a_rehearsal_ends_early():
+def test_a_smoke_run_ends_early():
     experience = pole(most=5, batch_size=16)
     assert len(experience) == len(list(experience.epoch(0))) == 5
     assert experience.taken == 4 * 16

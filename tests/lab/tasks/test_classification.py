@@ -13,7 +13,7 @@ from earlycrop_lab.runs import folder_name
 from earlycrop_lab.tasks import classification
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.description import prunes
-from earlycrop_lab.tasks.session import Outcome
+from earlycrop_lab.tasks.session import Trained
 
 SMALL = Classification(method="snap", sparsity=0.5, network="mlp", width=32, train_size=256, epochs=4)  # 4 x 4 steps
 STEPS = 4
@@ -92,28 +92,28 @@ class Watcher:
 def test_without_a_dense_phase_one_cycle_runs_from_the_first_step(monkeypatch, method):
     watcher = Watcher(monkeypatch)
     description = SMALL.dense_twin() if method == "dense" else replace(SMALL, method=method)
-    outcome = train(description, progress=watcher)
+    trained = train(description, progress=watcher)
     assert watcher.rates == pytest.approx([one_cycle(step, 16) for step in range(16)])
     assert watcher.planned == (4, STEPS)
-    assert watcher.steps == outcome.columns.optimizer_steps == 16
-    assert watcher.epochs == outcome.epochs
-    assert [e.epoch for e in outcome.epochs] == [1, 2, 3, 4]
-    assert [e.first_learning_rate for e in outcome.epochs] == watcher.rates[::4]
-    assert [e.learning_rate for e in outcome.epochs] == watcher.rates[3::4]
-    assert {e.phase for e in outcome.epochs} == {"dense" if method == "dense" else "sparse"}
+    assert watcher.steps == trained.columns.optimizer_steps == 16
+    assert watcher.epochs == trained.epochs
+    assert [e.epoch for e in trained.epochs] == [1, 2, 3, 4]
+    assert [e.first_learning_rate for e in trained.epochs] == watcher.rates[::4]
+    assert [e.learning_rate for e in trained.epochs] == watcher.rates[3::4]
+    assert {e.phase for e in trained.epochs} == {"dense" if method == "dense" else "sparse"}
 
 
 def test_the_rate_is_constant_until_the_cut_and_then_cycles_over_what_remains(monkeypatch):
     """A budget of 8 epochs of 4 steps, capped at its quarter: 8 steps at 2e-3, then One-Cycle over the other 24."""
     watcher = Watcher(monkeypatch)
-    outcome = train(replace(SMALL, method="earlycrop-s", epochs=8), progress=watcher)
+    trained = train(replace(SMALL, method="earlycrop-s", epochs=8), progress=watcher)
     (report,) = watcher.cuts
-    assert outcome.report == report
+    assert trained.report == report
     dense = round(report.epoch) * STEPS
     assert 4 <= dense <= 8
     assert watcher.rates[:dense] == [2e-3] * dense
     assert watcher.rates[dense:] == pytest.approx([one_cycle(step, 32 - dense) for step in range(32 - dense)])
-    assert [e.phase for e in outcome.epochs] == ["dense"] * round(report.epoch) + ["sparse"] * (8 - round(report.epoch))
+    assert [e.phase for e in trained.epochs] == ["dense"] * round(report.epoch) + ["sparse"] * (8 - round(report.epoch))
     assert [check.learning_rate for check in report.curve] == [2e-3] * len(report.curve)
 
 
@@ -129,9 +129,9 @@ def test_the_rate_may_stay_constant(monkeypatch, method):
 def test_the_optimizer_may_forget_at_the_cut(monkeypatch, state):
     watcher, known = Watcher(monkeypatch), []
     monkeypatch.setattr(watcher, "cut", lambda _: known.append(len(watcher.optimizer.state)))
-    outcome = train(replace(SMALL, method="earlycrop-s", epochs=8, optimizer_state=state), progress=watcher)
+    trained = train(replace(SMALL, method="earlycrop-s", epochs=8, optimizer_state=state), progress=watcher)
     (left,) = known
-    assert left == (0 if state == "reset" else sum(1 for _ in outcome.model.parameters()))
+    assert left == (0 if state == "reset" else sum(1 for _ in trained.model.parameters()))
 
 
 def test_the_floor_is_the_methods_own_unless_said_otherwise():
@@ -142,43 +142,43 @@ def test_the_floor_is_the_methods_own_unless_said_otherwise():
 
 def test_efficient_convnets_may_cut_within_one_training(monkeypatch):
     watcher = Watcher(monkeypatch)
-    outcome = train(replace(SMALL, method="efficient-convnets", prune_at=2.0), progress=watcher)
+    trained = train(replace(SMALL, method="efficient-convnets", prune_at=2.0), progress=watcher)
     (report,) = watcher.cuts
-    assert (report.reason, report.epoch, len(outcome.epochs)) == ("epoch", 2.0, 4)
+    assert (report.reason, report.epoch, len(trained.epochs)) == ("epoch", 2.0, 4)
     assert watcher.rates[:8] == [2e-3] * 8
     assert watcher.rates[8:] == pytest.approx([one_cycle(step, 8) for step in range(8)])
 
 
 @pytest.fixture(scope="module")
-def outcome() -> Outcome:
+def trained() -> Trained:
     return train(replace(SMALL, method="earlycrop-s", epochs=8))
 
 
-def test_the_accuracy_is_of_the_last_epoch_and_of_the_model_that_is_kept(outcome):
-    assert outcome.columns.metrics["test_accuracy"] == outcome.epochs[-1].test
+def test_the_accuracy_is_of_the_last_epoch_and_of_the_model_that_is_kept(trained):
+    assert trained.columns.metrics["test_accuracy"] == trained.epochs[-1].test
     data = load("digits")
-    hits = (outcome.model.eval()(data.plain(data.test_images)).argmax(1) == data.test_labels).float().mean()
-    assert outcome.columns.metrics["test_accuracy"] == pytest.approx(hits.item())
+    hits = (trained.model.eval()(data.plain(data.test_images)).argmax(1) == data.test_labels).float().mean()
+    assert trained.columns.metrics["test_accuracy"] == pytest.approx(hits.item())
 
 
 def test_it_learns():
-    outcome = train(Classification(method="dense", network="mlp", epochs=5, learning_rate=1e-2))
-    assert outcome.columns.metrics["test_accuracy"] > 0.8  # chance is 0.1
-    assert outcome.epochs[-1].train > 0.8
+    trained = train(Classification(method="dense", network="mlp", epochs=5, learning_rate=1e-2))
+    assert trained.columns.metrics["test_accuracy"] > 0.8  # chance is 0.1
+    assert trained.epochs[-1].train > 0.8
 
 
-def test_the_columns_agree_with_the_model_and_the_report(outcome):
-    columns, report = outcome.columns, outcome.report
-    assert columns.parameters_after == sum(p.numel() for p in outcome.model.parameters()) == report.after.params
+def test_the_columns_agree_with_the_model_and_the_report(trained):
+    columns, report = trained.columns, trained.report
+    assert columns.parameters_after == sum(p.numel() for p in trained.model.parameters()) == report.after.params
     assert columns.weight_sparsity == report.weight_sparsity == pytest.approx(0.5, abs=0.05)
-    weights = [p for p in outcome.model.parameters() if p.ndim == 2]
+    weights = [p for p in trained.model.parameters() if p.ndim == 2]
     assert columns.flops_after == 2 * sum(w.numel() for w in weights)
     assert columns.flops_after < columns.flops_before
     assert columns.optimizer_steps == 32
     assert columns.dense_memory_bytes > columns.sparse_memory_bytes > 0
     assert columns.sparse_steps_timed == 4 * (8 - round(report.epoch)) - 1 - 5  # one was watched, five were warming up
     seconds = columns.dense_seconds + columns.scoring_seconds + columns.sparse_seconds
-    assert columns.seconds == seconds == pytest.approx(outcome.epochs[-1].seconds)
+    assert columns.seconds == seconds == pytest.approx(trained.epochs[-1].seconds)
 
 
 def test_a_dense_run_counts_itself():
@@ -191,21 +191,21 @@ def test_a_dense_run_counts_itself():
     assert columns.sparse_seconds == 0
 
 
-def test_a_seed_repeats_a_run_and_another_does_not(outcome):
+def test_a_seed_repeats_a_run_and_another_does_not(trained):
     def numbers(found):
         return [(e.loss, e.test) for e in found.epochs]
 
     again = train(replace(SMALL, method="earlycrop-s", epochs=8))
-    assert numbers(again) == numbers(outcome)
-    assert all(map(torch.equal, again.model.state_dict().values(), outcome.model.state_dict().values()))
+    assert numbers(again) == numbers(trained)
+    assert all(map(torch.equal, again.model.state_dict().values(), trained.model.state_dict().values()))
     other = train(replace(SMALL, method="earlycrop-s", epochs=8, seed=1))
-    assert numbers(other) != numbers(outcome)
+    assert numbers(other) != numbers(trained)
 
 
-def test_a_pruned_run_and_its_twin_start_and_train_alike(outcome):
+def test_a_pruned_run_and_its_twin_start_and_train_alike(trained):
     """The first epoch of the dense phase differs from the twin's in its learning rate alone."""
     same_rate = train(replace(SMALL, method="earlycrop-u", epochs=8))
-    assert same_rate.epochs[0].loss == outcome.epochs[0].loss
+    assert same_rate.epochs[0].loss == trained.epochs[0].loss
 
 
 def test_scoring_sees_the_training_split_alone(monkeypatch):
@@ -226,9 +226,9 @@ def test_scoring_sees_the_training_split_alone(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["dense", "snap", "earlycrop-s"])
-def test_a_rehearsal_takes_so_many_steps_an_epoch_and_is_no_result(method, monkeypatch):
+def test_a_smoke_run_takes_so_many_steps_an_epoch_and_is_no_result(method, monkeypatch):
     cut = {} if method == "dense" else {"sparsity": 0.5}
-    rehearsal = Classification(method=method, network="mlp", width=16, batch_size=32, epochs=8, max_steps=2, **cut)
+    smoke = Classification(method=method, network="mlp", width=16, batch_size=32, epochs=8, max_steps=2, **cut)
     scored = []
     pruner = earlycrop.Pruner
 
@@ -241,11 +241,11 @@ def test_a_rehearsal_takes_so_many_steps_an_epoch_and_is_no_result(method, monke
     monkeypatch.setattr(
         classification, "accuracy", lambda model, batches: evaluated.append(sum(len(y) for _, y in batches)) or 0.5
     )
-    outcome = train(rehearsal)
-    assert outcome.columns.optimizer_steps == 8 * 2
+    trained = train(smoke)
+    assert trained.columns.optimizer_steps == 8 * 2
     assert scored == [64]
     assert evaluated == [64] * 8
-    assert "-rehearsal2-" in folder_name(rehearsal)
+    assert "-smoke2-" in folder_name(smoke)
 
 
 def test_a_loss_that_is_not_finite_is_an_error(monkeypatch):

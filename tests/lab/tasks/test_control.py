@@ -10,8 +10,8 @@ from torch import nn
 import earlycrop
 from earlycrop import METHODS, EarlyCropError
 from earlycrop_lab.checkpoints import Checkpoints
+from earlycrop_lab.comparing.grids import get_preset, runs_of
 from earlycrop_lab.data.rollouts import Transitions
-from earlycrop_lab.grids import get_preset, runs_of
 from earlycrop_lab.models.actor_critic import ActorCritic, actor_critic
 from earlycrop_lab.runs import folder_name, run
 from earlycrop_lab.tasks import get_task, plan
@@ -61,11 +61,11 @@ def test_the_surrogate_by_hand():
 
 def experienced(width: int = 5, samples: int = 40) -> tuple[ActorCritic, Transitions]:
     """A small network in float64, and transitions that it took."""
-    scene = prepare(Control(width=width, method="dense"), None, torch.device("cpu"))
-    (batch,) = scene.scoring_now()
+    setup = prepare(Control(width=width, method="dense"), None, torch.device("cpu"))
+    (batch,) = setup.scoring_now()
     pick = torch.linspace(0, len(batch.actions) - 1, samples).long()
     batch = Transitions(*(part[pick].double() if part.is_floating_point() else part[pick] for part in batch))
-    return scene.model.double(), batch
+    return setup.model.double(), batch
 
 
 def loss(model: nn.Module, batch: Transitions):
@@ -86,31 +86,31 @@ def test_where_the_policy_has_not_moved_its_slope_is_that_of_the_policy_gradient
 
 def test_on_a_new_rollout_the_scoring_loss_has_the_slope_of_the_policy_gradient():
     """In float32, as it is scored: no action is held for more or less likely than it was."""
-    scene = prepare(Control(width=8, method="dense"), None, torch.device("cpu"))
-    (batch,) = scene.scoring_now()
-    logits, value = scene.model(batch.observations)
+    setup = prepare(Control(width=8, method="dense"), None, torch.device("cpu"))
+    (batch,) = setup.scoring_now()
+    logits, value = setup.model(batch.observations)
     log_chance = torch.distributions.Categorical(logits=logits).log_prob(batch.actions)
     plain = (value - batch.returns).square().mean() / 2 - (batch.advantages * log_chance).mean()
-    losses = scene.loss(scene.model, batch), plain
-    slopes = [torch.autograd.grad(loss, scene.model.parameters()) for loss in losses]
+    losses = setup.loss(setup.model, batch), plain
+    slopes = [torch.autograd.grad(loss, setup.model.parameters()) for loss in losses]
     for found, expected in zip(*slopes, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_of_a_policy_that_is_left_the_scoring_loss_is_the_training_loss_of_the_same_rollout():
     """Actions that have moved too far with profit have no slope; the others, and the value, have theirs."""
-    scene = prepare(Control(width=8, method="dense"), None, torch.device("cpu"))
-    (batch,) = scene.scoring_now()
+    setup = prepare(Control(width=8, method="dense"), None, torch.device("cpu"))
+    (batch,) = setup.scoring_now()
     with torch.no_grad():
-        for p in scene.model.parameters():
+        for p in setup.model.parameters():
             p.mul_(8)
-    logits, value = scene.model(batch.observations)
+    logits, value = setup.model(batch.observations)
     log_chance = torch.distributions.Categorical(logits=logits).log_prob(batch.actions)
     moved = (log_chance - batch.log_probabilities).exp()
     held = ((moved > 1.2) & (batch.advantages > 0)) | ((moved < 0.8) & (batch.advantages < 0))
     assert held.float().mean() > 0.2
     plain = (value - batch.returns).square().mean() / 2 - (moved * batch.advantages * ~held).mean()
-    slopes = [torch.autograd.grad(loss, scene.model.parameters()) for loss in (scene.loss(scene.model, batch), plain)]
+    slopes = [torch.autograd.grad(loss, setup.model.parameters()) for loss in (setup.loss(setup.model, batch), plain)]
     for found, expected in zip(*slopes, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
@@ -191,12 +191,12 @@ def test_a_run_from_its_description_to_its_numbers(tmp_path):
     assert columns.weight_sparsity == pytest.approx(0.5, abs=0.1)
     assert (
         tmp_path / folder_name(SMALL)
-    ).name == "cartpole-v0-actor-critic-earlycrop-s-0.5-width8-epochs5-rehearsal20-seed0"
+    ).name == "cartpole-v0-actor-critic-earlycrop-s-0.5-width8-epochs5-smoke20-seed0"
 
 
 def test_dense_training_scores_on_nothing():
-    outcome = train(replace(SMALL.dense_twin(), epochs=2))
-    assert outcome.columns.metrics["environment_steps"] == 2 * 16 * 32
+    trained = train(replace(SMALL.dense_twin(), epochs=2))
+    assert trained.columns.metrics["environment_steps"] == 2 * 16 * 32
 
 
 def test_a_seed_repeats_a_run():
@@ -237,9 +237,9 @@ def test_the_main_methods_find_what_to_remove(method):
 @pytest.mark.slow
 @pytest.mark.parametrize("method", EVERY)
 def test_every_method_trains(method):
-    outcome = train(replace(described(method), max_steps=4))
-    assert (outcome.report is None) == (method == "dense")
-    assert math.isfinite(outcome.columns.metrics["mean_return"])
+    trained = train(replace(described(method), max_steps=4))
+    assert (trained.report is None) == (method == "dense")
+    assert math.isfinite(trained.columns.metrics["mean_return"])
 
 
 @pytest.mark.parametrize("method", OF_NORMS)
@@ -250,16 +250,16 @@ def test_methods_of_norms_say_that_there_are_none(method):
 
 @pytest.mark.slow
 def test_it_solves_the_pole():
-    outcome = train(Control(method="dense", epochs=20))
-    assert outcome.columns.metrics["solved"] == 1
-    assert outcome.columns.metrics["mean_return"] >= 195
+    trained = train(Control(method="dense", epochs=20))
+    assert trained.columns.metrics["solved"] == 1
+    assert trained.columns.metrics["mean_return"] >= 195
 
 
 def test_any_environment_that_fits_trains():
     with registered(limit=6) as name:
-        outcome = train(Control(data=name, method="snap", sparsity=0.5, width=8, epochs=2, max_steps=3))
-    assert "solved" not in outcome.columns.metrics
-    assert 1 <= outcome.columns.metrics["mean_return"] <= 21
+        trained = train(Control(data=name, method="snap", sparsity=0.5, width=8, epochs=2, max_steps=3))
+    assert "solved" not in trained.columns.metrics
+    assert 1 <= trained.columns.metrics["mean_return"] <= 21
 
 
 # Descriptions -----------------------------------------------------------------------------------------------------

@@ -149,14 +149,14 @@ def little():
         yield
 
 
-def numbers(outcome):
+def numbers(trained):
     """All that may not depend on having been cut off."""
     return {
-        "epochs": [replace(epoch, seconds=0.0) for epoch in outcome.epochs],
-        "report": repr(outcome.report and replace(outcome.report, seconds=0.0)),
-        "state": {name: dense.bits(tensor) for name, tensor in outcome.model.state_dict().items()},
-        "samples": {name: dense.bits(tensor) for name, tensor in outcome.samples.items()},
-        "metrics": outcome.columns.metrics,
+        "epochs": [replace(epoch, seconds=0.0) for epoch in trained.epochs],
+        "report": repr(trained.report and replace(trained.report, seconds=0.0)),
+        "state": {name: dense.bits(tensor) for name, tensor in trained.model.state_dict().items()},
+        "samples": {name: dense.bits(tensor) for name, tensor in trained.samples.items()},
+        "metrics": trained.columns.metrics,
     }
 
 
@@ -187,8 +187,8 @@ def test_the_rate_is_constant_until_the_cut(recipe, kind, monkeypatch):
 
     monkeypatch.setattr(torch.optim, kind.__name__, spied)
     d = replace(TINY, method="earlycrop-s", recipe=recipe, learning_rate=1e-2, epochs=8)
-    outcome = train(d)
-    until = round(2 * outcome.report.epoch)
+    trained = train(d)
+    until = round(2 * trained.report.epoch)
     assert 2 <= until <= 4
     assert seen[:until] == [1e-2] * until
     if recipe == "paper":
@@ -200,7 +200,7 @@ def test_the_rate_is_constant_until_the_cut(recipe, kind, monkeypatch):
 
 @pytest.fixture(scope="module")
 def trained(little):
-    """An outcome, and what the pruner was given."""
+    """An trained, and what the pruner was given."""
     with pytest.MonkeyPatch.context() as patch:
         pruner, given = earlycrop.Pruner, {}
         patch.setattr(earlycrop, "Pruner", lambda *args, **options: given.update(options) or pruner(*args, **options))
@@ -208,18 +208,18 @@ def trained(little):
 
 
 def test_a_run_leaves_its_figures_and_samples(trained):
-    outcome, _ = trained
+    trained, _ = trained
     data = load("scenes", size=TINY.image_size, depth_size=depth_size(*TINY.image_size))
-    assert outcome.columns.metrics == evaluate(outcome.model, data.test_batches())
-    assert outcome.epochs[-1].test == outcome.columns.metrics["rms_metres"]
-    assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
-    assert outcome.columns.optimizer_steps == 4
-    assert {name: tuple(tensor.shape) for name, tensor in outcome.samples.items()} == {
+    assert trained.columns.metrics == evaluate(trained.model, data.test_batches())
+    assert trained.epochs[-1].test == trained.columns.metrics["rms_metres"]
+    assert trained.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
+    assert trained.columns.optimizer_steps == 4
+    assert {name: tuple(tensor.shape) for name, tensor in trained.samples.items()} == {
         "images": (3, 3, 30, 40),
         "truths": (3, 16, 32),
         "predictions": (3, 16, 32),
     }
-    assert torch.equal(outcome.samples["images"], data.test_images[[0, 3, 7]])
+    assert torch.equal(trained.samples["images"], data.test_images[[0, 3, 7]])
 
 
 def test_scoring_sees_the_training_split_alone_in_whole_batches(trained):
@@ -236,10 +236,10 @@ def test_scoring_sees_the_training_split_alone_in_whole_batches(trained):
 @pytest.mark.slow
 def test_it_learns():
     """Better than the best constant."""
-    outcome = train(Depth(method="dense", width=4, image_width=40, epochs=12))
+    trained = train(Depth(method="dense", width=4, image_width=40, epochs=12))
     data = load("scenes", size=(30, 40), depth_size=(16, 32))
     constant = (data.test_depths - data.test_depths.mean()).square().mean().sqrt().item()
-    assert outcome.columns.metrics["rms_metres"] < constant
+    assert trained.columns.metrics["rms_metres"] < constant
 
 
 @pytest.mark.slow
@@ -256,9 +256,9 @@ def test_every_method_prunes_it(method):
             said = {"epochs": 4, "rounds": 2}
         case _:
             said = {"epochs": 2}
-    outcome = train(replace(TINY, method=method, **said))
-    assert all(math.isfinite(value) for value in outcome.columns.metrics.values())
-    assert outcome.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
+    trained = train(replace(TINY, method=method, **said))
+    assert all(math.isfinite(value) for value in trained.columns.metrics.values())
+    assert trained.columns.weight_sparsity == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.slow
@@ -333,5 +333,5 @@ def test_absent_data_are_asked_for(tmp_path):
 @pytest.mark.data
 def test_the_real_pairs_train(data_root):
     d = Depth(data="nyu-depth-v2", method="snap", sparsity=0.5, width=4, image_width=76, train_size=32, epochs=1)
-    outcome = train(replace(d, max_steps=2), root=str(data_root))
-    assert outcome.columns.metrics["rms_metres"] > 0
+    trained = train(replace(d, max_steps=2), root=str(data_root))
+    assert trained.columns.metrics["rms_metres"] > 0

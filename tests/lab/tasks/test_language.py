@@ -13,9 +13,9 @@ import earlycrop
 from earlycrop import units
 from earlycrop.errors import EarlyCropError, ScoreError
 from earlycrop_lab.checkpoints import Checkpoints
+from earlycrop_lab.comparing.grids import get_preset, runs_of
 from earlycrop_lab.data import DataError
 from earlycrop_lab.data.text import load
-from earlycrop_lab.grids import get_preset, runs_of
 from earlycrop_lab.runs import folder_name, run
 from earlycrop_lab.tasks import get_task, plan
 from earlycrop_lab.tasks.language import Language, mean_loss, perplexity, prepare, train
@@ -65,8 +65,8 @@ def test_perplexity_by_hand_with_a_short_last_chunk():
 
 
 def test_perplexity_does_not_depend_on_the_batches(small):
-    text, scene = load(small.data), prepare(small, None, CPU)
-    model = scene.model.double().train()
+    text, setup = load(small.data), prepare(small, None, CPU)
+    model = setup.model.double().train()
     found = [perplexity(model, text.whole(text.test, size)) for size in (1, 2, 100)]
     assert found == pytest.approx([found[0]] * 3, rel=1e-12)
     assert model.training
@@ -74,12 +74,12 @@ def test_perplexity_does_not_depend_on_the_batches(small):
 
 
 def test_a_model_that_knows_nothing_is_as_perplexed_as_there_are_words(small):
-    scene = prepare(replace(small, network="lstm"), None, CPU)
+    setup = prepare(replace(small, network="lstm"), None, CPU)
     with torch.no_grad():
-        for parameter in scene.model.parameters():
+        for parameter in setup.model.parameters():
             parameter.zero_()
     words = len(load(small.data).vocabulary)
-    assert scene.evaluate(scene.model) == pytest.approx({"test_perplexity": words, "valid_perplexity": words})
+    assert setup.evaluate(setup.model) == pytest.approx({"test_perplexity": words, "valid_perplexity": words})
 
 
 WILD = {"prune_at": 4, "epochs": 8, "learning_rate": 1.0, "clip_norm": 100.0, "seed": 1}
@@ -115,19 +115,19 @@ def rates(valid: list[float], peak: float) -> list[float]:
 def test_a_quarter_of_the_rate_after_each_epoch_that_does_not_improve(small, monkeypatch):
     looks = Looks(monkeypatch)
     wild = replace(small.dense_twin(), learning_rate=0.3, clip_norm=100.0, epochs=8)
-    outcome = train(wild)
+    trained = train(wild)
     assert len(looks.valid) == 8
     expected = rates(looks.valid, 0.3)
-    assert [epoch.learning_rate for epoch in outcome.epochs] == pytest.approx(expected)
-    assert [epoch.first_learning_rate for epoch in outcome.epochs] == pytest.approx(expected)
+    assert [epoch.learning_rate for epoch in trained.epochs] == pytest.approx(expected)
+    assert [epoch.first_learning_rate for epoch in trained.epochs] == pytest.approx(expected)
     assert expected[-1] < 0.3
 
 
 def test_until_the_cut_the_rate_is_constant(small, monkeypatch):
     looks = Looks(monkeypatch)
-    outcome = train(replace(small, method="snap", **WILD))
-    assert outcome.report.epoch == 4
-    found = [epoch.learning_rate for epoch in outcome.epochs]
+    trained = train(replace(small, method="snap", **WILD))
+    assert trained.report.epoch == 4
+    found = [epoch.learning_rate for epoch in trained.epochs]
     assert rates(looks.valid[:4], 1.0)[-1] < 1.0  # it would have fallen
     assert found[:4] == [1.0] * 4
     assert found[4:] == pytest.approx(rates(looks.valid[4:], 1.0))
@@ -137,7 +137,7 @@ def test_until_the_cut_the_rate_is_constant(small, monkeypatch):
 
 
 def test_scores_are_of_the_trained_network_on_the_training_split(small, monkeypatch):
-    """The authors' code scores a network that it has just made anew."""
+    """The authors' code scores a network that it has just made again."""
     seen, cuts = [], []
     pruner, keep_only = earlycrop.Pruner, units.ChannelUnits.keep_only
 
@@ -175,37 +175,37 @@ def rows_of(batches):
 
 
 def test_weights_of_all_layers_leave_one_by_one_and_the_sentinel_learns(small):
-    outcome = train(replace(small, method="snip", sparsity=0.6, prune_at=2))
+    trained = train(replace(small, method="snip", sparsity=0.6, prune_at=2))
     first = prepare(small, None, CPU).model
-    now = dict(outcome.model.named_parameters())
+    now = dict(trained.model.named_parameters())
     weights = [name for name in now if "weight" in name]
     assert len(weights) == 5
     left = sum(int(now[name].count_nonzero()) for name in weights)
     total = sum(now[name].numel() for name in weights)
     assert left == total - round(0.6 * total)
     assert all(0 < int(now[name].count_nonzero()) < now[name].numel() for name in weights)
-    assert outcome.report.weight_sparsity == pytest.approx(0.6, abs=1 / total)
+    assert trained.report.weight_sparsity == pytest.approx(0.6, abs=1 / total)
     assert bool((now["sentinel"] != first.sentinel).all())
 
 
 def test_units_and_embedding_really_leave(small):
-    outcome = train(replace(small, network="lstm", method="snap"))
-    model, words = outcome.model, len(load(small.data).vocabulary)
+    trained = train(replace(small, network="lstm", method="snap"))
+    model, words = trained.model, len(load(small.data).vocabulary)
     width, hidden = model.embedding.embedding_dim, model.lstm.hidden_size
     assert width < 6 or hidden < 6
     assert model.decoder.weight.shape == (words, hidden)
     counted = words * width + 4 * hidden * (width + hidden) + words * hidden
     before = words * 6 + 4 * 6 * 12 + words * 6
-    assert outcome.report.weight_sparsity == pytest.approx(1 - counted / before)
-    assert outcome.report.node_sparsity == pytest.approx(1 - (width + hidden) / 12)
-    assert outcome.columns.parameters_after == sum(p.numel() for p in model.parameters())
-    assert outcome.columns.metrics["test_perplexity"] == outcome.epochs[-1].test
+    assert trained.report.weight_sparsity == pytest.approx(1 - counted / before)
+    assert trained.report.node_sparsity == pytest.approx(1 - (width + hidden) / 12)
+    assert trained.columns.parameters_after == sum(p.numel() for p in model.parameters())
+    assert trained.columns.metrics["test_perplexity"] == trained.epochs[-1].test
 
 
 def test_it_learns_the_grammar(small):
-    outcome = train(replace(small.dense_twin(), epochs=12, learning_rate=3e-2))
-    assert outcome.columns.metrics["test_perplexity"] < 3.5  # a word of 14 by chance; 8.9 by frequency
-    assert outcome.epochs[0].test > 1.5 * outcome.epochs[-1].test
+    trained = train(replace(small.dense_twin(), epochs=12, learning_rate=3e-2))
+    assert trained.columns.metrics["test_perplexity"] < 3.5  # a word of 14 by chance; 8.9 by frequency
+    assert trained.epochs[0].test > 1.5 * trained.epochs[-1].test
 
 
 @pytest.mark.slow
@@ -214,9 +214,9 @@ def test_it_learns_the_grammar(small):
 )
 @pytest.mark.parametrize("network", ["psmm", "lstm"])
 def test_methods_without_norms_and_paths_go_all_the_way(small, method, network):
-    outcome = train(replace(small, method=method, network=network, max_steps=1, epochs=2))
-    assert outcome.report.weight_sparsity == pytest.approx(0.5, abs=0.1)
-    assert math.isfinite(outcome.columns.metrics["test_perplexity"])
+    trained = train(replace(small, method=method, network=network, max_steps=1, epochs=2))
+    assert trained.report.weight_sparsity == pytest.approx(0.5, abs=0.1)
+    assert math.isfinite(trained.columns.metrics["test_perplexity"])
 
 
 def test_methods_of_norms_and_paths_say_what_they_lack(small):
@@ -262,11 +262,11 @@ def test_a_run_is_kept_with_its_figures(small, tmp_path):
     assert run(small.dense_twin(), tmp_path).columns == result.columns
 
 
-def test_a_rehearsal_ends_early(small):
-    scene = prepare(replace(small, max_steps=2, batch_size=1), None, CPU)
-    assert len(list(scene.batches.epoch(0))) == 2
-    assert [len(batch) for batch in scene.scoring] == [1, 1]
-    assert scene.evaluate(scene.model).keys() == {"test_perplexity", "valid_perplexity"}
+def test_a_smoke_run_ends_early(small):
+    setup = prepare(replace(small, max_steps=2, batch_size=1), None, CPU)
+    assert len(list(setup.batches.epoch(0))) == 2
+    assert [len(batch) for batch in setup.scoring] == [1, 1]
+    assert setup.evaluate(setup.model).keys() == {"test_perplexity", "valid_perplexity"}
 
 
 def test_what_would_leave_is_told_beforehand(small):
@@ -321,7 +321,7 @@ def test_texts_that_do_not_fit_are_told_before_anything_is_trained(small, tmp_pa
 
 
 @pytest.mark.data
-def test_a_rehearsal_on_penn_treebank(data_root):
-    rehearsal = Language(method="crop-s", data="ptb", network="lstm", width=8, batch_size=4, epochs=1, max_steps=1)
-    outcome = train(rehearsal, root=str(data_root))
-    assert 9_000 < outcome.columns.metrics["valid_perplexity"] < 11_000
+def test_a_smoke_run_on_penn_treebank(data_root):
+    smoke = Language(method="crop-s", data="ptb", network="lstm", width=8, batch_size=4, epochs=1, max_steps=1)
+    trained = train(smoke, root=str(data_root))
+    assert 9_000 < trained.columns.metrics["valid_perplexity"] < 11_000

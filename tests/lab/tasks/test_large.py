@@ -40,14 +40,14 @@ def test_a_resnext_is_cut_before_or_after_a_dense_phase(method, monkeypatch):
         return prune(self, *args)
 
     monkeypatch.setattr(earlycrop.Pruner, "_prune", spied)
-    outcome = train(Classification(**{**vars(TWIN), "method": method, "epochs": 2 if method == "crop-s" else 5}))
-    report, columns = outcome.report, outcome.columns
+    trained = train(Classification(**{**vars(TWIN), "method": method, "epochs": 2 if method == "crop-s" else 5}))
+    report, columns = trained.report, trained.columns
     assert report is not None
     assert report.verification is not None
     assert report.verification.exact
     assert columns.weight_sparsity == pytest.approx(0.985, abs=0.002)
     assert (held == [0]) == (method == "crop-s")
-    parameters = [parameter.numel() for parameter in outcome.model.parameters()]
+    parameters = [parameter.numel() for parameter in trained.model.parameters()]
     assert sum(parameters) == columns.parameters_after < 0.03 * columns.parameters_before
     assert (columns.dense_memory_bytes is None) == (method == "crop-s")
-    assert isinstance(outcome.model, torch.nn.Module)
+    assert isinstance(trained.model, torch.nn.Module)

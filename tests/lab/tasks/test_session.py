@@ -1,4 +1,4 @@
-"""What every task's scene promises the pruner."""
+"""What every task's setup promises the pruner."""
 
 from dataclasses import replace
 
@@ -45,8 +45,8 @@ def test_pruning_never_asks_for_the_test_split(task, monkeypatch):
     monkeypatch.setattr(Pairs, "test_batches", secret)
     monkeypatch.setattr(Text, "whole", secret)
     d = get_task(task).description(method="ntk-sap", sparsity=0.5, **SMALL[task])
-    scene = prepare(d, None, torch.device("cpu"))
+    setup = prepare(d, None, torch.device("cpu"))
     once = replace(earlycrop.get_method(d.method), steps=OneShot())
-    assert pruner_of(d, scene, method=once).check(0) is not None
+    assert pruner_of(d, setup, method=once).check(0) is not None
     with pytest.raises(AssertionError, match="the test split"):
-        scene.evaluate(scene.model)
+        setup.evaluate(setup.model)

@@ -1,0 +1,169 @@
+"""Runs that stand beside pruned ones at equal cost, derived from the results of the rows that they stand beside.
+
+A pruned network has fewer FLOPs and parameters than the dense one, and how many is known only once it has been cut. So
+these runs are a second wave: what each has is the mean of its row, so that all seeds of a row have the same run beside
+them. The runs are of the same seeds, data and training.
+"""
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from math import log
+from statistics import fmean
+
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from earlycrop.counting import flops
+from earlycrop.errors import nearest
+from earlycrop_lab.reporting.tables import Row, table
+from earlycrop_lab.runs import Result
+from earlycrop_lab.tasks import prepare
+from earlycrop_lab.tasks.description import OF_CHANNELS, Description
+
+KINDS = {
+    "narrow-flops": "the dense network whose width gives it the same FLOPs",
+    "narrow-params": "the dense network whose width gives it as many parameters",
+    "random-flops": "random channels removed until it has the same FLOPs",
+    "longer": "where the cut is before training, as many epochs as the dense run's training FLOPs allow",
+}
+"""What can be run beside each row that removes channels."""
+
+
+@dataclass(frozen=True)
+class Derived:
+    """The runs of a second wave.
+
+    Args:
+        runs: Each once.
+        lacking: For each that cannot be, a sentence.
+    """
+
+    runs: tuple[Description, ...]
+    lacking: tuple[str, ...]
+
+
+def check_kinds(names: Iterable[str]) -> None:
+    """Whether these can be run beside pruned rows.
+
+    Raises:
+        ValueError: One cannot; it names the nearest.
+    """
+    for name in names:
+        if name not in KINDS:
+            near = nearest(name, KINDS)
+            raise ValueError(f"Nothing called {name!r} can be run beside a row. Did you mean {near!r}?")
+
+
+def derived(results: Mapping[str, Sequence[Result]], root: str | None) -> Derived:
+    """The runs beside the rows of these results.
+
+    Args:
+        results: By the kind of run that is to stand beside them. Rows that mask weights, and dense ones, have none.
+        root: Where data sets lie.
+
+    Raises:
+        OSError: Data cannot be had.
+    """
+    runs: dict[Description, None] = {}
+    lacking = []
+    narrowed = cache(lambda dense: Narrowed.of(dense, root))
+    for kind, each in results.items():
+        for row in table(each):
+            if not row.prunes or row.masks:
+                continue
+            try:
+                run = _run(kind, row, narrowed)
+            except ValueError as error:
+                lacking.append(f"no {kind} beside {row.label}: {error}")
+                continue
+            if run is not None:
+                runs |= dict.fromkeys(replace(run, seed=result.description.seed) for result in row.results)
+    return Derived(tuple(runs), tuple(lacking))
+
+
+def _run(kind: str, row: Row, narrowed: "Callable[[Description], Narrowed]") -> Description | None:
+    """The run of the first seed; None where the kind means nothing to the row."""
+    d = row.description
+    dense = d.dense_twin()
+    if kind in ("narrow-flops", "narrow-params"):
+        count = kind.removeprefix("narrow-")
+        return replace(dense, width=narrowed(replace(dense, seed=0)).width(count, _kept(row, count)))
+    if kind == "random-flops":
+        floor = {name: getattr(d, name) for name in OF_CHANNELS}
+        return replace(dense, method="random-s", target="flops", sparsity=round(1 - _kept(row, "flops"), 4), **floor)
+    before_training = all(result.report and result.report["epoch"] == 0 for result in row.results)
+    if not before_training or d.total_epochs != d.epochs:
+        return None
+    epochs = round(d.epochs / _kept(row, "flops"))
+    return replace(d, epochs=epochs) if epochs > d.epochs else None
+
+
+def _kept(row: Row, count: str) -> float:
+    """The part of the FLOPs or parameters that stays, the mean over the seeds."""
+    reports = [result.report for result in row.results if result.report]
+    part = fmean(report["after"][count] / report["before"][count] for report in reports)
+    if not 0 < part < 1:
+        raise ValueError(f"{100 * part:.4g} % of its {count} stay, so there is nothing to compare it with.")
+    return part
+
+
+@dataclass(frozen=True)
+class Narrowed:
+    """How large a network is in each width up to its own.
+
+    Args:
+        widths: Those that it can have, increasing; the last is its own.
+        flops: In each of them.
+        params: In each of them.
+    """
+
+    widths: tuple[int, ...]
+    flops: tuple[float, ...]
+    params: tuple[float, ...]
+
+    @classmethod
+    def of(cls, dense: Description, root: str | None) -> "Narrowed":
+        """Counted on networks that have shapes and no weights.
+
+        Raises:
+            ValueError: The network has only one width.
+            OSError: Data cannot be had.
+        """
+        setup = prepare(dense, root)
+        if setup.in_width is None or dense.width is None:
+            raise ValueError(f"{dense.network} of the task {dense.task} has only one width.")
+        example = pytree.tree_map_only(torch.Tensor, lambda each: each.to("meta"), setup.example)
+        sizes = {}
+        for width in range(1, dense.width + 1):
+            try:
+                with torch.device("meta"):
+                    network = setup.in_width(width)
+            except ValueError:  # its groups of channels would not be whole
+                continue
+            sizes[width] = (flops(network, example), _parameters(network))
+        operations, parameters = zip(*sizes.values(), strict=True)
+        return cls(tuple(sizes), operations, parameters)
+
+    def width(self, count: str, part: float) -> int:
+        """The width whose count is nearest, by its logarithm, to this part of the count of the whole network.
+
+        >>> Narrowed((1, 2, 3, 4), (1.0, 4.0, 9.0, 16.0), (1, 2, 3, 4)).width("flops", 0.4)  # 6.4 is nearer to 9
+        3
+
+        Raises:
+            ValueError: No narrower network is nearer than the network itself.
+        """
+        counts = getattr(self, count)
+        wanted = part * counts[-1]
+        place = bisect_left(counts, wanted)
+        found = min(range(max(place - 1, 0), place + 1), key=lambda n: abs(log(counts[n] / wanted)))
+        if found == len(counts) - 1:
+            raise ValueError(f"no narrower network is nearer to its {count} than the network itself.")
+        return self.widths[found]
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,112 @@
+"""Two rows beside each other: how much better the one's figure is, and whether their times can be compared."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import isfinite
+from statistics import fmean
+from typing import Literal
+
+from earlycrop_lab.reporting.columns import NAMED, Column, column, shown
+from earlycrop_lab.reporting.intervals import Interval, welch, within
+from earlycrop_lab.reporting.numbers import times
+from earlycrop_lab.reporting.tables import SAME, Row
+from earlycrop_lab.runs import Result
+from earlycrop_lab.tasks.description import Metric
+
+Comparative = Literal["better", "worse", "inconclusive"]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better the figure of one row is than another's.
+
+    Args:
+        metric: The figure that counts.
+        mine: Its values in the runs of the one row.
+        theirs: Its values in the runs of the other.
+    """
+
+    metric: Metric
+    mine: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @classmethod
+    def of(cls, a: Row, b: Row) -> "Difference":
+        """Of a row over another of the same task."""
+        mine, theirs = (
+            tuple(value for result in row.results if (value := column(a.metric).read(result)) is not None)
+            for row in (a, b)
+        )
+        return cls(a.metric, mine, theirs)
+
+    @property
+    def gain(self) -> float:
+        """The difference of the means, positive where the one is better."""
+        return self.metric.gain(fmean(self.mine), fmean(self.theirs))
+
+    @property
+    def interval(self) -> Interval:
+        """Welch's 95 % interval of the gain, within what it can be; of one run on a side it is all that it can be.
+
+        >>> accuracy = Metric("test_accuracy", "test accuracy", unit="%")
+        >>> Difference(accuracy, (0.9, 1.0), (0.1, 0.5)).interval[1]  # Welch's interval ends at 2.4
+        1.0
+        """
+        sign = 1 if self.metric.better == "higher" else -1
+        low, high = self.metric.bounds
+        found = welch([sign * value for value in self.mine], [sign * value for value in self.theirs])
+        return within(found, (low - high, high - low))
+
+    @property
+    def verdict(self) -> Comparative:
+        """Better or worse where the whole interval is on that side of zero."""
+        low, high = self.interval
+        return "better" if low > 0 else "worse" if high < 0 else "inconclusive"
+
+    @property
+    def figures(self) -> str:
+        """Both means, with n."""
+        return " and ".join(
+            f"{shown(self.metric, fmean(values))} (n = {len(values)})" for values in (self.mine, self.theirs)
+        )
+
+    @property
+    def text(self) -> str:
+        """The gain with its interval, if there are runs enough for one."""
+        scale, unit = (100, "points") if self.metric.unit == "%" else (1, self.metric.unit)
+        text = f"{scale * self.gain:+.3g} {unit}".rstrip()
+        if min(len(self.mine), len(self.theirs)) < 2:
+            return text
+        low, high = self.interval
+        return f"{text} ({scale * low:+.3g} to {scale * high:+.3g})"
+
+
+def ratio(a: Row, b: Row, cost: Column) -> float | None:
+    """The mean cost of the first row over the second's; None where it is not known, or measured on unlike machines."""
+    if cost.name == "seconds" and not same_machine((*a.results, *b.results)):
+        return None
+    own, other = a.mean(cost), b.mean(cost)
+    return own / other if own and other and isfinite(own / other) else None
+
+
+def with_flops(a: Row, b: Row) -> str:
+    """How many times the other's FLOPs a row has, for a sentence that compares them; empty where they are equal."""
+    found = ratio(a, b, NAMED["flops"])
+    return "" if found is None or 1 / SAME <= found <= SAME else f", with {times(found)} of its FLOPs"
+
+
+def same_machine(results: Iterable[Result]) -> bool:
+    """Whether times and energy of these runs can be compared."""
+    results = tuple(results)
+    return len(set(map(_machine, results))) == 1 and not any(map(moved, results))
+
+
+def moved(result: Result) -> bool:
+    """Whether it went on under other conditions than it began with, on which time and energy depend."""
+    return bool({"cpu", "device", "threads", "ranks", "packages"} & set(result.environment.get("changed_from", ())))
+
+
+def _machine(result: Result) -> tuple[object, ...]:
+    """On what time and energy depend."""
+    e = result.environment
+    return (e["cpu"], e["device"], e["threads"], e["cpus"], e.get("ranks", 1), e["packages"].get("torch"))

@@ -1,0 +1,192 @@
+"""Many runs, one table."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from rich.console import Console
+
+from earlycrop_lab.comparing import estimate
+from earlycrop_lab.comparing.beside import KINDS
+from earlycrop_lab.comparing.compare import Entry, brief, compare, keep, markdown, second_wave, todo
+from earlycrop_lab.comparing.engines import Engine, Local, Ray
+from earlycrop_lab.comparing.estimate import measured
+from earlycrop_lab.comparing.grids import AXES, PRESETS, Grid, check_meaning, get_preset, runs_of, too_short
+from earlycrop_lab.comparing.isolation import Isolated, fail
+from earlycrop_lab.data.archive import data_root as found_root
+from earlycrop_lab.measure.hardware import cpus, find_device
+from earlycrop_lab.runs import folder_name, start_over
+from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.verbs.options import around, check_electricity, data_root, describe, given, surroundings
+from earlycrop_lab.verbs.verb import Misuse, Verb, say
+
+
+def _of_a_grid(parser: argparse.ArgumentParser, task: str) -> None:
+    _lay_out(parser)
+    describe(parser, task, without=tuple(AXES))
+    group = around(parser)
+    data_root(group)
+    surroundings(group)
+    _hand_out(parser)
+
+
+def _lay_out(parser: argparse.ArgumentParser) -> None:
+    """The axes of a grid."""
+    group = parser.add_argument_group("what to compare", "a preset, in which what else is said replaces its own")
+    group.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}")
+    for name, kind, metavar, text in (
+        ("methods", str, "NAME", "see `earlycrop methods`"),
+        ("sparsities", float, "X", "parts to remove, between 0 and 1"),
+        ("seeds", int, "N", "how many (3: the seeds 0, 1 and 2), or which, if more than one is named"),
+        ("networks", str, "NAME", "the data set's usual by default"),
+        ("data", str, "NAME", "data sets; the task's usual by default"),
+    ):
+        group.add_argument(f"--{name}", type=kind, nargs="+", default=argparse.SUPPRESS, metavar=metavar, help=text)
+    kinds = "; ".join(f"{name}: {text}" for name, text in KINDS.items())
+    group.add_argument(
+        "--beside",
+        nargs="+",
+        default=argparse.SUPPRESS,
+        metavar="KIND",
+        help=f"runs at equal cost beside each row that removes channels, once it has results. {kinds}",
+    )
+
+
+def _hand_out(parser: argparse.ArgumentParser) -> None:
+    """Where a grid is run."""
+    group = parser.add_argument_group("where the runs are run")
+    group.add_argument("--engine", default="local", help="local, or ray for a cluster (default: local)")
+    group.add_argument("--workers", type=int, default=1, metavar="N", help="runs side by side (default: 1)")
+    group.add_argument(
+        "--cpus-per-run",
+        type=int,
+        metavar="N",
+        help="threads of a run (default: the CPUs here over the workers; 1 on a cluster that is there)",
+    )
+    group.add_argument("--gpus-per-run", type=float, default=0, metavar="X", help="ray: of a run (default: 0)")
+    group.add_argument("--address", help="ray: a cluster that is there (default: one is started on this machine)")
+    group.add_argument(
+        "--estimate", action="store_true", help="print how long it would take on this machine, and start nothing"
+    )
+
+
+def _compare(options: argparse.Namespace, console: Console) -> int:
+    """Every run of a grid that has no result yet, and the table of all."""
+    grids = _grids(options)
+    runs, short = runs_of(grids), too_short(grids)
+    if not runs:
+        raise ValueError(next(iter(short.values())))
+    check_electricity(options)
+    if options.workers < 1 or (options.cpus_per_run or 1) < 1:
+        raise Misuse("--workers and --cpus-per-run have to be 1 or more")
+    threads = options.cpus_per_run or (1 if options.address else max(cpus() // options.workers, 1))
+    engine = _engine(options, threads)
+    for each, reason in short.items():
+        say(console, f"cannot be run: {folder_name(each)}: {reason}")
+    if options.estimate:
+        return _estimate(
+            runs, [*dict.fromkeys(kind for grid in grids for kind in grid.beside)], options, threads, console
+        )
+    for each, reason in short.items():
+        fail(options.out / folder_name(each), reason, "")  # where pages find it, as of other runs that failed
+    entries = compared(runs, options, engine, threads, console)
+    entries += [*_beside(grids, entries, options, engine, threads, console), *short.items()]
+    if console.is_terminal:
+        for part in brief(entries):
+            console.print(part, markup=False, highlight=False)
+    else:
+        say(console, "\n" + markdown(entries))
+    for path in keep(entries, options.out):
+        say(console, str(path))
+    return 1 if any(isinstance(how, str) for _, how in entries) else 0
+
+
+def _beside(
+    grids: Sequence[Grid],
+    entries: Sequence[Entry],
+    options: argparse.Namespace,
+    engine: Engine,
+    threads: int,
+    console: Console,
+) -> list[Entry]:
+    """The runs at equal cost beside the rows that have results."""
+    wave = second_wave(grids, entries, options.data_root)
+    for reason in wave.lacking:
+        say(console, reason)
+    done = {run for run, _ in entries}
+    runs = [run for run in wave.runs if run not in done]
+    return compared(runs, options, engine, threads, console) if runs else []
+
+
+def compared(
+    runs: Sequence[Description], options: argparse.Namespace, engine: Engine, threads: int, console: Console
+) -> list[Entry]:
+    """Every run in a process of its own, as the options say."""
+    if options.again:
+        start_over(runs, options.out)
+    isolated = Isolated(
+        options.out.absolute(),
+        root=str(found_root(options.data_root).absolute()),
+        device=options.device,
+        country=options.country,
+        pue=options.pue,
+        checkpoint_every=options.checkpoint_every,
+        threads=threads,
+    )
+    return compare(runs, isolated, engine, console, getattr(options, "workers", 1))
+
+
+def _grids(options: argparse.Namespace) -> list[Grid]:
+    axes = {name: tuple(getattr(options, name)) for name in AXES.values() if hasattr(options, name)}
+    if len(axes.get("seeds", ())) == 1:
+        axes["seeds"] = tuple(range(axes["seeds"][0]))
+    beside = {"beside": tuple(options.beside)} if hasattr(options, "beside") else {}
+    fixed = {name: value for name, value in given(options).items() if name not in AXES}
+    if options.preset is not None:
+        preset = get_preset(options.preset)
+        if options.task != preset[0].task:
+            raise Misuse(f"the preset {options.preset} is of the task {preset[0].task}: leave out --task")
+        grids = [replace(grid, **axes, **beside, fixed={**grid.fixed, **fixed}) for grid in preset]
+    elif "methods" in axes:
+        grids = [Grid(**axes, **beside, fixed=fixed, task=options.task)]
+    else:
+        raise Misuse(f"compare needs to know what: --methods, or --preset with one of {', '.join(PRESETS)}")
+    check_meaning(fixed, grids)
+    return grids
+
+
+def _engine(options: argparse.Namespace, threads: int) -> Engine:
+    if options.engine not in ("local", "ray"):
+        raise Misuse(f"there is no engine {options.engine!r}: use local or ray")
+    if options.engine == "ray":
+        return Ray(options.address, cpus=threads, gpus=options.gpus_per_run, workers=options.workers)
+    if options.address is not None or options.gpus_per_run:
+        raise Misuse("--address and --gpus-per-run are of --engine ray")
+    find_device(options.device)
+    return Local(options.workers)
+
+
+def _estimate(
+    runs: list[Description], beside: Sequence[str], options: argparse.Namespace, threads: int, console: Console
+) -> int:
+    """How long the runs would take that have no result; those beside them are known only when they have theirs."""
+    device = find_device(options.device)
+    open_runs, before = runs if options.again else todo(runs, options.out), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        costs = list(measured(open_runs, options.data_root, device))
+    finally:
+        torch.set_num_threads(before)
+    done = [run for run in runs if run not in open_runs]
+    say(console, estimate.table(costs, done, options.workers))
+    if beside:
+        say(
+            console,
+            f"Not in it: the runs beside each row that removes channels ({', '.join(beside)}), which follow from its "
+            "results and come after them.",
+        )
+    return 0
+
+
+COMPARE = Verb("compare", "many runs, one table", _of_a_grid, _compare)

@@ -1,0 +1,86 @@
+"""The options that several verbs have: what describes a run, and where and how it is run."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from earlycrop_lab.measure.emissions import COUNTRY, check_country
+from earlycrop_lab.tasks import TASKS, get_task
+from earlycrop_lab.verbs.verb import Misuse
+
+
+def describe(parser: argparse.ArgumentParser, task: str, without: Sequence[str] = ()) -> None:
+    """An option for each field of the task's description; what is not given is left to the description."""
+    kind = get_task(task).description
+    group = parser.add_argument_group("what to run; it names the folder")
+    group.add_argument(
+        "--task", default=task, metavar="NAME", help=f"{', '.join(TASKS)}; the other options depend on it"
+    )
+    hints = get_type_hints(kind)
+    for each in fields(kind):
+        if each.name in without:
+            continue
+        name, usual = "--" + each.name.replace("_", "-"), "" if each.default is None else f" (default: {each.default})"
+        if hints[each.name] is bool:
+            group.add_argument(name, action="store_true", default=argparse.SUPPRESS, help=each.metadata["help"])
+            continue
+        kind = next(
+            (number for number in (int, float) if number in (hints[each.name], *get_args(hints[each.name]))), str
+        )
+        choices = each.metadata["choices"]
+        among = f": {', '.join(choices)}" if choices else ""
+        group.add_argument(
+            name,
+            type=kind,
+            default=argparse.SUPPRESS,
+            metavar={int: "N", float: "X", str: "NAME"}[kind],
+            help=(each.metadata["help"] + among + usual).replace("%", "%%"),
+        )
+
+
+def given(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a description that were given."""
+    names = [each.name for each in fields(get_task(options.task).description)]
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}
+
+
+def around(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """A group for what does not change what a run is: where, on what, beside what."""
+    return parser.add_argument_group("where and how; it changes no name")
+
+
+def data_root(group: argparse._ArgumentGroup) -> None:
+    """Where the data are."""
+    group.add_argument("--data-root", help="where data sets lie (default: $EARLYCROP_DATA, or data)")
+
+
+def surroundings(group: argparse._ArgumentGroup) -> None:
+    """Where results go, on what it is run, and whose electricity it takes."""
+    group.add_argument("--out", type=Path, default=Path("runs"), help="where folders of runs are made (default: runs)")
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
+    group.add_argument("--country", default=COUNTRY, help=f"whose electricity, as an ISO code (default: {COUNTRY})")
+    group.add_argument("--pue", type=float, default=1.0, help="power usage effectiveness of the site (default: 1.0)")
+    group.add_argument(
+        "--again", action="store_true", help="run it from its beginning, even if it has a result or was cut off"
+    )
+    group.add_argument(
+        "--checkpoint-every",
+        type=float,
+        default=0.0,
+        metavar="SECONDS",
+        help="at least so long between two checkpoints; a run that is cut off goes on from its last (default: 0, "
+        "after every epoch and after the cut)",
+    )
+
+
+def check_electricity(options: argparse.Namespace) -> None:
+    """Refuse an unknown country and an impossible site.
+
+    Raises:
+        ValueError: One of them.
+    """
+    check_country(options.country)
+    if not options.pue >= 1:
+        raise Misuse(f"a site's energy is at least its machines': --pue has to be 1 or more, not {options.pue:g}")

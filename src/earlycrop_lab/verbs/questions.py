@@ -1,0 +1,238 @@
+"""The questions of `earlycrop why`: what can be asked, and how an answer is kept and drawn."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from earlycrop.files import replacing
+from earlycrop_lab.comparing.compare import Entry
+from earlycrop_lab.measure.hardware import find_device
+from earlycrop_lab.runs import Result, folder_name
+from earlycrop_lab.tasks import get_task
+from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.why import (
+    choice_figures,
+    choices,
+    early,
+    early_figures,
+    flow_figures,
+    flows,
+    moment_figures,
+    moments,
+)
+from earlycrop_lab.why.choices import Choice
+from earlycrop_lab.why.early import Early, Mark
+from earlycrop_lab.why.records import answer, before, keep
+
+LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98)
+Given = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Asking:
+    """Who asks, and what helps to answer.
+
+    Args:
+        options: Those of the command line, beside the description.
+        say: Prints a line.
+        compared: Runs descriptions, each in a process of its own.
+    """
+
+    options: argparse.Namespace
+    say: Callable[[str], None]
+    compared: Callable[[Sequence[Description]], list[Entry]]
+
+    @property
+    def device(self) -> str:
+        """Where to compute."""
+        return find_device(self.options.device)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of the table of questions.
+
+    Args:
+        name: On the command line.
+        answer: Answers it about a description with the given fields; the exit code.
+        in_accuracy: Whether the answer is in points of test accuracy, so that only a task with that figure has one.
+    """
+
+    name: str
+    answer: Callable[[Given, Asking], int]
+    in_accuracy: bool = True
+
+
+def ask(given: Given, asking: Asking) -> int:
+    """Ask, keep the records and draw them.
+
+    Raises:
+        ValueError: The question means nothing.
+    """
+    options = asking.options
+    question, metric = QUESTIONS[options.what], get_task(options.task).description.metrics[0]
+    if question.in_accuracy and metric != ACCURACY:
+        raise ValueError(
+            f"`why {question.name}` answers in points of {ACCURACY.label}, and the task {options.task} is judged by "
+            f"its {metric.label}. Ask it about --task classification; for {options.task} there are `why flow` and "
+            f"`compare --task {options.task}`, which cuts at one epoch with --prune-at."
+        )
+    if min(options.seeds, options.samples) < 1 or options.after < 0:
+        raise ValueError("--seeds and --samples have to be 1 or more, --after 0 or more")
+    return question.answer(given, asking)
+
+
+def _flow(given: Given, asking: Asking) -> int:
+    options, device = asking.options, asking.device
+    d, found = get_task(options.task).description(**given), []
+    for seed in range(options.seeds):
+        asked = flows.flows(
+            replace(d, seed=seed),
+            options.scores,
+            options.sparsities or LEVELS,
+            epochs=options.after,
+            samples=options.samples,
+            root=options.data_root,
+            device=device,
+        )
+        for each in asked:
+            found.append(each)
+            asking.say(
+                f"seed {seed} {each.method:12} {each.sparsity:6.1%}  flow x{each.flow_after / each.flow_before:<9.3g} "
+                f"kernel changed by {each.kernel_change:.3g}",
+            )
+    folder = options.out / f"why-flow-{d.data}-{d.network}-after{options.after}"
+    keep(folder, {"asked": repr(d), "found": found}, device)
+    return answer(folder, {"flow": flow_figures.flow(found)}, asking.say)
+
+
+def _moment(given: Given, asking: Asking) -> int:
+    options, device = asking.options, asking.device
+    if options.sparsities and len(options.sparsities) > 1:
+        raise ValueError("a sweep of the moment is at one sparsity")
+    d = Classification(**given, sparsity=options.sparsities[0] if options.sparsities else 0.95)
+    at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
+    entries = asking.compared([replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at])
+    lacking = [how for _, how in entries if isinstance(how, str)]
+    if lacking:
+        raise ValueError(f"{len(lacking)} of the runs have no result, the first because: {lacking[0]}")
+    asking.say("the dense network, at a constant rate, under the eyes of every detector")
+    seen = moments.watched(d, samples=options.samples, root=options.data_root, device=device)
+    accuracies, chosen = moments.swept([how for _, how in entries if isinstance(how, Result)], seen)
+    for each in chosen:
+        asking.say(
+            f"{each.rule:24} {each.reason:8} epoch {each.epoch:<4g} {each.accuracy:6.1%}, {100 * each.behind:4.1f} "
+            f"points behind the best; a look takes {each.seconds:.3g} s",
+        )
+    title = f"{d.method} at {d.sparsity:.1%}, {d.network} on {d.data}: when is the moment?"
+    figures = {
+        "moment": moment_figures.moment(accuracies, chosen, seen, title),
+        "training": moment_figures.training(seen, f"{d.network} on {d.data}, dense, at a constant rate"),
+    }
+    records = {"asked": repr(d), "accuracies": accuracies, "moments": chosen, "seen": seen}
+    folder = options.out / f"why-moment-{folder_name(d)}"
+    keep(folder, records, device)
+    return answer(folder, figures, asking.say)
+
+
+def _choice(given: Given, asking: Asking) -> int:
+    """Every choice that has no record yet; the records are kept after each."""
+    options, device, d = asking.options, asking.device, Classification(**given)
+    if options.at and (len(options.at) > 1 or options.at[0] % 1):
+        raise ValueError("the cut of every choice is at one whole epoch: give one with --at")
+    epoch = int(options.at[0]) if options.at else choices.usual_epoch(d)
+    levels = sorted(options.sparsities or (0.95,))
+    folder = options.out / f"why-choice-{_named(d)}-at{epoch}"
+    found = [Choice(**each) for each in before(folder, d, options.again, "choices")]
+    variants = choices.choices(choices.pruning_method(d))
+    for seed in range(options.seeds):
+        done = {each.key for each in found}
+        asked = choices.chosen(replace(d, seed=seed), epoch, levels, done=done, root=options.data_root, device=device)
+        for each in asked:
+            found.append(each)
+            keep(folder, {"asked": repr(d), "choices": found}, device)
+            asking.say(
+                f"[{len(found)} of at most {options.seeds * len(levels) * len(variants)}] seed {seed} "
+                f"{each.sparsity:6.1%} {each.choice}: {each.accuracy:.1%}, right after the cut "
+                f"{each.cut_accuracy:.1%} on the scoring set ({each.seconds:.3g} s)"
+            )
+    with replacing(folder / "table.md") as file:
+        file.write(choices.markdown(found).encode())
+    asking.say("\n" + choices.markdown(found))
+    title = f"Inside the widths of {d.method}, {d.network} on {d.data}"
+    figures = {
+        f"choice-{level:g}": choice_figures.choice(found, level, f"{title}, {100 * level:g} % removed")
+        for level in sorted({each.sparsity for each in found})
+    }
+    return answer(folder, figures, asking.say)
+
+
+def _early(given: Given, asking: Asking) -> int:
+    """Every run that has no record yet; the records are kept after each."""
+    if "epochs" in given:
+        raise ValueError("the budgets of `why early` are given with --budgets: leave out --epochs")
+    options, device, d = asking.options, asking.device, Classification(**given)
+    levels, budgets = sorted(options.sparsities or LEVELS), sorted(set(options.budgets))
+    shares = sorted({0.0, *options.shares})
+    early.check(d, levels, budgets, shares)
+    folder = options.out / f"why-early-{_named(d)}"
+    found = [Early.of(each) for each in before(folder, d, options.again, "runs")]
+    marks = [Mark(**each) for each in before(folder, d, options.again, "marks")]
+
+    def keep_all() -> None:
+        records = {"budgets": budgets, "shares": shares, "runs": found, "marks": marks}
+        keep(folder, {"asked": repr(d), **records}, device)
+
+    where = {"root": options.data_root, "device": device}
+    watched = max(epoch for budget in budgets for epoch in early.moments(budget, shares))
+    for seed in range(options.seeds):
+        seeded = replace(d, seed=seed)
+        for each in early.early(seeded, levels, budgets, shares, done=tuple(found), **where):
+            found.append(each)
+            keep_all()
+            asking.say(
+                f"[{len(found)}] seed {seed} {each.sparsity:6.1%} cut after {each.epoch} of {each.epochs} epochs: "
+                f"{each.accuracy:.1%} for the FLOPs of {each.cost / each.flops_before:.3g} dense epochs "
+                f"({each.seconds:.3g} s)"
+            )
+    for seed in range(options.seeds) if watched else ():
+        done = {mark.key for mark in marks}
+        for mark in early.marks(replace(d, seed=seed), levels, watched, samples=options.samples, done=done, **where):
+            marks.append(mark)
+            keep_all()
+            when = f"at epoch {mark.epoch:g}" if mark.epoch is not None else f"never in {watched} epochs"
+            asking.say(f"seed {seed} {mark.sparsity:6.1%} {mark.rule} would cut {when}")
+    keep_all()
+    made = early.cells(found, budgets, shares)
+    with replacing(folder / "table.md") as file:
+        file.write(early.markdown(made).encode())
+    asking.say("\n" + early.markdown(made))
+    title = f"{d.method}, {d.network} on {d.data}: points above the cut before training"
+    figures = {
+        "equal-epochs": early_figures.early(made, shares, marks, title=f"{title}, equal epochs"),
+        "equal-cost": early_figures.early(made, shares, marks, equal_cost=True, title=f"{title}, equal FLOPs"),
+    }
+    return answer(folder, figures, asking.say)
+
+
+ACCURACY = Classification.metrics[0]
+"""What the answers of most questions are in."""
+
+QUESTIONS = {
+    each.name: each
+    for each in (
+        Question("flow", _flow, in_accuracy=False),
+        Question("moment", _moment),
+        Question("choice", _choice),
+        Question("early", _early),
+    )
+}
+"""What can be asked."""
+
+
+def _named(d: Classification) -> str:
+    """The name of what is asked about, without a sparsity and a seed, of which there may be several."""
+    name = folder_name(replace(d, seed=0)).removesuffix("-seed0")
+    return name.replace(f"{d.method}-{d.sparsity}", d.method, 1)

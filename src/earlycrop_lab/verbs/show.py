@@ -1,0 +1,84 @@
+"""What there is: the methods, finished runs, a folder of runs as a page."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from earlycrop_lab import page
+from earlycrop_lab.reporting import summary
+from earlycrop_lab.reporting.figures import draw
+from earlycrop_lab.runs import MODEL, RESULT, Result, find, read, twin
+from earlycrop_lab.verbs.verb import Misuse, Verb, say
+
+
+def _no_arguments(parser: argparse.ArgumentParser, task: str) -> None:
+    """None."""
+
+
+def _methods(options: argparse.Namespace, console: Console) -> int:
+    console.print(summary.methods())
+    say(console, "A row is a choice of each; `-u` masks weights, `-s` removes channels. A new method is a new row.")
+    return 0
+
+
+def _of_a_run(parser: argparse.ArgumentParser, task: str) -> None:
+    parser.add_argument(
+        "run", metavar="RUN", help="a run's folder, its name, or the beginning of it; or a folder of runs"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="where runs are (default: runs)")
+
+
+def _show(options: argparse.Namespace, console: Console) -> int:
+    if several := sorted(Path(options.run).glob(f"*/{RESULT}")):
+        results = [read(path.parent) for path in several]
+        print(summary.markdown(results))
+        print("\n" + "\n".join(dict.fromkeys(f"{summary.title(each)}. {summary.conditions(each)}" for each in results)))
+        return 0
+    folder = find(options.run, options.out)
+    present(read(folder), folder, folder.parent, console, full=True)
+    return 0
+
+
+def _of_a_folder(parser: argparse.ArgumentParser, task: str) -> None:
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="a folder of runs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page; tables and pictures lie beside it in a folder of its name (default: RESULTS/report.html)",
+    )
+
+
+def _report(options: argparse.Namespace, console: Console) -> int:
+    if not options.results.is_dir():
+        raise Misuse(f"there is no folder {options.results}: report wants the folder that --out of `train` named")
+    for path in page.write(options.results, options.out or options.results / "report.html"):
+        say(console, str(path))
+    return 0
+
+
+def present(result: Result, folder: Path, out: Path, console: Console, full: bool = False) -> None:
+    """The table beside the dense twin's, what left, under what conditions, and where the pictures are."""
+    pruned = result.report is not None
+    dense = twin(result.description, out) if pruned else None
+    pictures = draw(result, folder, dense)
+    if full:
+        say(console, repr(result.description))
+        if result.report is not None and result.report["curve"]:
+            console.print(summary.curve(result.report))
+    say(console, "\n" + summary.title(result))
+    console.print(summary.comparison([result, dense] if dense else [result]))
+    if result.report is not None:
+        say(console, summary.what_left(result.report))
+    say(console, summary.conditions(result))
+    if pruned and dense is None:
+        say(console, "There is no dense twin to compare with; --with-dense trains it.")
+    say(console, "")
+    for path in [*pictures, folder / RESULT, folder / MODEL]:
+        say(console, str(path))
+
+
+METHODS = Verb("methods", "the table of methods", _no_arguments, _methods)
+SHOW = Verb("show", "a finished run", _of_a_run, _show)
+REPORT = Verb("report", "a folder of runs as a page", _of_a_folder, _report)

@@ -1,0 +1,146 @@
+"""One run, with its dense twin if that is wanted; the demonstration."""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import fields
+
+from rich.console import Console
+
+from earlycrop.distributed import Ranks
+from earlycrop.files import replacing
+from earlycrop_lab.measure.hardware import find_device
+from earlycrop_lab.reporting.display import Display
+from earlycrop_lab.reporting.figures import draw, draw_plan
+from earlycrop_lab.runs import Result, folder_name, follow, run, start_over, twin
+from earlycrop_lab.tasks import get_task, plan
+from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.tasks.torchrun import joined, processes
+from earlycrop_lab.verbs.options import around, check_electricity, data_root, describe, given, surroundings
+from earlycrop_lab.verbs.show import present
+from earlycrop_lab.verbs.verb import Misuse, Verb, say
+
+
+def _of_a_run(parser: argparse.ArgumentParser, task: str) -> None:
+    describe(parser, task)
+    group = around(parser)
+    group.add_argument("--with-dense", action="store_true", help="train its dense twin afterwards, to compare with")
+    group.add_argument(
+        "--dry-run", action="store_true", help="list what would leave at the initial weights, and train nothing"
+    )
+    data_root(group)
+    surroundings(group)
+    _bare(group)
+
+
+def _of_the_demonstration(parser: argparse.ArgumentParser, task: str) -> None:
+    group = around(parser)
+    surroundings(group)
+    _bare(group)
+    parser.set_defaults(with_dense=True, dry_run=False, data_root=None)
+
+
+def _bare(group: argparse._ArgumentGroup) -> None:
+    """A twin leaves the table to its caller."""
+    group.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
+
+
+def _train(options: argparse.Namespace, console: Console) -> int:
+    return _run(get_task(options.task).description(**given(options)), options, console)
+
+
+def _demo(options: argparse.Namespace, console: Console) -> int:
+    console.print(
+        "EarlyCroP-S on scikit-learn's handwritten digits: a small ResNet18 is trained densely until its kernel is "
+        "lazy, then 95 % of its weights leave, in whole channels, and training goes on with what is left. "
+        "Its dense twin is trained afterwards."
+    )
+    return _run(Classification(method="earlycrop-s", data="digits"), options, console)
+
+
+def _run(description: Description, options: argparse.Namespace, console: Console) -> int:
+    check_electricity(options)
+    device = find_device(options.device)
+    if processes() > 1 and (options.with_dense or options.dry_run):
+        raise Misuse("torchrun trains one run at a time: leave out --with-dense and --dry-run")
+    if processes() > 1 and not description.mergeable:
+        raise Misuse(f"the task {description.task} is trained by one process: start it without torchrun")
+    if options.dry_run:
+        return _plan(description, options, device, console)
+    dense = description.dense_twin()
+    folder = options.out / folder_name(description)
+
+    with joined(device) as (ranks, device):
+        if ranks.rank > 0:
+            follow(description, ranks=ranks, root=options.data_root, device=device)
+            return 0
+        result = _one(description, options, device, console, ranks)
+    beside = None
+    if options.with_dense and dense != description:
+        _train_beside(dense, options, device)
+        beside = twin(description, options.out)
+    if not options.bare:
+        present(result, folder, options.out, console)
+    else:
+        draw(result, folder)
+    return 0 if beside or not options.with_dense or dense == description else 1
+
+
+def _plan(description: Description, options: argparse.Namespace, device: str, console: Console) -> int:
+    """What would leave at the initial weights, as text, as records and as a picture."""
+    found = plan(description, options.data_root, device)
+    folder = options.out / f"plan-{folder_name(description)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "plan.json") as file:
+        file.write(json.dumps(found.as_dict(), indent=1, allow_nan=False).encode())
+    say(console, str(found))
+    say(console, "")
+    for path in (folder / "plan.json", draw_plan(found, folder / "widths.png")):
+        say(console, str(path))
+    return 0
+
+
+def _one(description: Description, options: argparse.Namespace, device: str, console: Console, ranks: Ranks) -> Result:
+    """Train in this process, watched."""
+    if options.again:
+        start_over([description], options.out)
+    display = Display(console, folder_name(description), description.metric)
+    with display.live():
+        return run(
+            description,
+            options.out,
+            root=options.data_root,
+            device=device,
+            country=options.country,
+            pue=options.pue,
+            checkpoint_every=options.checkpoint_every,
+            progress=display,
+            say=lambda text: say(console, text),
+            ranks=ranks,
+        )
+
+
+def _train_beside(description: Description, options: argparse.Namespace, device: str) -> None:
+    """Train in a fresh process, so that its memory is its own and nothing is warm from the run before it."""
+    values = {each.name.replace("_", "-"): getattr(description, each.name) for each in fields(description)}
+    said = [
+        f"--{name}" if value is True else f"--{name}={value}"
+        for name, value in values.items()
+        if value is not None and value is not False
+    ]
+    task = [f"--task={description.task}"]
+    where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
+    where += [f"--checkpoint-every={options.checkpoint_every}"]
+    where += [f"--data-root={options.data_root}"] * bool(options.data_root) + ["--again"] * options.again
+    sys.stdout.flush()
+    done = subprocess.run([sys.executable, "-m", "earlycrop_lab", "train", "--bare", *task, *said, *where], check=False)
+    if done.returncode == 130:
+        raise KeyboardInterrupt
+    if done.returncode:
+        raise ValueError("the dense twin was not trained; see above.")
+
+
+TRAIN = Verb("train", "train one run", _of_a_run, _train, shared=True)
+DEMO = Verb("demo", "EarlyCroP-S against dense on digits", _of_the_demonstration, _demo)

@@ -1,0 +1,86 @@
+"""Ask what scores do, what they are worth, and when the moment is."""
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+from rich.console import Console
+
+from earlycrop_lab.comparing.compare import Entry
+from earlycrop_lab.comparing.engines import Local
+from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.verbs.compare import compared
+from earlycrop_lab.verbs.options import around, data_root, describe, given, surroundings
+from earlycrop_lab.verbs.questions import QUESTIONS, Asking, ask
+from earlycrop_lab.verbs.verb import Verb, say
+from earlycrop_lab.why import early, flows
+
+
+def _of_a_question(parser: argparse.ArgumentParser, task: str) -> None:
+    _inquire(parser)
+    describe(parser, task, without=("sparsity", "seed", "prune_at"))
+    group = around(parser)
+    data_root(group)
+    surroundings(group)
+
+
+def _inquire(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to ask")
+    group.add_argument(
+        "what",
+        choices=tuple(QUESTIONS),
+        help="flow: what each score does to gradient flow and kernel; moment: how good an epoch is to prune at, and "
+        "when each detector would; choice: what a score's choice is worth inside the widths of a method; early: which "
+        "share of which budget to train before the cut",
+    )
+    group.add_argument(
+        "--sparsities",
+        type=float,
+        nargs="+",
+        metavar="X",
+        help="parts to remove (default: 0.5 0.8 0.9 0.95 0.98; of a moment and a choice 0.95)",
+    )
+    group.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
+    group.add_argument(
+        "--samples", type=int, default=8, metavar="N", help="training samples of the kernel (default: 8)"
+    )
+    group.add_argument("--after", type=int, default=0, metavar="N", help="flow: dense epochs before (default: 0)")
+    group.add_argument(
+        "--scores",
+        nargs="+",
+        default=flows.SCORES,
+        metavar="NAME",
+        help="flow: methods (default: those before training)",
+    )
+    group.add_argument(
+        "--at",
+        type=float,
+        nargs="+",
+        metavar="N",
+        help="moment: epochs to prune at (default: five in the first half); choice: the epoch of the cut (default: "
+        "where the method's detector would wait no longer, or 0)",
+    )
+    group.add_argument(
+        "--budgets", type=int, nargs="+", default=early.BUDGETS, metavar="N", help="early: in epochs (default: 10 "
+        "20 40 80)"
+    )  # fmt: skip
+    group.add_argument(
+        "--shares",
+        type=float,
+        nargs="+",
+        default=early.SHARES,
+        metavar="X",
+        help="early: parts of the budget before the cut (default: 0 0.05 0.1 0.25 0.5)",
+    )
+
+
+def _why(options: argparse.Namespace, console: Console) -> int:
+    """Ask, keep the records and draw them."""
+
+    def run(runs: Sequence[Description]) -> list[Entry]:
+        return compared(runs, options, Local(1), torch.get_num_threads(), console)
+
+    return ask(given(options), Asking(options, lambda text: say(console, text), run))
+
+
+WHY = Verb("why", "what scores do, what they are worth, and when the moment is", _of_a_question, _why)

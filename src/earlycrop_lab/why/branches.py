@@ -1,0 +1,137 @@
+"""Trainings that share their beginning: a dense stem at a constant rate, and branches that are cut from it.
+
+    for stem in grown(d, 5):                                # 0 and after each epoch
+        branch = stem.cut(d, method)                        # a copy of network and optimizer, cut here
+        accuracy = branch.finish()                          # One-Cycle over the rest of d's epochs
+
+A branch at epoch n is the run of the laboratory with `prune_at=n`, to the bit: the same order of samples, the same
+optimizer, the same schedule. The stem itself is never touched.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+import earlycrop
+from earlycrop.timing import AtEpoch
+from earlycrop.widths import WidthsOf
+from earlycrop_lab.tasks import prepare
+from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.tasks.schedule import Schedule
+from earlycrop_lab.tasks.session import Setup, pruner_of
+
+Seen = dict[str, Any]
+"""What a pruner has seen before its cut, as its `state_dict` says it."""
+
+
+@dataclass
+class Stem:
+    """A dense training at a constant rate, so many epochs old.
+
+    Args:
+        setup: The network as it is now, and its data.
+        optimizer: Of the network.
+        epoch: Epochs done.
+    """
+
+    setup: Setup
+    optimizer: Optimizer
+    epoch: int
+
+    def look(self, d: Classification, method: earlycrop.Method) -> Seen:
+        """What a pruner has seen once it has looked here: the widths, where the method takes them at its first look.
+
+        Args:
+            d: What is asked of the cut.
+            method: What will cut, later or now.
+        """
+        setup = replace(self.setup, model=copy.deepcopy(self.setup.model))
+        waiting = replace(method, timing=AtEpoch(self.epoch + 1))
+        pruner = pruner_of(d, setup, method=waiting)
+        pruner.check(self.epoch)
+        return pruner.state_dict()
+
+    def cut(self, d: Classification, method: earlycrop.Method, seen: Seen | None = None) -> "Branch":
+        """A copy that is cut here.
+
+        Args:
+            d: What is asked of the cut, and the whole budget.
+            method: What cuts, whatever moment it would choose itself.
+            seen: What was seen before, by a pruner with the same widths.
+        """
+        method = replace(method, timing=AtEpoch(self.epoch))
+        setup = replace(self.setup, model=copy.deepcopy(self.setup.model))
+        optimizer = setup.optimizer(setup.model)
+        optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
+        pruner = pruner_of(d, setup, optimizer, method=method)
+        if seen is not None:
+            pruner.load_state_dict({**seen, "method": repr(method), "bn_mode": method.bn_mode})
+        report = pruner.check(self.epoch)
+        assert report is not None
+        return Branch(d, setup, optimizer, pruner, report, self.epoch)
+
+
+@dataclass
+class Branch:
+    """A network that has just been cut, and what remains to be trained."""
+
+    d: Classification
+    setup: Setup
+    optimizer: Optimizer
+    pruner: earlycrop.Pruner
+    report: earlycrop.Report
+    epoch: int
+
+    def finish(self) -> float:
+        """Train to the end of the budget; the figure that counts."""
+        d, batches = self.d, self.setup.batches
+        schedule = Schedule(self.optimizer, d.learning_rate, d.schedule)
+        schedule.enter(self.pruner, self.epoch, True, len(batches), d.epochs)
+        devices = {p.device for p in self.setup.model.parameters() if p.device.type == "cuda"}
+        with torch.random.fork_rng(devices):  # dropout goes on as it would have, in this branch and on the stem
+            for epoch in range(self.epoch, d.epochs):
+                for _ in _steps(d, self.setup, self.optimizer, epoch):
+                    schedule.step()
+        return self.setup.evaluate(self.setup.model)[d.metric.name]
+
+
+def grown(d: Description, epochs: int, root: str | None = None, device: str = "cpu") -> Iterator[Stem]:
+    """The dense training of a description at a constant rate: at 0 and after each epoch.
+
+    Args:
+        d: The network, the data and the seed; its own budget and method play no part.
+        epochs: How long.
+        root: Where the data set lies.
+        device: Where to train.
+    """
+    setup = prepare(d, root, device)
+    optimizer = setup.optimizer(setup.model)
+    torch.manual_seed(d.seed)  # dropout; the model and the data have their own seeds
+    yield Stem(setup, optimizer, 0)
+    for epoch in range(epochs):
+        for _ in _steps(d, setup, optimizer, epoch):
+            pass
+        yield Stem(setup, optimizer, epoch + 1)
+
+
+def at_first(method: earlycrop.Method) -> bool:
+    """Whether the method takes its widths at its first look, before training."""
+    return isinstance(method.allocation, WidthsOf) and method.allocation.taken == "first"
+
+
+def _steps(d: Description, setup: Setup, optimizer: Optimizer, epoch: int) -> Iterator[None]:
+    """The steps of an epoch; each is done when the next is asked for."""
+    model = setup.model
+    model.train()
+    for batch in setup.batches.epoch(epoch):
+        optimizer.zero_grad()
+        setup.loss(model, batch).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
+        optimizer.step()
+        yield

@@ -1,0 +1,93 @@
+"""What scores do to the gradient flow and to the kernel: `flows` prunes one network by each of them."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+import earlycrop
+from earlycrop.evaluation import MeanLoss
+from earlycrop.kernel import empirical_ntk
+from earlycrop.timing import AtInit
+from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.tasks.session import Setup, pruner_of
+from earlycrop_lab.why.branches import grown
+
+SCORES = (
+    *("random-u", "magnitude-u", "snip", "grasp", "synflow", "crop-u", "cropit-u", "ntk-sap", "px"),
+    *("random-s", "magnitude-s", "snap", "crop-s", "cropit-s"),
+)
+"""Methods that prune before training, and so differ in what they remove alone."""
+
+OUTPUTS = 2000
+"""Outputs of the kernel at the most, spread evenly: a depth map or a text has more than can be looked at."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """What one score did to one network at one sparsity; nothing was trained afterwards.
+
+    Args:
+        method: Its name.
+        sparsity: The part of the weights that was asked to leave.
+        seed: Of the initial weights.
+        epochs: Dense epochs before it pruned.
+        flow_before: ‖g‖² over the prunable weights, g the gradient of the mean loss over the scoring set.
+        flow_after: The same over those that are left.
+        kernel_change: ‖K_after − K_before‖_F / ‖K_before‖_F of the empirical neural tangent kernel.
+    """
+
+    method: str
+    sparsity: float
+    seed: int
+    epochs: int
+    flow_before: float
+    flow_after: float
+    kernel_change: float
+
+
+def flows(
+    d: Description,
+    methods: Sequence[str] = SCORES,
+    sparsities: Sequence[float] = (0.5, 0.8, 0.9, 0.95, 0.98),
+    *,
+    epochs: int = 0,
+    samples: int = 8,
+    root: str | None = None,
+    device: str = "cpu",
+) -> Iterator[Flow]:
+    """Prune the same network by each score, after so many epochs of dense training at a constant rate.
+
+    Args:
+        d: The network, the data and the seed; its own method and budget play no part.
+        methods: Names of methods, all of which prune at once here.
+        sparsities: Parts to remove.
+        epochs: Dense epochs.
+        samples: Training samples of the kernel.
+        root: Where the data set lies.
+        device: Where to compute.
+    """
+    *_, stem = grown(d, epochs, root, device)
+    setup = stem.setup
+    flow_before, kernel = _state(d, "random-u", setup, None, samples)
+    for name in methods:
+        for sparsity in sparsities:
+            flow_after, after = _state(d, name, setup, sparsity, samples)
+            change = float(torch.linalg.norm(after - kernel) / torch.linalg.norm(kernel))
+            yield Flow(name, sparsity, d.seed, epochs, flow_before, flow_after, change)
+
+
+def _state(d: Description, name: str, setup: Setup, sparsity: float | None, samples: int) -> tuple[float, Tensor]:
+    """Gradient flow and kernel of a copy, pruned if a sparsity is given."""
+    method = replace(earlycrop.get_method(name), timing=AtInit())
+    twin = copy.deepcopy(setup.model)
+    pruner = pruner_of(replace(d, sparsity=sparsity or d.sparsity), replace(setup, model=twin), method=method)
+    if sparsity is not None:
+        pruner.check(0)
+    loss = MeanLoss(twin, setup.loss, setup.scoring_now())
+    masks = pruner.units.masks()
+    parameters = dict(twin.named_parameters())
+    kernel = empirical_ntk(loss, list(parameters.values()), samples, [masks.get(n) for n in parameters], OUTPUTS)
+    return float(loss.gradient(pruner.units.weights).double().square().sum()), kernel.double().cpu()

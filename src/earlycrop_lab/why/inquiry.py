@@ -1,0 +1,178 @@
+"""What `earlycrop why` kept in a folder, drawn again so that a page can show it."""
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import nan
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from earlycrop_lab.reporting.charts.canvas import Chart
+from earlycrop_lab.reporting.conditions import setting
+from earlycrop_lab.reporting.numbers import amount, percent
+from earlycrop_lab.tasks import TASKS
+from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.why import choice_figures, early_figures, flow_figures, moment_figures
+from earlycrop_lab.why.choices import Choice
+from earlycrop_lab.why.early import MOST, Early, Mark, cells
+from earlycrop_lab.why.flows import Flow
+from earlycrop_lab.why.moments import Moment, Watch, Watched
+from earlycrop_lab.why.records import RECORDS
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What was asked of one network, and the pictures of the answer.
+
+    Args:
+        title: The question.
+        setting: Of which training.
+        charts: The answer.
+    """
+
+    title: str
+    setting: str
+    charts: tuple[Chart, ...]
+
+
+def of(folder: Path) -> Inquiry:
+    """What `earlycrop why` has kept in a folder.
+
+    Raises:
+        ValueError: If its records cannot be understood.
+        OSError: If they cannot be read.
+    """
+    path = folder / RECORDS
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        d = _asked(stored["asked"])
+        if "moments" in stored:
+            title = f"When is the moment? {d.method} at {100 * d.sparsity:g} %"
+            return Inquiry(title, setting(d), tuple(_swept(stored, folder.name)))
+        if "choices" in stored:
+            chosen = [Choice(**each) for each in stored["choices"]]
+            return Inquiry(f"What is the choice of {d.method} worth?", setting(d), tuple(_chosen(chosen, folder.name)))
+        if "runs" in stored:
+            where = re.sub(r", \d+ epochs?", "", setting(d))  # there are several budgets
+            return Inquiry(f"When does early pay? {d.method}", where, tuple(_early(stored, folder.name)))
+        found = [Flow(**each) for each in stored["found"]]
+        return Inquiry("What do scores do to flow and kernel?", setting(d), (_pruned(found, folder.name),))
+    except (LookupError, TypeError, AttributeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{path} is no answer of `earlycrop why` ({type(error).__name__}: {error}).") from error
+
+
+def _asked(source: str) -> Description:
+    """The description whose source that is; nothing of it is executed."""
+    call = ast.parse(source, mode="eval").body
+    kinds = {task.description.__name__: task.description for task in TASKS.values()}
+    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in kinds):
+        raise ValueError(f"{source!r} is no description")
+    return kinds[call.func.id](**{str(each.arg): ast.literal_eval(each.value) for each in call.keywords})
+
+
+def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
+    accuracies = {float(epoch): values for epoch, values in stored["accuracies"].items()}
+    moments = [Moment(**each) for each in stored["moments"]]
+    seen = _watched(stored["seen"])
+    counts = " or ".join(map(str, sorted(set(map(len, accuracies.values())))))
+    bars = "" if counts == "1" else "; bars: ± sample standard deviation"
+    best = max(accuracies, key=lambda epoch: fmean(accuracies[epoch]))
+    never = [watch.rule for watch in seen.rules if watch.chosen is None]
+    looks = "; ".join(f"{each.rule} {_took(each.seconds)}" for each in moments)
+    told = (
+        f"Runs that differ in the epoch of the cut alone, n = {counts} each{bars}. "
+        f"The best: epoch {best:g}, {percent(fmean(accuracies[best]))}. "
+        "Below, for each rule: filled, the swept epoch nearest to "
+        "where it would cut (circle: its signal fired; square: its cap, a part of the budget, came first); hollow, the "
+        "epoch that it chooses without a cap, if that is another. "
+    )
+    if never:
+        told += f"Never in {seen.epochs[-1]} epochs: {'; '.join(never)}. "
+    watched = (
+        "Dots: where a rule looked. Large: the first epoch at which it would cut, with no cap; “never”: its signal "
+        "stays above its threshold. Nothing was cut in this training."
+    )
+    return [
+        Chart(
+            f"{name}-moment",
+            "Test accuracy by the epoch of the cut, and what each rule chooses",
+            f"{told}A look takes: {looks}.",
+            moment_figures.moment(accuracies, moments, seen),
+        ),
+        Chart(
+            f"{name}-training",
+            "A dense training at a constant rate, as the rules see it",
+            watched,
+            moment_figures.training(seen),
+        ),
+    ]
+
+
+def _chosen(found: Sequence[Choice], name: str) -> list[Chart]:
+    """A picture for each sparsity."""
+    charts = []
+    for sparsity in sorted({each.sparsity for each in found}):
+        some = [each for each in found if each.sparsity == sparsity]
+        told = (
+            f"All keep the same number of units in each layer, cut after {some[0].epoch} of {some[0].epochs} epochs, "
+            f"n = {len({each.seed for each in some})}. Left: test accuracy after the last epoch; lines: 95 % intervals "
+            "of the means; dotted: a random choice. Middle: accuracy on the scoring set right after the cut. Right: 1 "
+            "where the kept channels are uncorrelated. Bold: the method's own choice."
+        )
+        title = f"Choices inside the same widths, {100 * sparsity:g} % removed"
+        charts.append(Chart(f"{name}-{sparsity:g}", title, told, choice_figures.choice(some, sparsity)))
+    return charts
+
+
+def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
+    """At equal epochs and at equal cost."""
+    shares, marks = stored["shares"], [Mark(**each) for each in stored["marks"]]
+    found = [Early.of(each) for each in stored["runs"]]
+    made = cells(found, stored["budgets"], shares)
+    told = (
+        f"Points of test accuracy, the mean over n = {len({each.seed for each in found})}. Marks: where the detectors "
+        "would cut in the dense training, with no cap; the median over the seeds."
+    )
+    return [
+        Chart(
+            f"{name}-{kind.replace(' ', '-')}",
+            f"A cut after a share of the budget against one before training, at {kind}",
+            told + beside,
+            early_figures.early(made, shares, marks, equal_cost=kind == "equal FLOPs"),
+        )
+        for kind, beside in (
+            ("equal epochs", ""),
+            ("equal FLOPs", f" The cut before training goes on for longer, at most {MOST} times the budget."),
+        )
+    ]
+
+
+def _pruned(found: Sequence[Flow], name: str) -> Chart:
+    seeds = len({each.seed for each in found})
+    told = (
+        f"The same network, {found[0].epochs} dense epochs old, pruned by each score and not trained any further; mean "
+        f"over n = {seeds}. Above: the gradient flow over what is left, as a multiple of the dense one's. Below: how "
+        "much of the empirical neural tangent kernel changed."
+    )
+    return Chart(f"{name}-flow", "Gradient flow and kernel after the cut", told, flow_figures.flow(found, titled=False))
+
+
+def _watched(stored: Mapping[str, Any]) -> Watched:
+    """From JSON, which has no nan."""
+
+    def back(kind: type, fields: Mapping[str, Any]) -> Any:
+        return kind(**{name: tuple(map(_number, v)) if isinstance(v, list) else v for name, v in fields.items()})
+
+    rules = tuple(back(Watch, each) for each in stored["rules"])
+    return back(Watched, {**stored, "rules": rules})
+
+
+def _number(value: float | None) -> float:
+    return nan if value is None else value
+
+
+def _took(seconds: float) -> str:
+    return amount(seconds, "s") if seconds >= 1 else amount(seconds, "ms", 1e3)

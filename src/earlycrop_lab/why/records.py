@@ -1,0 +1,66 @@
+"""How answers are kept: records with their circumstances, and the pictures beside them."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from earlycrop.files import replacing
+from earlycrop.report import plain
+from earlycrop_lab.measure.hardware import environment
+from earlycrop_lab.tasks.description import Description
+
+RECORDS = "records.json"
+
+
+def before(folder: Path, d: Description, again: bool, name: str) -> list[dict[str, Any]]:
+    """Records of an earlier call, which need not be computed again.
+
+    Raises:
+        ValueError: They are of something else.
+    """
+    path = folder / RECORDS
+    if again or not path.exists():
+        return []
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored.get("asked") != repr(d):
+        raise ValueError(
+            f"{path} is about {stored.get('asked')}, and the question now is about {d!r}: name another folder with "
+            "--out, or begin from nothing with --again."
+        )
+    return stored[name]
+
+
+def keep(folder: Path, records: dict[str, Any], device: str) -> None:
+    """Records with their circumstances."""
+    folder.mkdir(parents=True, exist_ok=True)
+    where = environment(torch.device(device))
+    text = json.dumps(plain(_records({**records, "environment": where})), indent=1, allow_nan=False)
+    with replacing(folder / RECORDS) as file:
+        file.write(text.encode())
+
+
+def answer(folder: Path, figures: dict[str, Figure], say: Callable[[str], None]) -> int:
+    """Keep pictures as PNG and SVG beside the records, and say where everything is."""
+    paths = [path for name in (RECORDS, "table.md") if (path := folder / name).exists()]
+    for name, figure in figures.items():
+        for kind in ("png", "svg"):
+            with replacing(folder / f"{name}.{kind}") as file:
+                figure.savefig(file, format=kind, dpi=150)
+            paths.append(folder / f"{name}.{kind}")
+    for path in paths:
+        say(str(path))
+    return 0
+
+
+def _records(value: Any) -> Any:
+    """Dataclasses as dictionaries, however deep."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _records(one) for key, one in value.items()}
+    return [_records(one) for one in value] if isinstance(value, list | tuple) else value
