@@ -557,9 +557,9 @@ class Pruner:
         with self._plainly(), self._all_or_nothing():
             verifier = unverified = None
             if isinstance(units, ChannelUnits) and self._verify:
-                if units.structure.program is None:
+                if units.structure.graph is None:
                     units.retrace()
-                if units.structure.program is not None:
+                if units.structure.graph is not None:
                     verifier = Verifier(units.structure, self.model, units.example_inputs)
                 else:
                     unverified = "the graph of what the last cut left couples other channels, so nothing was compared"

@@ -8,30 +8,27 @@ heads.py      multi-head attention with fewer heads than its width has room for
 strided.py    1×1 convolutions with a stride, where a cut has left them few channels
 labelling.py  the walk
 gates.py      where a class is scaled once on every path
+layers.py     the layers of a model
+named.py      what the user names: kept whole, or coupled
 structure.py  the classes of coupled channels that came out
+renumbering.py  new numbers for them
+builder.py    from the labels of a walk to a structure
 rehearsal.py  a cut tried on a copy without data: what literal sizes forbid
 surgery.py    the removal, on the same parameters, all or nothing
 verify.py     cut network against gated dense network
 """
 
 from earlycrop.structure.gates import Gate
+from earlycrop.structure.layers import Layer, layers_of
+from earlycrop.structure.named import ignoring, names_of
 from earlycrop.structure.rehearsal import trace
-from earlycrop.structure.structure import (
-    ChannelClass,
-    Frozen,
-    Layer,
-    Layout,
-    Member,
-    Structure,
-    ignoring,
-    layers_of,
-    names_of,
-)
+from earlycrop.structure.structure import ChannelClass, ChannelGraph, Frozen, Layout, Member, Structure
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.verify import Verification, Verifier, verify
 
 __all__ = [
     "ChannelClass",
+    "ChannelGraph",
     "Frozen",
     "Gate",
     "Layer",
