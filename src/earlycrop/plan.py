@@ -96,14 +96,15 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
-        return plain(asdict(self) | {"bottlenecks": [one.layer for one in self.bottlenecks]})
+        record = asdict(self) | {"before": self.before.as_dict(), "after": self.after.as_dict()}
+        return plain(record | {"bottlenecks": [one.layer for one in self.bottlenecks]})
 
     def __str__(self) -> str:
         title = f"{self.method} would reach {self.target} sparsity {self.requested_sparsity:g} so"
         name = max([len(row.layer) for row in self.rows] + [5])
         coupled = self.unit == "channels"
         head = f"  {'layer':<{name}} {self.unit:>22}   worst worth   best worth{'   space' if coupled else ''}"
-        lines = [title, *told(self.before, self.after, self.unit), head]
+        lines = [title, *told(self.before, self.after, self.unit, self.target), head]
         for row in self.rows:
             worth = "".join(f"{'–' if one is None else f'{one:.3g}':>13}" for one in (row.worst, row.best))
             line = f"  {row.layer:<{name}} {row.before:>9,} -> {row.after:>9,} {worth}"

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_iter
 
 from earlycrop.allocation import within
 from earlycrop.budget import Budget, check_scores
-from earlycrop.counting import Target
+from earlycrop.costs import AbstractCost, Target
 from earlycrop.distributed import checksums, grouped, ranks_of
 from earlycrop.errors import EarlyCropError, OptimizerError, VerificationError
 from earlycrop.evaluation import BatchNormMode, Evaluation, Loss, MeanLoss, ScoringSet
@@ -82,7 +82,7 @@ class Pruner:
         optimizer: Its state is cut with the model; masks are applied after its steps. If it is made later, give it
             then: `pruner.optimizer = optimizer`.
         epochs: The whole budget; a quarter of it caps how long a detector may wait.
-        target: What `sparsity` counts: `weight`, `node`, `params` or `flops`.
+        target: What `sparsity` counts: `weight`, `node`, `params` or `flops`; or a cost of your own, see `costs.py`.
         min_channels: What each layer keeps: channels (int) or a fraction of them (float); the method's own if not
             said, which is one, and a tenth for `gate-decorators`.
         round_to: Widths are multiples of this.
@@ -118,7 +118,7 @@ class Pruner:
         batches: Sequence[Any] | Callable[[], Sequence[Any]] | None = None,
         optimizer: Optimizer | None = None,
         epochs: float | None = None,
-        target: Target = "weight",
+        target: Target | AbstractCost = "weight",
         min_channels: int | float | None = None,
         round_to: int = 1,
         protect_layers: bool = False,
@@ -244,18 +244,18 @@ class Pruner:
         if self.done or self.pruned:
             why = "has pruned already" if self.pruned else "never prunes"
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
-        before, widths, plan = self.units.counts(), self.units.widths(), None
+        before, widths, plan = self.units.counts(self.budget.cost), self.units.widths(), None
         with torch.inference_mode(False), self._together(), suppress(_Undone), self._untouched():
             units, dense = self.units, self._variation()
             worth = self._leave(self.targets)
             plan = Plan(
                 method=self.method.name,
                 unit=self._unit,
-                target=self.budget.target,
+                target=self.budget.cost.name,
                 requested_sparsity=self.budget.sparsity,
                 samples=self._samples,
                 before=before,
-                after=units.counts(),
+                after=units.counts(self.budget.cost),
                 rows=rows_of(units, widths, worth),
                 frozen=units.frozen,
                 classes=candidates(units.dense, units.keep, worth) if isinstance(units, ChannelUnits) else (),
@@ -550,7 +550,7 @@ class Pruner:
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started = time.perf_counter()
         units, method, alive = self.units, self.method, self.units.keep
-        before, widths = units.counts(), units.widths()
+        before, widths = units.counts(self.budget.cost), units.widths()
         if self.report is not None:  # what earlier cuts removed counts too
             before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
         course = isinstance(method.timing, AbstractCourse)
@@ -573,14 +573,14 @@ class Pruner:
             report = Report(
                 method=method.name,
                 unit=self._unit,
-                target=self.budget.target,
+                target=self.budget.cost.name,
                 requested_sparsity=self.budget.sparsity,
                 epoch=epoch,
                 reason=reason,
                 seconds=time.perf_counter() - started,
                 samples=self._samples,
                 before=before,
-                after=units.counts(),
+                after=units.counts(self.budget.cost),
                 widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
                 frozen=units.frozen,
                 collapsed=tuple(units.collapsed()),

@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
-from earlycrop.counting import Counter, Counts, counted
+from earlycrop.costs import AbstractCost
+from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
+from earlycrop.sizes import counted
 from earlycrop.structure import Frozen, Gate, cut, trace
 from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.trace import as_inputs, inputs_for
@@ -84,7 +86,6 @@ class ChannelUnits:
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
-        self._dense = self.counts()
 
     @property
     def example_inputs(self) -> tuple[object, ...]:
@@ -168,10 +169,10 @@ class ChannelUnits:
         """The classes that stay, nearest to the target as counted in the dense network."""
         check_scores(scores)  # before an allocation turns them into ranks
         shared = allocation(scores.cpu(), self.layer)
-        counter = Counter(self.structure, self.model, self.embeddings)
+        dense, counter = (Counter(one, self.model, self.embeddings) for one in (self.dense, self.structure))
         spaces = self.dense.spaces()
         whole = spaces.bincount()[spaces][self.keep]
-        return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target), whole)
+        return choose_channels(budget, shared, self.structure, counter, dense.price(budget.cost), whole)
 
     @property
     def alive(self) -> Bool[Tensor, "classes"]:
@@ -198,9 +199,9 @@ class ChannelUnits:
         found = trace(self.model, self.example_inputs, *self._rules)
         self.structure = self.structure.with_graph_of(found)
 
-    def counts(self) -> Counts:
-        """What is left, from shapes."""
-        return Counter(self.structure, self.model, self.embeddings)()
+    def counts(self, cost: AbstractCost | None = None) -> Counts:
+        """What is left, from shapes; and a cost, if it is none of these."""
+        return Counter(self.structure, self.model, self.embeddings)(cost=cost)
 
     def widths(self) -> list[tuple[str, int]]:
         """Per layer its output channels."""
