@@ -1,5 +1,6 @@
 """What the tests of saving and loading have in common."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ from torch import nn
 
 from earlycrop import CheckpointError, Pruner, load, save
 from tests import dense
+
+STRANGE = [0.0, -0.0, math.nan, -math.nan, math.inf, -math.inf, 5e-324, -5e-324, 1.0, 1e-45, 1e38]
+"""Numbers that a careless way of storing them would change."""
 
 
 def state(net: nn.Module):
@@ -39,3 +43,8 @@ def masked() -> nn.Module:
     net = dense.residual_net().float()
     Pruner(net, "magnitude-u", 0.7, example_inputs=dense.images()[0].float()).check(0)
     return net
+
+
+def tied(net: nn.Module) -> nn.Module:
+    net.conv2.weight = net.conv1.weight
+    return net.float()

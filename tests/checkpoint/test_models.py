@@ -1,6 +1,5 @@
 """Saved and loaded bit for bit: dense, masked and cut."""
 
-import math
 import subprocess
 import sys
 
@@ -12,7 +11,7 @@ from earlycrop import Pruner, load, save
 from earlycrop.structure.gated_norms import gate_norms
 from tests import dense, oracles
 from tests.cases import CASES
-from tests.checkpoint.helpers import state, there_and_back
+from tests.checkpoint.helpers import STRANGE, state, there_and_back
 
 
 @pytest.mark.parametrize("name", ["resnet", "mlp_layer_norm", "buffers", "mlp_tied_square", "autoencoder_tied"])
@@ -47,9 +46,6 @@ def test_masked_and_small(tmp_path):
     Pruner(net, "magnitude-u", 0.98, example_inputs=torch.zeros(1, 100)).check(0)
     there_and_back(net, anew, tmp_path / "model")
     assert (tmp_path / "model").stat().st_size < whole * (1 / 32 + 0.02) + 4096
-
-
-STRANGE = [0.0, -0.0, math.nan, -math.nan, math.inf, -math.inf, 5e-324, -5e-324, 1.0, 1e-45, 1e38]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])

@@ -11,7 +11,7 @@ from torch import nn
 
 from earlycrop import CheckpointError, load, save
 from tests import dense
-from tests.checkpoint.helpers import masked, refused
+from tests.checkpoint.helpers import masked, refused, tied
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from torch import nn
 from earlycrop import CheckpointError, load_state, save, save_state
 from earlycrop.files import DTYPES
 from tests import dense
-from tests.checkpoint.helpers import refused
+from tests.checkpoint.helpers import STRANGE, refused
 
 
 def same(a, b) -> bool:

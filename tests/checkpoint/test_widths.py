@@ -9,7 +9,7 @@ from earlycrop import load, save
 from earlycrop.structure import cut, trace
 from tests import dense
 from tests.cases import CASES
-from tests.checkpoint.helpers import there_and_back
+from tests.checkpoint.helpers import there_and_back, tied
 
 
 class Attention(nn.Module):
@@ -109,11 +109,6 @@ def test_tied_weights_stay_tied(tmp_path):
     net, anew = tied(dense.residual_net()), tied(dense.residual_net())
     there_and_back(net, anew, tmp_path / "model")
     assert anew.conv1.weight is anew.conv2.weight
-
-
-def tied(net: nn.Module) -> nn.Module:
-    net.conv2.weight = net.conv1.weight
-    return net.float()
 
 
 @pytest.mark.parametrize("name", ["transformer_layer", "multihead_attention", "recurrent_lstm", "group_norm_two"])
