@@ -4,17 +4,15 @@ from bisect import bisect_left
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from earlycrop.allocation import places
+from earlycrop.allocation import Vector, places
 from earlycrop.costs import COSTS, AbstractCost, Target
 from earlycrop.counting import Counter
 from earlycrop.errors import BudgetError, ScoreError, nearest
 from earlycrop.sizes import Sizes
 from earlycrop.structure import Structure
-
-Vector = Float[Tensor, "units"]
 
 
 @dataclass(frozen=True)
@@ -216,14 +214,14 @@ class _Stops:
 def multiplicities(structure: Structure, round_to: int) -> tuple[Int[Tensor, "classes"], Int[Tensor, "classes"]]:
     """How many channels of one layer a class holds at the least, and how many classes make whole multiples.
 
-    A class may be several channels of a layer: a head, the same offset of every group, r² for a pixel shuffle.
+    A class may hold several channels of a layer: a head, the same offset of every group, r² for a pixel shuffle.
     Every layer's width is a multiple of `round_to` if the second number divides the classes that stay.
     """
     fewest = torch.full((len(structure),), torch.iinfo(torch.int64).max)
     unit = torch.ones_like(fewest)
     created = [structure.tensors[name].classes[dim] for name, dim in structure.creators]
-    told = [classes for (_, name, _), classes in structure.attributes.items() if name in WIDTHS]
-    for classes in (*created, *told):
+    counted = [classes for (_, name, _), classes in structure.attributes.items() if name in WIDTHS]
+    for classes in (*created, *counted):
         if classes is not None:
             present, held = torch.unique(classes[classes >= 0], return_counts=True)
             fewest[present] = torch.minimum(fewest[present], held)

@@ -1,4 +1,4 @@
-"""What a cut would do, told before anything is cut: each class's members, its worth, and whether it stays."""
+"""What a cut would do, before anything is cut: each class's members, its worth, and whether it stays."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from earlycrop.counting import Counts
-from earlycrop.report import Width, plain, starved, told
+from earlycrop.report import Width, count_lines, plain, starvation_lines
 from earlycrop.starvation import Bottleneck, bottlenecks
 from earlycrop.structure import ChannelClass, Frozen, Layer, Structure
 from earlycrop.units import ChannelUnits, WeightUnits
@@ -104,7 +104,7 @@ class Plan:
         name = max([len(row.layer) for row in self.rows] + [5])
         coupled = self.unit == "channels"
         head = f"  {'layer':<{name}} {self.unit:>22}   worst worth   best worth{'   space' if coupled else ''}"
-        lines = [title, *told(self.before, self.after, self.unit, self.target), head]
+        lines = [title, *count_lines(self.before, self.after, self.unit, self.target), head]
         for row in self.rows:
             worth = "".join(f"{'–' if one is None else f'{one:.3g}':>13}" for one in (row.worst, row.best))
             line = f"  {row.layer:<{name}} {row.before:>9,} -> {row.after:>9,} {worth}"
@@ -113,7 +113,7 @@ class Plan:
             lines.append(line + (f"   {row.frozen}" if row.frozen else ""))
         listed = {row.frozen for row in self.rows}
         lines += [f"  frozen      {frozen}" for frozen in self.frozen if str(frozen) not in listed]
-        lines += starved(self.unit, self.bottlenecks, self.variation, self.samples > 0)
+        lines += starvation_lines(self.unit, self.bottlenecks, self.variation, self.samples > 0)
         return "\n".join(lines)
 
 

@@ -61,6 +61,7 @@ def _weights(module: nn.Module) -> list[tuple[tuple[str, ...], int, str]]:
         return [(("weight_ih", "weight_hh"), 0, "hidden_size")]
     if isinstance(module, nn.RNNBase):
         kinds = ("ih", "hh", "hr") if module.proj_size else ("ih", "hh")
-        ways = [f"l{n}{way}" for n in range(module.num_layers) for way in ("", "_reverse")[: 1 + module.bidirectional]]
-        return [(tuple(f"weight_{kind}_{way}" for kind in kinds), 0, "hidden_size") for way in ways]
+        directions = ("", "_reverse")[: 1 + module.bidirectional]
+        runs = [f"l{number}{direction}" for number in range(module.num_layers) for direction in directions]
+        return [(tuple(f"weight_{kind}_{run}" for kind in kinds), 0, "hidden_size") for run in runs]
     return []
