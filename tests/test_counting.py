@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from earlycrop.costs import COSTS
 from earlycrop.counting import Counter, Counts, flops, size_of
 from earlycrop.structure import cut, trace
 from earlycrop_lab.models import build
@@ -45,8 +46,8 @@ def test_what_a_cut_will_leave_is_what_it_leaves(name):
     assert whole == counter(torch.ones(len(structure), dtype=torch.bool))
     assert (whole.prunable, whole.params) == (weights(net), sum(p.numel() for p in net.parameters())) == size_of(net)
     assert whole.flops == pytest.approx(operations(net, inputs), abs=1e-6)
-    for target in ("weight", "params", "node", "flops"):
-        assert counter(keep, target).of(target) == promised.of(target)
+    for target in COSTS:
+        assert counter.price(COSTS[target], keep) == promised.of(target)
 
     smaller = copy.deepcopy(net)
     after = cut(structure, smaller, keep, None)

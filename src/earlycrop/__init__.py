@@ -14,6 +14,7 @@ The answers
     earlycrop.timing      AtInit, AtEpoch, Spread, LazyRegime and other detectors: when
     earlycrop.steps       OneShot, Halving, Exponential, Bounded: in how many steps
     earlycrop.allocation  Global, Uniform: how layers share
+    earlycrop.costs       PrunableWeights, Parameters, Nodes, Flops: what sparsity counts
     earlycrop.widths      WidthsOf: the widths of one scoring, the choice of another
 
 Below them

@@ -1,18 +1,18 @@
 """How much leaves: an exact number of weights, or the classes of channels that come nearest to a target."""
 
+from bisect import bisect_left
 from dataclasses import dataclass, replace
-from typing import get_args
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-from earlycrop.allocation import places
-from earlycrop.counting import Counter, Target
+from earlycrop.allocation import Vector, places
+from earlycrop.costs import COSTS, AbstractCost, Target
+from earlycrop.counting import Counter
 from earlycrop.errors import BudgetError, ScoreError, nearest
+from earlycrop.sizes import Sizes
 from earlycrop.structure import Structure
-
-Vector = Float[Tensor, "units"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Budget:
 
     Args:
         sparsity: The part of the dense network's count that is removed, in [0, 1).
-        target: Which count: `weight` (prunable weights), `node` (output channels), `params` or `flops`.
+        target: Which count: `weight` (prunable weights), `node` (output channels), `params` or `flops`; or a cost of
+            your own.
         min_channels: What each layer keeps at least: channels if an integer, a fraction of them if a float; None
             leaves it to the method, which is 1 for all but `gate-decorators`.
         round_to: Widths are multiples of this (8 suits CPUs and tensor cores); layers keep more, never less.
@@ -29,7 +30,7 @@ class Budget:
     """
 
     sparsity: float
-    target: Target = "weight"
+    target: Target | AbstractCost = "weight"
     min_channels: int | float | None = None
     round_to: int = 1
     protect_layers: bool = False
@@ -37,10 +38,10 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 <= self.sparsity < 1:
             raise BudgetError(f"`sparsity` is the part removed, at least 0 and below 1; found {self.sparsity}.")
-        if self.target not in get_args(Target):
+        if not isinstance(self.target, AbstractCost) and self.target not in tuple(COSTS):
             raise BudgetError(
-                f"`target` is one of {', '.join(get_args(Target))}; found {self.target!r}. "
-                f"Did you mean {nearest(self.target, get_args(Target))!r}?"
+                f"`target` is one of {', '.join(COSTS)}; found {self.target!r}. "
+                f"Did you mean {nearest(self.target, COSTS)!r}?"
             )
         if not (0 < self.least <= 1 if isinstance(self.least, float) else self.least >= 1):
             raise BudgetError(
@@ -54,6 +55,11 @@ class Budget:
     def least(self) -> int | float:
         """`min_channels`, 1 by default."""
         return 1 if self.min_channels is None else self.min_channels
+
+    @property
+    def cost(self) -> AbstractCost:
+        """What sparsity counts."""
+        return self.target if isinstance(self.target, AbstractCost) else COSTS[self.target]
 
     def at(self, sparsity: float) -> "Budget":
         """The same rules at another sparsity: a step on the way."""
@@ -90,37 +96,44 @@ def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
 
 
 def choose_weights(
-    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], sizes: list[int], whole: int
+    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], parts: list[int], dense: Sizes
 ) -> Bool[Tensor, "weights"]:
-    """Exactly round(ρ N) weights are gone afterwards, N counting the dense network's.
+    """So many weights are gone afterwards that their price is nearest to ρ of the dense network's cost.
+
+    Each has the same price, so for costs that count weights exactly round(ρ N) are gone, N being the dense network's.
 
     Args:
-        budget: Of which `target` must be `weight`, or `params` (ρ then is the part of all parameters).
+        budget: Of which masks must be able to meet the target.
         scores: The higher stays.
         alive: What has not left before; only these may stay.
-        sizes: How many of them each layer has, one layer after the other.
-        whole: N: the network's prunable weights, those that `ignore` keeps too, or all its parameters.
+        parts: How many of them each layer has, one layer after the other.
+        dense: The network without masks, with what `ignore` keeps.
+
+    Raises:
+        BudgetError: the target is out of reach of masks, or of this sparsity.
     """
-    if budget.target not in ("weight", "params"):
+    cost = budget.cost
+    if not cost.per_weight:
+        able = " or ".join(f"`target={name!r}`" for name, one in COSTS.items() if one.per_weight)
         raise BudgetError(
-            f"Single weights leave no smaller layers, so `target={budget.target!r}` cannot be met by them: use "
-            f'`target="weight"` or `"params"`, or a method for channels (those whose name ends in -s).'
+            f"Single weights leave no smaller layers, so `target={budget.target!r}` cannot be met by them: use {able}, "
+            f"or a method for channels (those whose name ends in -s)."
         )
     check_scores(scores)
-    total = scores.numel()
+    total, whole = scores.numel(), cost.of(dense) / cost.per_weight
     leaves = round(budget.sparsity * whole)
     scores = torch.where(alive, scores, -torch.inf)
     count = min(total - leaves, int(alive.sum()))
     first = torch.zeros_like(alive)
     if budget.protect_layers:
-        for part, best in zip(scores.split(sizes), first.split(sizes), strict=True):
+        for part, best in zip(scores.split(parts), first.split(parts), strict=True):
             best[part.argmax()] = True
         first &= alive
     if count < max(int(first.sum()), 1):
         stay = max(int(first.sum()), 1)
         reachable = (total - stay) / whole
         raise BudgetError(
-            f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: at least {stay} of {total} prunable weights "
+            f"Cannot reach {cost.name} sparsity {budget.sparsity:.6g}: at least {stay} of {total} prunable weights "
             f"must stay, so the most that weights can reach is {reachable:.6g}. Ask for less."
         )
     return largest(torch.where(first, torch.inf, scores), count)
@@ -134,81 +147,86 @@ def choose_channels(
     dense: float,
     whole: Int[Tensor, "classes"],
 ) -> Bool[Tensor, "classes"]:
-    """The classes that stay so that the count comes nearest to (1 − ρ) of the dense network's.
+    """The classes that stay so that the cost comes nearest to (1 − ρ) of the dense network's.
 
-    Classes leave from the lowest score up, except each space's best (`min_channels`), and a space keeps
-    more where `round_to` says so. What is left can only fall with each class that leaves, so the place
-    to stop is found by bisection; of the two stops around the target the nearer is taken.
+    What is left can only fall with each class that leaves, so the place to stop is found by bisection; of the two
+    stops around the target the nearer is taken.
 
     Args:
         budget: The rules.
         scores: The higher stays.
         structure: The classes.
         counter: Counts what a choice leaves.
-        dense: The target's count in the dense network.
+        dense: The target's cost of the dense network.
         whole: For each class the size of its space in the dense network, of which a fraction must stay.
 
     Raises:
         BudgetError: the target is out of reach; says the most that can be removed.
     """
     check_scores(scores)
-    scores = scores.detach().double().cpu()
-    goal = (1 - budget.sparsity) * dense
-    space = structure.spaces()
-    sizes = torch.bincount(space)
-    rank = places(scores, space)
-    fewest, unit = (
-        torch.zeros_like(sizes).scatter_reduce(0, space, one, reduce, include_self=False)
-        for one, reduce in zip(multiplicities(structure, budget.round_to), ("amin", "amax"), strict=True)
-    )
-    if isinstance(budget.least, float):
-        least = (torch.zeros_like(sizes).scatter(0, space, whole) * budget.least).ceil().long()
-    else:
-        least = -(-budget.least // fewest)
-    least = torch.minimum(least.clamp_min(1), sizes)
-    candidates = torch.argsort(torch.where(rank < least[space], torch.inf, scores), stable=True)
-    candidates = candidates[: int((rank >= least[space]).sum())]
+    stops = _Stops(budget, scores.detach().double().cpu(), structure, whole)
+    goal, rounding = (1 - budget.sparsity) * dense, 1e-9 * dense
 
-    def keep(removed: int) -> Tensor:
-        kept = sizes - torch.bincount(space[candidates[:removed]], minlength=sizes.numel())
-        kept = torch.minimum((kept + unit - 1) // unit * unit, sizes)
-        return rank < kept[space]
+    def cost(removed: int) -> float:
+        return counter.price(budget.cost, stops.keep(removed))
 
-    def count(removed: int) -> float:
-        return counter(keep(removed), budget.target).of(budget.target)
-
-    low, high = 0, candidates.numel()
-    if count(high) > goal + 1e-9 * dense:
-        reachable = 1 - count(high) / dense
+    if (least := cost(stops.last)) > goal + rounding:
         rules = f"min_channels={budget.least}, round_to={budget.round_to}"
         raise BudgetError(
-            f"Cannot reach {budget.target} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
-            f"the most that channels can reach is {reachable:.6g}. Ask for less, lower min_channels, or see "
+            f"Cannot reach {budget.cost.name} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
+            f"the most that channels can reach is {1 - least / dense:.6g}. Ask for less, lower min_channels, or see "
             f"what is frozen and why in the report or in `structure.frozen`."
         )
-    while low < high:
-        middle = (low + high) // 2
-        if count(middle) <= goal + 1e-9 * dense:
-            high = middle
+    removed = bisect_left(range(stops.last), True, key=lambda removed: cost(removed) <= goal + rounding)
+    if removed > 0 and abs(cost(removed - 1) - goal) < abs(cost(removed) - goal):
+        removed -= 1
+    return stops.keep(removed)
+
+
+class _Stops:
+    """Where one can stop while classes leave from the lowest score up.
+
+    Each space keeps its best (`min_channels`), and more of them where `round_to` says so.
+
+    Attributes:
+        last: How many classes can leave.
+    """
+
+    def __init__(self, budget: Budget, scores: Vector, structure: Structure, whole: Int[Tensor, "classes"]) -> None:
+        self.space = space = structure.spaces()
+        self.sizes = torch.bincount(space)
+        self.rank = places(scores, space)
+        fewest, self.unit = (
+            torch.zeros_like(self.sizes).scatter_reduce(0, space, one, reduce, include_self=False)
+            for one, reduce in zip(multiplicities(structure, budget.round_to), ("amin", "amax"), strict=True)
+        )
+        if isinstance(budget.least, float):
+            least = (torch.zeros_like(self.sizes).scatter(0, space, whole) * budget.least).ceil().long()
         else:
-            low = middle + 1
-    before = low - 1  # still above the goal, since `low` is the first stop that is not
-    if low > 0 and abs(count(before) - goal) < abs(count(low) - goal):
-        low = before
-    return keep(low)
+            least = -(-budget.least // fewest)
+        least = torch.minimum(least.clamp_min(1), self.sizes)
+        may_leave = self.rank >= least[space]
+        self.last = int(may_leave.sum())
+        self.order = torch.argsort(torch.where(may_leave, scores, torch.inf), stable=True)[: self.last]
+
+    def keep(self, removed: int) -> Bool[Tensor, "classes"]:
+        """What stays when so many have left: of each space its best."""
+        kept = self.sizes - torch.bincount(self.space[self.order[:removed]], minlength=self.sizes.numel())
+        kept = torch.minimum((kept + self.unit - 1) // self.unit * self.unit, self.sizes)
+        return self.rank < kept[self.space]
 
 
 def multiplicities(structure: Structure, round_to: int) -> tuple[Int[Tensor, "classes"], Int[Tensor, "classes"]]:
     """How many channels of one layer a class holds at the least, and how many classes make whole multiples.
 
-    A class may be several channels of a layer: a head, the same offset of every group, r² for a pixel shuffle.
+    A class may hold several channels of a layer: a head, the same offset of every group, r² for a pixel shuffle.
     Every layer's width is a multiple of `round_to` if the second number divides the classes that stay.
     """
     fewest = torch.full((len(structure),), torch.iinfo(torch.int64).max)
     unit = torch.ones_like(fewest)
     created = [structure.tensors[name].classes[dim] for name, dim in structure.creators]
-    told = [classes for (_, name, _), classes in structure.attributes.items() if name in WIDTHS]
-    for classes in (*created, *told):
+    counted = [classes for (_, name, _), classes in structure.attributes.items() if name in WIDTHS]
+    for classes in (*created, *counted):
         if classes is not None:
             present, held = torch.unique(classes[classes >= 0], return_counts=True)
             fewest[present] = torch.minimum(fewest[present], held)

@@ -26,6 +26,7 @@ from earlycrop.structure.walk import tensors_of
 MODEL, STATE = "earlycrop-2", "earlycrop-state-1"
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding")
 """What no cut changes: where these differ, so do the networks."""
+AGAIN = "Build the network with the options that it was saved with."
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
@@ -65,46 +66,10 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         CheckpointError: the file is damaged, or of another network; the model is untouched.
     """
     header, stored = read(path, MODEL)
+    where = os.fspath(path)
     tensors, modules = dict(tensors_of(model)), dict(model.named_modules())
-    where, again = os.fspath(path), "Build the network with the options that it was saved with."
-    passing = _passing(model) | set(json.loads(header["passing"]))
-    if differing := sorted((set(tensors) ^ set(stored)) - passing):
-        raise CheckpointError(
-            f"{where} holds another network: {len(differing)} tensors are in one and not in the other, "
-            f"`{differing[0]}` first. {again}"
-        )
-    values = {}
-    for name, tensor in tensors.items():
-        found = stored.get(name, tensor)
-        part = found.ndim == tensor.ndim and all(s <= t for s, t in zip(found.shape, tensor.shape, strict=True))
-        if name in passing:
-            if part and found.shape != tensor.shape:
-                values[name] = found.to(tensor)
-            continue
-        if not part:
-            raise CheckpointError(
-                f"{where}: `{name}` has shape {tuple(found.shape)}, which is no part of this model's "
-                f"{tuple(tensor.shape)}. {again}"
-            )
-        if found.dtype != tensor.dtype or tensor.device.type == "meta":
-            mine = tensor.dtype if found.dtype != tensor.dtype else "on the meta device"
-            raise CheckpointError(
-                f"{where}: `{name}` is {found.dtype}, in this model it is {mine}. Bring the model to that type, on a "
-                f"device that holds values, so that it is loaded bit for bit."
-            )
-        values[name] = found.to(tensor.device)
-    widths = {}
-    for name, found in json.loads(header["widths"]).items():
-        mine = _widths(modules[name]) if name in modules else {}
-        for attribute in found.keys() & mine.keys():
-            old = mine[attribute]
-            value = _like(old, found[attribute])
-            if old != value and attribute in GEOMETRY:
-                raise CheckpointError(
-                    f"{where} holds another network: `{attribute}` of `{name}` is {value}, in this model {old}. {again}"
-                )
-            if old != value:
-                widths[name, attribute] = value
+    values = _fitting(tensors, stored, _passing(model) | set(json.loads(header["passing"])), where)
+    widths = _changed(modules, json.loads(header["widths"]), where)
     gated = bool(_shifts(model))
     with unharmed(model, None):
         plain_norms(model)
@@ -149,6 +114,62 @@ def load_state(path: str | os.PathLike[str]) -> Any:
     """
     header, tensors = read(path, STATE)
     return _flesh(json.loads(header["state"]), tensors)
+
+
+def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set[str], where: str) -> dict[str, Tensor]:
+    """The stored values that the model's tensors take, on their devices.
+
+    Args:
+        tensors: Those of the model.
+        stored: Those of the file.
+        passing: Buffers that are not persistent: only those that are smaller in the file are taken from it.
+        where: The file, for errors.
+    """
+    if differing := sorted((set(tensors) ^ set(stored)) - passing):
+        raise CheckpointError(
+            f"{where} holds another network: {len(differing)} tensors are in one and not in the other, "
+            f"`{differing[0]}` first. {AGAIN}"
+        )
+    values = {}
+    for name, tensor in tensors.items():
+        found = stored.get(name, tensor)
+        part = found.ndim == tensor.ndim and all(s <= t for s, t in zip(found.shape, tensor.shape, strict=True))
+        if name in passing:
+            if part and found.shape != tensor.shape:
+                values[name] = found.to(tensor)
+            continue
+        if not part:
+            raise CheckpointError(
+                f"{where}: `{name}` has shape {tuple(found.shape)}, which is no part of this model's "
+                f"{tuple(tensor.shape)}. {AGAIN}"
+            )
+        if found.dtype != tensor.dtype or tensor.device.type == "meta":
+            mine = tensor.dtype if found.dtype != tensor.dtype else "on the meta device"
+            raise CheckpointError(
+                f"{where}: `{name}` is {found.dtype}, in this model it is {mine}. Bring the model to that type, on a "
+                f"device that holds values, so that it is loaded bit for bit."
+            )
+        values[name] = found.to(tensor.device)
+    return values
+
+
+def _changed(
+    modules: dict[str, nn.Module], stored: dict[str, dict[str, Any]], where: str
+) -> dict[tuple[str, str], Any]:
+    """The stored integers that differ from those of the model's modules; of a network's geometry none may."""
+    widths = {}
+    for name, found in stored.items():
+        mine = _widths(modules[name]) if name in modules else {}
+        for attribute in found.keys() & mine.keys():
+            old = mine[attribute]
+            value = _like(old, found[attribute])
+            if old != value and attribute in GEOMETRY:
+                raise CheckpointError(
+                    f"{where} holds another network: `{attribute}` of `{name}` is {value}, in this model {old}. {AGAIN}"
+                )
+            if old != value:
+                widths[name, attribute] = value
+    return widths
 
 
 def _widths(module: nn.Module) -> dict[str, Any]:

@@ -1,8 +1,7 @@
 """What a network holds and costs: prunable weights, parameters, nodes, FLOPs; before a cut and after."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -10,10 +9,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from earlycrop.structure import Layer, Structure, layers_of
+from earlycrop.costs import COSTS, AbstractCost, Flops, Nodes, Parameters, PrunableWeights
+from earlycrop.sizes import Sizes
+from earlycrop.structure import Structure
 from earlycrop.structure.trace import as_inputs, examples_in, weightless
-
-Target = Literal["weight", "node", "params", "flops"]
 
 
 @dataclass(frozen=True)
@@ -25,24 +24,26 @@ class Counts:
         params: All parameters.
         nodes: Output channels (hidden units) of the same layers, except those that make the network's output.
         flops: Floating-point operations of one forward pass for one example, 2 for a multiply-add.
+        other: The target's cost, where it is none of these.
     """
 
     prunable: int
     params: int
     nodes: int
     flops: float
+    other: float | None = None
 
-    def of(self, target: Target) -> float:
+    def of(self, target: str | AbstractCost) -> float:
         """The count that a target speaks of."""
-        return (
-            self.prunable if target == "weight" else {"node": self.nodes, "params": self.params}.get(target, self.flops)
-        )
+        return getattr(self, (COSTS[target] if isinstance(target, str) else target).key)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts by name, without `other` where there is none."""
+        return {key: value for key, value in asdict(self).items() if key != "other" or value is not None}
 
 
 class Counter:
     """Counts what a cut would leave, from shapes alone.
-
-    Only convolution, linear and matrix products with a parameter count as FLOPs.
 
     Args:
         structure: The classes.
@@ -51,46 +52,25 @@ class Counter:
     """
 
     def __init__(self, structure: Structure, model: nn.Module, embeddings: bool = False) -> None:
-        self.structure = structure
-        self.layers = counted(structure.layers, embeddings)
-        self.weights = {name for layer in self.layers for name in layer.weights}
-        self.parameters = {name for name, _ in model.named_parameters()}
+        self.whole = Sizes(model, structure, embeddings)
 
-    def __call__(self, keep: Bool[Tensor, "classes"] | None = None, target: Target | None = None) -> Counts:
-        """The counts if only these classes stay; with a target, only that count is sure to be right."""
-        if keep is None:
-            keep = torch.ones(len(self.structure), dtype=torch.bool)
-        stays = torch.cat([keep, torch.tensor([True])])
-        needed = self.parameters if target in (None, "params") else self.weights if target != "node" else set()
-        if target in (None, "flops"):
-            needed = needed | {name for name, _ in self.structure.products}
-        sizes = {name: self._size(name, stays) for name in needed}
+    def __call__(self, keep: Bool[Tensor, "classes"] | None = None, cost: AbstractCost | None = None) -> Counts:
+        """The counts if only these classes stay; and a cost, if it is none of them."""
+        sizes = self._sizes(keep)
         return Counts(
-            prunable=sum(sizes.get(name, 0) for name in self.weights),
-            params=sum(sizes.get(name, 0) for name in self.parameters),
-            nodes=self._nodes(stays) if target in (None, "node") else 0,
-            flops=sum(2 * uses * sizes.get(name, 0) for name, uses in self.structure.products),
+            prunable=PrunableWeights().of(sizes),
+            params=Parameters().of(sizes),
+            nodes=Nodes().of(sizes),
+            flops=Flops().of(sizes),
+            other=None if cost is None or cost.key != "other" else cost.of(sizes),
         )
 
-    def _size(self, name: str, stays: Tensor) -> int:
-        layout, size = self.structure.tensors[name], 1
-        for whole, classes in zip(layout.shape, layout.classes, strict=True):
-            size *= whole if classes is None else int(stays[classes].sum())
-        return size
+    def price(self, cost: AbstractCost, keep: Bool[Tensor, "classes"] | None = None) -> float:
+        """One cost if only these classes stay."""
+        return cost.of(self._sizes(keep))
 
-    def _nodes(self, stays: Tensor) -> int:
-        attributes, nodes = self.structure.attributes, 0
-        for layer in self.layers:
-            if layer.weight in self.structure.outputs:
-                continue
-            found = attributes.get((layer.name, layer.width, None))
-            nodes += layer.channels if found is None else int(stays[found].sum())
-        return nodes
-
-
-def counted(layers: Iterable[Layer], embeddings: bool) -> tuple[Layer, ...]:
-    """Those whose weights are prunable: embeddings only if they are to count."""
-    return tuple(layer for layer in layers if embeddings or not layer.table)
+    def _sizes(self, keep: Bool[Tensor, "classes"] | None) -> Sizes:
+        return self.whole if keep is None else self.whole.keeping(keep)
 
 
 def flops(model: nn.Module, example_inputs: object) -> float:
@@ -110,6 +90,5 @@ def flops(model: nn.Module, example_inputs: object) -> float:
 
 def size_of(model: nn.Module, embeddings: bool = False) -> tuple[int, int]:
     """(prunable weights, all parameters) of a model."""
-    weights = {name for layer in counted(layers_of(model), embeddings) for name in layer.weights}
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return sum(sizes[name] for name in weights), sum(sizes.values())
+    sizes = Sizes(model, embeddings=embeddings)
+    return PrunableWeights().of(sizes), Parameters().of(sizes)

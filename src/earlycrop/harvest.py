@@ -67,9 +67,12 @@ class HarvestReport:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON."""
-        return asdict(self) | {
-            name: getattr(self, name) for name in ("sparsity", "effective_sparsity", "real_sparsity")
-        }
+        counts = {"before": self.before.as_dict(), "after": self.after.as_dict()}
+        return (
+            asdict(self)
+            | counts
+            | {name: getattr(self, name) for name in ("sparsity", "effective_sparsity", "real_sparsity")}
+        )
 
     def __str__(self) -> str:
         before, after = self.before, self.after

@@ -1,4 +1,4 @@
-"""What a cut would do, told before anything is cut: each class's members, its worth, and whether it stays."""
+"""What a cut would do, before anything is cut: each class's members, its worth, and whether it stays."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 from earlycrop.budget import Budget
 from earlycrop.counting import Counts
 from earlycrop.methods import Method
-from earlycrop.report import Width, plain, starved, told
+from earlycrop.report import Width, count_lines, plain, starvation_lines
 from earlycrop.starvation import Bottleneck, bottlenecks
 from earlycrop.structure import ChannelClass, Frozen
 from earlycrop.units import AbstractUnits
@@ -97,14 +97,15 @@ class Plan:
 
     def as_dict(self) -> dict[str, Any]:
         """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
-        return plain(asdict(self) | {"bottlenecks": [one.layer for one in self.bottlenecks]})
+        record = asdict(self) | {"before": self.before.as_dict(), "after": self.after.as_dict()}
+        return plain(record | {"bottlenecks": [one.layer for one in self.bottlenecks]})
 
     def __str__(self) -> str:
         title = f"{self.method} would reach {self.target} sparsity {self.requested_sparsity:g} so"
         name = max([len(row.layer) for row in self.rows] + [5])
         coupled = self.unit == "channels"
         head = f"  {'layer':<{name}} {self.unit:>22}   worst worth   best worth{'   space' if coupled else ''}"
-        lines = [title, *told(self.before, self.after, self.unit), head]
+        lines = [title, *count_lines(self.before, self.after, self.unit, self.target), head]
         for row in self.rows:
             worth = "".join(f"{'–' if one is None else f'{one:.3g}':>13}" for one in (row.worst, row.best))
             line = f"  {row.layer:<{name}} {row.before:>9,} -> {row.after:>9,} {worth}"
@@ -113,7 +114,7 @@ class Plan:
             lines.append(line + (f"   {row.frozen}" if row.frozen else ""))
         listed = {row.frozen for row in self.rows}
         lines += [f"  frozen      {frozen}" for frozen in self.frozen if str(frozen) not in listed]
-        lines += starved(self.unit, self.bottlenecks, self.variation, self.samples > 0)
+        lines += starvation_lines(self.unit, self.bottlenecks, self.variation, self.samples > 0)
         return "\n".join(lines)
 
 
@@ -142,11 +143,11 @@ def plan_of(
     return Plan(
         method=method.name,
         unit=method.units.noun,
-        target=budget.target,
+        target=budget.cost.name,
         requested_sparsity=budget.sparsity,
         samples=samples,
         before=before,
-        after=units.counts(),
+        after=units.counts(budget.cost),
         rows=_rows(units, widths, worth),
         frozen=units.frozen,
         classes=_candidates(units, worth),

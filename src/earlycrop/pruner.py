@@ -228,7 +228,7 @@ class Pruner:
         if self.done or self.pruned:
             why = "has pruned already" if self.pruned else "never prunes"
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
-        before, widths = self.units.counts(), self.units.widths()
+        before, widths = self.units.counts(self.budget.cost), self.units.widths()
         with torch.inference_mode(False), self._scorer.session(), self.units.tried() as units:
             dense = self._scorer.variation(units.model, self.method)
             worth = torch.zeros(units.alive.numel(), dtype=torch.float64)
@@ -238,7 +238,7 @@ class Pruner:
 
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started, units = time.perf_counter(), self.units
-        before, widths = units.counts(), units.widths()
+        before, widths = units.counts(self.budget.cost), units.widths()
         if self.report is not None:  # what earlier cuts removed counts too
             before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
         with self._phases.plain(stay=True), units.all_or_nothing(self.optimizer):
@@ -252,13 +252,13 @@ class Pruner:
             report = Report(
                 method=self.method.name,
                 unit=self.method.units.noun,
-                target=self.budget.target,
+                target=self.budget.cost.name,
                 requested_sparsity=self.budget.sparsity,
                 epoch=epoch,
                 reason=reason,
                 samples=self._scorer.samples,
                 before=before,
-                after=units.counts(),
+                after=units.counts(self.budget.cost),
                 widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
                 frozen=units.frozen,
                 collapsed=tuple(units.collapsed()),

@@ -58,7 +58,7 @@ class Report:
         widths: Per layer.
         frozen: Channels that could not leave, and why.
         collapsed: What no longer carries a signal; empty if all is well.
-        verification: The proof that the cut network computes what the gated one did; None if not asked for, or not had.
+        verification: The proof that the cut network computes what the gated one did; None if there is none.
         curve: Every look of the detector.
         unverified: Why there is no proof although it was asked for.
         variation: The part that is left of the outputs' deviation over samples, relative to their size; None where it
@@ -113,6 +113,8 @@ class Report:
         """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
         record = asdict(self)
         record |= {
+            "before": self.before.as_dict(),
+            "after": self.after.as_dict(),
             "weight_sparsity": self.weight_sparsity,
             "all_sparsity": self.all_sparsity,
             "node_sparsity": self.node_sparsity,
@@ -144,7 +146,7 @@ class Report:
     def __str__(self) -> str:
         rows = [
             f"{self.method} cut at epoch {self.epoch:g} ({self.reason}), {self.seconds:.1f} s, {self.samples} samples",
-            *told(self.before, self.after, self.unit),
+            *count_lines(self.before, self.after, self.unit, self.target),
         ]
         if self.verification is not None:
             rows.append(
@@ -153,23 +155,26 @@ class Report:
         if self.unverified is not None:
             rows.append(f"  UNVERIFIED  {self.unverified}")
         rows += [f"  frozen      {frozen}" for frozen in self.frozen]
-        rows += starved(self.unit, self.bottlenecks, self.variation, self.samples > 0)
+        rows += starvation_lines(self.unit, self.bottlenecks, self.variation, self.samples > 0)
         rows += [f"  COLLAPSED   {what}" for what in self.collapsed]
         return "\n".join(rows)
 
 
-def told(before: Counts, after: Counts, unit: str) -> list[str]:
-    """Lines for people: what of each count is left."""
+def count_lines(before: Counts, after: Counts, unit: str, target: str) -> list[str]:
+    """Lines for people: what is left of each count, and of the target where it is none of them."""
     pairs = [("weights", before.prunable, after.prunable), ("parameters", before.params, after.params)]
     if unit == "channels" and before.nodes:
         pairs.append(("channels", before.nodes, after.nodes))
     lines = [f"  {name:<11} {b:>13,} -> {a:>13,}   sparsity {1 - a / b:.4f}" for name, b, a in pairs]
     if math.isfinite(before.flops):
         lines.append(f"  FLOPs       {before.flops:>13,.0f} -> {after.flops:>13,.0f}   per example")
+    if before.other is not None and after.other is not None:
+        b, a = before.other, after.other
+        lines.append(f"  {target:<11} {b:>13,.6g} -> {a:>13,.6g}   sparsity {1 - a / b:.4f}")
     return lines
 
 
-def starved(unit: str, found: Sequence[Bottleneck], variation: float | None, scored: bool) -> list[str]:
+def starvation_lines(unit: str, found: Sequence[Bottleneck], variation: float | None, scored: bool) -> list[str]:
     """Lines for people: where the network is starved, and what helps."""
     lines = [f"  bottlenecks {summary(found)}"] if found else []
     if still(variation):
@@ -196,7 +201,7 @@ def _number(value: float | None) -> float:
 
 
 def _counts(record: dict[str, Any]) -> Counts:
-    return Counts(record["prunable"], record["params"], record["nodes"], _number(record["flops"]))
+    return Counts(record["prunable"], record["params"], record["nodes"], _number(record["flops"]), record.get("other"))
 
 
 def plain(value: Any) -> Any:

@@ -77,30 +77,33 @@ def bottlenecks(
         return ()
     middle = median(after for _, _, after in rows)
     even = math.sqrt(density) if unit == "channels" else density
-
-    def why(before: int, after: int) -> str | None:
-        if before < WIDE or after == before:
-            return None
-        if unit != "channels":
-            if after and after >= ALMOST_NOTHING * even * before:
-                return None
-            return f"{after:,} of {before:,} weights, where an even cut leaves {even * before:,.0f}"
-        if after == 1:
-            return f"a single channel of {before:,}"
-        if after < FAR_BELOW * even * before and after < FAR_BELOW * middle:
-            return (
-                f"{after:,} of {before:,} channels, where an even cut leaves {even * before:,.0f} and the median layer "
-                f"has {middle:,.0f}"
-            )
-        return None
-
     found = []
     for number, (layer, before, after) in enumerate(rows):
-        if (reason := why(before, after)) is not None:
+        why = _starved_of_channels if unit == "channels" else _starved_of_weights
+        if after != before and before >= WIDE and (reason := why(before, after, even, middle)) is not None:
             share = shares[number] if shares else None
             note = "" if share is None else f", with {share:.2g} of the score's sum over {len(rows)} layers"
             found.append(Bottleneck(layer, before, after, reason + note))
     return tuple(found)
+
+
+def _starved_of_channels(before: int, after: int, even: float, middle: float) -> str | None:
+    """What is odd about a layer that loses channels: an even cut leaves this part, the median layer that many."""
+    if after == 1:
+        return f"a single channel of {before:,}"
+    if after < FAR_BELOW * even * before and after < FAR_BELOW * middle:
+        return (
+            f"{after:,} of {before:,} channels, where an even cut leaves {even * before:,.0f} and the median layer "
+            f"has {middle:,.0f}"
+        )
+    return None
+
+
+def _starved_of_weights(before: int, after: int, even: float, _middle: float) -> str | None:
+    """What is odd about a layer that loses weights: an even cut leaves this part."""
+    if after and after >= ALMOST_NOTHING * even * before:
+        return None
+    return f"{after:,} of {before:,} weights, where an even cut leaves {even * before:,.0f}"
 
 
 def variation(loss: MeanLoss) -> float | None:
@@ -133,7 +136,7 @@ def variation(loss: MeanLoss) -> float | None:
 
 
 def remaining(before: float | None, after: float | None) -> float | None:
-    """The part of the outputs' variation that a cut leaves; None where it was not had, or there was none."""
+    """The part of the outputs' variation that a cut leaves; None where it was not measured, or there was none."""
     return after / before if before and after is not None else None
 
 

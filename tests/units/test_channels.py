@@ -143,7 +143,7 @@ def test_another_coupling_is_not_taken_for_this_one():
     layout = swapped.tensors["stem.weight"]
     flipped = replace(layout, classes=(layout.classes[0].flip(0), *layout.classes[1:]))
     found = replace(swapped, tensors={**swapped.tensors, "stem.weight": flipped})
-    assert units.structure.with_graph_of(swapped).program is swapped.program
+    assert units.structure.with_graph_of(swapped).graph.program is swapped.graph.program
     assert units.structure.with_graph_of(found) is units.structure
 
 

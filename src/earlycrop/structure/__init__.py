@@ -11,7 +11,11 @@ strided.py    1×1 convolutions with a stride, where a cut has left them few cha
 labelling.py  the walk
 modules.py    which operator is what a module returns
 gates.py      where a class is scaled once on every path
+layers.py     the layers of a model
+named.py      what the user names: kept whole, or coupled
 structure.py  the classes of coupled channels that came out
+renumbering.py  new numbers for them
+builder.py    from the labels of a walk to a structure
 trial.py      a cut tried on a copy without data: what literal sizes forbid
 surgery.py    the removal, on the same parameters, all or nothing
 verify.py     cut network against gated dense network
@@ -19,25 +23,18 @@ flow.py       which classes are zero, or unread, in a network with masks
 """
 
 from earlycrop.structure.gates import Gate
+from earlycrop.structure.layers import Layer, layers_of
+from earlycrop.structure.named import ignoring, names_of
 from earlycrop.structure.operators.pointwise import pointwise
 from earlycrop.structure.registry import Kind, Operator, Weight, Zero, rule
-from earlycrop.structure.structure import (
-    ChannelClass,
-    Frozen,
-    Layer,
-    Layout,
-    Member,
-    Structure,
-    ignoring,
-    layers_of,
-    names_of,
-)
+from earlycrop.structure.structure import ChannelClass, ChannelGraph, Frozen, Layout, Member, Structure
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trial import trace
 from earlycrop.structure.verify import Verification, Verifier, verify
 
 __all__ = [
     "ChannelClass",
+    "ChannelGraph",
     "Frozen",
     "Gate",
     "Kind",

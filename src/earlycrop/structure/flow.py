@@ -46,8 +46,9 @@ class Flow:
     barred: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        program, size = self.structure.program, len(self.structure)
-        assert program is not None
+        assert self.structure.graph is not None
+        self.channels, size = self.structure.graph, len(self.structure)
+        program = self.channels.program
         signature = program.graph_signature
         targets = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self._origin = {name: self.structure.names[target] for name, target in targets.items()}
@@ -203,12 +204,12 @@ class Flow:
 
     def _along(self, node: Node, dim: int) -> Tensor:
         """The class of each index of a dimension."""
-        classes = self.structure.nodes[node.name][dim]
+        classes = self.channels.nodes[node.name][dim]
         return torch.full((node.meta["val"].shape[dim],), -1) if classes is None else classes
 
     def _present(self, node: Node) -> Tensor:
         """The classes that live in a value; of several results at once, those that may live in any of them."""
-        dims = self.structure.nodes.get(node.name)
+        dims = self.channels.nodes.get(node.name)
         if dims is None and node.op == "call_function":
             return self._shown(tensor_nodes((node.args, node.kwargs)))
         return sum((self._classes(one) for one in dims or () if one is not None), self._bar & False)

@@ -1,4 +1,4 @@
-"""Channels really leave: every tensor is cut in place on the same object, all of them or none."""
+"""Channels leave for good: every tensor is cut in place on the same object, all of them or none."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +21,9 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
     """Remove the classes that are not in `keep` from the model and from the optimizer's state.
 
     Parameters and buffers stay the same objects, so names, ties and the optimizer's references survive;
-    `.grad` becomes None. Module integers such as `out_channels` follow. All or nothing. Convolutions that PyTorch
-    could hang in, so narrow are they now, compute the same by another way (`strided.py`).
+    `.grad` becomes None. Module integers such as `out_channels` follow. Either all of this happens or nothing does.
+    Convolutions that are now so narrow that PyTorch could hang in them compute the same result differently
+    (`strided.py`).
 
     Returns:
         The structure of the smaller model.
@@ -51,7 +52,7 @@ def remove(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Opti
         if found != layout.shape:
             raise EarlyCropError(
                 f"The structure was found on another model: `{name}` had shape {layout.shape}, "
-                f"it is {found or 'missing'} now. Trace this model anew."
+                f"it is {found or 'missing'} now. Trace this model again."
             )
     after = structure.after(keep)
     for name, layout in after.tensors.items():

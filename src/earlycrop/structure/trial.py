@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from earlycrop.structure.builder import Builder
 from earlycrop.structure.graph import argument, shape_of
 from earlycrop.structure.labelling import label
+from earlycrop.structure.named import couple, ignoring
 from earlycrop.structure.registry import operator_of
-from earlycrop.structure.structure import Structure, build, couple, ignoring
+from earlycrop.structure.structure import ChannelGraph, Structure
 from earlycrop.structure.surgery import remove
 from earlycrop.structure.trace import Program, examples_in, export
 
@@ -43,11 +45,11 @@ def trace(
     ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
     couple(walk, together)
-    examples = examples_in(example_inputs)
+    builder = Builder(walk, ignored, examples_in(example_inputs))
     names = sorted({name for _, name, _ in walk.guesses})
     structures = []
     for guessed in dict.fromkeys([tuple(names), (), *((name,) for name in names)]):
-        structures.append(build(walk, ignored, examples, guessed.__contains__))
+        structures.append(builder.build(guessed.__contains__))
         if _passes(structures[-1], model, example_inputs, structures[-1].spaces().unique().tolist()):
             return structures[-1]
     structure = structures[0]
@@ -78,7 +80,9 @@ def _passes(structure: Structure, model: nn.Module, example_inputs: object, spac
 
     Where sizes in the code were taken for integers of a module, or channels are split, it has to do so twice.
     """
-    return all(_same(structure, model, example_inputs, spaces, seed) for seed in range(2 if structure.split else 1))
+    graph = structure.graph
+    assert graph is not None
+    return all(_same(structure, model, example_inputs, spaces, seed) for seed in range(2 if graph.split else 1))
 
 
 def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int], seed: int) -> bool:
@@ -88,21 +92,21 @@ def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces
     again = _traced_after(structure, model, example_inputs, keep)
     if again is None:
         return False
-    program = structure.program
-    assert program is not None
-    before, after = _operators(program.graph.nodes), _operators(again.graph.nodes)
+    graph = structure.graph
+    assert graph is not None
+    before, after = _operators(graph.program.graph.nodes), _operators(again.graph.nodes)
     if len(before) != len(after):
         return False
     stays = torch.cat([keep, torch.tensor([True])])
     for old, new in zip(before, after, strict=True):
         if old.target != new.target:
             return False
-        if old.name in structure.nodes and shape_of(new) != _promised(structure, old, stays):
+        if old.name in graph.nodes and shape_of(new) != _promised(graph, old, stays):
             return False
-        counted = structure.arguments.get(old.name)
+        counted = graph.arguments.get(old.name)
         if counted is not None and _groups(new) != int(stays[counted].sum()):
             return False
-        if old.name in structure.positions and _start(new) != _moved(structure, old, stays):
+        if old.name in graph.positions and _start(new) != _moved(graph, old, stays):
             return False
         if counted is None and not operator_of(old).sizes and _constants(old) != _constants(new):
             return False
@@ -133,16 +137,16 @@ def _start(node: Node) -> int:
     return min(start + size if start < 0 else start, size)  # type: ignore[operator]
 
 
-def _moved(structure: Structure, node: Node, stays: Tensor) -> int:
+def _moved(graph: ChannelGraph, node: Node, stays: Tensor) -> int:
     """Where a slice must start after the cut."""
-    classes, start, _ = structure.positions[node.name]
+    classes, start, _ = graph.positions[node.name]
     return int(stays[classes[:start]].sum())
 
 
 def _traced_after(structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor) -> Program | None:
     """The graph of a cut copy, had as the dense one's was; None if it fails."""
-    program = structure.program
-    assert program is not None
+    assert structure.graph is not None
+    program = structure.graph.program
     smaller = program.copy_of(model)
     remove(structure, smaller, keep, None)
     try:
@@ -168,7 +172,7 @@ def _operators(nodes: Iterable[Node]) -> list[Node]:
     return [node for node in nodes if node.op == "call_function" and not operator_of(node).strides]
 
 
-def _promised(structure: Structure, node: Node, stays: Tensor) -> tuple[int, ...]:
+def _promised(graph: ChannelGraph, node: Node, stays: Tensor) -> tuple[int, ...]:
     """The shape that the labels promise for this node's value after the cut."""
-    dims = structure.nodes[node.name]
+    dims = graph.nodes[node.name]
     return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape_of(node), dims, strict=True))

@@ -47,7 +47,7 @@ class Verifier:
     """Holds a dense float64 copy, made before a cut, to compare the cut model with."""
 
     def __init__(self, structure: Structure, model: nn.Module, example_inputs: object) -> None:
-        if structure.program is None:
+        if structure.graph is None:
             raise ValueError("This structure is what a cut left; verify before cutting, or trace the model anew.")
         self.structure = structure
         self.inputs = pytree.tree_map_only(Tensor, _double, as_inputs(example_inputs))
@@ -64,8 +64,8 @@ class Verifier:
         return Verification(_distance(found, reference), _distance(found, plain))
 
     def _mixes(self) -> bool:
-        program = self.structure.program
-        return program is not None and any(operator_of(node).kind.norm_over_channels for node in program.graph.nodes)
+        graph = self.structure.graph
+        return graph is not None and any(operator_of(n).kind.norm_over_channels for n in graph.program.graph.nodes)
 
     def _gated(self, keep: Tensor, kept_statistics: bool) -> list[Tensor]:
         return _Gated(self.structure, self.dense, keep, kept_statistics).outputs(self.inputs)
@@ -90,8 +90,8 @@ class _Gated(Interpreter):
     """
 
     def __init__(self, structure: Structure, tensors: dict[str, Tensor], keep: Tensor, kept_statistics: bool) -> None:
-        program = structure.program
-        assert program is not None
+        assert structure.graph is not None
+        self.channels, program = structure.graph, structure.graph.program
         super().__init__(program.graph_module)
         self.structure, self.tensors, self.keep, self.kept_statistics = structure, tensors, keep, kept_statistics
         self.stays = torch.cat([keep, torch.tensor([True])])
@@ -108,8 +108,7 @@ class _Gated(Interpreter):
 
     def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
         """The network's float outputs for these inputs."""
-        program = self.structure.program
-        assert program is not None
+        program = self.channels.program
         signature, flat = program.graph_signature, iter(pytree.tree_leaves(inputs))
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         arguments = []
@@ -140,7 +139,7 @@ class _Gated(Interpreter):
         """A value computed from parameters with zeros where its channels are closed."""
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
-        for dim, classes in enumerate(self.structure.nodes.get(node.name, ())):
+        for dim, classes in enumerate(self.channels.nodes.get(node.name, ())):
             if classes is not None:
                 open_ = self.stays[classes].to(value)
                 value = value * open_.view([-1 if d == dim else 1 for d in range(value.ndim)])
@@ -158,7 +157,7 @@ class _Gated(Interpreter):
     def _normed(self, node: Node, args: Any, kwargs: Any) -> Tensor:
         """Normalise what stays among itself, as the cut network does; the closed channels come out as zeros."""
         x = args[0]
-        classes = self.structure.nodes[node.args[0].name]  # type: ignore[union-attr]
+        classes = self.channels.nodes[node.args[0].name]  # type: ignore[union-attr]
         stays = self.stays
         index = [None if one is None else stays[one].nonzero().flatten().to(x.device) for one in classes]
         grouped = operator_of(node).kind is Kind.GROUP_NORM
@@ -172,7 +171,7 @@ class _Gated(Interpreter):
                 for dim, one in kept.items():
                     args[position] = args[position].index_select(dim - channels[0], one)
         if grouped:
-            groups = self.structure.arguments.get(node.name)
+            groups = self.channels.arguments.get(node.name)
             args[1] = args[1] if groups is None else int(stays[groups].sum())
         else:
             args[1] = list(small.shape[channels[0] :])

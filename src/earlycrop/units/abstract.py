@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget
+from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts
 from earlycrop.distributed import grouped
 from earlycrop.structure import ChannelClass, Frozen, Verification
@@ -206,8 +207,8 @@ class AbstractUnits(ABC):
     # What is left -------------------------------------------------------------------------------------
 
     @abstractmethod
-    def counts(self) -> Counts:
-        """What is left of the network."""
+    def counts(self, cost: AbstractCost | None = None) -> Counts:
+        """What is left of the network; and a cost, if it is none of the usual."""
 
     @abstractmethod
     def widths(self) -> list[tuple[str, int]]:

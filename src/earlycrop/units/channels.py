@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
-from earlycrop.counting import Counter, Counts, counted
+from earlycrop.costs import AbstractCost
+from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
+from earlycrop.sizes import counted
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Verification, Verifier, cut, trace
 from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.trace import as_inputs, inputs_for
@@ -86,7 +88,6 @@ class ChannelUnits(AbstractUnits):
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
-        self._dense = self.counts()
 
     @property
     def example_inputs(self) -> tuple[object, ...]:
@@ -170,10 +171,10 @@ class ChannelUnits(AbstractUnits):
         """The classes that stay, nearest to the target as counted in the dense network."""
         check_scores(scores)  # before an allocation turns them into ranks
         shared = allocation(scores.cpu(), self.layer)
-        counter = Counter(self.structure, self.model, self.embeddings)
+        dense, counter = (Counter(one, self.model, self.embeddings) for one in (self.dense, self.structure))
         spaces = self.dense.spaces()
         whole = spaces.bincount()[spaces][self.keep]
-        return choose_channels(budget, shared, self.structure, counter, self._dense.of(budget.target), whole)
+        return choose_channels(budget, shared, self.structure, counter, dense.price(budget.cost), whole)
 
     @property
     def alive(self) -> Bool[Tensor, "classes"]:
@@ -208,9 +209,9 @@ class ChannelUnits(AbstractUnits):
         found = trace(self.model, self.example_inputs, *self._rules)
         self.structure = self.structure.with_graph_of(found)
 
-    def counts(self) -> Counts:
-        """What is left, from shapes."""
-        return Counter(self.structure, self.model, self.embeddings)()
+    def counts(self, cost: AbstractCost | None = None) -> Counts:
+        """What is left, from shapes; and a cost, if it is none of these."""
+        return Counter(self.structure, self.model, self.embeddings)(cost=cost)
 
     def widths(self) -> list[tuple[str, int]]:
         """Per layer its output channels."""
@@ -228,9 +229,9 @@ class ChannelUnits(AbstractUnits):
 
     def proof(self) -> tuple[Callable[[], Verification] | None, str | None]:
         """The gated network in float64, to be held against what the cut leaves."""
-        if self.structure.program is None:
+        if self.structure.graph is None:
             self.retrace()
-        if self.structure.program is None:
+        if self.structure.graph is None:
             return None, "the graph of what the last cut left couples other channels, so nothing was compared"
         verifier, before = Verifier(self.structure, self.model, self.example_inputs), self.keep
         return lambda: verifier.compare(self.model, self.keep[before]), None

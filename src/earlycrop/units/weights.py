@@ -15,9 +15,11 @@ from torch.utils import _pytree as pytree
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_weights
-from earlycrop.counting import Counts, counted, flops, size_of
+from earlycrop.costs import AbstractCost
+from earlycrop.counting import Counts, flops, size_of
 from earlycrop.errors import EarlyCropError
 from earlycrop.files import as_integers
+from earlycrop.sizes import Sizes, counted
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import as_inputs, inputs_for
@@ -126,8 +128,7 @@ class WeightUnits(AbstractUnits):
         ):  # which has no use for a number per weight, twice as large as the weights
             shared = allocation(torch.where(alive, scores, -torch.inf), self.layer.to(scores.device))
             scores = torch.where(alive, shared, 0.0)
-        whole = size_of(self.model, self.embeddings)[1 if budget.target == "params" else 0]
-        return choose_weights(budget, scores, alive, self.sizes, whole)
+        return choose_weights(budget, scores, alive, self.sizes, Sizes(self.model, embeddings=self.embeddings))
 
     @property
     def alive(self) -> Bool[Tensor, "weights"]:
@@ -213,11 +214,13 @@ class WeightUnits(AbstractUnits):
         for parameter, bits in self._held:
             _mask(parameter, bits)
 
-    def counts(self) -> Counts:
-        """What is left: masked weights count as gone, and save no FLOPs."""
+    def counts(self, cost: AbstractCost | None = None) -> Counts:
+        """What is left: masked weights count as gone, and save no FLOPs; and a cost, if it is none of these."""
         prunable, params = size_of(self.model, self.embeddings)
-        gone = int((~self.keep).sum())
-        return Counts(prunable - gone, params - gone, 0, self._flops)
+        gone, other = int((~self.keep).sum()), None
+        if cost is not None and cost.key == "other":
+            other = cost.of(Sizes(self.model, embeddings=self.embeddings)) - gone * cost.per_weight
+        return Counts(prunable - gone, params - gone, 0, self._flops, other)
 
     def widths(self) -> list[tuple[str, int]]:
         """Per layer (per weight of a recurrent one) the weights that are left."""

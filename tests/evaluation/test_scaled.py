@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from earlycrop.evaluation import CALIBRATION, Evaluation, MeanLoss
 from earlycrop.units import Channels, Weights
 from tests import dense
-from tests.test_evaluation import Noisy, cut, lived_in
+from tests.evaluation.helpers import Noisy, cut, lived_in
 
 
 class Divided(nn.Module):

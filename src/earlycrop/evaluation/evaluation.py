@@ -1,0 +1,38 @@
+"""The mean loss at one vector: what a score of the loss sees."""
+
+from functools import cached_property
+
+from earlycrop.evaluation.coordinates import Chart, Vector
+from earlycrop.evaluation.mean_loss import MeanLoss
+
+
+class Evaluation:
+    """The mean loss over the scoring set as a function of one vector, at its present value."""
+
+    def __init__(self, loss: MeanLoss, chart: Chart) -> None:
+        self.loss, self.chart = loss, chart
+
+    @property
+    def values(self) -> Vector:
+        """The vector: the weights themselves, or ones for gates."""
+        return self.chart.values
+
+    def tempered(self, temperature: float) -> "Evaluation":
+        """The same loss with the model's outputs (its logits) divided by a temperature."""
+        return self if temperature == 1 else Evaluation(self.loss.tempered(temperature), self.chart)
+
+    def gradient(self) -> Vector:
+        """g = ∇L."""
+        return self._gradient
+
+    def hessian_gradient(self) -> Vector:
+        """H g, with H = ∇²L and the g of the whole scoring set."""
+        return self.hessian_product(self._gradient)
+
+    def hessian_product(self, direction: Vector) -> Vector:
+        """H v for any v, exact."""
+        return self.loss.hessian_product(self.chart, direction, self._gradient)
+
+    @cached_property
+    def _gradient(self) -> Vector:
+        return self.loss.gradient(self.chart)

@@ -1,0 +1,218 @@
+"""The mean loss over a scoring set, differentiated with respect to the leaves of a chart."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from itertools import islice
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from earlycrop.distributed import ALONE, Ranks
+from earlycrop.errors import ScoreError
+from earlycrop.evaluation.coordinates import Chart, Rows, Slopes, Vector
+from earlycrop.evaluation.norms import BatchNormMode, Norms
+from earlycrop.evaluation.scoring_set import ScoringSet
+from earlycrop.evaluation.undisturbed import differentiate, exactly, put_back
+from earlycrop.products import WAYS, Product, Way, double_backward
+
+Loss = Callable[[nn.Module, Any], Tensor]
+
+CONTRACT = "`loss(model, batch)` must return the scalar mean loss of the batch with its graph"
+
+
+class MeanLoss:
+    """The mean loss over a scoring set as a function of the model's parameters.
+
+    While it works, dropout is off, batch norm is in the mode that was asked for, autocast and TF32 are
+    off; afterwards parameters, buffers, gradients, modes, flags and random states are bit for bit as before.
+
+    Args:
+        model: The network.
+        loss: Maps the model and a batch to the scalar mean loss of that batch.
+        batches: The scoring set, from the training split; cut again into `micro_batch` samples.
+        bn_mode: What norms with running statistics do. `running`: they use the statistics that they have; `calibrated`:
+            statistics of the scoring set, put back afterwards; `batch`: those of each micro-batch; `scaled`: each norm
+            divides its whole input by one number, its root mean square, so that it is linear, all of a layer's
+            channels keep their proportions, and the signal neither grows nor fades with depth; `auto`: calibrated where
+            a norm never saw a batch, else running.
+        micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
+            given batch and at most 32, so that scoring needs no more memory than a training step; where samples
+            meet in a norm with the batch's own statistics, it takes the largest given batch whole.
+        hessian: How products with the Hessian are computed, see `products.py`; `auto` takes the fastest that the
+            model's operators allow.
+        ranks: The processes that share the work on the micro-batches. All of them hold the whole scoring set, and
+            while they score rank 0's buffers; what they compute is summed.
+
+    Raises:
+        ScoreError: the set is empty, the loss is not a finite scalar, or a norm would wait for other ranks.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        batches: Sequence[Any] | ScoringSet,
+        bn_mode: BatchNormMode = "auto",
+        micro_batch: int | None = None,
+        hessian: Way = "auto",
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.model, self.loss, self.ranks = model, loss, ranks
+        self.hessian: Way = hessian
+        self.set = batches if isinstance(batches, ScoringSet) else ScoringSet(batches, micro_batch)
+        self._norms = Norms(model, bn_mode, ranks)
+        self.bn_mode: BatchNormMode = self._norms.mode
+        self._temperature, self._failed = 1.0, set[Way]()
+        whole, largest = self._norms.meet, self.set.largest
+        self._micro_batch = self.set.micro_batch or (largest if whole else min(-(-largest // 4), 32))
+        self._precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+    @property
+    def samples(self) -> int:
+        """N, the size of the scoring set."""
+        return self.set.samples
+
+    def batches(self) -> Iterator[tuple[Any, int]]:
+        """The scoring set in micro-batches, with their sizes."""
+        return self.set.chunks(self._micro_batch)
+
+    def tempered(self, temperature: float) -> "MeanLoss":
+        """The same loss with the model's outputs divided by a temperature."""
+        twin = MeanLoss(self.model, self.loss, self.set, self.bn_mode, hessian=self.hessian, ranks=self.ranks)
+        twin._temperature = temperature
+        return twin
+
+    def gradient(self, chart: Chart) -> Vector:
+        """∇L; one pass over the set."""
+        leaves = chart.leaves(self.model)
+
+        def slopes(batch: Any, _share: float) -> Sequence[Tensor | None]:
+            with chart.placed(self.model, leaves):
+                loss = self._value(batch)
+                self._check_graph(loss)
+                return torch.autograd.grad(loss, leaves, allow_unused=True)
+
+        if not leaves:
+            return chart.collect(self.model, ())
+        with self.scoring(leaves):
+            return self.ranks.sum(chart.collect(self.model, self._each(slopes)))
+
+    def hessian_product(
+        self, chart: Chart, direction: Vector, gradient: Vector | None = None, of: Rows | None = None
+    ) -> Float[Tensor, "rows"]:
+        """The rows `of` (by default the chart's own) of H v, v a direction of the chart; one pass over the set.
+
+        Args:
+            gradient: ∇L, if known: then the tangent of the loss along v must be ⟨∇L, v⟩. It is not where the model
+                computes a part under `no_grad`, which has a tangent and no gradient; then `auto` goes another way.
+        """
+        slope, scale = None, 0.0
+        if gradient is not None:
+            slope, scale = float((gradient * direction).sum()), float(gradient.norm() * direction.norm())
+        ways: list[Way] = [self.hessian]
+        if self.hessian == "auto":
+            ways = [way for way in chart.ways if way not in self._failed]
+        for way in ways:
+            last, part = way == ways[-1], None
+            try:
+                part = self._product(WAYS[way], chart, direction, of)
+            except (NotImplementedError, RuntimeError) as error:  # an operator without (an exact) forward derivative
+                if last or isinstance(error, torch.OutOfMemoryError):
+                    raise
+            found = self.ranks.gather(None if part is None else part[0])
+            found = [one for one in found if one is not None]
+            # where one has failed all go on: a rank without a batch does not see that an operator is missing
+            if part is not None and len(found) == self.ranks.size:
+                error = 0.0 if slope is None else abs(sum(found) - slope)
+                if last or error <= scale * torch.finfo(self._precision).eps ** 0.5:
+                    return self.ranks.sum(part[1])
+            self._failed.add(way)
+        raise AssertionError("the last way returns or raises")
+
+    def _product(
+        self, way: Callable[..., Product], chart: Chart, direction: Vector, of: Rows | None
+    ) -> tuple[float, Float[Tensor, "rows"]]:
+        """⟨∇L, v⟩ and the rows of H v in one way; of the batches of this rank."""
+        model, slope = self.model, 0.0
+        at, along = chart.leaves(model), chart.push(model, direction)
+        rows = at if of is None else of.leaves(model)
+        moved = rows if way is not double_backward else [*at, *rows]
+
+        def product(batch: Any, share: float) -> Sequence[Tensor | None]:
+            @contextmanager
+            def loss(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
+                with chart.placed(model, tensors), nullcontext() if of is None else of.placed(model, rows):
+                    yield self._value(batch)
+
+            nonlocal slope
+            part, found = way(loss, at, along, rows)
+            slope += part * share
+            return found
+
+        if not at or not rows:
+            return 0.0, (chart if of is None else of).collect(model, ())
+        with self.scoring(moved):
+            total = (chart if of is None else of).collect(model, self._each(product))
+        return slope, total
+
+    def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:
+        """What the work gives for each batch of this rank, and the batch's share of the whole set."""
+        for batch, samples in islice(self.batches(), self.ranks.rank, None, self.ranks.size):
+            yield work(batch, samples / self.samples), samples / self.samples
+
+    def _value(self, batch: Any) -> Tensor:
+        """The loss on one batch, in place."""
+        subject: Any = self.model if self._temperature == 1 else _Tempered(self.model, self._temperature)
+        loss = self.loss(subject, batch)
+        self._check(loss)
+        return loss
+
+    def _check(self, loss: object) -> None:
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            found = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise ScoreError(f"{CONTRACT}; found {found}.")
+        if not bool(torch.isfinite(loss)):
+            raise ScoreError(
+                f"The loss on the scoring set is {loss.item()}: scores would be meaningless. Check the scoring batches "
+                f"and the state of training (a learning rate too high, inputs that are not finite)."
+            )
+
+    def _check_graph(self, loss: Tensor) -> None:
+        if not loss.requires_grad:
+            raise ScoreError(f"{CONTRACT}; found a scalar that does not depend on the model's parameters.")
+
+    @contextmanager
+    def scoring(self, moved: Sequence[Tensor]) -> Iterator[None]:
+        """The state in which scores are computed; everything is put back afterwards."""
+        with exactly(self.model), put_back(self.model) as buffers:
+            self.ranks.share(buffers)
+            self.model.eval()
+            differentiate(self.model, moved)
+            self._norms.prepare(lambda batch: self.loss(self.model, batch), self.set)
+            yield
+
+
+class _Tempered:
+    """The model with its logits divided by a temperature: its output, or the first of a tuple of several.
+
+    Everything else is the model's own.
+    """
+
+    def __init__(self, model: nn.Module, temperature: float) -> None:
+        self._model, self._temperature = model, temperature
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        outputs = self._model(*args, **kwargs)
+        if isinstance(outputs, Tensor):
+            return outputs / self._temperature
+        if type(outputs) is tuple and outputs and isinstance(outputs[0], Tensor):
+            return outputs[0] / self._temperature, *outputs[1:]
+        raise ScoreError(
+            f"A temperature divides the model's output, which must be a tensor of logits or a tuple that begins with "
+            f"it; found {type(outputs).__name__}. Use `Grasp(temperature=1)`, or a loss whose model returns logits."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)

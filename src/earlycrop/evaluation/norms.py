@@ -1,0 +1,100 @@
+"""What norms with running statistics do while scores are computed."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+
+from earlycrop.distributed import Ranks
+from earlycrop.errors import ScoreError
+from earlycrop.evaluation.scoring_set import ScoringSet
+
+BatchNormMode = Literal["auto", "running", "calibrated", "scaled", "batch"]
+
+CALIBRATION = 256
+"""Samples in one batch of the calibration of batch norm, so that the micro-batch changes no statistics; and those of
+which `scaled` takes the root mean square."""
+
+Run = Callable[[Any], object]
+"""Runs the model on a batch."""
+
+
+class Norms:
+    """The norms of a model that have running statistics, in one of their modes.
+
+    Args:
+        model: The network.
+        mode: As asked for; `auto` becomes `calibrated` where a norm never saw a batch, else `running`.
+        ranks: The processes that score together.
+
+    Attributes:
+        mode: What they do.
+        meet: Whether samples of a micro-batch meet in a norm with the batch's own statistics.
+
+    Raises:
+        ScoreError: a norm would wait for other ranks.
+    """
+
+    def __init__(self, model: nn.Module, mode: BatchNormMode, ranks: Ranks) -> None:
+        self.norms = [one for one in model.modules() if isinstance(one, _NormBase) and one.track_running_stats]
+        if mode == "auto":
+            unseen = any(n.num_batches_tracked is not None and int(n.num_batches_tracked) == 0 for n in self.norms)
+            mode = ranks.first("calibrated" if unseen else "running")
+        if mode == "batch" and ranks.size > 1 and any(isinstance(norm, nn.SyncBatchNorm) for norm in self.norms):
+            raise ScoreError(
+                "SyncBatchNorm takes its statistics over all ranks at once, but each of them scores batches of its own "
+                "and not as many as others. Score with `bn_mode='running'` or 'calibrated'."
+            )
+        self.mode: BatchNormMode = mode
+        self.meet = mode == "batch" and bool(self.norms)
+        self.meet |= any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
+
+    def prepare(self, run: Run, batches: ScoringSet) -> None:
+        """Bring the norms, which are in eval mode, to their mode; modes and buffers are for others to put back."""
+        if self.mode == "calibrated":
+            _calibrate(self.norms, run, batches)
+        elif self.mode == "scaled":
+            _scale(self.norms, run, batches)
+        elif self.mode == "batch":
+            for norm in self.norms:
+                norm.train()
+
+
+def _calibrate(norms: list[_NormBase], run: Run, batches: ScoringSet) -> None:
+    """Estimate the statistics again: their mean over the set, each micro-batch by its size."""
+    momenta = [(norm, norm.momentum) for norm in norms]
+    try:
+        for norm in norms:
+            norm.train()
+        seen = 0
+        with torch.no_grad():
+            for batch, samples in batches.chunks(CALIBRATION):
+                seen += samples
+                for norm in norms:
+                    norm.momentum = samples / seen
+                run(batch)
+    finally:
+        for norm, momentum in momenta:
+            norm.momentum = momentum
+            norm.eval()
+
+
+def _scale(norms: list[_NormBase], run: Run, batches: ScoringSet) -> None:
+    """Have every norm divide its whole input by one number, the root mean square over the first samples."""
+
+    def measure(norm: Any, inputs: tuple[Tensor, ...]) -> None:
+        mean_square = inputs[0].detach().square().mean()
+        norm.running_mean.zero_()
+        # a part of eps stays: an input of zeros stays zero, and a tiny one does not drown in rounding
+        least = norm.eps * torch.finfo(norm.running_var.dtype).eps ** 0.5
+        norm.running_var.fill_((mean_square - norm.eps).clamp_min(least - norm.eps))
+
+    handles = [norm.register_forward_pre_hook(measure) for norm in norms]
+    try:
+        with torch.no_grad():
+            run(batches.first(CALIBRATION))
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,92 @@
+"""The scoring set: batches from the training split, as one collection of samples."""
+
+import math
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from earlycrop.errors import ScoreError
+
+
+class ScoringSet:
+    """The scoring set as one collection of samples, however it was cut when it was given.
+
+    Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are cut evenly, as
+    if they were one. Batches that cannot be joined (texts of different lengths) are cut one by one, and those that hold
+    something else than samples are kept as given.
+
+    Raises:
+        ScoreError: there is no sample in it.
+    """
+
+    def __init__(self, batches: Sequence[Any], micro_batch: int | None = None) -> None:
+        batches = list(batches)
+        sizes = [_samples(batch) for batch in batches]
+        if not batches or sum(sizes) == 0:
+            raise ScoreError(
+                "The scoring set is empty: give `batches`, a list of batches from the training split "
+                "(ten samples a class, or 512, are a good size)."
+            )
+        if micro_batch is not None and micro_batch < 1:
+            raise ScoreError(f"`micro_batch` must be at least 1; found {micro_batch}.")
+        self.samples, self.largest, self.micro_batch = sum(sizes), max(sizes), micro_batch
+        self._batches, self._ends = batches, list(accumulate(sizes))
+        self._joins = _fit(batches)
+
+    def first(self, size: int) -> Any:
+        """The first `size` samples as one batch, or all if there are fewer (of the first batch if they do not join)."""
+        if self._joins:
+            return self._between(0, min(size, self.samples))
+        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._batches[0])
+
+    def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
+        """Batches of at most `size` samples, as even as can be, with their sizes."""
+        for begin, end in [(0, self.samples)] if self._joins else pairwise([0, *self._ends]):
+            if begin == end:
+                continue
+            even = self._joins or _even(pytree.tree_leaves(self._batches[bisect(self._ends, begin)]))
+            pieces = math.ceil((end - begin) / size) if even else 1
+            bounds = [begin + (end - begin) * k // pieces for k in range(pieces + 1)]
+            for start, stop in pairwise(bounds):
+                yield self._between(start, stop), stop - start
+
+    def _between(self, start: int, stop: int) -> Any:
+        """These samples as one batch; views where they lie in one, and a batch itself where it is asked for whole."""
+        first, last = bisect(self._ends, start), bisect(self._ends, stop - 1)
+        offsets, parts = [0, *self._ends], []
+        for number in range(first, last + 1):
+            begin, end = max(start - offsets[number], 0), min(stop, self._ends[number]) - offsets[number]
+            part = self._batches[number]
+            if (begin, end) != (0, self._ends[number] - offsets[number]):
+                part = pytree.tree_map_only(Tensor, lambda t, a=begin, b=end: t[a:b], part)
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else pytree.tree_map(lambda *column: torch.cat(column), *parts)
+
+
+def _samples(batch: Any) -> int:
+    for leaf in pytree.tree_leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return leaf.shape[0]
+    raise ScoreError(
+        f"A scoring batch must hold a tensor whose first dimension counts samples; found {type(batch).__name__}."
+    )
+
+
+def _fit(batches: list[Any]) -> bool:
+    """Whether all batches can be joined along their first dimension."""
+    if not all(_even(pytree.tree_leaves(batch)) for batch in batches):
+        return False
+    flat = [pytree.tree_flatten(batch) for batch in batches]
+    kinds = [(spec, [(leaf.shape[1:], leaf.dtype, leaf.device) for leaf in leaves]) for leaves, spec in flat]
+    return all(kind == kinds[0] for kind in kinds)
+
+
+def _even(leaves: list[Any]) -> bool:
+    """Whether these are tensors of the same samples."""
+    tensors = all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves)
+    return tensors and len({leaf.shape[0] for leaf in leaves}) == 1

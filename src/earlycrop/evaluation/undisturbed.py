@@ -1,0 +1,102 @@
+"""The state in which scores are computed, exact and deterministic, and the way back to how the model was."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@contextmanager
+def exactly(model: nn.Module) -> Iterator[None]:
+    """Gradients are on; autocast, TF32 and kernels without a second derivative are off; random states are put back."""
+    devices = {t.device for t in (*model.parameters(), *model.buffers())}
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng([d for d in devices if d.type == "cuda"]))
+        stack.enter_context(torch.enable_grad())
+        for kind in {d.type for d in devices} or {"cpu"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_without_tf32())
+        stack.enter_context(_without_fused_kernels(any(isinstance(one, nn.RNNBase) for one in model.modules())))
+        yield
+
+
+@contextmanager
+def put_back(model: nn.Module) -> Iterator[Sequence[Tensor]]:
+    """Within it modes, buffers and `requires_grad` may change; gives the buffers."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    buffers = [  # all of them, for a model may keep a count of its own in one
+        (module, name, buffer, buffer.detach().clone())
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    try:
+        yield [buffer for _, _, buffer, _ in buffers]
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, flag in flags:
+            _require(parameter, flag)
+        with torch.no_grad():
+            for module, name, buffer, value in buffers:
+                module._buffers[name] = buffer
+                if not torch.equal(buffer, value):
+                    buffer.copy_(value)
+
+
+def differentiate(model: nn.Module, moved: Sequence[Tensor]) -> None:
+    """These tensors require gradients and no other parameter does: what is not differentiated saves no activations."""
+    wanted = {id(tensor) for tensor in moved}
+    for tensor in (*model.parameters(), *moved):
+        _require(tensor, id(tensor) in wanted)
+
+
+def _require(tensor: Tensor, flag: bool) -> None:
+    if tensor.requires_grad != flag:
+        tensor.requires_grad_(flag)
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Products and convolutions in full single precision, by whichever of PyTorch's two switches is in use."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches: list[tuple[Any, str, Any]] = [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    try:
+        before = [getattr(where, name) for where, name, _ in switches]
+    except RuntimeError:  # the newer switch was touched, and then the older cannot even be read
+        switches = [(where, "fp32_precision", "ieee") for where in (matmul, cudnn.conv, cudnn.rnn)]
+        before = [getattr(where, name) for where, name, _ in switches]
+    try:
+        for where, name, value in switches:
+            setattr(where, name, value)
+        yield
+    finally:
+        for (where, name, _), value in zip(switches, before, strict=True):
+            setattr(where, name, value)
+
+
+@contextmanager
+def _without_fused_kernels(recurrent: bool) -> Iterator[None]:
+    """Attention, transformer and recurrent layers operator by operator: fused, they have no second derivative."""
+    mha: Any = torch.backends.mha
+    mkldnn: Any = torch.backends.mkldnn
+    cudnn: Any = torch.backends.cudnn
+    fast, fused = mha.get_fastpath_enabled(), (mkldnn.enabled, cudnn.enabled)
+    with ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if "torch._dynamo" in sys.modules:  # nor have compiled models
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            mha.set_fastpath_enabled(False)
+            if recurrent:
+                mkldnn.enabled = cudnn.enabled = False
+            yield
+        finally:
+            mha.set_fastpath_enabled(fast)
+            if recurrent:
+                mkldnn.enabled, cudnn.enabled = fused

@@ -1,0 +1,91 @@
+"""The sizes of a network, as it is or as a choice of channels would leave it: all that a cost may depend on."""
+
+from collections.abc import Iterable
+from copy import copy
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from earlycrop.errors import BudgetError
+from earlycrop.structure import Layer, Structure, layers_of
+
+
+class Sizes:
+    """What a network holds. Each size is computed when it is asked for, from shapes alone.
+
+    Args:
+        model: The network.
+        structure: Its classes of channels; None if it was not traced, and then only shapes are known.
+        embeddings: Whether embeddings are among the layers that count.
+
+    Attributes:
+        layers: The layers that count: convolution, linear, recurrent.
+        weights: The names of their weights.
+        parameters: The names of all parameters.
+    """
+
+    def __init__(self, model: nn.Module, structure: Structure | None = None, embeddings: bool = False) -> None:
+        self._structure = structure
+        self.layers = counted(layers_of(model) if structure is None else structure.layers, embeddings)
+        self.weights = frozenset(name for layer in self.layers for name in layer.weights)
+        self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+        self.parameters = frozenset(self._shapes)
+        self._stays: Tensor | None = None
+        self._entries: dict[str, int] = {}
+
+    def keeping(self, keep: Bool[Tensor, "classes"]) -> "Sizes":
+        """The sizes if only these classes stay."""
+        smaller = copy(self)
+        smaller._stays, smaller._entries = torch.cat([keep, torch.tensor([True])]), {}
+        return smaller
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a parameter."""
+        if self._structure is None:
+            return self._shapes[name]
+        layout, stays = self._structure.tensors[name], self._stays
+        if stays is None:
+            return layout.shape
+        dims = zip(layout.shape, layout.classes, strict=True)
+        return tuple(size if classes is None else int(stays[classes].sum()) for size, classes in dims)
+
+    def entries(self, name: str) -> int:
+        """How many numbers a parameter holds."""
+        if name not in self._entries:
+            size = 1
+            for one in self.shape(name):
+                size *= one
+            self._entries[name] = size
+        return self._entries[name]
+
+    def width(self, layer: Layer) -> int:
+        """A layer's output channels, or hidden units."""
+        found = self._traced.attributes.get((layer.name, layer.width, None))
+        if found is None:
+            return layer.channels
+        return found.numel() if self._stays is None else int(self._stays[found].sum())
+
+    @property
+    def uses(self) -> tuple[tuple[str, float], ...]:
+        """The multiply-adds: (weight, how often each of its entries is used for one example)."""
+        return self._traced.products
+
+    @property
+    def outputs(self) -> frozenset[str]:
+        """The weights whose output channels are outputs of the network."""
+        return self._traced.outputs
+
+    @property
+    def _traced(self) -> Structure:
+        if self._structure is None:
+            raise BudgetError(
+                "This cost needs the network's graph, which methods for single weights do not trace: let it depend on "
+                "the shapes of parameters only, or use a method for channels (those whose name ends in -s)."
+            )
+        return self._structure
+
+
+def counted(layers: Iterable[Layer], embeddings: bool) -> tuple[Layer, ...]:
+    """Those whose weights are prunable: embeddings only if they are to count."""
+    return tuple(layer for layer in layers if embeddings or not layer.table)
