@@ -18,9 +18,9 @@ PUBLIC = re.compile(r"^@public (\S+)$", re.M)
 
 
 def modules() -> list[str]:
-    """The modules whose names the pages promise."""
+    """The modules whose names the pages promise: `earlycrop`, which has a page in an order of its own, and those marked."""
     pages = sorted((ROOT / "docs").rglob("*.md"))
-    return [name for page in pages for name in PUBLIC.findall(page.read_text(encoding="utf-8"))]
+    return ["earlycrop", *(name for page in pages for name in PUBLIC.findall(page.read_text(encoding="utf-8")))]
 
 
 def names(module: str) -> list[str]:
@@ -33,7 +33,20 @@ def names(module: str) -> list[str]:
         and (inspect.isclass(value) or inspect.isfunction(value))
         and value.__module__ == module
     ]
-    return [f"{module}.{name}" for name in public]
+    return [_path(found, name) for name in public]
+
+
+def _path(module: Any, name: str) -> str:
+    """Where a name is imported from, or where it is defined if a module of that name hides it there."""
+    path = f"{module.__name__}.{name}"
+    return f"{getattr(module, name).__module__}.{name}" if path in sys.modules else path
+
+
+def _block(module: str, path: str) -> str:
+    """The reference of one name, under the path from which it is imported."""
+    name = path.rsplit(".", 1)[1]
+    hidden = path != f"{module}.{name}"
+    return f"::: {path}" + f'\n    options: {{heading: "{module}.{name}", toc_label: "{name}"}}' * hidden
 
 
 def on_config(config: Any) -> None:
@@ -43,7 +56,7 @@ def on_config(config: Any) -> None:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the line of a module by one block for each of its names."""
-    return PUBLIC.sub(lambda line: "\n\n".join(f"::: {name}" for name in names(line[1])), markdown)
+    return PUBLIC.sub(lambda line: "\n\n".join(_block(line[1], path) for path in names(line[1])), markdown)
 
 
 def on_post_build(config: Any) -> None:
