@@ -85,7 +85,7 @@ BETTER = (
     Better(2, "crop-u", "snip"),
     Better(2, "snip", "random-u", much=True),
 )
-"""methods.md, section 6, aims 1 and 2."""
+"""What the table of the poster orders by its figures (Rachwan et al., 2022): aims 1 and 2 of docs/comparing.md."""
 OWN = {"earlycrop-s": 1, "earlycrop-u": 2}
 """The poster's own methods, and which aim is about the figure of each."""
 

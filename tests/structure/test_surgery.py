@@ -74,7 +74,7 @@ def assert_unchanged(model, before, optimizer=None):
 
 
 class Constants(nn.Module):
-    """A residual stream whose channel i carries the number i, whatever the input (methods.md 8.6)."""
+    """A residual stream whose channel i carries the number i, whatever the input."""
 
     def __init__(self, width, kind):
         super().__init__()
