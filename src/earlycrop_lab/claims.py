@@ -85,7 +85,7 @@ BETTER = (
     Better(2, "crop-u", "snip"),
     Better(2, "snip", "random-u", much=True),
 )
-"""What the table of the poster orders by its figures (Rachwan et al., 2022): aims 1 and 2 of docs/comparing.md."""
+"""Whose figure the poster claims to be better (Rachwan et al., 2022), each with the number of its aim."""
 OWN = {"earlycrop-s": 1, "earlycrop-u": 2}
 """The poster's own methods, and which aim is about the figure of each."""
 
