@@ -115,7 +115,14 @@ def world() -> dict[str, Any]:
         **{"torch": torch, "nn": nn, "earlycrop": earlycrop, "math": math, "json": json, "Path": Path},
         **{"dataclass": dataclass, "replace": replace, "AveragedModel": AveragedModel},
         **{"get_ema_multi_avg_fn": get_ema_multi_avg_fn, "deepcopy": deepcopy, "Net": Small},
-        **{"model": model, "optimizer": optimizer, "loss": loss, "loader": Loader(batches), "scoring": batches, "epochs": 8},
+        **{
+            "model": model,
+            "optimizer": optimizer,
+            "loss": loss,
+            "loader": Loader(batches),
+            "scoring": batches,
+            "epochs": 8,
+        },
         **{"x": images[:2], "images": images, "example_inputs": images[:2]},
         "Pruner": pruner,
         "pruner": pruner(model, "earlycrop-s"),
@@ -142,7 +149,9 @@ def reference() -> Any:
 
 
 def test_every_public_module_is_in_the_reference():
-    packages = [path.parent for path in (ROOT / "src" / "earlycrop").rglob("__init__.py") if "__all__" in path.read_text()]
+    packages = [
+        path.parent for path in (ROOT / "src" / "earlycrop").rglob("__init__.py") if "__all__" in path.read_text()
+    ]
     dotted = {str(path.relative_to(ROOT / "src")).replace("/", ".") for path in packages}
     internal = {"earlycrop.structure.rules"}  # one operator each
     assert dotted - internal <= set(reference().modules())
