@@ -18,7 +18,7 @@ PUBLIC = re.compile(r"^@public (\S+)$", re.M)
 
 
 def modules() -> list[str]:
-    """The modules whose names the pages promise: `earlycrop`, which has a page in an order of its own, and those marked."""
+    """The modules whose names the pages promise: `earlycrop`, whose page has an order of its own, and those marked."""
     pages = sorted((ROOT / "docs").rglob("*.md"))
     return ["earlycrop", *(name for page in pages for name in PUBLIC.findall(page.read_text(encoding="utf-8")))]
 

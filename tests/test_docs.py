@@ -1,8 +1,8 @@
-"""The pages of the documentation: links and anchors lead somewhere, examples run, paths exist, names are in the reference.
+"""The pages of the documentation: links lead somewhere, examples run, paths exist, public names are in the reference.
 
 An example of Python runs after those above it on its page, in a world that has a small network, its loop's objects and
-all public names. An argument `...` stands for the rest of what the call needs. An example that cannot run here says why,
-in a comment `<!-- not run: reason -->` above it.
+all public names. An argument `...` stands for the rest of what the call needs. An example that cannot run here says
+why, in a comment `<!-- not run: reason -->` above it.
 """
 
 import importlib.util
@@ -10,7 +10,6 @@ import inspect
 import json
 import math
 import re
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -110,20 +109,19 @@ def world() -> dict[str, Any]:
 
     modules = (earlycrop, allocation, evaluation, scores, steps, timing, units, widths)
     public = {name: value for module in modules for name, value in vars(module).items() if not name.startswith("_")}
+    libraries = {"torch": torch, "nn": nn, "earlycrop": earlycrop, "math": math, "json": json, "Path": Path}
+    helpers = {"dataclass": dataclass, "replace": replace, "AveragedModel": AveragedModel, "Net": Small}
+    loop = {"model": model, "optimizer": optimizer, "loss": loss, "loader": Loader(batches), "scoring": batches}
     return {
         **public,
-        **{"torch": torch, "nn": nn, "earlycrop": earlycrop, "math": math, "json": json, "Path": Path},
-        **{"dataclass": dataclass, "replace": replace, "AveragedModel": AveragedModel},
-        **{"get_ema_multi_avg_fn": get_ema_multi_avg_fn, "deepcopy": deepcopy, "Net": Small},
-        **{
-            "model": model,
-            "optimizer": optimizer,
-            "loss": loss,
-            "loader": Loader(batches),
-            "scoring": batches,
-            "epochs": 8,
-        },
-        **{"x": images[:2], "images": images, "example_inputs": images[:2]},
+        **libraries,
+        **helpers,
+        **loop,
+        "get_ema_multi_avg_fn": get_ema_multi_avg_fn,
+        "epochs": 8,
+        "x": images[:2],
+        "images": images,
+        "example_inputs": images[:2],
         "Pruner": pruner,
         "pruner": pruner(model, "earlycrop-s"),
     }
