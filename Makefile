@@ -11,7 +11,7 @@ TESTS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numproces
 # threads that wait sleep instead of spinning, which on a shared machine takes the others' CPUs
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install demo test test-all lint
+.PHONY: help install demo test test-all lint docs
 
 help:
 	@echo "make install    $(VENV) with the project, its laboratory and the command earlycrop"
@@ -19,6 +19,7 @@ help:
 	@echo "make test       what should pass before a commit"
 	@echo "make test-all   that and what takes longer; the summary is kept in results/tests"
 	@echo "make lint       format, style, types, import contracts"
+	@echo "make docs       the documentation as a site, in site/; a warning is an error"
 
 install: $(VENV)/installed
 
@@ -28,7 +29,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		if "$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$each"; break; fi; done); \
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer was found; name one with make PYTHON=..." >&2; exit 1; fi; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,dev,docs]' --constraint constraints.txt
 	touch $@
 
 demo: install
@@ -47,3 +48,7 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+# it reads only what is here: nothing is fetched
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

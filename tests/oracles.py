@@ -2,7 +2,7 @@
 
 Every value of a network is made unique, so that the survivors of a cut can be recognised *by value*. All other
 entries are then set to zero in a copy of the dense network, where a norm that mixes channels takes its statistics over
-the survivors only (methods.md 8.6), and both must compute the same outputs and the same gradients.
+the survivors only, and both must compute the same outputs and the same gradients.
 """
 
 from __future__ import annotations

@@ -143,7 +143,7 @@ def test_one_ranking_in_steps_and_in_bounded_steps():
         assert get_method(name) == Method(name, Crop(), *row, bn_mode="scaled")
 
 
-def test_the_rows_say_what_the_specification_says():
+def test_the_rows_say_what_the_papers_say():
     assert get_method("snap") == Method("snap", Snip(), Channels(), AtInit(), OneShot(), bn_mode="scaled")
     assert get_method("snip") == Method("snip", Snip(), Weights(), AtInit(), OneShot())
     per_layer = {"random-s", "efficient-convnets"}

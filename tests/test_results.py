@@ -130,3 +130,9 @@ def table_after(folder: str) -> list[list[str]]:
     first = next(number for number, line in enumerate(after) if line.startswith("| ---"))
     lines = [after[first - 1], *takewhile(lambda line: line.startswith("|"), after[first + 1 :])]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_kept_results_are_records_and_light():
+    """Pictures, pages and tensors are made again from the records (`earlycrop report`); git ignores them here."""
+    kept = [path for path in (ROOT / "results").rglob("*.*") if path.suffix in (".json", ".csv", ".md", ".txt")]
+    assert sum(path.stat().st_size for path in kept) < 6_000_000

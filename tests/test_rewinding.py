@@ -78,7 +78,7 @@ def test_the_smallest_of_what_is_left_leave():
 
 
 def test_a_fifth_of_what_is_left_each_time():
-    """methods.md, 8.8: round r keeps 0.8^r, up to rounding; the last one what was asked for."""
+    """Round r keeps 0.8^r, up to rounding; the last one what was asked for."""
     net = small()
     optimizer = adam(net)
     method = replace(METHODS["ltr"], steps=Remaining(0.2))

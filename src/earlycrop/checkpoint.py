@@ -35,12 +35,16 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     Widths are all public integers of the modules, and tuples of integers: `out_channels`, `num_heads`, your own. Of
     norms that are gated for now (`gate-decorators`) the file holds the ordinary ones that compute the same.
 
+    Args:
+        model: The network, cut, masked or dense.
+        path: The file, in the safetensors format.
+
     Returns:
         The size of the file in bytes.
 
     Raises:
-        CheckpointError: the model has something that is neither; it says what.
-        OSError: the file cannot be written; what was there before still is.
+        CheckpointError: the model has something that is neither; the error names it.
+        OSError: the file cannot be written; the old file is as it was.
     """
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
@@ -61,6 +65,10 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Modes, `requires_grad`, device and buffers that are not persistent stay the model's own; such a buffer is loaded
     only where a cut has changed its shape.
+
+    Args:
+        model: The network, with the options that the saved one was built with; it may be dense, or cut already.
+        path: The file that `save` wrote.
 
     Raises:
         CheckpointError: the file is damaged, or of another network; the model is untouched.
@@ -86,8 +94,9 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def save_state(state: Any, path: str | os.PathLike[str]) -> int:
     """Write any nesting of dictionaries, lists and tuples of tensors, numbers, strings, booleans and None.
 
-    That is what the `state_dict()` of models, optimizers, schedulers, a `GradScaler` and a `Pruner` give, and states of
-    random generators. It comes back equal: keys of any such kind, every bit of every number, nan and infinity included.
+    That is what the `state_dict()` of models, optimizers, schedulers, a `GradScaler` and a `Pruner` returns, and what
+    states of random generators are. `load_state` returns an equal object: keys of any such kind, every bit of every
+    number, nan and infinity included.
 
         >>> import tempfile, torch
         >>> path = f"{tempfile.mkdtemp()}/state.safetensors"
@@ -95,22 +104,32 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> int:
         >>> load_state(path)
         {'epoch': 3, 'best': -inf, 'adam': {0: (tensor([1., 1.]), None)}}
 
+    Args:
+        state: The nesting.
+        path: The file, in the safetensors format.
+
     Returns:
         The size of the file in bytes.
 
     Raises:
-        CheckpointError: something in it is of another kind; it says what and where.
-        OSError: the file cannot be written; what was there before still is.
+        CheckpointError: something in it is of another kind; the error says what and where.
+        OSError: the file cannot be written; the old file is as it was.
     """
     tensors: dict[str, Tensor] = {}
     return write(path, STATE, tensors, {"state": json.dumps(_skeleton(state, "state", tensors))})
 
 
 def load_state(path: str | os.PathLike[str]) -> Any:
-    """What `save_state` wrote; its tensors are on the CPU.
+    """Read what `save_state` wrote; its tensors are on the CPU.
+
+    Args:
+        path: The file.
+
+    Returns:
+        An object that equals the state.
 
     Raises:
-        CheckpointError: the file is not there, is damaged, or is something else.
+        CheckpointError: the file is not there, is damaged, or is of another kind.
     """
     header, tensors = read(path, STATE)
     return _flesh(json.loads(header["state"]), tensors)

@@ -9,11 +9,11 @@ class EarlyCropError(ValueError):
 
 
 class TraceError(EarlyCropError):
-    """The model's graph cannot be had, so its channels cannot be coupled."""
+    """The model cannot be exported as a graph, so its channels cannot be coupled."""
 
 
 class BudgetError(EarlyCropError):
-    """The requested sparsity cannot be reached under the rules that were given."""
+    """The requested sparsity cannot be reached under the given rules; the error says what can be reached."""
 
 
 class ScoreError(EarlyCropError):
@@ -29,7 +29,7 @@ class VerificationError(EarlyCropError):
 
 
 class RankError(EarlyCropError):
-    """Another process of the group failed, is gone, or does something else."""
+    """Another process of the group failed, is gone, or does something else; every model is as it was."""
 
 
 class CheckpointError(EarlyCropError):

@@ -241,7 +241,7 @@ def _left(done: int | None, epochs: int) -> str:
 
 def write(result: Result, folder: Path) -> None:
     """Put the result into its folder, whole or not at all."""
-    text = json.dumps(result.as_dict(), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(result.as_dict(), separators=(",", ":"), allow_nan=False) + "\n"
     with replacing(folder / RESULT) as file:
         file.write(text.encode())
 

@@ -136,7 +136,7 @@ class Stream(nn.Module):
 
 @pytest.mark.parametrize(("branch", "agrees"), [([1, 3], True), ([0, 1], False), ([1, 4], False)])
 def test_branches_of_a_sum_must_keep_the_same_channels(branch, agrees):
-    """The public code's coupling by number, not by index, is what this catches (methods.md 2.9)."""
+    """The public code's coupling by number, not by index, is what this catches."""
     dense = make_unique(Stream())
     cut = copy.deepcopy(dense)
     cut.stem = narrow_linear(dense.stem, [1, 3], [0, 1, 2, 3])

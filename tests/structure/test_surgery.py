@@ -16,7 +16,7 @@ from tests.structure.cuts import assert_unchanged, prepared, random_keep, square
 
 
 class Constants(nn.Module):
-    """A residual stream whose channel i carries the number i, whatever the input (methods.md 8.6)."""
+    """A residual stream whose channel i carries the number i, whatever the input."""
 
     def __init__(self, width, kind):
         super().__init__()

@@ -7,7 +7,13 @@ import pytest
 
 from earlycrop.timing import Now, RateSettled
 
-ADAM = [1, 0.26, 0.25, 0.26, 0.25]  # moves of the unsquared distance over the first: methods.md 3.9
+ADAM = [
+    1,
+    0.26,
+    0.25,
+    0.26,
+    0.25,
+]  # moves of the unsquared distance over the first, measured on a ResNet18 with 16 base channels
 SGD = [1, 0.22, 0.20, 0.23, 0.24]
 
 

@@ -56,8 +56,7 @@ class Source:
 
     Args:
         read: Reads it from where data sets lie.
-        paper: What the authors' code does otherwise, as fields of `Dataset` (methods.md, 5.3); empty if it is not
-            offered.
+        paper: What the authors' code does otherwise, as fields of `Dataset`; empty if it is not offered.
     """
 
     read: Callable[[Store], Dataset]

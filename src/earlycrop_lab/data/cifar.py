@@ -29,8 +29,8 @@ class Cifar:
         meta: The file that holds the names of the classes.
         names: Its entry that does.
         count: How many classes there are.
-        mean: Of each channel (methods.md, 5.3).
-        std: Of each channel (methods.md, 5.3).
+        mean: Of each channel, as the EarlyCroP authors' code has it.
+        std: Of each channel, likewise.
     """
 
     name: str

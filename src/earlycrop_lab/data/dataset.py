@@ -150,7 +150,7 @@ class Dataset:
             yield self.plain(images), labels
 
     def scoring_batches(self, samples: int | None = None, seed: int = 0, batch_size: int = 256) -> list[Batch]:
-        """A fixed, class-balanced part of the TRAINING split with the plain transform (methods.md, 2.3).
+        """A fixed, class-balanced part of the TRAINING split with the plain transform.
 
         Args:
             samples: How many, at most the training split; ten of each class and at least 512 by default.

@@ -167,7 +167,7 @@ class Pairs:
             yield self.plain(images), depths
 
     def scoring_batches(self, samples: int = 128, seed: int = 0, batch_size: int = 16) -> list[PairBatch]:
-        """A fixed part of the TRAINING split, plain (methods.md, 2.3).
+        """A fixed part of the TRAINING split, plain.
 
         A pair has thousands of depths, so fewer pairs than class labels say as much.
 

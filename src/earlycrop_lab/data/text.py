@@ -30,7 +30,7 @@ Chunks = Int64[Tensor, "n t"]
 END, UNKNOWN = "<eos>", "<unk>"
 
 CHUNK = 80
-"""Tokens that are predicted in a chunk (methods.md, 5.7)."""
+"""Tokens that are predicted in a chunk, as many as in the EarlyCroP authors' code."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +126,7 @@ class Text:
             yield self._stream(split)[-rest - 1 :].unsqueeze(0)
 
     def scoring_batches(self, samples: int = 512, seed: int = 0, batch_size: int = 128) -> list[Chunks]:
-        """Fixed random chunks of the TRAINING split (methods.md, 2.3): so many, or all that there are."""
+        """Fixed random chunks of the TRAINING split: so many, or all that there are."""
         if samples < 1:
             raise DataError(f"Cannot score on {samples} chunks of {self.name}; use 1 or more.")
         some = torch.randperm(self.train_size, generator=torch.Generator().manual_seed(seed))[:samples]

@@ -58,7 +58,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of the poster, each measured as section 5.8 of the specification says.
+    """The columns of the poster's table (Rachwan et al., 2022), and how each is measured here.
 
     Args:
         metrics: The task's figures after the last epoch, never the best one, by their names.

@@ -87,7 +87,7 @@ BETTER = (
     Better(2, "crop-u", "snip"),
     Better(2, "snip", "random-u", much=True),
 )
-"""methods.md, section 6, aims 1 and 2."""
+"""Whose figure the poster claims to be better (Rachwan et al., 2022), each with the number of its aim."""
 OWN = {"earlycrop-s": 1, "earlycrop-u": 2}
 """The poster's own methods, and which aim is about the figure of each."""
 

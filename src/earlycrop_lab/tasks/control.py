@@ -1,11 +1,11 @@
-"""Control with early pruning: a small policy learns to balance a pole (methods.md, 5.6).
+"""Control with early pruning: a small policy learns to balance a pole (CartPole; Barto et al., 1983).
 
 Proximal policy optimisation (Schulman et al., 2017): rollouts by the policy as it is, advantages against a value
 function on the same trunk, a clipped surrogate, several passes through each rollout. Plain advantage actor-critic was
 tried first and did not learn reliably within this budget of steps, whatever was pruned.
 
 The scoring set is a rollout by the policy as it is when a cut begins; its steps in the environment are counted with the
-others. The scoring loss is the training loss on it (methods.md, 5.6). At the first scoring of a cut its slope is that
+others. The scoring loss is the training loss on it. At the first scoring of a cut its slope is that
 of the policy gradient, and the next update would follow it. A cut of several steps scores the same rollout again, as
 training passes through one several times: the policy that is left is held against the one that acted, and the clip
 takes the slope of actions that have moved too far with profit. The figure that counts is the mean return of the

@@ -45,7 +45,7 @@ USUAL = {
     "sherlock": Usual(width=128, epochs=8, batch_size=16, learning_rate=3e-3),
     "ptb": Usual(batch_size=128),
 }
-"""By text; a file of one's own has the defaults. Penn Treebank's are the authors' (methods.md, 5.7)."""
+"""By text; a file of one's own has the defaults. Penn Treebank's are those of the EarlyCroP authors' code."""
 
 
 @dataclass(frozen=True)

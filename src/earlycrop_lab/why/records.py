@@ -39,7 +39,7 @@ def keep(folder: Path, records: dict[str, Any], device: str) -> None:
     """Records with their circumstances."""
     folder.mkdir(parents=True, exist_ok=True)
     where = environment(torch.device(device))
-    text = json.dumps(plain(_records({**records, "environment": where})), indent=1, allow_nan=False)
+    text = json.dumps(plain(_records({**records, "environment": where})), separators=(",", ":"), allow_nan=False)
     with replacing(folder / RECORDS) as file:
         file.write(text.encode())
 

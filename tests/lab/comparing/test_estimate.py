@@ -19,7 +19,7 @@ BASE = {"network": "mlp", "sparsity": 0.5, "epochs": 16}
     [
         ("random-s", 0, 16, 0),
         ("snap", 0, 16, 1),
-        ("cropit-s", 0, 16, 7),  # 0.25, 0.375, … in Halving(5): methods.md 2.5
+        ("cropit-s", 0, 16, 7),  # 0.25, 0.375, … in Halving(5)
         ("earlycrop-s", 4, 12, 7),  # the cap, a quarter of the budget; widths in bounded steps
         ("earlycrop-s-poster", 4, 12, 1),
         ("efficient-convnets", 16, 8, 0),  # in full, then half of it again

@@ -1,4 +1,4 @@
-"""The networks against the published counts (methods.md 5.1-5.4), on the meta device where they are large."""
+"""The networks against the published counts, on the meta device where they are large."""
 
 import pytest
 import torch

@@ -40,8 +40,8 @@ def one_cycle(step: int, steps: int, peak: float = 2e-3) -> float:
     return low + (peak - low) * (1 - math.cos(math.pi * part)) / 2
 
 
-def test_the_oracle_has_the_values_of_the_specification():
-    """methods.md, 8.8: 8e-5, 2e-3 (step 299), 8e-9 at steps 0, 30 %, last of 1000."""
+def test_the_oracle_has_the_values_of_one_cycle():
+    """8e-5, 2e-3 (step 299) and 8e-9 at the first step, at 30 % and at the last of 1000."""
     assert one_cycle(0, 1000) == pytest.approx(8e-5)
     assert one_cycle(299, 1000) == pytest.approx(2e-3)
     assert one_cycle(999, 1000) == pytest.approx(8e-9)

@@ -161,7 +161,7 @@ def numbers(trained):
 
 
 def test_the_recipes_are_the_papers():
-    """methods.md, 5.5."""
+    """Laina et al., 2016: 304x228, 20 epochs, batches of 16, SGD at 1e-2."""
     paper = Depth(data="nyu-depth-v2")
     assert (paper.width, paper.image_size, paper.epochs, paper.batch_size) == (64, (228, 304), 20, 16)
     assert (paper.recipe, paper.learning_rate) == ("paper", 1e-2)

@@ -36,7 +36,7 @@ def test_what_a_task_has_without_a_download_says_where_it_is_from(task):
 
 @pytest.mark.parametrize("task", SMALL)
 def test_pruning_never_asks_for_the_test_split(task, monkeypatch):
-    """methods.md, 8.3. NTK-SAP takes tokens from the example inputs, so these count too."""
+    """NTK-SAP takes tokens from the example inputs, so these count too."""
 
     def secret(*_):
         raise AssertionError("the test split was asked for")
