@@ -1,8 +1,8 @@
 """Language modelling with early pruning: the next word of Penn Treebank, or of any text, by PSMM or a plain LSTM.
 
-The authors' recipe: chunks of 80 tokens, whose hidden state starts from zero, Adam, gradients of norm 0.25 at most. The rate
-is constant until the cut, and from then on a quarter of itself after each epoch in which validation perplexity does not
-improve; methods that prune at initialisation, and dense training, have that from their first step. The figure that
+The authors' recipe: chunks of 80 tokens, whose hidden state starts from zero, Adam, gradients of norm 0.25 at most. The
+rate is constant until the cut, and from then on a quarter of itself after each epoch in which validation perplexity does
+not improve; methods that prune at initialisation, and dense training, have that from their first step. The figure that
 counts is the test perplexity after the last epoch; nothing is chosen by it.
 
 Embedding, recurrence, query and decoder are all prunable. Scores are those of the network as it is at the cut, on
