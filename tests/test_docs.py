@@ -102,10 +102,11 @@ def world() -> dict[str, Any]:
     def loss(model: nn.Module, batch: Any) -> torch.Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    rest = {"example_inputs": images[:2], "loss": loss, "batches": batches, "optimizer": optimizer, "epochs": 8}
+    rest = {"example_inputs": images[:2], "optimizer": optimizer, "epochs": 8}
+    rest["scoring"] = earlycrop.Scoring(loss, batches)
 
-    def pruner(model: nn.Module, method: Any, sparsity: float = 0.5, **given: Any) -> earlycrop.Pruner:
-        return earlycrop.Pruner(model, method, sparsity, **{**rest, **given})
+    def pruner(model: nn.Module, method: Any, budget: earlycrop.Budget | float = 0.5, **given: Any) -> earlycrop.Pruner:
+        return earlycrop.Pruner(model, method, budget, **{**rest, **given})
 
     modules = (earlycrop, allocation, evaluation, scores, steps, timing, units, widths)
     public = {name: value for module in modules for name, value in vars(module).items() if not name.startswith("_")}
@@ -151,7 +152,7 @@ def test_every_public_module_is_in_the_reference():
         path.parent for path in (ROOT / "src" / "earlycrop").rglob("__init__.py") if "__all__" in path.read_text()
     ]
     dotted = {str(path.relative_to(ROOT / "src")).replace("/", ".") for path in packages}
-    internal = {"earlycrop.structure.rules"}  # one operator each
+    internal = {"earlycrop.structure.operators"}  # one operator each
     assert dotted - internal <= set(reference().modules())
 
 

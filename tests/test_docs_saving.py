@@ -35,7 +35,7 @@ def recipe(stops: int | None = None):
             raise Stop
 
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.S) if "load_state(" in block]
-    code = code.replace("sparsity=0.95", "sparsity=0.5")
+    code = code.replace("0.95", "0.5")
     scope = {
         "torch": torch,
         "earlycrop": earlycrop,

@@ -143,6 +143,7 @@ def run(
         return _finished(description, folder, say)
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
     kept = Checkpoints(folder, of=repr(description), about=where, every=checkpoint_every, ranks=ranks)
+    around: dict[str, Any] = {"root": root, "device": device, "country": country, "pue": pue, "ranks": ranks}
     with kept as checkpoints:
         where["started"] = kept.about["started"]
         changed = {name: kept.about.get(name) for name in DECIDING if kept.about.get(name) != where[name]}
@@ -150,16 +151,7 @@ def run(
             where["changed_from"] = changed
             say(f"It began with other {' and '.join(changed)}: figures may differ in their last digits.")
         try:
-            trained = train(
-                description,
-                root=root,
-                device=device,
-                country=country,
-                pue=pue,
-                progress=progress,
-                checkpoints=checkpoints,
-                ranks=ranks,
-            )
+            trained = train(description, progress=progress, checkpoints=checkpoints, **around)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(_left(kept.done, description.total_epochs)) from None
         where["load_after"] = load()

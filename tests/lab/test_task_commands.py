@@ -59,7 +59,7 @@ def test_a_run_and_the_page_of_its_folder_say_what_was_trained_on_and_how_well(t
     assert math.isfinite(figure)
     assert [epoch.test for epoch in result.epochs][-1] == figure
     assert result.report["after"]["params"] < result.report["before"]["params"]
-    for told in (f"{FIGURE[task]}, last epoch", "parameters", "smoke run", DATA[task], str(folder / "result.json")):
+    for told in (f"{FIGURE[task]}, last epoch", "parameters", "A SMOKE RUN", DATA[task], str(folder / "result.json")):
         assert told in printed
 
     assert main(["report", str(tmp_path)]) == 0
@@ -84,12 +84,12 @@ def test_an_estimate_counts_every_run_and_starts_none(task, tmp_path, capsys):
 
 @pytest.mark.parametrize("task", SMALL)
 def test_what_scores_do_to_flow_and_kernel_is_asked_of_every_task(task, tmp_path, capsys):
-    asked = ["--scores", "snap", "snip", "--sparsities", "0.5", "--samples=1", "--after=1"]
+    asked = ["--scores", "random-s", "snip", "--sparsities", "0.5", "--samples=1", "--after=1"]
     assert main(["why", "flow", *asked, *short(task, tmp_path)]) == 0
     (folder,) = tmp_path.glob("why-flow-*")
     assert str(folder / "flow.svg") in capsys.readouterr().out
     found = json.loads((folder / "records.json").read_text())["found"]
-    assert [each["method"] for each in found] == ["snap", "snip"]
+    assert [each["method"] for each in found] == ["random-s", "snip"]
     assert all(each["flow_before"] > 0 and math.isfinite(each["kernel_change"]) for each in found)
     shown = inquiry.of(folder)
     assert shown.setting.startswith("A SMOKE RUN, NO RESULT")
