@@ -17,7 +17,7 @@ from torch import nn
 
 from benchmarks.record import interleaved, ratio, write
 from earlycrop.evaluation import Evaluation, MeanLoss
-from earlycrop.products import Way
+from earlycrop.hessian_products import AutodiffMode
 from earlycrop.units import Channels, Weights
 from earlycrop_lab.models import build
 
@@ -68,7 +68,7 @@ def main() -> None:
             "gradient": lambda net=net: gradient(net, batches),
         }
         for kind, chart in units.items():
-            for way in get_args(Way):
+            for way in get_args(AutodiffMode):
 
                 def score(net=net, chart=chart, way=way) -> object:
                     at = Evaluation(MeanLoss(net, loss, batches, "running", hessian=way), chart)

@@ -167,7 +167,7 @@ def twins(*, wide: int = 6):
 def test_layers_coupled_by_hand_leave_index_by_index(names):
     x = BATCH[0][:2]
     assert len(trace(twins(), x)) == 12
-    structure = trace(twins(), x, together=[names])
+    structure = trace(twins(), x, coupled=[names])
     assert len(structure) == 6
     for one in structure.classes:
         places = {(m.tensor, m.dim): m.index.tolist() for m in one.members}
@@ -181,7 +181,7 @@ def test_layers_coupled_by_hand_leave_index_by_index(names):
 
 
 def test_what_is_coupled_to_an_ignored_layer_stays():
-    structure = trace(twins(), BATCH[0][:2], ignore=("a",), together=[("a", "b")])
+    structure = trace(twins(), BATCH[0][:2], ignore=("a",), coupled=[("a", "b")])
     assert len(structure) == 0
 
 

@@ -16,7 +16,16 @@ from earlycrop.errors import OptimizerError, ScoreError, VerificationError
 from earlycrop.evaluation import ScoringSet
 from earlycrop.steps import Exponential
 from earlycrop.structure import Verification
-from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, LazyRegime, Never, Regime, ScoreSettled, Spread
+from earlycrop.timing import (
+    AbstractDetector,
+    AbstractPruningSchedule,
+    AtEpoch,
+    LazyRegime,
+    Never,
+    Phase,
+    ScoreSettled,
+    Spread,
+)
 from earlycrop.units import Weights
 from earlycrop.units import channels as channels_module
 from tests import dense
@@ -105,8 +114,8 @@ def test_every_method_beside_a_loop(name):
     assert report is pruner.report
     assert report.method == name
     assert (report.reason in ("trigger", "cap")) == isinstance(method.timing, AbstractDetector)
-    assert (report.reason == "round") == isinstance(method.timing, AbstractCourse)
-    after_training = isinstance(method.timing, AbstractCourse) and not isinstance(method.timing, Spread)
+    assert (report.reason == "round") == isinstance(method.timing, AbstractPruningSchedule)
+    after_training = isinstance(method.timing, AbstractPruningSchedule) and not isinstance(method.timing, Spread)
     assert (report.epoch >= 8) == after_training
     assert (report.reason == "init") == (report.epoch == 0)
     assert report.samples == (24 if pruner._scorer.samples else 0)
@@ -149,11 +158,11 @@ def test_scoring_and_looking_leave_everything_bit_for_bit(name):
         assert torch.equal(pruner.scores(), first)  # no dropout, no other chance
     pruner.choose()
     timing = METHODS[name].timing
-    if isinstance(timing, AbstractDetector | AbstractCourse):
+    if isinstance(timing, AbstractDetector | AbstractPruningSchedule):
         assert pruner.check(0) is None
-        first = min(1, timing.moments(8, pruner._cuts_in_all)[0]) if isinstance(timing, AbstractCourse) else 1
+        first = min(1, timing.moments(8, pruner._cuts_in_all)[0]) if isinstance(timing, AbstractPruningSchedule) else 1
         assert pruner.check(0.999 * first) is None
-    pruner._phases.enter(Regime())
+    pruner._phases.enter(Phase())
     assert dense.everything(net, optimizer) == before
 
 

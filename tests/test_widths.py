@@ -39,7 +39,7 @@ class Equal(AbstractNetworkScore):
     """All units are worth the same."""
 
     def __call__(self, of: Network) -> Tensor:
-        return torch.zeros_like(of.units.values)
+        return torch.zeros_like(of.coordinates.values)
 
 
 def squares(model, batch) -> Tensor:

@@ -120,4 +120,4 @@ def check_method(method: Method, budget: Budget, units: AbstractUnits, scorer: S
         )
     if any(score.needs_gates for score in method.scores):
         units.check_gates(batch_statistics=scorer.bn_mode == "batch")
-    units.choose(budget, units.per_class(torch.zeros_like(units.units.values)), method.sharing)
+    units.choose(budget, units.per_class(torch.zeros_like(units.coordinates.values)), method.sharing)

@@ -8,10 +8,10 @@ way, the widths that another scoring gives, is in `widths.py`.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
-Vector = Float[Tensor, "units"]
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)

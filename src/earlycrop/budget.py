@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from earlycrop.allocation import Vector, places
+from earlycrop.allocation import places
 from earlycrop.costs import COSTS, AbstractCost, Target
 from earlycrop.counting import Counter
 from earlycrop.errors import BudgetError, ScoreError, nearest
 from earlycrop.sizes import Sizes
 from earlycrop.structure import Structure
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)

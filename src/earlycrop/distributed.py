@@ -42,7 +42,7 @@ class Ranks:
             raise EarlyCropError("This process is no member of `group`: only its members can train a model in it.")
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def in_step(self) -> Iterator[None]:
         """What fails within on one rank fails on all of them.
 
         Raises:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from earlycrop.structure import layers_of
 from earlycrop.structure.gated_norms import gate_norms, norm_scales, plain_norms
-from earlycrop.timing import Regime
+from earlycrop.timing import Phase
 
 
 class Phases:
@@ -20,11 +20,11 @@ class Phases:
     """
 
     def __init__(self, model: nn.Module, copies: Sequence[nn.Module] = ()) -> None:
-        self.model, self.copies, self.now = model, copies, Regime()
+        self.model, self.copies, self.now = model, copies, Phase()
         self._frozen: list[Tensor] = []
         self._handles: list[Any] = []
 
-    def enter(self, phase: Regime, again: bool = False) -> None:
+    def enter(self, phase: Phase, again: bool = False) -> None:
         """From now on train like this.
 
         Args:
@@ -56,7 +56,7 @@ class Phases:
             stay: Stay so if all goes well, for who enters the next phase.
         """
         before, well = self.now, False
-        self.enter(Regime())
+        self.enter(Phase())
         try:
             yield
             well = True

@@ -36,7 +36,7 @@ from earlycrop.scoring import Scorer, Scoring
 from earlycrop.starvation import StarvationWarning, remaining
 from earlycrop.structure import Verification, names_of
 from earlycrop.structure.walk import tensors_of
-from earlycrop.timing import Now, Reason, Regime
+from earlycrop.timing import Now, Phase, Reason
 from earlycrop.watching import Watch
 
 
@@ -164,7 +164,7 @@ class Pruner:
 
     @property
     def targets(self) -> list[float]:
-        """The sparsities on the way to the one that was asked for: units are scored again for each."""
+        """The sparsities on the way to the one that is asked for: units are scored again for each."""
         return self.method.steps.towards(self.budget.sparsity)
 
     @property
@@ -196,7 +196,7 @@ class Pruner:
             report = None if self.done else self._check(epoch)
             if report is None and self._removal.gathering is not None:
                 self._removal.gathering.reset()
-            phase = self.method.timing.regime(epoch, self.epochs, self._cuts_in_all)
+            phase = self.method.timing.phase(epoch, self.epochs, self._cuts_in_all)
             self._phases.enter(phase, again=report is not None)
         if report is not None and report.complaint is not None:
             warnings.warn(report.complaint, StarvationWarning, stacklevel=2)
@@ -297,7 +297,7 @@ class Pruner:
                     f"Cannot harvest: {why}. Call it once, after the last cut (`pruner.done`) of a method for weights."
                 )
         assert units is not None
-        with torch.inference_mode(False), self._ranks.together():
+        with torch.inference_mode(False), self._ranks.in_step():
             check_ranks(self._ranks, self.model)
             self._ranks.share(self.model.buffers())  # what is dead depends on them
             with units.all_or_nothing(self.optimizer):
@@ -323,7 +323,7 @@ class Pruner:
             "cuts": self.cuts,
             "early": self._removal.early,
             "widths": self._removal.widths,
-            "regime": asdict(self._phases.now),
+            "phase": asdict(self._phases.now),
             "gathering": None if gathering is None else gathering.state_dict(),
         }
 
@@ -347,7 +347,7 @@ class Pruner:
         self.report, self.cuts = report, state["cuts"]
         self._watch.load_state_dict(state)
         self._removal.early, self._removal.widths = state["early"], state.get("widths")
-        self._phases.enter(Regime(**state["regime"]), again=True)
+        self._phases.enter(Phase(**(state["phase"] if "phase" in state else state["regime"])), again=True)
         self._removal.watch(self.units, self.done)
         if self._removal.gathering is not None:
             self._removal.gathering.load_state_dict(state["gathering"])

@@ -91,7 +91,7 @@ class Scorer:
             example_inputs=units.example_inputs,
             loss=lambda: self.loss(units.model),
             weights=units.weights,
-            units=units.units,
+            coordinates=units.coordinates,
             made_of=units.made_of,
             scales=units.scales,
             readers=units.readers,
@@ -115,7 +115,7 @@ class Scorer:
         """All ranks, on one scoring set; if it changes, it is not that of the session before."""
         outer, self._busy = self._busy, True
         try:
-            with self.ranks.together():
+            with self.ranks.in_step():
                 yield
         finally:
             self._busy = outer

@@ -69,7 +69,7 @@ class Sizes:
     @property
     def uses(self) -> tuple[tuple[str, float], ...]:
         """The multiply-adds: (weight, how often each of its entries is used for one example)."""
-        return self._traced.products
+        return self._traced.macs
 
     @property
     def outputs(self) -> frozenset[str]:

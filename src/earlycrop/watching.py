@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_iter
 
 from earlycrop.distributed import Ranks
 from earlycrop.report import Check
-from earlycrop.timing import AbstractDetector, AbstractInstrument, Scene
+from earlycrop.timing import AbstractDetector, AbstractInstrument, Observed
 
 
 class Watch:
@@ -19,14 +19,14 @@ class Watch:
 
     Args:
         detector: The rule; None for a method that does not watch: then nothing is seen.
-        scene: What its instrument looks at.
+        observed: What its instrument looks at.
         method: The method's name, for warnings.
         ranks: The processes that train together; rank 0's reading counts.
     """
 
-    def __init__(self, detector: AbstractDetector | None, scene: Scene, method: str, ranks: Ranks) -> None:
+    def __init__(self, detector: AbstractDetector | None, observed: Observed, method: str, ranks: Ranks) -> None:
         self._detector, self._method, self._ranks = detector, method, ranks
-        self._instrument: AbstractInstrument | None = None if detector is None else detector.instrument(scene)
+        self._instrument: AbstractInstrument | None = None if detector is None else detector.instrument(observed)
         self.curve: list[Check] = []
         self._last: float | None = None
         self._rates: list[float] = []

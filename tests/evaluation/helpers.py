@@ -10,12 +10,12 @@ from tests import dense
 
 def at_weights(net: nn.Module, loss, batches, **options) -> Evaluation:
     units = Weights().of(net, example(batches), None, ())
-    return Evaluation(MeanLoss(net, loss, batches, **options), units.units)
+    return Evaluation(MeanLoss(net, loss, batches, **options), units.coordinates)
 
 
 def at_gates(net: nn.Module, loss, batches, gate: str = "post_norm", **options) -> Evaluation:
     units = Channels(gate).of(net, example(batches), None, ())
-    at = Evaluation(MeanLoss(net, loss, batches, **options), units.units)
+    at = Evaluation(MeanLoss(net, loss, batches, **options), units.coordinates)
     at.structure = units.structure  # which says what class each channel is in
     return at
 

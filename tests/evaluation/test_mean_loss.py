@@ -84,7 +84,7 @@ def test_weights_that_have_left_have_neither_value_nor_slope():
     units = Weights().of(net, batch[0], None, ())
     keep = torch.rand(35) < 0.6
     units.keep_only(keep)
-    at = Evaluation(MeanLoss(net, dense.cross_entropy, [batch]), units.units)
+    at = Evaluation(MeanLoss(net, dense.cross_entropy, [batch]), units.coordinates)
     theta, g, hessian = dense.full_hessian(net, dense.cross_entropy, batch, dense.prunable(net))
     assert not theta[~keep].any()
     torch.testing.assert_close(at.gradient(), g * keep, atol=1e-12, rtol=0)

@@ -75,7 +75,7 @@ def test_gates_are_scored_as_in_the_network_that_divides(make):
     sites = {gate.where: gate.classes for gate in units.structure.gates}
     assert sites
     g, hessian = dense.gate_hessian(twin, dense.cross_entropy, batch, sites, len(units.keep))
-    here = Evaluation(MeanLoss(net, dense.cross_entropy, [batch], "scaled", 4), units.units)
+    here = Evaluation(MeanLoss(net, dense.cross_entropy, [batch], "scaled", 4), units.coordinates)
     torch.testing.assert_close(here.gradient(), g, atol=1e-12, rtol=0)
     torch.testing.assert_close(here.hessian_gradient(), hessian @ g, atol=1e-11, rtol=0)
 

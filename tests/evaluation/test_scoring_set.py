@@ -57,7 +57,7 @@ def test_batches_may_be_dictionaries():
         net, lambda m, b: dense.cross_entropy(m, (b["x"], b["y"])), [{"x": x[:4], "y": y[:4]}, {"x": x[4:], "y": y[4:]}]
     )
     units = Weights().of(net, x, None, ())
-    torch.testing.assert_close(Evaluation(loss, units.units).hessian_gradient(), expected, atol=1e-13, rtol=0)
+    torch.testing.assert_close(Evaluation(loss, units.coordinates).hessian_gradient(), expected, atol=1e-13, rtol=0)
 
 
 def test_texts_of_different_lengths_are_weighted_by_their_number():

@@ -62,7 +62,7 @@ def mixed_sums(net: nn.Module, bn_mode: str = "scaled") -> Tensor:
     """Of each layer Σₖ ⟨∂²L/∂cₖ∂W, g_W⟩, with signs."""
     here = ranked(net, bn_mode)
     with here._scorer.session():
-        signed = _flow(here._scorer.network(here.units), here.units.units)
+        signed = _flow(here._scorer.network(here.units), here.units.coordinates)
     assert torch.equal(
         signed.abs(), pruner(net, CropMixed(), Channels(), [BATCH], bn_mode=bn_mode, micro_batch=7).scores()
     )
@@ -73,7 +73,7 @@ def gate_sums(net: nn.Module, bn_mode: str = "scaled") -> tuple[Tensor, Tensor]:
     """Of each layer Σₖ (H_c g_c)ₖ with signs, and ‖g_c‖²."""
     here = ranked(net, bn_mode)
     with here._scorer.session():
-        at = Evaluation(here._scorer.loss(here.model), here.units.units)
+        at = Evaluation(here._scorer.loss(here.model), here.units.coordinates)
         gradient, product = at.gradient(), at.hessian_gradient()
     assert torch.equal(product.abs(), here.scores())
     inside = [classes(here, layer) for layer in LAYERS]

@@ -40,7 +40,7 @@ def test_the_cross_terms_decide_which_weight_leaves():
 
 def signed_terms(net, loss, batch):
     """θ ∘ Hg in pieces, by the library's own product."""
-    at = pruner(net, Crop(), None, [batch], loss, bn_mode="running").units.units
+    at = pruner(net, Crop(), None, [batch], loss, bn_mode="running").units.coordinates
     here = Evaluation(MeanLoss(net, loss, [batch], "running"), at)
     sizes = [net.get_parameter(name).numel() for name in dense.prunable(net)]
     terms = (here.values * here.hessian_gradient()).split(sizes)

@@ -7,7 +7,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from earlycrop.errors import EarlyCropError, VerificationError
 from earlycrop.structure import Verification, Verifier
-from earlycrop.timing import Regime
+from earlycrop.timing import Phase
 from tests import dense
 from tests.scores.worth import classes
 from tests.test_pruner import BATCH, make, small, until_cut
@@ -45,7 +45,7 @@ def test_each_step_adds_its_absolute_value_gated_or_not():
         net.drop.p = 0.0
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
         pruner = make(net, optimizer, "gate-decorators")
-        pruner._phases.enter(Regime(gated=gated))
+        pruner._phases.enter(Phase(gated=gated))
         pruner._removal.gathering.reset()
         sums = {"norm0": 0.0, "norm1": 0.0}
         for seed in range(3):

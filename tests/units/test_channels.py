@@ -23,7 +23,7 @@ def test_each_step_is_told_of_the_classes_that_are_left():
     units = units_of(dense.residual_net())
     first = torch.tensor([True, False, True, True, True, False, True])
     units.keep_only(first)
-    assert len(units.structure) == len(units.units.values) == 5
+    assert len(units.structure) == len(units.coordinates.values) == 5
     assert len(units.made_of.total(units.made_of.leaves(units.model))) == 5
     units.keep_only(torch.tensor([True, True, False, True, True]))
     assert units.keep.tolist() == [True, False, True, False, True, False, True]

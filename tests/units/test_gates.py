@@ -9,19 +9,19 @@ from torch import Tensor, nn
 
 from earlycrop.evaluation import Evaluation, MeanLoss
 from earlycrop.structure import Gate, Structure, cut, trace
-from earlycrop.units import Channels, GateChart
+from earlycrop.units import Channels, GateCoordinates
 from tests import dense
 
 
 def at_gates(net: nn.Module, batch, gate: str = "post_norm") -> tuple[Evaluation, Structure]:
     units = Channels(gate).of(net, batch[0], None, ())
     return Evaluation(
-        MeanLoss(net, dense.cross_entropy, [batch], "running", micro_batch=2), units.units
+        MeanLoss(net, dense.cross_entropy, [batch], "running", micro_batch=2), units.coordinates
     ), units.structure
 
 
 def by_hand(net: nn.Module, batch, *gates: Gate, count: int) -> Evaluation:
-    chart = GateChart(gates, count, torch.zeros(1, dtype=torch.float64))
+    chart = GateCoordinates(gates, count, torch.zeros(1, dtype=torch.float64))
     return Evaluation(MeanLoss(net, dense.cross_entropy, [batch], "running", micro_batch=2), chart)
 
 

@@ -182,7 +182,7 @@ def test_a_slope_that_is_infinite_at_zero_does_no_harm_there():
         (dense.cross_entropy(net, batch) + 0.01 * penalty).backward()
         optimizer.step()
     assert all(torch.isfinite(p).all() and torch.isfinite(p.grad).all() for p in net.parameters())
-    assert torch.equal(units.units.values != 0, keep)
+    assert torch.equal(units.coordinates.values != 0, keep)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -210,7 +210,7 @@ def test_without_an_optimizer_gradients_alone_hold_the_zeros():
     optimizer = torch.optim.AdamW(net.parameters(), lr=0.02)
     for _ in range(3):
         step(net, list(net.parameters()), optimizer, batch, None)
-    assert torch.equal(units.units.values != 0, keep)
+    assert torch.equal(units.coordinates.values != 0, keep)
 
 
 @pytest.mark.parametrize("frozen", ["0.weight", "4.weight"])
@@ -260,7 +260,7 @@ def test_release_lets_them_go():
     units.release()
     step(net, list(net.parameters()), optimizer, batch, None)
     assert dense.everything(net, optimizer)["hooks"] == before
-    assert units.units.leaves(net)[0].all()
+    assert units.coordinates.leaves(net)[0].all()
 
 
 def test_parameters_stay_the_same_objects():

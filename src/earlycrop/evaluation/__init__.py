@@ -15,16 +15,17 @@ Both passes of a Hessian-gradient product cover the whole set. With batches b of
 so the product holds the cross terms ∇²L_b ∇L_a; the mean of ∇²L_b ∇L_b would be another quantity.
 """
 
-from earlycrop.evaluation.coordinates import Chart, Rows, Slopes, Vector
+from earlycrop.evaluation.coordinates import Coordinates, Rows, Slopes
 from earlycrop.evaluation.evaluation import Evaluation
 from earlycrop.evaluation.mean_loss import Loss, MeanLoss
 from earlycrop.evaluation.norms import CALIBRATION, BatchNormMode
 from earlycrop.evaluation.scoring_set import ScoringSet
+from earlycrop.vector import Vector
 
 __all__ = [
     "CALIBRATION",
     "BatchNormMode",
-    "Chart",
+    "Coordinates",
     "Evaluation",
     "Loss",
     "MeanLoss",

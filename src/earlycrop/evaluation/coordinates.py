@@ -4,12 +4,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from earlycrop.products import Way
-
-Vector = Float[Tensor, "units"]
+from earlycrop.hessian_products import AutodiffMode
+from earlycrop.vector import Vector
 
 Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
 """For each batch the slopes of the leaves (None: does not depend on it), and the batch's share of the set."""
@@ -33,14 +31,14 @@ class Rows(Protocol):
 
 
 @runtime_checkable
-class Chart(Rows, Protocol):
+class Coordinates(Rows, Protocol):
     """One vector, at its present value, and the leaves through which the model computes with it.
 
     Attributes:
-        ways: To a product with the Hessian, the fastest first; the last works for every operator.
+        autodiff_modes: To a product with the Hessian, the fastest first; the last works for every operator.
     """
 
-    ways: ClassVar[tuple[Way, ...]]
+    autodiff_modes: ClassVar[tuple[AutodiffMode, ...]]
 
     @property
     def values(self) -> Vector:

@@ -2,24 +2,25 @@
 
 from functools import cached_property
 
-from earlycrop.evaluation.coordinates import Chart, Vector
+from earlycrop.evaluation.coordinates import Coordinates
 from earlycrop.evaluation.mean_loss import MeanLoss
+from earlycrop.vector import Vector
 
 
 class Evaluation:
     """The mean loss over the scoring set as a function of one vector, at its present value."""
 
-    def __init__(self, loss: MeanLoss, chart: Chart) -> None:
-        self.loss, self.chart = loss, chart
+    def __init__(self, loss: MeanLoss, coordinates: Coordinates) -> None:
+        self.loss, self.coordinates = loss, coordinates
 
     @property
     def values(self) -> Vector:
         """The vector: the weights themselves, or ones for gates."""
-        return self.chart.values
+        return self.coordinates.values
 
     def tempered(self, temperature: float) -> "Evaluation":
         """The same loss with the model's outputs (its logits) divided by a temperature."""
-        return self if temperature == 1 else Evaluation(self.loss.tempered(temperature), self.chart)
+        return self if temperature == 1 else Evaluation(self.loss.tempered(temperature), self.coordinates)
 
     def gradient(self) -> Vector:
         """g = ∇L."""
@@ -31,8 +32,8 @@ class Evaluation:
 
     def hessian_product(self, direction: Vector) -> Vector:
         """H v for any v, exact."""
-        return self.loss.hessian_product(self.chart, direction, self._gradient)
+        return self.loss.hessian_product(self.coordinates, direction, self._gradient)
 
     @cached_property
     def _gradient(self) -> Vector:
-        return self.loss.gradient(self.chart)
+        return self.loss.gradient(self.coordinates)

@@ -1,4 +1,4 @@
-"""The mean loss over a scoring set, differentiated with respect to the leaves of a chart."""
+"""The mean loss over a scoring set, differentiated with respect to the leaves of a coordinates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import ScoreError
-from earlycrop.evaluation.coordinates import Chart, Rows, Slopes, Vector
+from earlycrop.evaluation.coordinates import Coordinates, Rows, Slopes
 from earlycrop.evaluation.norms import BatchNormMode, Norms
 from earlycrop.evaluation.scoring_set import ScoringSet
 from earlycrop.evaluation.undisturbed import differentiate, exactly, put_back
-from earlycrop.products import WAYS, Product, Way, double_backward
+from earlycrop.hessian_products import AUTODIFF_MODES, AutodiffMode, Product, double_backward
+from earlycrop.vector import Vector
 
 Loss = Callable[[nn.Module, Any], Tensor]
 
@@ -56,15 +57,15 @@ class MeanLoss:
         batches: Sequence[Any] | ScoringSet,
         bn_mode: BatchNormMode = "auto",
         micro_batch: int | None = None,
-        hessian: Way = "auto",
+        hessian: AutodiffMode = "auto",
         ranks: Ranks = ALONE,
     ) -> None:
         self.model, self.loss, self.ranks = model, loss, ranks
-        self.hessian: Way = hessian
+        self.hessian: AutodiffMode = hessian
         self.set = batches if isinstance(batches, ScoringSet) else ScoringSet(batches, micro_batch)
         self._norms = Norms(model, bn_mode, ranks)
         self.bn_mode: BatchNormMode = self._norms.mode
-        self._temperature, self._failed = 1.0, set[Way]()
+        self._temperature, self._failed = 1.0, set[AutodiffMode]()
         whole, largest = self._norms.meet, self.set.largest
         self._micro_batch = self.set.micro_batch or (largest if whole else min(-(-largest // 4), 32))
         self._precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
@@ -84,40 +85,40 @@ class MeanLoss:
         twin._temperature = temperature
         return twin
 
-    def gradient(self, chart: Chart) -> Vector:
+    def gradient(self, coordinates: Coordinates) -> Vector:
         """∇L; one pass over the set."""
-        leaves = chart.leaves(self.model)
+        leaves = coordinates.leaves(self.model)
 
         def slopes(batch: Any, _share: float) -> Sequence[Tensor | None]:
-            with chart.placed(self.model, leaves):
+            with coordinates.placed(self.model, leaves):
                 loss = self._value(batch)
                 self._check_graph(loss)
                 return torch.autograd.grad(loss, leaves, allow_unused=True)
 
         if not leaves:
-            return chart.collect(self.model, ())
+            return coordinates.collect(self.model, ())
         with self.scoring(leaves):
-            return self.ranks.sum(chart.collect(self.model, self._each(slopes)))
+            return self.ranks.sum(coordinates.collect(self.model, self._each(slopes)))
 
     def hessian_product(
-        self, chart: Chart, direction: Vector, gradient: Vector | None = None, of: Rows | None = None
+        self, coordinates: Coordinates, direction: Vector, gradient: Vector | None = None, of: Rows | None = None
     ) -> Float[Tensor, "rows"]:
-        """The rows `of` (by default the chart's own) of H v, v a direction of the chart; one pass over the set.
+        """The rows `of` (by default the coordinates' own) of H v, v a direction of them; one pass over the set.
 
         Args:
             gradient: ∇L, if known: then the tangent of the loss along v must be ⟨∇L, v⟩. It is not where the model
-                computes a part under `no_grad`, which has a tangent and no gradient; then `auto` goes another way.
+                computes a part under `no_grad`, which has a tangent and no gradient; then `auto` takes another mode.
         """
         slope, scale = None, 0.0
         if gradient is not None:
             slope, scale = float((gradient * direction).sum()), float(gradient.norm() * direction.norm())
-        ways: list[Way] = [self.hessian]
+        modes: list[AutodiffMode] = [self.hessian]
         if self.hessian == "auto":
-            ways = [way for way in chart.ways if way not in self._failed]
-        for way in ways:
-            last, part = way == ways[-1], None
+            modes = [mode for mode in coordinates.autodiff_modes if mode not in self._failed]
+        for mode in modes:
+            last, part = mode == modes[-1], None
             try:
-                part = self._product(WAYS[way], chart, direction, of)
+                part = self._product(AUTODIFF_MODES[mode], coordinates, direction, of)
             except (NotImplementedError, RuntimeError) as error:  # an operator without (an exact) forward derivative
                 if last or isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -128,33 +129,33 @@ class MeanLoss:
                 error = 0.0 if slope is None else abs(sum(found) - slope)
                 if last or error <= scale * torch.finfo(self._precision).eps ** 0.5:
                     return self.ranks.sum(part[1])
-            self._failed.add(way)
-        raise AssertionError("the last way returns or raises")
+            self._failed.add(mode)
+        raise AssertionError("the last mode returns or raises")
 
     def _product(
-        self, way: Callable[..., Product], chart: Chart, direction: Vector, of: Rows | None
+        self, mode: Callable[..., Product], coordinates: Coordinates, direction: Vector, of: Rows | None
     ) -> tuple[float, Float[Tensor, "rows"]]:
-        """⟨∇L, v⟩ and the rows of H v in one way; of the batches of this rank."""
+        """⟨∇L, v⟩ and the rows of H v in one mode, of the batches of this rank."""
         model, slope = self.model, 0.0
-        at, along = chart.leaves(model), chart.push(model, direction)
+        at, along = coordinates.leaves(model), coordinates.push(model, direction)
         rows = at if of is None else of.leaves(model)
-        moved = rows if way is not double_backward else [*at, *rows]
+        moved = rows if mode is not double_backward else [*at, *rows]
 
         def product(batch: Any, share: float) -> Sequence[Tensor | None]:
             @contextmanager
             def loss(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
-                with chart.placed(model, tensors), nullcontext() if of is None else of.placed(model, rows):
+                with coordinates.placed(model, tensors), nullcontext() if of is None else of.placed(model, rows):
                     yield self._value(batch)
 
             nonlocal slope
-            part, found = way(loss, at, along, rows)
+            part, found = mode(loss, at, along, rows)
             slope += part * share
             return found
 
         if not at or not rows:
-            return 0.0, (chart if of is None else of).collect(model, ())
+            return 0.0, (coordinates if of is None else of).collect(model, ())
         with self.scoring(moved):
-            total = (chart if of is None else of).collect(model, self._each(product))
+            total = (coordinates if of is None else of).collect(model, self._each(product))
         return slope, total
 
     def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:

@@ -5,12 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-from jaxtyping import Float
 from torch import Tensor, nn
 
-from earlycrop.evaluation import Chart, Evaluation, MeanLoss, Rows
-
-Vector = Float[Tensor, "units"]
+from earlycrop.evaluation import Coordinates, Evaluation, MeanLoss, Rows
+from earlycrop.vector import Vector
 
 
 class AbstractScore(ABC):
@@ -49,7 +47,7 @@ class AbstractLossScore(AbstractScore):
 
     def worth(self, of: "Network") -> Vector:
         """The score at the units' present values."""
-        return self(Evaluation(of.loss(), of.units))
+        return self(Evaluation(of.loss(), of.coordinates))
 
 
 class AbstractNetworkScore(AbstractScore):
@@ -98,7 +96,7 @@ class Network:
         example_inputs: What it takes.
         loss: Gives the mean loss over the scoring set.
         weights: All prunable weights as one vector.
-        units: The vector of the units: weights, or gates where they sit.
+        coordinates: The vector of the units: weights, or gates where they sit.
         made_of: Which entries of which parameters each unit is made of.
         scales: The scales of the norms that units go through; of single weights there are none.
         readers: Which entries of which weights read each unit; of single weights there are none.
@@ -109,8 +107,8 @@ class Network:
     model: nn.Module
     example_inputs: tuple[object, ...]
     loss: Callable[[], MeanLoss]
-    weights: Chart
-    units: Chart
+    weights: Coordinates
+    coordinates: Coordinates
     made_of: "Entries"
     scales: "Entries"
     readers: "Entries"

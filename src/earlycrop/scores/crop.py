@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from earlycrop.evaluation import Evaluation, Rows
-from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, AbstractScore, Network, Vector
+from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, AbstractScore, Network
+from earlycrop.vector import Vector
 
 Reading = Literal["gate_hessian", "mixed", "group_sum"]
 
@@ -44,7 +45,7 @@ class CropMixed(AbstractNetworkScore):
 
     def __call__(self, of: Network) -> Vector:
         """|⟨∂²L/∂c∂W, g_W⟩|, g_W over the prunable weights."""
-        return _flow(of, of.units).abs()
+        return _flow(of, of.coordinates).abs()
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import Evaluation
-from earlycrop.scores.abstract import AbstractGathering, AbstractNetworkScore, Network, Vector
+from earlycrop.scores.abstract import AbstractGathering, AbstractNetworkScore, Network
 from earlycrop.scores.norm_scale import behind
 from earlycrop.structure.gated_norms import GatedNorm
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class GateDecorator(AbstractNetworkScore):
     def __call__(self, of: Network) -> Vector:
         """What was gathered, or the gates' slopes on the scoring set."""
         if of.gathered is None:
-            return Evaluation(of.loss(), of.units).gradient().abs()
+            return Evaluation(of.loss(), of.coordinates).gradient().abs()
         return behind(of, of.gathered)
 
 

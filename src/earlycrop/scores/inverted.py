@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from earlycrop.scores.abstract import AbstractNetworkScore, AbstractScore, Network, Vector
+from earlycrop.scores.abstract import AbstractNetworkScore, AbstractScore, Network
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)

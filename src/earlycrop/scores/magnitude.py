@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
-from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
+from earlycrop.scores.abstract import AbstractNetworkScore, Network
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,10 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.utils import _pytree as pytree
 
 from earlycrop.evaluation import MeanLoss
-from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
+from earlycrop.scores.abstract import AbstractNetworkScore, Network
 from earlycrop.scores.trees import floats
 from earlycrop.structure.trace import duplicate
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class NtkSap(AbstractNetworkScore):
                     outputs.append(floats(model(*batch)))
             return sum((a - b).square().sum() / a.shape[:1].numel() for a, b in zip(*outputs, strict=True))  # type: ignore[return-value]
 
-        return MeanLoss(twin, distance, [inputs], bn_mode="running").gradient(of.units)
+        return MeanLoss(twin, distance, [inputs], bn_mode="running").gradient(of.coordinates)
 
 
 def _redrawn(model: nn.Module) -> nn.Module:

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import torch
 
-from earlycrop.scores.abstract import AbstractNetworkScore, Entries, Network, Vector
+from earlycrop.scores.abstract import AbstractNetworkScore, Entries, Network
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from earlycrop.errors import ScoreError
 from earlycrop.evaluation import MeanLoss
-from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
+from earlycrop.scores.abstract import AbstractNetworkScore, Network
 from earlycrop.scores.trees import floats, one_sample_of_ones
 from earlycrop.structure.trace import duplicate
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ class Px(AbstractNetworkScore):
             sizes = floats(model(*batch[0], **batch[1]))
             return sum((z1 * z2).sum() for z1, z2 in zip(paths.totals, sizes, strict=True))  # type: ignore[return-value]
 
-        slope = MeanLoss(squared, kernel, [paths.ones], bn_mode="running").gradient(of.units)
-        return (slope * of.units.values.to(slope).square()).abs()
+        slope = MeanLoss(squared, kernel, [paths.ones], bn_mode="running").gradient(of.coordinates)
+        return (slope * of.coordinates.values.to(slope).square()).abs()
 
 
 def _precision(model: nn.Module) -> torch.dtype:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from earlycrop.evaluation import Evaluation
-from earlycrop.scores.abstract import AbstractLossScore, Vector
+from earlycrop.scores.abstract import AbstractLossScore
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)

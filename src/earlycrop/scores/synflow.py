@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from earlycrop.evaluation import MeanLoss
-from earlycrop.scores.abstract import AbstractNetworkScore, Network, Vector
+from earlycrop.scores.abstract import AbstractNetworkScore, Network
 from earlycrop.scores.trees import floats, one_sample_of_ones
 from earlycrop.structure.trace import duplicate
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -30,5 +31,5 @@ class SynFlow(AbstractNetworkScore):
             return sum(out.sum() for out in floats(model(*batch)))  # type: ignore[operator, return-value]
 
         batches = [one_sample_of_ones(of.example_inputs)]
-        slope = MeanLoss(positive, flow, batches, bn_mode="running").gradient(of.units)
-        return (of.units.values * slope).abs()
+        slope = MeanLoss(positive, flow, batches, bn_mode="running").gradient(of.coordinates)
+        return (of.coordinates.values * slope).abs()

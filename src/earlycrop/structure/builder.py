@@ -58,7 +58,7 @@ class Builder:
             frozen=frozen,
             layers=self.layers,
             outputs=outputs,
-            products=tuple((name, uses / self.examples) for name, uses in self.walk.products),
+            macs=tuple((name, uses / self.examples) for name, uses in self.walk.macs),
             names=self.walk.names,
             graph=self._graph(bool(guesses)),
         )

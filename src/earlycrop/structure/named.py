@@ -1,4 +1,4 @@
-"""What the user names: tensors that stay whole (`ignore`), and layers that leave together (`together`)."""
+"""What the user names: tensors that stay whole (`ignore`), and layers that leave together (`coupled`)."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -30,30 +30,30 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
     return lambda tensor: any(tensor == name or tensor.startswith(name + ".") for name in kept)
 
 
-def couple(walk: Walk, together: Sequence[Sequence[str]]) -> None:
+def couple(walk: Walk, coupled: Sequence[Sequence[str]]) -> None:
     """Output channel i of each of these layers leaves with channel i of the others.
 
     Raises:
         EarlyCropError: a name is of no layer that creates channels, or the layers are not equally wide.
     """
     creating = {name: dim for created in walk.created for name, dim in created.sites[:1]}  # its bias goes with it
-    for group in together:
+    for group in coupled:
         found: list[tuple[str, Tensor]] = []
         for name in [group] if isinstance(group, str) else group:
             weight = next((walk.names[one] for one in (name, f"{name}.weight") if one in walk.names), None)
             labels = None if weight not in creating else walk.tensors[weight][creating[weight]]
             if labels is None:
                 raise EarlyCropError(
-                    f"`together` names {name!r}, which is no layer that creates channels. "
+                    f"`coupled` names {name!r}, which is no layer that creates channels. "
                     f"Did you mean {nearest(name, creating)!r}?"
                 )
             if found and labels.numel() != found[0][1].numel():
                 raise EarlyCropError(
-                    f"`together` couples {found[0][0]!r} with {name!r} index by index, but they have "
+                    f"`coupled` couples {found[0][0]!r} with {name!r} index by index, but they have "
                     f"{found[0][1].numel()} and {labels.numel()} channels. Name layers of the same width."
                 )
             found.append((name, labels))
         if len(found) < 2:
-            raise EarlyCropError(f"`together` is a list of tuples of two or more layers; found {group!r}.")
+            raise EarlyCropError(f"`coupled` is a list of tuples of two or more layers; found {group!r}.")
         for _, labels in found[1:]:
             walk.labels.unite(found[0][1], labels)

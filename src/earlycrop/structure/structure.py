@@ -107,7 +107,7 @@ class Structure:
         frozen: What cannot leave, and why.
         layers: Every convolution, linear, recurrent and embedding layer.
         outputs: Weights whose output channels are outputs of the network: no nodes in node sparsity.
-        products: Multiply-adds: (weight, uses of each of its entries for one example).
+        macs: Multiply-adds: (weight, uses of each of its entries for one example).
         names: From every name of a tensor to its name in `tensors` (they differ where weights are tied).
         graph: The graph in which all this was found; None after a cut.
     """
@@ -121,7 +121,7 @@ class Structure:
     frozen: tuple[Frozen, ...]
     layers: tuple[Layer, ...]
     outputs: frozenset[str]
-    products: tuple[tuple[str, float], ...]
+    macs: tuple[tuple[str, float], ...]
     names: dict[str, str]
     graph: ChannelGraph | None = field(default=None, repr=False, compare=False)
 

@@ -1,4 +1,4 @@
-"""The graph of a model, had without touching the model and without a copy of its weights.
+"""The graph of a model, recorded without touching the model and without a copy of its weights.
 
 Three ways lead to it, tried in this order: the operators are noted while a copy without data runs; that copy is
 exported; a full copy is exported. The first takes a third of the time of the second and gives the same graph.
@@ -29,7 +29,7 @@ from earlycrop.structure.heads import head
 from earlycrop.structure.registry import operator_for
 
 Inputs = tuple[object, ...]
-Way = Literal["recorded", "exported", "exported with data"]
+Tracing = Literal["recorded", "exported", "exported with data"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +40,14 @@ class Program:
         graph: One node an operator; parameters, buffers and inputs are placeholders.
         graph_signature: What each placeholder stands for.
         constants: Tensors in the model's code, by name.
-        way: How the graph was had.
+        tracing: How the graph was recorded.
         root: The module that holds what the graph's own nodes refer to.
     """
 
     graph: Graph
     graph_signature: ExportGraphSignature
     constants: Mapping[str, Any]
-    way: Way
+    tracing: Tracing
     root: nn.Module
 
     @cached_property
@@ -57,15 +57,15 @@ class Program:
 
     def copy_of(self, model: nn.Module) -> nn.Module:
         """A copy of the model for `again`: without data where that is enough."""
-        return _shadow(self.way, model)
+        return _shadow(self.tracing, model)
 
     def again(self, shadow: nn.Module, example_inputs: object) -> "Program":
-        """The graph of such a copy after a change, had in the same way, to be compared node by node.
+        """The graph of such a copy after a change, recorded in the same way, to be compared node by node.
 
         Raises:
             Exception: whatever keeps the copy from running.
         """
-        return _traced(self.way, shadow, as_inputs(example_inputs), [])
+        return _traced(self.tracing, shadow, as_inputs(example_inputs), [])
 
 
 def as_inputs(example_inputs: object) -> Inputs:
@@ -122,12 +122,12 @@ def export(model: nn.Module, example_inputs: object) -> Program:
     insists on data (a branch on a value, constants in its code) is traced on a full copy.
 
     Raises:
-        TraceError: names the module that was running, the cause and the ways out.
+        TraceError: names the module that was running, the cause and the autodiff_modes out.
     """
     inputs = as_inputs(example_inputs)
-    for way in ("recorded", "exported"):
+    for tracing in ("recorded", "exported"):
         try:
-            return _traced(way, _shadow(way, model), inputs, [])
+            return _traced(tracing, _shadow(tracing, model), inputs, [])
         except Exception:  # the full copy decides; its error is the one to tell
             pass
     running: list[str] = []
@@ -161,23 +161,23 @@ def module_of(node: Node) -> str:
     return paths[-1].split("@")[0] if paths else ""  # the second call of a shared module is `name@1`
 
 
-def _shadow(way: Way, model: nn.Module) -> nn.Module:
-    shadow = duplicate(model).eval() if way == "exported with data" else weightless(model)
+def _shadow(tracing: Tracing, model: nn.Module) -> nn.Module:
+    shadow = duplicate(model).eval() if tracing == "exported with data" else weightless(model)
     head(shadow)
     return shadow
 
 
-def _traced(way: Way, shadow: nn.Module, inputs: Inputs, running: list[str]) -> Program:
-    """The graph, had in this way; whatever goes wrong is raised."""
-    if way != "exported with data":
+def _traced(tracing: Tracing, shadow: nn.Module, inputs: Inputs, running: list[str]) -> Program:
+    """The graph, recorded in this way; whatever goes wrong is raised."""
+    if tracing != "exported with data":
         inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
     with _noting(shadow, running), torch.no_grad(), _quiet():
-        if way == "recorded":
+        if tracing == "recorded":
             return _record(shadow, inputs, running)
         program = torch.export.export(shadow, inputs, strict=False)
-    if way == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
+    if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
         raise ValueError("a constant without data")
-    return Program(program.graph, program.graph_signature, program.constants, way, program.graph_module)
+    return Program(program.graph, program.graph_signature, program.constants, tracing, program.graph_module)
 
 
 def _record(model: nn.Module, inputs: Inputs, running: list[str]) -> Program:
@@ -226,7 +226,7 @@ class _Recorder(ProxyTorchDispatchMode):
     def __init__(self, running: list[str]) -> None:
         super().__init__(PythonKeyTracer(), "real", pre_dispatch=True)
         self.graph, self.running = Graph(), running
-        # weakly: a new tensor that somebody else holds is copied on its way out of a factory, and would be lost
+        # weakly: a new tensor that somebody else holds is copied on its tracing out of a factory, and would be lost
         self._nodes = WeakTensorKeyDictionary()
 
     def note(self, node: Node, value: object) -> None:

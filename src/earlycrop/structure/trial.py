@@ -28,7 +28,7 @@ def trace(
     model: nn.Module,
     example_inputs: object,
     ignore: Sequence[str] = (),
-    together: Sequence[Sequence[str]] = (),
+    coupled: Sequence[Sequence[str]] = (),
 ) -> Structure:
     """Find every class of coupled channels that can leave the model.
 
@@ -36,15 +36,15 @@ def trace(
         model: The network; untouched.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         ignore: Modules or parameters, or a single one (by name, or by the beginning of a dotted name) to keep whole.
-        together: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
+        coupled: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
 
     Raises:
-        EarlyCropError: `ignore` or `together` names something that the model does not have, or that cannot be coupled.
+        EarlyCropError: `ignore` or `coupled` names something that the model does not have, or that cannot be coupled.
         TraceError: the model cannot be exported; names the module.
     """
     ignored = ignoring(model, ignore)
     walk = label(model, export(model, example_inputs))
-    couple(walk, together)
+    couple(walk, coupled)
     builder = Builder(walk, ignored, examples_in(example_inputs))
     names = sorted({name for _, name, _ in walk.guesses})
     structures = []

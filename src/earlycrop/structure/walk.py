@@ -80,7 +80,7 @@ class Walk:
     guesses: dict[tuple[str, str, int | None], list[Tensor]] = field(default_factory=dict)
     arguments: dict[str, Tensor] = field(default_factory=dict)
     positions: dict[str, tuple[Tensor, int, int]] = field(default_factory=dict)
-    products: list[tuple[str, int]] = field(default_factory=list)
+    macs: list[tuple[str, int]] = field(default_factory=list)
     unruled: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -13,14 +13,14 @@ ntk_settled.py    on the empirical neural tangent kernel
 """
 
 from earlycrop.timing.abstract import (
-    AbstractCourse,
     AbstractDetector,
     AbstractInstrument,
+    AbstractPruningSchedule,
     AbstractTiming,
     Now,
+    Observed,
+    Phase,
     Reason,
-    Regime,
-    Scene,
 )
 from earlycrop.timing.after_training import AfterTraining
 from earlycrop.timing.early_bird import EarlyBird, MaskDistance
@@ -34,9 +34,9 @@ from earlycrop.timing.spread import Spread
 from earlycrop.timing.tick_tock import TickTock
 
 __all__ = [
-    "AbstractCourse",
     "AbstractDetector",
     "AbstractInstrument",
+    "AbstractPruningSchedule",
     "AbstractTiming",
     "AfterTraining",
     "AtEpoch",
@@ -49,12 +49,12 @@ __all__ = [
     "Never",
     "Now",
     "NtkSettled",
+    "Observed",
     "Overlap",
+    "Phase",
     "RateSettled",
     "Reason",
-    "Regime",
     "Rewinding",
-    "Scene",
     "ScoreSettled",
     "Spread",
     "TickTock",

@@ -12,7 +12,7 @@ Reason = Literal["init", "epoch", "trigger", "static", "cap", "round"]
 
 
 @dataclass(frozen=True)
-class Regime:
+class Phase:
     """What a method asks of training between two checks, beside what the loop does anyway.
 
     Args:
@@ -45,7 +45,7 @@ class AbstractInstrument(ABC):
 
 
 @runtime_checkable
-class Scene(Protocol):
+class Observed(Protocol):
     """What an instrument may look at."""
 
     def parameters(self, which: Literal["prunable", "all"]) -> dict[str, Tensor]:
@@ -117,12 +117,12 @@ class AbstractTiming(ABC):
         """All epochs that are trained where the budget of one training is `epochs` and the method cuts so often."""
         return epochs
 
-    def regime(self, epoch: float, epochs: float | None, cuts: int) -> Regime:
+    def phase(self, epoch: float, epochs: float | None, cuts: int) -> Phase:
         """What is asked of training from this epoch on."""
-        return Regime()
+        return Phase()
 
 
-class AbstractCourse(AbstractTiming):
+class AbstractPruningSchedule(AbstractTiming):
     """A timing that trains in full, prunes and goes on: its moments follow from the budget of one training."""
 
     needs_budget: ClassVar[bool] = True
@@ -170,7 +170,7 @@ class AbstractDetector(AbstractTiming):
         return self
 
     @abstractmethod
-    def instrument(self, scene: Scene) -> AbstractInstrument:
+    def instrument(self, observed: Observed) -> AbstractInstrument:
         """What this rule looks through; made before training."""
 
     @abstractmethod

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from earlycrop.timing.abstract import AbstractCourse
+from earlycrop.timing.abstract import AbstractPruningSchedule
 
 
 @dataclass(frozen=True)
-class AfterTraining(AbstractCourse):
+class AfterTraining(AbstractPruningSchedule):
     """Prune after the whole budget, then retrain for a part of it (Li et al., 2017).
 
     Args:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Regime, Scene
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Observed, Phase
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class EarlyBird(AbstractDetector):
         if self.penalty < 0:
             raise ValueError(f"`penalty` cannot be negative; found {self.penalty}.")
 
-    def instrument(self, scene: Scene) -> AbstractInstrument:
+    def instrument(self, observed: Observed) -> AbstractInstrument:
         """The distance of the masks."""
-        return MaskDistance(scene.choose, self.window)
+        return MaskDistance(observed.choose, self.window)
 
     def signal(self, curve: Sequence[float]) -> list[float]:
         """The largest distance of the newest mask from an older one; nan until there are enough.
@@ -59,9 +59,9 @@ class EarlyBird(AbstractDetector):
         """A quarter of the budget, but not before the masks can have been compared."""
         return max(super().cap(epochs), self.interval * self.window) if self.max_epochs is None else self.max_epochs
 
-    def regime(self, epoch: float, epochs: float | None, cuts: int) -> Regime:
+    def phase(self, epoch: float, epochs: float | None, cuts: int) -> Phase:
         """The penalty, always."""
-        return Regime(penalty=self.penalty)
+        return Phase(penalty=self.penalty)
 
 
 class MaskDistance(AbstractInstrument):

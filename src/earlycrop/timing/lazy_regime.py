@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Now, Reason, Scene
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Now, Observed, Reason
 
 
 @dataclass(frozen=True)
@@ -42,9 +42,9 @@ class LazyRegime(AbstractDetector):
         if self.params not in ("prunable", "all"):
             raise ValueError(f"`params` is 'prunable' or 'all'; found {self.params!r}.")
 
-    def instrument(self, scene: Scene) -> AbstractInstrument:
+    def instrument(self, observed: Observed) -> AbstractInstrument:
         """The drift of the parameters that were asked for."""
-        return Drift(lambda: scene.parameters(self.params), from_epoch=1 if self.reference == "epoch1" else 0)
+        return Drift(lambda: observed.parameters(self.params), from_epoch=1 if self.reference == "epoch1" else 0)
 
     def signal(self, curve: Sequence[float]) -> list[float]:
         """|Δ(t) − Δ(t−1)| / |Δ(1)| at each look; nan at the first.

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Scene
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Observed
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class NtkSettled(AbstractDetector):
         if self.outputs < 1:
             raise ValueError(f"`outputs` counts outputs of the network, at least 1; found {self.outputs}.")
 
-    def instrument(self, scene: Scene) -> AbstractInstrument:
+    def instrument(self, observed: Observed) -> AbstractInstrument:
         """The kernel's relative change."""
-        return KernelChange(lambda: scene.kernel(self.samples, self.outputs))
+        return KernelChange(lambda: observed.kernel(self.samples, self.outputs))
 
     def signal(self, curve: Sequence[float]) -> list[float]:
         """The relative change at each look."""

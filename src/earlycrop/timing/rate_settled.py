@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Scene
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Observed
 from earlycrop.timing.lazy_regime import Drift
 
 
@@ -26,9 +26,9 @@ class RateSettled(AbstractDetector):
         if self.agreements < 1:
             raise ValueError(f"`agreements` counts agreements in a row, at least 1; found {self.agreements}.")
 
-    def instrument(self, scene: Scene) -> AbstractInstrument:
+    def instrument(self, observed: Observed) -> AbstractInstrument:
         """The drift of the prunable weights."""
-        return Drift(lambda: scene.parameters("prunable"))
+        return Drift(lambda: observed.parameters("prunable"))
 
     def signal(self, curve: Sequence[float]) -> list[float]:
         """|rate(t) / rate(t−1) − 1| at each look, the largest of the last `agreements`; nan before.

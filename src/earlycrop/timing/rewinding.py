@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from earlycrop.timing.abstract import AbstractCourse
+from earlycrop.timing.abstract import AbstractPruningSchedule
 
 
 @dataclass(frozen=True)
-class Rewinding(AbstractCourse):
+class Rewinding(AbstractPruningSchedule):
     """Iterative pruning with rewinding (Frankle et al., 2020): each cut comes at the end of a training.
 
     After it everything that is left, and norms, biases and buffers, is as it was after `to` epochs, the optimizer has

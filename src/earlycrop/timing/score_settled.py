@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Scene
+from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Observed
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class ScoreSettled(AbstractDetector):
 
     tolerance: float = 0.1
 
-    def instrument(self, scene: Scene) -> AbstractInstrument:
+    def instrument(self, observed: Observed) -> AbstractInstrument:
         """The overlap of what would stay."""
-        return Overlap(scene.choose)
+        return Overlap(observed.choose)
 
     def signal(self, curve: Sequence[float]) -> list[float]:
         """1 − overlap at each look."""

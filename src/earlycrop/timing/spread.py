@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from earlycrop.timing.abstract import AbstractCourse
+from earlycrop.timing.abstract import AbstractPruningSchedule
 
 
 @dataclass(frozen=True)
-class Spread(AbstractCourse):
+class Spread(AbstractPruningSchedule):
     """The cuts of a method come one after the other while training goes on; each is scored on what is left then.
 
     Nothing is rewound and no epoch is added. Hold the learning rate constant until the last cut (`pruner.done`).

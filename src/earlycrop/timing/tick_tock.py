@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from earlycrop.timing.abstract import AbstractCourse, Regime
+from earlycrop.timing.abstract import AbstractPruningSchedule, Phase
 
 
 @dataclass(frozen=True)
-class TickTock(AbstractCourse):
+class TickTock(AbstractPruningSchedule):
     """Train in full; a Tock; then Ticks, each followed by a cut, with a Tock after every few; then tune what is left.
 
     In a Tick convolutions and linear layers stand still while the gates learn and are judged. In a Tock everything
@@ -56,13 +56,13 @@ class TickTock(AbstractCourse):
         _, start, length = self.stretches(epochs, cuts)[-1]
         return start + length
 
-    def regime(self, epoch: float, epochs: float | None, cuts: int) -> Regime:
+    def phase(self, epoch: float, epochs: float | None, cuts: int) -> Phase:
         """Gated and frozen in a Tick, gated and penalised in a Tock, plain otherwise."""
         assert epochs is not None
         name = next((n for n, start, _ in reversed(self.stretches(epochs, cuts)) if start <= epoch + 1e-9), "dense")
         if name == "tick":
-            return Regime("tick", frozen=True, gated=True)
-        return Regime("tock", penalty=self.penalty, gated=True) if name == "tock" else Regime()
+            return Phase("tick", frozen=True, gated=True)
+        return Phase("tock", penalty=self.penalty, gated=True) if name == "tock" else Phase()
 
     def _whole(self, part: float, epochs: float) -> int:
         return max(1, round(part * epochs))

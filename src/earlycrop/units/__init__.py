@@ -3,12 +3,12 @@
 abstract.py  what a pruner asks of units
 weights.py   masks that stay zero through training
 channels.py  classes that really leave
-charts.py    how the network computes with a vector of units
+coordinates.py    how the network computes with a vector of units
 """
 
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits
 from earlycrop.units.channels import Channels, ChannelUnits
-from earlycrop.units.charts import Entries, GateChart, WeightChart
+from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.units.weights import Weights, WeightUnits
 
 __all__ = [
@@ -17,8 +17,8 @@ __all__ = [
     "ChannelUnits",
     "Channels",
     "Entries",
-    "GateChart",
-    "WeightChart",
+    "GateCoordinates",
+    "WeightCoordinates",
     "WeightUnits",
     "Weights",
 ]

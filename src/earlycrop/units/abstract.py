@@ -18,7 +18,8 @@ from earlycrop.counting import Counts
 from earlycrop.distributed import grouped
 from earlycrop.structure import ChannelClass, Frozen, Verification
 from earlycrop.structure.surgery import unharmed
-from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
+from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
+from earlycrop.vector import Vector
 
 if TYPE_CHECKING:
     from earlycrop.units.weights import WeightUnits
@@ -76,8 +77,8 @@ class AbstractUnitKind(ABC):
 class AbstractUnits(ABC):
     """The units of a model, and which of them are left.
 
-    Scores see them as one vector (`units`); `keep` and `choose` have an entry for each unit of the network as it was
-    when the pruner was made, or as it is now, see there.
+    Scores see them as one vector (`coordinates`). `keep` has an entry for each unit of the dense network; scores and
+    `alive`, `layer` and `choose` have one for each unit that has a score now (channels that left have none).
 
     Attributes:
         kind: Whose answer to "what may leave" this is.
@@ -104,27 +105,27 @@ class AbstractUnits(ABC):
 
     @property
     @abstractmethod
-    def units(self) -> WeightChart | GateChart:
+    def coordinates(self) -> WeightCoordinates | GateCoordinates:
         """The vector that scores see: the weights, or gates of value 1."""
 
     @property
     @abstractmethod
-    def weights(self) -> WeightChart:
+    def weights(self) -> WeightCoordinates:
         """All prunable weights as one vector."""
 
     @property
     @abstractmethod
-    def made_of(self) -> WeightChart | Entries:
+    def made_of(self) -> WeightCoordinates | Entries:
         """The entries of parameters that create each unit."""
 
     @property
     @abstractmethod
-    def scales(self) -> WeightChart | Entries:
+    def scales(self) -> WeightCoordinates | Entries:
         """The scales of the norms that each unit goes through."""
 
     @property
     @abstractmethod
-    def readers(self) -> WeightChart | Entries:
+    def readers(self) -> WeightCoordinates | Entries:
         """The weights that read each unit."""
 
     @abstractmethod

@@ -20,7 +20,8 @@ from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Verification,
 from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.trace import as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
-from earlycrop.units.charts import Entries, GateChart, Vector, WeightChart
+from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class ChannelUnits(AbstractUnits):
         return inputs_for(self.model, *self._given)
 
     @property
-    def units(self) -> GateChart:
+    def coordinates(self) -> GateCoordinates:
         """One gate of value 1 for each class that is left; or for each of its creators, if they are not shared."""
         gates, count = self._gates, len(self.structure)
         if self.reduce != "shared":
@@ -105,7 +106,7 @@ class ChannelUnits(AbstractUnits):
             numbers = [torch.where(gate.classes < 0, -1, torch.searchsorted(owners, key)) for gate, key in places]
             gates = tuple(replace(gate, classes=one) for gate, one in zip(gates, numbers, strict=True))
             count = owners.numel()
-        return GateChart(gates, count, self._like)
+        return GateCoordinates(gates, count, self._like)
 
     def per_class(self, scores: Vector) -> Float[Tensor, "classes"]:
         """Scores of gates that are not shared, reduced over each class; others are those of the classes already."""
@@ -134,10 +135,10 @@ class ChannelUnits(AbstractUnits):
         )
 
     @property
-    def weights(self) -> WeightChart:
+    def weights(self) -> WeightCoordinates:
         """All prunable weights that are left, as one vector."""
         names = (name for layer in counted(self.layers, self.embeddings) for name in layer.weights)
-        return WeightChart(self.model, tuple(dict.fromkeys(names)))
+        return WeightCoordinates(self.model, tuple(dict.fromkeys(names)))
 
     def on(self, model: nn.Module) -> "ChannelUnits":
         """The same classes of a copy of the model, without an optimizer."""

@@ -24,7 +24,8 @@ from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, tra
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
-from earlycrop.units.charts import Vector, WeightChart
+from earlycrop.units.coordinates import WeightCoordinates
+from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True)
@@ -108,11 +109,11 @@ class WeightUnits(AbstractUnits):
         return inputs_for(self.model, *self._given)
 
     @property
-    def chart(self) -> WeightChart:
+    def coordinates(self) -> WeightCoordinates:
         """All prunable weights as one vector; the units, what they are made of, and the weights are one thing here."""
-        return WeightChart(self.model, self.names, self.keep)
+        return WeightCoordinates(self.model, self.names, self.keep)
 
-    units = made_of = scales = readers = weights = chart
+    made_of = scales = readers = weights = coordinates
 
     def per_class(self, scores: Vector) -> Vector:
         """Scores of weights are those of the units."""

@@ -15,7 +15,7 @@ import earlycrop
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import MeanLoss
 from earlycrop.scores import NtkSap, SynFlow
-from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, AtInit
+from earlycrop.timing import AbstractDetector, AbstractPruningSchedule, AtEpoch, AtInit
 from earlycrop.units import Channels
 from earlycrop.widths import WidthsOf
 from earlycrop_lab.comparing.dashboard import duration
@@ -99,7 +99,7 @@ def dense_epochs(d: Description) -> float:
             return epoch
         case AbstractDetector() as detector:
             return detector.cap(d.budget)
-        case AbstractCourse() as course:
+        case AbstractPruningSchedule() as course:
             return course.moments(d.budget, len(method.steps.towards(d.sparsity)))[-1]
     return d.total_epochs
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import earlycrop
 from earlycrop.errors import nearest
-from earlycrop.timing import AbstractCourse, Rewinding, TickTock
+from earlycrop.timing import AbstractPruningSchedule, Rewinding, TickTock
 from earlycrop.units import Weights
 from earlycrop_lab.comparing.beside import check_kinds
 from earlycrop_lab.tasks import get_task
@@ -102,7 +102,7 @@ class Grid:
 def meaningless(method: earlycrop.Method, said: Mapping[str, Any]) -> set[str]:
     """Those of these fields of a description that mean nothing to a method."""
     masks, fixed = isinstance(method.units, Weights), isinstance(method.timing, Rewinding | TickTock)
-    once = not isinstance(method.timing, AbstractCourse) or (said.get("prune_at") is not None and not fixed)
+    once = not isinstance(method.timing, AbstractPruningSchedule) or (said.get("prune_at") is not None and not fixed)
     idle = (
         (not prunes(method), PRUNING),
         (masks, OF_CHANNELS),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import log
 
-from earlycrop.timing import AbstractCourse
+from earlycrop.timing import AbstractPruningSchedule
 from earlycrop_lab.reporting.columns import NAMED, Column
 from earlycrop_lab.reporting.differences import Difference, ratio
 from earlycrop_lab.reporting.numbers import NONE, times
@@ -41,7 +41,7 @@ def training_flops(result: Result) -> float | None:
 def _trains_between_cuts(d: Description) -> bool:
     """Whether there are networks between the first and the last, whose FLOPs no result has."""
     method = pruning_method(d)
-    if not isinstance(method.timing, AbstractCourse):
+    if not isinstance(method.timing, AbstractPruningSchedule):
         return False
     return len(set(method.timing.moments(d.budget, len(method.steps.towards(d.sparsity))))) > 1
 

@@ -13,7 +13,7 @@ from earlycrop.errors import nearest
 from earlycrop.evaluation import BatchNormMode
 from earlycrop.scores import READINGS, Grasp, Reading
 from earlycrop.steps import Exponential, Remaining
-from earlycrop.timing import AbstractCourse, AbstractDetector, AtEpoch, Never, Rewinding, TickTock
+from earlycrop.timing import AbstractDetector, AbstractPruningSchedule, AtEpoch, Never, Rewinding, TickTock
 from earlycrop.units import Weights
 
 
@@ -174,7 +174,7 @@ class Description:
             if not (isfinite(getattr(self, name)) and getattr(self, name) > least):
                 raise ValueError(f"{name} cannot be {getattr(self, name):g}.")
         method = earlycrop.get_method(self.method)
-        several = isinstance(method.timing, AbstractCourse) and self.prune_at is None
+        several = isinstance(method.timing, AbstractPruningSchedule) and self.prune_at is None
         for name in ("rounds", "per_round"):
             if getattr(self, name) is not None and not several:
                 raise ValueError(f"{self.method} cuts at one moment: leave out {name}.")

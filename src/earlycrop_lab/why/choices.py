@@ -34,7 +34,7 @@ from earlycrop.scores import (
 )
 from earlycrop.starvation import remaining, variation
 from earlycrop.steps import OneShot
-from earlycrop.timing import AbstractCourse, AbstractDetector, Never
+from earlycrop.timing import AbstractDetector, AbstractPruningSchedule, Never
 from earlycrop.units import Channels
 from earlycrop.widths import WidthsOf
 from earlycrop_lab.reporting.columns import spread_percent
@@ -118,7 +118,7 @@ def in_widths(method: earlycrop.Method) -> earlycrop.Method:
     Raises:
         ValueError: It does not cut once.
     """
-    if isinstance(method.timing, Never | AbstractCourse):
+    if isinstance(method.timing, Never | AbstractPruningSchedule):
         raise ValueError(f"{method.name} does not cut at one moment, so it has no widths to choose in.")
     if isinstance(method.allocation, WidthsOf):
         return method

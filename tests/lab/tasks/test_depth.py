@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop.timing import AbstractCourse, AbstractDetector
+from earlycrop.timing import AbstractDetector, AbstractPruningSchedule
 from earlycrop_lab.checkpoints import Checkpoints
 from earlycrop_lab.cli import main
 from earlycrop_lab.data.depths import DEPTHS, load
@@ -252,7 +252,7 @@ def test_every_method_prunes_it(method):
     match earlycrop.get_method(method).timing:
         case AbstractDetector():
             said = {"epochs": 8}
-        case AbstractCourse():
+        case AbstractPruningSchedule():
             said = {"epochs": 4, "rounds": 2}
         case _:
             said = {"epochs": 2}

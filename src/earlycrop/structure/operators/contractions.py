@@ -50,7 +50,7 @@ def _write(walk: Walk, node: Any, weight: Any, dim: int, labels: Tensor | None, 
 def _count(walk: Walk, node: Any, weight: Any, uses: int) -> None:
     """Each entry of the weight takes part in `uses` multiply-adds."""
     if weight in walk.origin:
-        walk.products.append((walk.origin[weight], uses))
+        walk.macs.append((walk.origin[weight], uses))
 
 
 @_creates("conv1d", "conv2d", "conv3d", channels=1, groups=_GROUPS, weight=Weight(spatial=True))

@@ -1,6 +1,6 @@
 """From one vector to what the network computes with: weights as they are, or gates that multiply what flows.
 
-A chart names the *leaves* to differentiate with respect to (the parameters themselves, or factors of one), and
+A coordinates names the *leaves* to differentiate with respect to (the parameters themselves, or factors of one), and
 puts them, or other tensors like them, in place while the model computes. Derivatives then are autograd's own.
 """
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from earlycrop.products import Way
+from earlycrop.hessian_products import AutodiffMode
 from earlycrop.structure import Gate, Structure
+from earlycrop.vector import Vector
 
-Vector = Float[Tensor, "units"]
 Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
 
 
 @dataclass(frozen=True, eq=False)
-class WeightChart:
+class WeightCoordinates:
     """The vector of all entries of some parameters; entries that have left are zero and have no slope.
 
     Args:
@@ -35,7 +35,7 @@ class WeightChart:
     names: tuple[str, ...]
     alive: Bool[Tensor, "units"] | None = None
 
-    ways: ClassVar[tuple[Way, ...]] = ("reverse_over_forward", "double_backward")
+    autodiff_modes: ClassVar[tuple[AutodiffMode, ...]] = ("reverse_over_forward", "double_backward")
 
     @property
     def values(self) -> Vector:
@@ -83,7 +83,7 @@ class WeightChart:
 
 
 @dataclass(frozen=True, eq=False)
-class GateChart:
+class GateCoordinates:
     """The vector of gates, all one; each place where they multiply has a leaf, a factor per channel.
 
     Args:
@@ -96,7 +96,9 @@ class GateChart:
     count: int
     like: Tensor
 
-    ways: ClassVar[tuple[Way, ...]] = ("double_backward",)  # tangents of the weights would be computed as zeros
+    autodiff_modes: ClassVar[tuple[AutodiffMode, ...]] = (
+        "double_backward",
+    )  # tangents of the weights would be computed as zeros
 
     @property
     def values(self) -> Vector:

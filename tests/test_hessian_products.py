@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from earlycrop.evaluation import Evaluation, MeanLoss
-from earlycrop.products import WAYS
+from earlycrop.hessian_products import AUTODIFF_MODES
 from earlycrop.scores import CropGroupSum, CropMixed
 from earlycrop.scores.abstract import Network
 from earlycrop.units import Channels, Weights
@@ -18,7 +18,7 @@ def at(net: nn.Module, batch, units=None, loss=dense.cross_entropy, **options) -
     return Evaluation(MeanLoss(net, loss, [batch], "running", **options), chart)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", AUTODIFF_MODES)
 @pytest.mark.parametrize("make", [dense.conv_norm_net, dense.depthwise_net])
 def test_every_way_agrees_with_the_dense_hessian_of_weights(make, way):
     net, batch = make(), dense.images()
@@ -30,7 +30,7 @@ def test_every_way_agrees_with_the_dense_hessian_of_weights(make, way):
     torch.testing.assert_close(found.hessian_product(v), hessian @ v, atol=1e3 * tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", AUTODIFF_MODES)
 def test_every_way_agrees_with_the_dense_hessian_of_gates(way):
     net, batch = dense.residual_net(), dense.images()
     found = at(net, batch, Channels(), hessian=way, micro_batch=4)
@@ -40,7 +40,7 @@ def test_every_way_agrees_with_the_dense_hessian_of_gates(way):
 
 
 @pytest.mark.parametrize("score", [CropMixed(), CropGroupSum()])
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", AUTODIFF_MODES)
 def test_every_way_agrees_on_mixed_derivatives(way, score):
     net, batch = dense.residual_net(), dense.images()
     units = Channels().of(net, batch[0], None, ())
@@ -49,7 +49,14 @@ def test_every_way_agrees_on_mixed_derivatives(way, score):
         loss = MeanLoss(net, dense.cross_entropy, [batch], "running", hessian=hessian)
         return score(
             Network(
-                net, (batch[0],), lambda: loss, units.weights, units.units, units.made_of, units.scales, units.readers
+                net,
+                (batch[0],),
+                lambda: loss,
+                units.weights,
+                units.coordinates,
+                units.made_of,
+                units.scales,
+                units.readers,
             )
         )
 

@@ -1,4 +1,4 @@
-"""Products with the Hessian of a scalar function f at x: the rows that are asked for of ∇²f v, in four ways.
+"""Products with the Hessian of a scalar function f at x: the rows that are asked for of ∇²f v, in four autodiff_modes.
 
     double_backward       ∂⟨∇f, v⟩ / ∂x, the gradient differentiated once more; works for every operator
     reverse_over_forward  the same slope ⟨∇f, v⟩ as the tangent of f along v, by dual numbers, then one reverse pass
@@ -80,9 +80,11 @@ def central_difference(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of
     return (values[0] - values[1]) / (2 * step), rows
 
 
-Way = Literal["auto", "reverse_over_forward", "double_backward", "forward_over_reverse", "central_difference"]
+AutodiffMode = Literal["auto", "reverse_over_forward", "double_backward", "forward_over_reverse", "central_difference"]
 
-WAYS = {way.__name__: way for way in (reverse_over_forward, double_backward, forward_over_reverse, central_difference)}
+AUTODIFF_MODES = {
+    mode.__name__: mode for mode in (reverse_over_forward, double_backward, forward_over_reverse, central_difference)
+}
 
 _NAMES = """
     linear matmul mm bmm addmm conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d batch_norm

@@ -3,7 +3,7 @@
 import pytest
 
 from earlycrop import METHODS
-from earlycrop.timing import AfterTraining, Regime, Rewinding, TickTock
+from earlycrop.timing import AfterTraining, Phase, Rewinding, TickTock
 from tests.pruners import make_pruner
 from tests.test_pruner import small
 
@@ -34,9 +34,9 @@ def test_a_budget_that_is_too_short_to_be_rewound():
 
 def test_what_ticks_and_tocks_ask_of_training():
     timing = TickTock(ticks=2, penalty=0.5)
-    asked = [timing.regime(epoch, 16, 3) for epoch in range(26)]
-    tick, tock = Regime("tick", frozen=True, gated=True), Regime("tock", penalty=0.5, gated=True)
-    assert asked == [Regime()] * 16 + [tock, tick, tick, tock, tick] + [Regime()] * 5
+    asked = [timing.phase(epoch, 16, 3) for epoch in range(26)]
+    tick, tock = Phase("tick", frozen=True, gated=True), Phase("tock", penalty=0.5, gated=True)
+    assert asked == [Phase()] * 16 + [tock, tick, tick, tock, tick] + [Phase()] * 5
 
 
 @pytest.mark.parametrize(

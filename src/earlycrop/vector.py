@@ -1,0 +1,6 @@
+"""What scores are: one number for each unit."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+Vector = Float[Tensor, "units"]
