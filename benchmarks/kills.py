@@ -37,6 +37,7 @@ from record import table, write
 
 import earlycrop
 from earlycrop import files, load_state
+from earlycrop.scoring import Scorer
 from earlycrop.units import ChannelUnits, WeightUnits
 from earlycrop_lab import checkpoints, cli, runs
 from earlycrop_lab.tasks import classification
@@ -86,7 +87,7 @@ def mark_all() -> None:
     for name, where, attribute in (
         ("restoring", checkpoints.Checkpoints, "restore"),
         ("watching", earlycrop.Pruner, "check"),
-        ("scoring", earlycrop.Pruner, "_scores"),
+        ("scoring", Scorer, "scores"),
         ("cutting", ChannelUnits, "keep_only"),
         ("cutting", WeightUnits, "keep_only"),
         ("training step", torch.Tensor, "backward"),

@@ -86,6 +86,11 @@ class Method:
         return self.allocation if isinstance(self.allocation, WidthsOf) else None
 
     @property
+    def widths_first(self) -> bool:
+        """Whether the widths are taken at the first check, before training."""
+        return self.widths is not None and self.widths.taken == "first"
+
+    @property
     def sharing(self) -> Global | Uniform:
         """How layers share the budget where units are ranked over all of them."""
         return self.allocation.allocation if isinstance(self.allocation, WidthsOf) else self.allocation

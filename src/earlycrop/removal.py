@@ -77,7 +77,7 @@ class Removal:
     def take_widths(self, units: AbstractUnits) -> None:
         """At the first check, where another scoring decides the widths then."""
         by = self._method.widths
-        if by is not None and by.taken == "first" and self.widths is None:
+        if by is not None and self._method.widths_first and self.widths is None:
             self.widths = self.widths_of(units, by, self._budget.sparsity)
 
     def widths_of(self, units: AbstractUnits, by: WidthsOf, sparsity: float) -> Tensor:

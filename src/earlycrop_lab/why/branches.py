@@ -19,7 +19,6 @@ from torch.optim import Optimizer
 
 import earlycrop
 from earlycrop.timing import AtEpoch
-from earlycrop.widths import WidthsOf
 from earlycrop_lab.tasks import prepare
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import Description
@@ -118,11 +117,6 @@ def grown(d: Description, epochs: int, root: str | None = None, device: str = "c
         for _ in _steps(d, setup, optimizer, epoch):
             pass
         yield Stem(setup, optimizer, epoch + 1)
-
-
-def at_first(method: earlycrop.Method) -> bool:
-    """Whether the method takes its widths at its first look, before training."""
-    return isinstance(method.allocation, WidthsOf) and method.allocation.taken == "first"
 
 
 def _steps(d: Description, setup: Setup, optimizer: Optimizer, epoch: int) -> Iterator[None]:

@@ -42,7 +42,7 @@ from earlycrop_lab.reporting.differences import Difference
 from earlycrop_lab.reporting.numbers import NONE
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import pruning_method
-from earlycrop_lab.why.branches import Branch, Seen, Stem, at_first, grown
+from earlycrop_lab.why.branches import Branch, Seen, Stem, grown
 from earlycrop_lab.why.independence import Independence
 
 Key = tuple[float, int, str]
@@ -222,7 +222,7 @@ def _grown(
     looked: dict[float, Seen] = {}
     stem = None
     for stem in grown(d, epoch, root, device):
-        if stem.epoch == (0 if at_first(own) else epoch):
+        if stem.epoch == (0 if own.widths_first else epoch):
             shared = replace(own, allocation=_taken(own))
             looked = {sparsity: stem.look(replace(d, sparsity=sparsity), shared) for sparsity in sparsities}
     assert stem is not None

@@ -19,7 +19,7 @@ from earlycrop_lab.reporting.differences import Difference
 from earlycrop_lab.reporting.numbers import NONE
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import pruning_method
-from earlycrop_lab.why.branches import Branch, Seen, Stem, at_first, grown
+from earlycrop_lab.why.branches import Branch, Seen, Stem, grown
 from earlycrop_lab.why.moments import watched
 
 BUDGETS = (10, 20, 40, 80)
@@ -176,7 +176,7 @@ def early(
         if stem.epoch == 0:
             for sparsity in sparsities:
                 asked = replace(d, sparsity=sparsity, epochs=max(budgets), prune_at=0.0)
-                if at_first(method := pruning_method(asked)):
+                if (method := pruning_method(asked)).widths_first:
                     looked[sparsity] = stem.look(asked, method)
         for epoch, sparsity, budget in lacking:
             if epoch == stem.epoch:
