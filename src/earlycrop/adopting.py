@@ -1,7 +1,9 @@
 """What a pruner takes: a model, its copies, its optimizer and a method that fits them; all else is refused in time."""
 
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
+from math import inf
 from types import MappingProxyType
 
 import torch
@@ -59,26 +61,33 @@ def copy_of(model: nn.Module, copy: nn.Module) -> nn.Module:
     return copy
 
 
-def check_optimizer(optimizer: Optimizer | None, units: AbstractUnits) -> None:
-    """The optimizer must hold what will be cut.
+def check_optimizers(given: Optimizer | Sequence[Optimizer] | None, units: AbstractUnits) -> tuple[Optimizer, ...]:
+    """The optimizers, which must hold what will be cut between them.
 
     Raises:
-        OptimizerError: it does not hold some prunable weight that is trained.
+        OptimizerError: none of them holds some prunable weight that is trained, or one is no optimizer.
     """
-    if optimizer is None:
-        return
-    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    optimizers = tuple(given) if isinstance(given, Sequence) else () if given is None else (given,)
+    for one in optimizers:
+        if not (hasattr(one, "param_groups") and hasattr(one, "state")):
+            raise OptimizerError(
+                f"`optimizer` is a torch.optim.Optimizer or a list of them; found {type(one).__name__}. Give the "
+                f"optimizer inside, whose `param_groups` and `state` are what is cut."
+            )
+    held = {id(parameter) for one in optimizers for group in one.param_groups for parameter in group["params"]}
     missing = [
         name
         for name in units.weights.names
         if (parameter := units.model.get_parameter(name)).requires_grad and id(parameter) not in held
     ]
-    if missing:
+    if missing and optimizers:
+        whose = "The optimizer does not hold" if len(optimizers) == 1 else "None of the optimizers holds"
         raise OptimizerError(
-            f"The optimizer does not hold {len(missing)} of the model's prunable weights, `{missing[0]}` first. "
+            f"{whose} {len(missing)} of the model's prunable weights, `{missing[0]}` first. "
             f"Make it from this model's parameters (after moving the model to its device), or freeze those "
             f"weights with `requires_grad_(False)`."
         )
+    return optimizers
 
 
 def check_ranks(ranks: Ranks, model: nn.Module, given: Mapping[str, object] = MappingProxyType({})) -> None:
@@ -92,17 +101,31 @@ def check_ranks(ranks: Ranks, model: nn.Module, given: Mapping[str, object] = Ma
 
 
 def check_epochs(method: Method, budget: Budget, epochs: float | None) -> None:
-    """Where the method's moments follow from the training budget, that must be there and long enough.
+    """The training budget must be there where moments follow from it, and long enough for the last of them.
 
     Raises:
-        EarlyCropError: it is not there.
-        ValueError: it is too short.
+        EarlyCropError: it is missing, no number of epochs, or over before the cut.
+        ValueError: it is too short for the method's rounds.
     """
-    if not method.timing.needs_budget:
+    if epochs is not None and not 0 < epochs < inf:
+        raise EarlyCropError(f"`epochs` is the number of epochs of the whole training, above 0; found {epochs}.")
+    if method.timing.needs_budget:
+        if epochs is None:
+            raise EarlyCropError(f"{method.name} prunes at moments that follow from the budget: give `epochs`.")
+        method.total_epochs(epochs, budget.sparsity)
         return
-    if epochs is None:
-        raise EarlyCropError(f"{method.name} prunes at moments that follow from the budget: give `epochs`.")
-    method.total_epochs(epochs, budget.sparsity)
+    latest = method.timing.latest(epochs)
+    if latest == inf:
+        warnings.warn(
+            f"{method.name} waits for its moment, which may never come. Give `epochs`, the length of the training: "
+            f"then it prunes after a quarter of it at the latest. Or give its timing `max_epochs`.",
+            stacklevel=3,
+        )
+    elif epochs is not None and latest >= epochs:
+        raise EarlyCropError(
+            f"{method.name} may prune as late as epoch {latest:g}, but the training ends after {epochs:g}. Train for "
+            f"longer, or set its moment: replace(get_method({method.name!r}), timing=AtEpoch(...))."
+        )
 
 
 def check_method(method: Method, budget: Budget, units: AbstractUnits, scorer: Scorer) -> None:

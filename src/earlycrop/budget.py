@@ -81,6 +81,20 @@ def check_scores(scores: Vector) -> None:
         )
 
 
+def check_distinct(scores: Vector) -> None:
+    """Refuse scores that say nothing: a cut by them would go by the order of the units.
+
+    Raises:
+        ScoreError: there are several, and all are the same.
+    """
+    if scores.numel() > 1 and bool((scores == scores[0]).all()):
+        raise ScoreError(
+            f"All {scores.numel()} scores are {float(scores[0]):g}: they rank nothing. Look for a loss that "
+            f"does not depend on the model's weights, a scoring batch of one sample under a contrastive loss, outputs "
+            f"or gradients that are zero, or weights that are all alike."
+        )
+
+
 def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
     """True for exactly `count` units, the highest scores; of equal ones the earlier.
 

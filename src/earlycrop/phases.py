@@ -20,7 +20,8 @@ class Phases:
     """
 
     def __init__(self, model: nn.Module, copies: Sequence[nn.Module] = ()) -> None:
-        self.model, self.copies, self.now = model, copies, Phase()
+        self.model, self.now = model, Phase()
+        self.copies = tuple(copies)
         self._frozen: list[Tensor] = []
         self._handles: list[Any] = []
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_iter
 
-from earlycrop.adopting import bare, check_epochs, check_method, check_optimizer, check_ranks, copy_of
+from earlycrop.adopting import bare, check_epochs, check_method, check_optimizers, check_ranks, copy_of
 from earlycrop.budget import Budget
 from earlycrop.deprecated import regrouped
 from earlycrop.distributed import ranks_of
-from earlycrop.errors import EarlyCropError, VerificationError
+from earlycrop.errors import EarlyCropError, VerificationError, nearest
 from earlycrop.harvest import HarvestReport, harvest_units
 from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method, get_method
@@ -61,8 +61,8 @@ class Pruner:
             (weights, nodes, parameters, FLOPs) and what each layer keeps.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         scoring: The loss and the scoring set; methods without data do not need it.
-        optimizer: Its state is cut with the model; masks are applied after its steps. If it is made later, give it
-            then: `pruner.optimizer = optimizer`.
+        optimizer: Its state is cut with the model; a list, if several share the parameters (Muon for matrices, AdamW
+            for the rest). If it is made later, give it then: `pruner.optimizer = optimizer`.
         epochs: The whole budget of training; a quarter of it caps how long a detector may wait.
         ignore: Names of modules or parameters to keep whole.
         coupled: Tuples of layers: output channel i of one leaves with channel i of the others.
@@ -96,7 +96,7 @@ class Pruner:
         *,
         example_inputs: object,
         scoring: Scoring | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Optimizer | Sequence[Optimizer] | None = None,
         epochs: float | None = None,
         ignore: Sequence[str] = (),
         coupled: Sequence[Sequence[str]] = (),
@@ -127,8 +127,8 @@ class Pruner:
         check_epochs(self.method, self.budget, epochs)
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers)
-        self.units.copies = tuple(copy_of(model, bare(copy)) for copy in copies)
-        self._phases = Phases(model, self.units.copies)
+        self._phases = Phases(model)
+        self.copies = copies
         self._removal = Removal(self.method, self.budget, self._scorer, self._phases)
         self.optimizer = optimizer
         if self._cuts_in_all:
@@ -136,15 +136,30 @@ class Pruner:
         self._watch = Watch(self.method.timing.detector, self, self.method.name, self._ranks)
         self._removal.watch(self.units, self.done)
 
+    def __setattr__(self, name: str, value: object) -> None:
+        settable = ("model", "method", "budget", "epochs", "seed", "report", "cuts", "units", "optimizer", "copies")
+        if not name.startswith("_") and name not in settable:
+            raise AttributeError(f"Pruner has no attribute {name!r} to set. Did you mean {nearest(name, settable)!r}?")
+        super().__setattr__(name, value)
+
     @property
-    def optimizer(self) -> Optimizer | None:
-        """The optimizer that goes with the model."""
+    def copies(self) -> tuple[nn.Module, ...]:
+        """Models with the same parameter names, cut or masked with the model; set them before the cut."""
+        return self.units.copies
+
+    @copies.setter
+    def copies(self, copies: Sequence[nn.Module]) -> None:
+        self.units.copies = self._phases.copies = tuple(copy_of(self.model, bare(copy)) for copy in copies)
+
+    @property
+    def optimizer(self) -> Optimizer | Sequence[Optimizer] | None:
+        """The optimizer that goes with the model; several, if they share its parameters."""
         return self._optimizer
 
     @optimizer.setter
-    def optimizer(self, optimizer: Optimizer | None) -> None:
-        check_optimizer(optimizer, self.units)
-        self.units.adopt(optimizer, carry=self._optimizer_state == "slice")
+    def optimizer(self, optimizer: Optimizer | Sequence[Optimizer] | None) -> None:
+        self._optimizers = check_optimizers(optimizer, self.units)
+        self.units.adopt(self._optimizers, carry=self._optimizer_state == "slice")
         self._optimizer = optimizer
 
     @property
@@ -208,7 +223,7 @@ class Pruner:
         removal.take_widths(self.units)
         if timing.rewinds_to is not None and removal.early is None and epoch >= timing.rewinds_to - 1e-9:
             removal.early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model)}
-        self._watch.look(epoch, self.budget.sparsity, self.optimizer)
+        self._watch.look(epoch, self.budget.sparsity, self._optimizers)
         while not self.done:
             seen, sparsity = self._watch.values, self.budget.sparsity
             reason = timing.reason(Now(epoch, self.epochs, seen, sparsity, self.cuts, self._cuts_in_all))
@@ -241,14 +256,14 @@ class Pruner:
         before, widths = units.counts(self.budget.cost), units.widths()
         if self.report is not None:  # what earlier cuts removed counts too
             before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
-        with self._phases.plain(stay=True), units.all_or_nothing(self.optimizer):
+        with self._phases.plain(stay=True), units.all_or_nothing(*self._optimizers):
             proof, unverified = units.proof() if self._verify else (None, None)
             dense = self._scorer.variation(units.model, self.method)
             several = self._cuts_in_all == len(self.targets)  # one step at each cut; else all of them at this one
             self._removal.leave(units, [self.targets[self.cuts]] if several else self.targets)
             rewound = self.method.timing.rewinds_to is not None
-            if self.optimizer is not None and (rewound or self._optimizer_state == "reset"):
-                self.optimizer.state.clear()
+            if rewound or self._optimizer_state == "reset":
+                self._forget()
             report = Report(
                 method=self.method.name,
                 unit=self.method.units.noun,
@@ -300,9 +315,9 @@ class Pruner:
         with torch.inference_mode(False), self._ranks.in_step():
             check_ranks(self._ranks, self.model)
             self._ranks.share(self.model.buffers())  # what is dead depends on them
-            with units.all_or_nothing(self.optimizer):
-                if self.optimizer is not None and self._optimizer_state == "reset":
-                    self.optimizer.state.clear()
+            with units.all_or_nothing(*self._optimizers):
+                if self._optimizer_state == "reset":
+                    self._forget()
                 report = harvest_units(units)
                 self._ranks.meet("the end of the harvest")
             return report
@@ -342,7 +357,7 @@ class Pruner:
                 raise EarlyCropError(f"This state is of another {name}: {state.get(name)}, here it is {value}.")
         report = None if state["report"] is None else Report.from_dict(state["report"])
         if state["units"] is not None:
-            with self.units.all_or_nothing(self.optimizer):
+            with self.units.all_or_nothing(*self._optimizers):
                 self.units.load_state_dict(state["units"])
         self.report, self.cuts = report, state["cuts"]
         self._watch.load_state_dict(state)
@@ -361,6 +376,10 @@ class Pruner:
         kept = [self._removal.early, None if gathering is None else gathering.state_dict()]
         own = (leaf for leaf in tree_iter(kept) if isinstance(leaf, Tensor))
         return chain(own, self._watch.held(), self.units.held())
+
+    def _forget(self) -> None:
+        for optimizer in self._optimizers:
+            optimizer.state.clear()
 
     # What instruments look at -------------------------------------------------------------------------
 

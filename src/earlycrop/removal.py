@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from earlycrop.allocation import within
-from earlycrop.budget import Budget, check_scores
+from earlycrop.budget import Budget, check_distinct, check_scores
 from earlycrop.methods import Method
 from earlycrop.phases import Phases
 from earlycrop.scores import AbstractGathering, AbstractScore
@@ -116,6 +116,7 @@ class Removal:
         while ahead:
             watched = None if gathered is None else gathered[units.places(before).to(gathered.device)]
             scores = self._scorer.scores(units, ranking.score, watched)
+            check_distinct(scores[units.alive.to(scores.device)])
             keep = self._chosen(units, ahead[0], scores, ranking.allocation)
             most = ranking.steps.most
             if most is None or torch.equal(step := _part_of(units, keep, scores, most), keep):

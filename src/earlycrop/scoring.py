@@ -28,6 +28,8 @@ class Scoring:
             on them.
         bn_mode: What norms with running statistics do while scoring, see `MeanLoss`; `auto` leaves it to the method.
         micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
+        training: Whether the model is in training mode (but for norms and dropout) while the loss is computed; None
+            asks in evaluation mode, and in training mode if the loss fails there.
 
     Raises:
         EarlyCropError: there is no such mode.
@@ -37,6 +39,7 @@ class Scoring:
     batches: Sequence[Any] | Callable[[], Sequence[Any]] | None = None
     bn_mode: BatchNormMode = "auto"
     micro_batch: int | None = None
+    training: bool | None = None
 
     def __post_init__(self) -> None:
         if self.bn_mode not in get_args(BatchNormMode):
@@ -82,7 +85,14 @@ class Scorer:
         """The mean loss over the scoring set."""
         assert self.scoring.loss is not None  # `prepare`
         self._set = self._set or self._gathered()
-        return MeanLoss(model, self.scoring.loss, self._set, bn_mode or self.bn_mode, ranks=self.ranks)
+        return MeanLoss(
+            model,
+            self.scoring.loss,
+            self._set,
+            bn_mode or self.bn_mode,
+            ranks=self.ranks,
+            training=self.scoring.training,
+        )
 
     def network(self, units: AbstractUnits, gathered: Tensor | None = None) -> Network:
         """What scores look at."""

@@ -1,7 +1,7 @@
 """A detector at work: what it saw at each look, and whether the learning rate stood still meanwhile."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -37,13 +37,13 @@ class Watch:
         """What was seen at each look."""
         return [check.value for check in self.curve]
 
-    def look(self, epoch: float, sparsity: float, optimizer: Optimizer | None) -> None:
+    def look(self, epoch: float, sparsity: float, optimizers: Sequence[Optimizer] = ()) -> None:
         """Look, if an interval has ended.
 
         Args:
             epoch: Epochs finished.
             sparsity: The requested sparsity, which some rules' thresholds follow.
-            optimizer: Whose learning rate should be constant.
+            optimizers: Whose learning rates should be constant.
         """
         if self._detector is None or self._instrument is None or not self._detector.due(epoch, self._last):
             return
@@ -51,7 +51,7 @@ class Watch:
         self._last = epoch  # not before: a look that fails can be repeated
         if value is None:
             return
-        self._check_rates([] if optimizer is None else [float(group["lr"]) for group in optimizer.param_groups])
+        self._check_rates([float(group["lr"]) for one in optimizers for group in one.param_groups])
         signal = self._detector.signal([*self.values, value])[-1]
         threshold = self._detector.threshold(sparsity)
         self.curve.append(Check(epoch, value, signal, threshold, next(iter(self._rates), None)))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import ScoreError
 from earlycrop.evaluation.coordinates import Coordinates, Rows, Slopes
+from earlycrop.evaluation.manner import manner_of, to_training
 from earlycrop.evaluation.norms import BatchNormMode, Norms
 from earlycrop.evaluation.scoring_set import ScoringSet
 from earlycrop.evaluation.undisturbed import differentiate, exactly, put_back
@@ -40,11 +42,14 @@ class MeanLoss:
             a norm never saw a batch, else running.
         micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
             given batch and at most 32, so that scoring needs no more memory than a training step; where samples
-            meet in a norm with the batch's own statistics, it takes the largest given batch whole.
+            meet in a norm with the batch's own statistics, it takes the largest given batch whole; and where the loss
+            of a batch is not the mean of its parts' (contrastive losses, ignored labels, graphs), batches stay as given.
         hessian: How products with the Hessian are computed, see `products.py`; `auto` takes the fastest that the
             model's operators allow.
         ranks: The processes that share the work on the micro-batches. All of them hold the whole scoring set, and
             while they score rank 0's buffers; what they compute is summed.
+        training: Whether the model is in training mode (but for norms and dropout) while the loss is computed. None
+            takes evaluation mode, or training mode if the loss fails there, as that of detectors does.
 
     Raises:
         ScoreError: the set is empty, the loss is not a finite scalar, or a norm would wait for other ranks.
@@ -59,9 +64,11 @@ class MeanLoss:
         micro_batch: int | None = None,
         hessian: AutodiffMode = "auto",
         ranks: Ranks = ALONE,
+        training: bool | None = None,
     ) -> None:
         self.model, self.loss, self.ranks = model, loss, ranks
         self.hessian: AutodiffMode = hessian
+        self._training = training
         self.set = batches if isinstance(batches, ScoringSet) else ScoringSet(batches, micro_batch)
         self._norms = Norms(model, bn_mode, ranks)
         self.bn_mode: BatchNormMode = self._norms.mode
@@ -81,7 +88,15 @@ class MeanLoss:
 
     def tempered(self, temperature: float) -> "MeanLoss":
         """The same loss with the model's outputs divided by a temperature."""
-        twin = MeanLoss(self.model, self.loss, self.set, self.bn_mode, hessian=self.hessian, ranks=self.ranks)
+        twin = MeanLoss(
+            self.model,
+            self.loss,
+            self.set,
+            self.bn_mode,
+            hessian=self.hessian,
+            ranks=self.ranks,
+            training=self._training,
+        )
         twin._temperature = temperature
         return twin
 
@@ -190,6 +205,12 @@ class MeanLoss:
         with exactly(self.model), put_back(self.model) as buffers:
             self.ranks.share(buffers)
             self.model.eval()
+            if self.set.manner is None:
+                parts = self.set.micro_batch is None and not self._norms.meet
+                found = manner_of(self.model, partial(self.loss, self.model), self.set, self._training, parts)
+                self.set.manner = self.ranks.first(found)
+            if self.set.manner.training:
+                to_training(self.model)
             differentiate(self.model, moved)
             self._norms.prepare(lambda batch: self.loss(self.model, batch), self.set)
             yield

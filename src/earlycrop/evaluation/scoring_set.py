@@ -4,13 +4,16 @@ import math
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from earlycrop.errors import ScoreError
+
+if TYPE_CHECKING:
+    from earlycrop.evaluation.manner import Manner
 
 
 class ScoringSet:
@@ -19,6 +22,9 @@ class ScoringSet:
     Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are cut evenly, as
     if they were one. Batches that cannot be joined (texts of different lengths) are cut one by one, and those that hold
     something else than samples are kept as given.
+
+    Attributes:
+        manner: How the loss has to be asked, once that is known; batches that must stay whole are not cut.
 
     Raises:
         ScoreError: there is no sample in it.
@@ -37,19 +43,40 @@ class ScoringSet:
         self.samples, self.largest, self.micro_batch = sum(sizes), max(sizes), micro_batch
         self._batches, self._ends = batches, list(accumulate(sizes))
         self._joins = _fit(batches)
+        self.manner: Manner | None = None  # until the loss was asked
+
+    @property
+    def given(self) -> Any:
+        """The first batch, as it was given."""
+        return self._batches[0]
+
+    def halves(self) -> list[tuple[Any, int]]:
+        """The first batch in two parts, with their sizes; nothing if it is of one sample or cannot be cut."""
+        size = self._ends[0]
+        if size < 2 or not _even(pytree.tree_leaves(self.given)):
+            return []
+        cuts = ((0, size // 2), (size // 2, size))
+        return [(pytree.tree_map(lambda t, a=a, b=b: t[a:b], self.given), b - a) for a, b in cuts]
 
     def first(self, size: int) -> Any:
-        """The first `size` samples as one batch, or all if there are fewer (of the first batch if they do not join)."""
-        if self._joins:
+        """The first `size` samples as one batch, or all if there are fewer; the first batch, if it must stay whole."""
+        if self._joins and not self._whole:
             return self._between(0, min(size, self.samples))
-        return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._batches[0])
+        if self._whole or not _even(pytree.tree_leaves(self.given)):
+            return self.given
+        return pytree.tree_map(lambda t: t[:size], self.given)
+
+    @property
+    def _whole(self) -> bool:
+        return self.manner is not None and self.manner.whole
 
     def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
         """Batches of at most `size` samples, as even as can be, with their sizes."""
-        for begin, end in [(0, self.samples)] if self._joins else pairwise([0, *self._ends]):
+        joins = self._joins and not self._whole
+        for begin, end in [(0, self.samples)] if joins else pairwise([0, *self._ends]):
             if begin == end:
                 continue
-            even = self._joins or _even(pytree.tree_leaves(self._batches[bisect(self._ends, begin)]))
+            even = not self._whole and (joins or _even(pytree.tree_leaves(self._batches[bisect(self._ends, begin)])))
             pieces = math.ceil((end - begin) / size) if even else 1
             bounds = [begin + (end - begin) * k // pieces for k in range(pieces + 1)]
             for start, stop in pairwise(bounds):

@@ -1,13 +1,14 @@
 """The state in which scores are computed, exact and deterministic, and the way back to how the model was."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import checkpoint
 
 
 @contextmanager
@@ -20,6 +21,7 @@ def exactly(model: nn.Module) -> Iterator[None]:
         for kind in {d.type for d in devices} or {"cpu"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(_without_tf32())
+        stack.enter_context(_without_reentrant_checkpoints())
         stack.enter_context(_without_fused_kernels(any(isinstance(one, nn.RNNBase) for one in model.modules())))
         yield
 
@@ -100,3 +102,20 @@ def _without_fused_kernels(recurrent: bool) -> Iterator[None]:
             mha.set_fastpath_enabled(fast)
             if recurrent:
                 mkldnn.enabled, cudnn.enabled = fused
+
+
+@contextmanager
+def _without_reentrant_checkpoints() -> Iterator[None]:
+    """Activations are computed again by PyTorch's other kind of checkpoint, which allows `autograd.grad` twice."""
+    before = checkpoint.CheckpointFunction
+    checkpoint.CheckpointFunction = _NotReentrant  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        checkpoint.CheckpointFunction = before  # type: ignore[misc]
+
+
+class _NotReentrant:
+    @staticmethod
+    def apply(function: Callable[..., Any], preserve: bool, *args: Any) -> Any:
+        return checkpoint.checkpoint(function, *args, use_reentrant=False, preserve_rng_state=preserve)

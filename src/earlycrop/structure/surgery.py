@@ -17,10 +17,10 @@ from earlycrop.structure.walk import tensors_of
 Index = list[Int[Tensor, "_"] | None]
 
 
-def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimizer | None) -> Structure:
-    """Remove the classes that are not in `keep` from the model and from the optimizer's state.
+def cut(structure: Structure, model: nn.Module, keep: Tensor, *optimizers: Optimizer | None) -> Structure:
+    """Remove the classes that are not in `keep` from the model and from the state of its optimizers.
 
-    Parameters and buffers stay the same objects, so names, ties and the optimizer's references survive;
+    Parameters and buffers stay the same objects, so names, ties and the optimizers' references survive;
     `.grad` becomes None. Module integers such as `out_channels` follow. Either all of this happens or nothing does.
     Convolutions that are now so narrow that PyTorch could hang in them compute the same result differently
     (`strided.py`).
@@ -30,15 +30,15 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
 
     Raises:
         EarlyCropError: `keep` does not fit, or would empty a layer.
-        OptimizerError: some state of the optimizer cannot be cut entry by entry.
+        OptimizerError: some state of an optimizer cannot be cut entry by entry.
     """
-    after = remove(structure, model, keep, optimizer)
+    after = remove(structure, model, keep, *optimizers)
     if not bool(keep.all()):
         subsample(model)
     return after
 
 
-def remove(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimizer | None) -> Structure:
+def remove(structure: Structure, model: nn.Module, keep: Tensor, *optimizers: Optimizer | None) -> Structure:
     """`cut` that leaves each operator what it was, so that graphs before and after can be compared."""
     keep = keep.detach().cpu()
     if keep.shape != (len(structure),) or keep.dtype != torch.bool:
@@ -60,8 +60,8 @@ def remove(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Opti
             raise EarlyCropError(f"`keep` leaves no channel of `{name}`: keep at least one class of each layer.")
     indices = {name: structure.index(name, keep) for name in tensors}
     indices = {name: index for name, index in indices.items() if any(kept is not None for kept in index)}
-    with unharmed(model, optimizer):
-        if optimizer is not None:
+    with unharmed(model, *optimizers):
+        for optimizer in filter(None, optimizers):
             cut_state(optimizer, {tensors[name]: index for name, index in indices.items()})
         for name, index in indices.items():
             rebind(tensors[name], select(tensors[name].data, index))
@@ -133,8 +133,8 @@ def _set_attributes(model: nn.Module, structure: Structure) -> None:
 
 
 @contextmanager
-def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
-    """Put model and optimizer back exactly as they were if the body raises.
+def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
+    """Put model and optimizers back exactly as they were if the body raises.
 
     Only references are kept: the body must bind new data (`rebind`) and never write into the old.
     """
@@ -143,7 +143,7 @@ def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
         (module, type(module), {k: v for k, v in vars(module).items() if isinstance(v, int | tuple | list)})
         for module in model.modules()
     ]
-    state = {p: dict(entries) for p, entries in optimizer.state.items()} if optimizer is not None else {}
+    states = [(one, {p: dict(entries) for p, entries in one.state.items()}) for one in optimizers if one is not None]
     try:
         yield
     except BaseException:
@@ -154,7 +154,7 @@ def unharmed(model: nn.Module, optimizer: Optimizer | None) -> Iterator[None]:
         for module, kind, values in attributes:
             module.__class__ = kind
             vars(module).update(values)
-        if optimizer is not None:
+        for optimizer, state in states:
             optimizer.state.clear()
             optimizer.state.update(state)
         raise

@@ -113,6 +113,10 @@ class AbstractTiming(ABC):
         """How often units leave, where the method has so many steps: once, in all of them, by default."""
         return 1
 
+    def latest(self, epochs: float | None) -> float:
+        """The epoch at which a single cut comes at the latest; infinity if it may never come."""
+        return 0.0
+
     def total(self, epochs: float, cuts: int) -> float:
         """All epochs that are trained where the budget of one training is `epochs` and the method cuts so often."""
         return epochs
@@ -188,6 +192,10 @@ class AbstractDetector(AbstractTiming):
     def due(self, epoch: float, last: float | None) -> bool:
         """Whether an interval has ended since the last look; intervals are counted from epoch 0."""
         return math.floor(epoch / self.interval + 1e-9) > math.floor((last or 0) / self.interval + 1e-9)
+
+    def latest(self, epochs: float | None) -> float:
+        """The cap."""
+        return self.cap(epochs)
 
     def cap(self, epochs: float | None) -> float:
         """The epoch at which it prunes in any case."""

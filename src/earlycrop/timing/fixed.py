@@ -41,6 +41,10 @@ class AtEpoch(AbstractTiming):
         if self.epoch < 0:
             raise ValueError(f"`epoch` counts epochs of dense training; found {self.epoch}.")
 
+    def latest(self, epochs: float | None) -> float:
+        """That epoch."""
+        return self.epoch
+
     def reason(self, now: Now) -> Reason | None:
         """Once they are over."""
         return "epoch" if now.epoch >= self.epoch - 1e-9 else None

@@ -83,7 +83,7 @@ class AbstractUnits(ABC):
     Attributes:
         kind: Whose answer to "what may leave" this is.
         model: The network, which is cut or masked in place.
-        optimizer: Whose state leaves with them; None leaves optimizer state alone.
+        optimizers: Whose state leaves with them; without any, optimizer state is left alone.
         copies: Models with the same parameter names (averages) that are cut or masked with the model.
         keep: For each unit of the dense network whether it is left.
         frozen: What cannot leave, and why.
@@ -91,7 +91,7 @@ class AbstractUnits(ABC):
 
     kind: AbstractUnitKind
     model: nn.Module
-    optimizer: Optimizer | None
+    optimizers: tuple[Optimizer, ...]
     copies: tuple[nn.Module, ...]
     keep: Bool[Tensor, "dense"]
     frozen: tuple[Frozen, ...]
@@ -162,8 +162,8 @@ class AbstractUnits(ABC):
         """All others leave."""
 
     @abstractmethod
-    def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
-        """Go with this optimizer from now on; `carry` its state through a cut, or leave that alone."""
+    def adopt(self, optimizers: tuple[Optimizer, ...], carry: bool) -> None:
+        """Go with these optimizers from now on; `carry` their state through a cut, or leave it alone."""
 
     @abstractmethod
     def on(self, model: nn.Module) -> "AbstractUnits":
@@ -178,14 +178,14 @@ class AbstractUnits(ABC):
         return None, None
 
     @contextmanager
-    def all_or_nothing(self, optimizer: Optimizer | None = None) -> Iterator[None]:
-        """If anything fails, model, copies and units, and the state of this optimizer or their own, are as before."""
+    def all_or_nothing(self, *optimizers: Optimizer) -> Iterator[None]:
+        """If anything fails, model, copies and units, and the state of these optimizers or their own, are as before."""
         restore = self.snapshot()
         try:
             with ExitStack() as stack:
                 for copy in self.copies:
-                    stack.enter_context(unharmed(copy, None))
-                stack.enter_context(unharmed(self.model, optimizer or self.optimizer))
+                    stack.enter_context(unharmed(copy))
+                stack.enter_context(unharmed(self.model, *(optimizers or self.optimizers)))
                 yield
         except BaseException:
             restore()

@@ -67,7 +67,7 @@ class ChannelUnits(AbstractUnits):
     Attributes:
         keep: For each class of the dense network whether it is left.
         structure: The classes that are left, in the model as it is now.
-        optimizer: Whose state is cut with the model; None leaves optimizer state alone.
+        optimizers: Whose state is cut with the model.
         copies: Models of the same parameters (averages) that are cut with it.
     """
 
@@ -80,7 +80,8 @@ class ChannelUnits(AbstractUnits):
         coupled: tuple[tuple[str, ...], ...] = (),
         kind: Channels = Channels(),
     ) -> None:
-        self.model, self.optimizer, self.kind = model, optimizer, kind
+        self.model, self.kind = model, kind
+        self.optimizers = () if optimizer is None else (optimizer,)
         self.gate, self.reduce, self.embeddings = kind.gate, kind.reduce, kind.embeddings
         self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
         self._rules = ignore, coupled
@@ -143,7 +144,7 @@ class ChannelUnits(AbstractUnits):
     def on(self, model: nn.Module) -> "ChannelUnits":
         """The same classes of a copy of the model, without an optimizer."""
         units = shallow(self)
-        units.model, units.optimizer, units.copies = model, None, ()
+        units.model, units.optimizers, units.copies = model, (), ()
         return units
 
     def check_gates(self, batch_statistics: bool) -> None:
@@ -191,16 +192,16 @@ class ChannelUnits(AbstractUnits):
         """Its place among the classes that were left then: those that leave have no entry any more."""
         return self.keep[before].nonzero().flatten()
 
-    def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
-        """Its state is cut with the model, or left alone."""
-        self.optimizer = optimizer if carry else None
+    def adopt(self, optimizers: tuple[Optimizer, ...], carry: bool) -> None:
+        """Their state is cut with the model, or left alone."""
+        self.optimizers = optimizers if carry else ()
 
     def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
         """Remove all other classes from the model, the optimizer's state and the copies."""
         structure = self.structure
-        self.structure = cut(structure, self.model, keep, self.optimizer)
+        self.structure = cut(structure, self.model, keep, *self.optimizers)
         for copy in self.copies:
-            cut(structure, copy, keep, None)
+            cut(structure, copy, keep)
         left = self.keep.clone()
         left[self.keep] = keep.cpu()
         self.keep = left

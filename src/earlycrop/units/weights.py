@@ -1,5 +1,6 @@
 """Single weights: they leave by being zero, and stay zero whatever the optimizer does."""
 
+import weakref
 from collections.abc import Callable, Iterator
 from copy import copy as shallow
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils import _pytree as pytree
 
 from earlycrop.allocation import Global, Uniform
@@ -64,7 +66,7 @@ class WeightUnits(AbstractUnits):
 
     Attributes:
         keep: For each prunable weight whether it is left.
-        optimizer: Whose state is masked with the model.
+        optimizers: Whose state is masked with the model.
         copies: Models of the same parameters (averages) that are masked with it.
         left: After a harvest the classes of channels of the dense network that are left.
     """
@@ -77,7 +79,8 @@ class WeightUnits(AbstractUnits):
         ignore: tuple[str, ...] = (),
         kind: Weights = Weights(),
     ) -> None:
-        self.model, self.optimizer, self.kind = model, optimizer, kind
+        self.model, self.kind = model, kind
+        self.optimizers = () if optimizer is None else (optimizer,)
         self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
         self.ignore, self.embeddings = ignore, kind.embeddings
         self.copies: tuple[nn.Module, ...] = ()
@@ -145,9 +148,9 @@ class WeightUnits(AbstractUnits):
         """Its own: a weight that has left keeps its entry in the vector."""
         return torch.arange(self.keep.numel())
 
-    def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
-        """Masks are applied after its steps in any case; only a cut of channels may do without its state."""
-        self.optimizer = optimizer
+    def adopt(self, optimizers: tuple[Optimizer, ...], carry: bool) -> None:
+        """Masks reach their state in any case; only a cut of channels may do without it."""
+        self.optimizers = optimizers
         if self._held:
             self.hold()
 
@@ -156,10 +159,10 @@ class WeightUnits(AbstractUnits):
         self.keep = keep.to(self.keep.device) & self.keep
         for parameter, gone in self._gone():
             rebind(parameter, parameter.data.clone().masked_fill_(gone, 0))  # a clone keeps the memory format
-            state = self.optimizer.state.get(parameter, {}) if self.optimizer is not None else {}
-            for key, value in state.items():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    state[key] = value.clone().masked_fill_(gone, 0)
+            for state in (one.state.get(parameter, {}) for one in self.optimizers):
+                for key, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        state[key] = value.clone().masked_fill_(gone, 0)
         for name, keep in self.masks().items():
             for twin in (copy.get_parameter(name) for copy in self.copies):
                 rebind(twin, twin.data.clone().masked_fill_(~keep.to(twin.device), 0))
@@ -169,9 +172,9 @@ class WeightUnits(AbstractUnits):
         """The classes of channels outside `keep` leave; the masks go on with what stays."""
         masks, held = self.masks(), bool(self._handles)
         self.release()
-        cut(structure, self.model, keep, self.optimizer)
+        cut(structure, self.model, keep, *self.optimizers)
         for copy in self.copies:
-            cut(structure, copy, keep, None)
+            cut(structure, copy, keep)
         kept = [select(masks[name], structure.index(name, keep)).reshape(-1) for name in self.names]
         self.sizes = [one.numel() for one in kept]
         self.keep = torch.cat(kept).to(self.keep.device)
@@ -182,7 +185,7 @@ class WeightUnits(AbstractUnits):
     def on(self, model: nn.Module) -> "WeightUnits":
         """The same weights of a copy of the model, without an optimizer."""
         units = shallow(self)
-        units.model, units.optimizer, units.copies, units._handles, units._held = model, None, (), [], []
+        units.model, units.optimizers, units.copies, units._handles, units._held = model, (), (), [], []
         return units
 
     def masks(self) -> dict[str, Tensor]:
@@ -206,14 +209,21 @@ class WeightUnits(AbstractUnits):
                 flag = parameter.requires_grad  # what is frozen now may be thawed later, and only then has gradients
                 self._handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(_masking(bits)))
                 parameter.requires_grad_(flag)
-        if self.optimizer is not None:
-            self._handles.append(self.optimizer.register_step_post_hook(lambda *_: self.zero()))
+        self._handles.append(register_optimizer_step_post_hook(_after_any_step(weakref.ref(self))))
 
     @torch.no_grad()
     def zero(self) -> None:
         """Set masked weights to zero, in place."""
         for parameter, bits in self._held:
             _mask(parameter, bits)
+
+    @torch.no_grad()
+    def forget(self, optimizer: Optimizer) -> None:
+        """Set an optimizer's state of masked weights to zero, in place."""
+        for parameter, bits in self._held:
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape and value.dtype == parameter.dtype:
+                    _mask(value, bits)
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
         """What is left: masked weights count as gone, and save no FLOPs; and a cost, if it is none of these."""
@@ -322,6 +332,31 @@ class WeightUnits(AbstractUnits):
         finally:
             for module, training in modes:
                 module.training = training
+
+
+def _after_any_step(units: "weakref.ref[WeightUnits]") -> Callable[..., None]:
+    """A hook for every optimizer in this process: after a step of one that has masked weights they are zero again.
+
+    It does not matter whether the pruner was given that optimizer, or whether another one wraps it. What such an
+    optimizer remembers of masked weights from before the cut is set to zero at its first step.
+    """
+    met: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+    others: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+    def hook(optimizer: Optimizer, *_: Any) -> None:
+        here = units()
+        if here is None or optimizer in others:
+            return
+        if optimizer not in met:
+            ours = {id(parameter) for parameter, _ in here._held}
+            if not any(id(p) in ours for group in optimizer.param_groups for p in group["params"]):
+                others.add(optimizer)
+                return
+            met.add(optimizer)
+            here.forget(optimizer)
+        here.zero()
+
+    return hook
 
 
 def _mask(tensor: Tensor, bits: Tensor) -> None:

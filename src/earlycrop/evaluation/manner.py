@@ -1,0 +1,87 @@
+"""How a loss has to be asked: in which mode the model gives it, and whether a batch may be worked through in parts.
+
+Both are found out once for a scoring set, on its first batch, with forward passes alone.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from earlycrop.evaluation.scoring_set import ScoringSet
+
+QUIET = (_NormBase, _DropoutNd, nn.RNNBase, nn.MultiheadAttention)
+"""Modules that do something else in training mode than compute: update statistics, or draw random numbers."""
+
+CLOSE = 1e-4
+"""The relative difference up to which the mean loss of the parts of a batch counts as the loss of the batch; in units
+of single precision it is a thousand roundings."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How the loss is asked.
+
+    Attributes:
+        training: In training mode (norms and dropout apart), for a model that gives its loss only there.
+        whole: On the batches as they were given, for a loss that is no mean over samples: contrastive losses, losses of
+            pairs, means over the labels that are not ignored, graphs.
+    """
+
+    training: bool = False
+    whole: bool = False
+
+
+def manner_of(
+    model: nn.Module, loss: Callable[[Any], object], batches: ScoringSet, training: bool | None, parts: bool
+) -> Manner:
+    """Ask the loss of the first batch, and of its halves.
+
+    Args:
+        model: In evaluation mode; left in the mode that was found.
+        loss: Maps a batch to the loss, with this model.
+        batches: The scoring set.
+        training: The mode, if it is known.
+        parts: Whether batches are to be worked through in parts at all.
+    """
+    batch = batches.given
+    with torch.no_grad():
+        if training:
+            to_training(model)
+        try:
+            found = loss(batch)
+        except Exception as error:
+            if training is not None:
+                raise
+            training = True
+            to_training(model)
+            try:
+                found = loss(batch)
+            except Exception:
+                raise error from None
+        whole = parts and not _averages(loss, batches.halves(), found)
+    return Manner(bool(training), whole)
+
+
+def to_training(model: nn.Module) -> None:
+    """Training mode, but for modules that would update statistics or draw random numbers."""
+    for module in model.modules():
+        module.training = not isinstance(module, QUIET)
+
+
+def _averages(loss: Callable[[Any], object], halves: Sequence[tuple[Any, int]], whole: object) -> bool:
+    """Whether the mean loss of the halves is that of the whole; there are none where the batch cannot be cut."""
+    if not halves or not isinstance(whole, Tensor) or whole.numel() != 1:
+        return True  # what the loss returns is for others to complain of
+    total = sum(samples for _, samples in halves)
+    with suppress(Exception):  # a batch that cannot be cut so
+        mean = sum(float(loss(half)) * samples for half, samples in halves) / total  # type: ignore[arg-type]
+        return not abs(mean - float(whole)) > CLOSE * max(
+            abs(float(whole)), 1e-6
+        )  # what is not finite is reported later
+    return False
