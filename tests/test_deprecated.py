@@ -38,10 +38,10 @@ def test_old_arguments_do_what_they_did():
 
 def test_layers_that_are_coupled_had_another_name():
     with (
-        pytest.warns(DeprecationWarning, match="`coupled` as `coupled=…`"),
+        pytest.warns(DeprecationWarning, match="`together` as `coupled=…`"),
         pytest.raises(EarlyCropError, match="nope"),
     ):
-        Pruner(net(), "random-s", 0.4, example_inputs=BATCH[0], coupled=[("nope", "nor this")])
+        Pruner(net(), "random-s", 0.4, example_inputs=BATCH[0], together=[("nope", "nor this")])
 
 
 def test_a_number_and_old_fields_of_a_budget():

@@ -14,8 +14,8 @@ from tests import dense
 
 
 def at(net: nn.Module, batch, units=None, loss=dense.cross_entropy, **options) -> Evaluation:
-    chart = (units or Weights()).of(net, batch[0][:2], None, ()).units
-    return Evaluation(MeanLoss(net, loss, [batch], "running", **options), chart)
+    coordinates = (units or Weights()).of(net, batch[0][:2], None, ()).coordinates
+    return Evaluation(MeanLoss(net, loss, [batch], "running", **options), coordinates)
 
 
 @pytest.mark.parametrize("way", AUTODIFF_MODES)
@@ -34,7 +34,7 @@ def test_every_way_agrees_with_the_dense_hessian_of_weights(make, way):
 def test_every_way_agrees_with_the_dense_hessian_of_gates(way):
     net, batch = dense.residual_net(), dense.images()
     found = at(net, batch, Channels(), hessian=way, micro_batch=4)
-    classes = {gate.where: gate.classes for gate in found.chart.gates}
+    classes = {gate.where: gate.classes for gate in found.coordinates.gates}
     g, hessian = dense.gate_hessian(net.eval(), dense.cross_entropy, batch, classes, 7)
     torch.testing.assert_close(found.hessian_gradient(), hessian @ g, atol=1e-8 if way[0] == "c" else 1e-12, rtol=0)
 
@@ -119,7 +119,7 @@ def test_the_operators_that_auto_trusts(part):
 def test_norms_with_statistics_of_their_own_are_not_trusted_to_have_one(norm):
     net, batch = nn.Sequential(nn.Linear(4, 4), norm, nn.Tanh(), nn.Linear(4, 3)).double(), dense.vectors(7)
     found = Evaluation(
-        MeanLoss(net, dense.cross_entropy, [batch], "batch"), Weights().of(net, batch[0], None, ()).units
+        MeanLoss(net, dense.cross_entropy, [batch], "batch"), Weights().of(net, batch[0], None, ()).coordinates
     )
     _, g, hessian = dense.full_hessian(net, dense.cross_entropy, batch, dense.prunable(net))
     torch.testing.assert_close(found.hessian_gradient(), hessian @ g, atol=1e-12, rtol=0)
@@ -180,6 +180,6 @@ def test_activations_that_are_computed_again_are_computed_with_the_gates():
     again = dense.Net(lambda n, x: checkpoint(n.net, x, use_reentrant=False), net=net)
     for units in (Weights(), Channels()):
         expected = at(net, batch, units).hessian_gradient()
-        chart = units.of(net, batch[0], None, ()).units
+        coordinates = units.of(net, batch[0], None, ()).coordinates
         inner = MeanLoss(net, lambda m, b: nn.functional.cross_entropy(again(b[0]), b[1]), [batch], "running")
-        torch.testing.assert_close(Evaluation(inner, chart).hessian_gradient(), expected, atol=1e-12, rtol=0)
+        torch.testing.assert_close(Evaluation(inner, coordinates).hessian_gradient(), expected, atol=1e-12, rtol=0)

@@ -12,7 +12,7 @@
     ...         return 4e-6 * sum(sizes.entries(name) for name in sizes.parameters)
     >>> from earlycrop.budget import Budget
     >>> Budget(0.5, target=Megabytes())
-    Budget(sparsity=0.5, target=Megabytes(), min_channels=1, round_to=1, protect_layers=False)
+    Budget(sparsity=0.5, target=Megabytes(), min_channels=None, round_to=1, protect_layers=False)
 """
 
 from abc import ABC, abstractmethod

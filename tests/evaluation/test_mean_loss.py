@@ -147,7 +147,7 @@ def test_a_residual_stream_has_one_gate_for_all_its_creators():
 def test_a_depthwise_carrier_has_no_gate_of_its_own():
     at = at_gates(dense.depthwise_net(), dense.cross_entropy, [dense.images()])
     assert len(at.values) == 5 + 3
-    assert [gate.where for gate in at.chart.gates] == ["norm1", "norm3"]
+    assert [gate.where for gate in at.coordinates.gates] == ["norm1", "norm3"]
 
 
 def test_gates_behind_a_norm_are_gamma_and_beta_together():

@@ -55,7 +55,7 @@ def data(make, samples: int = 10) -> tuple[Tensor, Tensor]:
 
 def at(net: nn.Module, batches, units=None, **options) -> Evaluation:
     found = (units or Weights()).of(net, batches[0][0], None, ())
-    return Evaluation(MeanLoss(net, dense.cross_entropy, batches, bn_mode="scaled", **options), found.units)
+    return Evaluation(MeanLoss(net, dense.cross_entropy, batches, bn_mode="scaled", **options), found.coordinates)
 
 
 @pytest.mark.parametrize("make", NETS)
@@ -118,7 +118,7 @@ def test_everything_is_put_back_bit_for_bit(fails):
             raise KeyboardInterrupt
         return dense.cross_entropy(model, batch)
 
-    found = Evaluation(MeanLoss(net, loss, [batch], "scaled", 2), Weights().of(net, batch[0], None, ()).units)
+    found = Evaluation(MeanLoss(net, loss, [batch], "scaled", 2), Weights().of(net, batch[0], None, ()).coordinates)
     if fails:
         with pytest.raises(KeyboardInterrupt):
             found.hessian_gradient()
@@ -157,7 +157,7 @@ class Grouped(nn.Module):
 def test_a_network_without_running_statistics_is_unaffected(make):
     net = make().double()
     batch = dense.images() if isinstance(net, Grouped) else dense.vectors()
-    units = Weights().of(net, batch[0], None, ()).units
+    units = Weights().of(net, batch[0], None, ()).coordinates
     found = [
         Evaluation(MeanLoss(net, dense.cross_entropy, [batch], mode), units).hessian_gradient()
         for mode in ("scaled", "running", "calibrated")
@@ -214,7 +214,7 @@ def test_a_norm_that_nothing_or_almost_nothing_reaches_gives_no_nan(dtype, size)
     assert bool(torch.isfinite(out).all())
     assert (size == 0) == (not out.any())
     assert float(out.square().mean()) <= 1 + 1e-3
-    here = Evaluation(loss, Weights().of(net, x.to(dtype), None, ()).units)
+    here = Evaluation(loss, Weights().of(net, x.to(dtype), None, ()).coordinates)
     assert bool(torch.isfinite(here.hessian_gradient()).all())
 
 

@@ -19,7 +19,7 @@ SPLITS = [(64,), (16,) * 4, (20, 20, 20, 4)]
 def test_the_score_does_not_depend_on_how_the_set_is_cut(dtype, tolerance, bn_mode, unit):
     net, (x, y) = dense.residual_net().to(dtype), dense.images(64)
     batch = x.to(dtype), y
-    units = (Weights() if unit == "weights" else Channels()).of(net, batch[0], None, ()).units
+    units = (Weights() if unit == "weights" else Channels()).of(net, batch[0], None, ()).coordinates
     scores = []
     for sizes in SPLITS:
         given = cut(batch, *sizes)
@@ -67,7 +67,7 @@ def test_texts_of_different_lengths_are_weighted_by_their_number():
         return nn.functional.cross_entropy(model(tokens)[:, -1], tokens[:, 0])
 
     batches = [torch.randint(7, (3, 5)), torch.randint(7, (1, 2))]
-    at = Evaluation(MeanLoss(net, loss, batches), Weights().of(net, batches[0], None, ()).units)
+    at = Evaluation(MeanLoss(net, loss, batches), Weights().of(net, batches[0], None, ()).coordinates)
     parts = [torch.autograd.grad(loss(net, batch), net[1].weight)[0].reshape(-1) for batch in batches]
     torch.testing.assert_close(at.gradient(), 0.75 * parts[0] + 0.25 * parts[1], atol=1e-12, rtol=0)
 
@@ -81,10 +81,10 @@ def test_texts_of_different_lengths_are_cut_one_by_one():
         return nn.functional.cross_entropy(model(tokens)[:, -1], tokens[:, 0])
 
     batches = [torch.randint(7, (5, 5)), torch.randint(7, (2, 3))]
-    chart = Weights().of(net, batches[0], None, ()).units
-    whole = Evaluation(MeanLoss(net, loss, batches, micro_batch=5), chart).gradient()
+    coordinates = Weights().of(net, batches[0], None, ()).coordinates
+    whole = Evaluation(MeanLoss(net, loss, batches, micro_batch=5), coordinates).gradient()
     sizes.clear()
-    torch.testing.assert_close(Evaluation(MeanLoss(net, loss, batches, micro_batch=2), chart).gradient(), whole)
+    torch.testing.assert_close(Evaluation(MeanLoss(net, loss, batches, micro_batch=2), coordinates).gradient(), whole)
     assert sizes == [(1, 5), (2, 5), (2, 5), (2, 3)]
 
 

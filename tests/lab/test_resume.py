@@ -11,6 +11,7 @@ import torch
 
 import earlycrop
 from earlycrop import units
+from earlycrop.scoring import Scorer
 from earlycrop_lab import checkpoints as module
 from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
@@ -75,7 +76,7 @@ def at_call(monkeypatch, where: object, name: str, number: int) -> None:
 
 MOMENTS = {
     "second epoch": (torch.Tensor, "backward", 3),
-    "scoring": (earlycrop.Pruner, "_scores", 1),
+    "scoring": (Scorer, "scores", 1),
     "cutting": (units.ChannelUnits, "keep_only", 1),
     "masking": (units.WeightUnits, "keep_only", 1),
     "after the cut": (module.Checkpoints, "save", 3),
@@ -190,7 +191,6 @@ def test_what_was_cut_off_after_its_result_is_tidied_up(unlinked, tmp_path):
 
 def test_cut_off_before_its_result_only_the_end_is_done_again(tmp_path, monkeypatch):
     """All epochs are done and kept, but the model could not be saved."""
-    import earlycrop
     from earlycrop_lab.runs import run
 
     d = Classification(method="snap", sparsity=0.5, network="mlp", width=16, train_size=256, epochs=2)

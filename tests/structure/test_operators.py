@@ -26,7 +26,7 @@ PLAIN = {"all", "slice", "to", "max", "sum", "amax"}
 """Words that are settings or reductions elsewhere."""
 
 ELSEWHERE = {
-    "products.py": "functions of Python that a TorchFunctionMode meets, before there is a graph or an operator in it",
+    "hessian_products.py": "functions of Python that a TorchFunctionMode meets, before there is a graph",
     "scores/px.py": "the activations and pools for which PX is defined, as they are below autograd, not in a graph",
 }
 """Tables of names of other things than the operators of a graph."""

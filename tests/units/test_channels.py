@@ -149,4 +149,4 @@ def test_another_coupling_is_not_taken_for_this_one():
 
 def test_gates_follow_the_models_precision():
     net = dense.residual_net().float()
-    assert Channels().of(net, dense.images()[0].float(), None, ()).units.values.dtype == torch.float32
+    assert Channels().of(net, dense.images()[0].float(), None, ()).coordinates.values.dtype == torch.float32

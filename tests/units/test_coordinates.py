@@ -29,9 +29,9 @@ def units_of(name: str, gate: str):
 
 def at_gates(net: nn.Module, inputs, units, c: torch.Tensor) -> torch.Tensor:
     """What the network computes with these gates."""
-    chart = units.coordinates
-    factors = [one + move for one, move in zip(chart.leaves(net), chart.push(net, c - 1), strict=True)]
-    with torch.no_grad(), chart.placed(net, factors):
+    coordinates = units.coordinates
+    factors = [one + move for one, move in zip(coordinates.leaves(net), coordinates.push(net, c - 1), strict=True)]
+    with torch.no_grad(), coordinates.placed(net, factors):
         return first(net(*inputs))
 
 
@@ -84,11 +84,11 @@ def test_closing_gates_is_cutting(name):
 @pytest.mark.parametrize("name", ["mobilenet", "shared_block", "mlp_functional"])
 def test_collecting_is_the_transpose_of_pushing(name, gate):
     net, _, units = units_of(name, gate)
-    chart = units.coordinates
+    coordinates = units.coordinates
     v = torch.randn(len(units.keep), dtype=torch.float64)
-    slopes = [[torch.randn_like(leaf) for leaf in chart.leaves(net)] for _ in range(2)]
-    pushed = [sum((a * b).sum() for a, b in zip(chart.push(net, v), one, strict=True)) for one in slopes]
-    collected = chart.collect(net, [(slopes[0], 0.25), (slopes[1], 0.75)])
+    slopes = [[torch.randn_like(leaf) for leaf in coordinates.leaves(net)] for _ in range(2)]
+    pushed = [sum((a * b).sum() for a, b in zip(coordinates.push(net, v), one, strict=True)) for one in slopes]
+    collected = coordinates.collect(net, [(slopes[0], 0.25), (slopes[1], 0.75)])
     torch.testing.assert_close(0.25 * pushed[0] + 0.75 * pushed[1], v @ collected, atol=1e-10, rtol=1e-10)
 
 

@@ -21,8 +21,8 @@ def at_gates(net: nn.Module, batch, gate: str = "post_norm") -> tuple[Evaluation
 
 
 def by_hand(net: nn.Module, batch, *gates: Gate, count: int) -> Evaluation:
-    chart = GateCoordinates(gates, count, torch.zeros(1, dtype=torch.float64))
-    return Evaluation(MeanLoss(net, dense.cross_entropy, [batch], "running", micro_batch=2), chart)
+    coordinates = GateCoordinates(gates, count, torch.zeros(1, dtype=torch.float64))
+    return Evaluation(MeanLoss(net, dense.cross_entropy, [batch], "running", micro_batch=2), coordinates)
 
 
 def agrees(at: Evaluation, batch, logits: Callable[[Tensor], Tensor]) -> None:
@@ -63,7 +63,7 @@ def test_a_tied_embedding_is_gated_where_it_creates_and_not_where_it_reads():
     net = Tied().double()
     batch = torch.randint(7, (5, 4)), torch.randint(7, (5,))
     at, structure = at_gates(net, batch)
-    assert places(at.chart.gates) == [("table", "output"), ("body", "output")]
+    assert places(at.coordinates.gates) == [("table", "output"), ("body", "output")]
     of = structure.tensors["table.weight"].classes[1]
 
     def logits(c: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ class Functional(nn.Module):
 def test_functional_layers_are_gated_on_their_parameters():
     net, batch = Functional().double(), dense.vectors()
     at, structure = at_gates(net, batch)
-    assert places(at.chart.gates) == [("w1", "parameter"), ("b1", "parameter"), ("w2", "parameter")]
+    assert places(at.coordinates.gates) == [("w1", "parameter"), ("b1", "parameter"), ("w2", "parameter")]
     first, second = structure.tensors["w1"].classes[0], structure.tensors["w2"].classes[1]
 
     def logits(c: Tensor) -> Tensor:
@@ -115,10 +115,10 @@ def test_a_module_that_only_reshapes_its_result_is_gated_on_its_output():
     net = nn.Sequential(FlatLinear(4, 6), nn.Tanh(), nn.Linear(6, 3)).double()
     x, y = torch.randn(5, 2, 4).double(), torch.randint(3, (5, 2))
     at, structure = at_gates(nn.Sequential(*net, nn.Flatten(0, 1)), (x, y.flatten()))
-    assert places(at.chart.gates) == [("0", "output")]
+    assert places(at.coordinates.gates) == [("0", "output")]
     of = structure.tensors["0.weight"].classes[1]
     loss = MeanLoss(at.loss.model, lambda model, b: F.cross_entropy(model(b[0]), b[1].flatten()), [(x, y)])
-    agrees(Evaluation(loss, at.chart), (x, y.flatten()), lambda c: net[1:](net[0](x) * c[of]).flatten(0, 1))
+    agrees(Evaluation(loss, at.coordinates), (x, y.flatten()), lambda c: net[1:](net[0](x) * c[of]).flatten(0, 1))
 
 
 class Written(nn.Module):
@@ -153,7 +153,7 @@ def test_what_parameters_and_buffers_write_to_a_stream_is_gated_before_it(added,
     net = Written(added).double()
     batch = torch.randn(5, 4, 4).double(), torch.randint(3, (5,))
     at, structure = at_gates(net, batch)
-    assert places(at.chart.gates) == [
+    assert places(at.coordinates.gates) == [
         ("embed", "output"), ("token", "parameter"), *((name, "parameter") for name in expected)
     ]  # fmt: skip
     of = structure.tensors["embed.weight"].classes[0]
@@ -176,7 +176,7 @@ class Low(nn.Module):
 def test_a_weight_that_is_a_sum_creates_its_rows_and_not_its_columns():
     net, batch = Low().double(), dense.vectors()
     at, structure = at_gates(net, batch)
-    assert places(at.chart.gates) == [("first", "output"), ("left", "parameter"), ("weight", "parameter")]
+    assert places(at.coordinates.gates) == [("first", "output"), ("left", "parameter"), ("weight", "parameter")]
     a, b = structure.tensors["first.weight"].classes[0], structure.tensors["weight"].classes[0]
     agrees(at, batch, lambda c: net(batch[0], c[a], c[b]))
 
@@ -217,7 +217,7 @@ class Twice(nn.Module):
 def test_a_block_that_runs_twice_is_gated_once_in_each_run(net, expected):
     net, batch = net.double(), dense.vectors()
     at, structure = at_gates(net, batch)
-    assert places(at.chart.gates) == [(where, "output") for where in expected]
+    assert places(at.coordinates.gates) == [(where, "output") for where in expected]
     of = structure.tensors["stem.weight"].classes[0]
     agrees(at, batch, lambda c: net(batch[0], c[of]))
 
@@ -237,7 +237,7 @@ class SharedNorm(nn.Module):
 def test_a_norm_that_reads_something_else_too_is_no_place_for_a_gate():
     net, batch = SharedNorm().double(), dense.vectors()
     at, structure = at_gates(net, batch)
-    assert places(at.chart.gates) == [("stem", "output"), ("block", "output")]
+    assert places(at.coordinates.gates) == [("stem", "output"), ("block", "output")]
     of = structure.tensors["stem.weight"].classes[0]
     agrees(at, batch, lambda c: net(batch[0], c[of]))
 
@@ -265,10 +265,10 @@ def test_a_norm_that_is_no_module_is_gated_on_scale_and_shift_if_it_has_them(aff
     at, structure = at_gates(net, batch)
     of = structure.tensors["first.weight"].classes[0]
     if affine:
-        assert places(at.chart.gates) == [("scale", "parameter"), ("shift", "parameter")]
+        assert places(at.coordinates.gates) == [("scale", "parameter"), ("shift", "parameter")]
         agrees(at, batch, lambda c: net.after(net.first(batch[0]), c[of]))
     else:
-        assert places(at.chart.gates) == [("first", "output")]
+        assert places(at.coordinates.gates) == [("first", "output")]
         agrees(at, batch, lambda c: net.after(net.first(batch[0]) * c[of]))
 
 
@@ -276,7 +276,7 @@ def test_a_norm_without_scale_is_gated_on_its_output():
     net = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, affine=False), nn.Tanh(), nn.Linear(5, 3)).double().eval()
     batch = dense.vectors()
     at, structure = at_gates(net, batch)
-    assert places(at.chart.gates) == [("1", "output")]
+    assert places(at.coordinates.gates) == [("1", "output")]
     of = structure.tensors["0.weight"].classes[0]
     agrees(at, batch, lambda c: net[2:](net[:2](batch[0]) * c[of]))
 
@@ -502,5 +502,5 @@ def test_the_network_is_as_it_was():
     at, _ = at_gates(net, batch)
     at.hessian_gradient()
     with pytest.raises(ZeroDivisionError):
-        MeanLoss(net, lambda model, b: 1 / 0, [batch]).gradient(at.chart)
+        MeanLoss(net, lambda model, b: 1 / 0, [batch]).gradient(at.coordinates)
     assert dense.everything(net) == before

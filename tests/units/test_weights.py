@@ -413,7 +413,7 @@ def test_masks_are_carried_over():
     twin = network()
     other = Weights().of(twin, x, None, ())
     other.load_state_dict(units.state_dict())
-    assert torch.equal(other.units.values != 0, keep)
+    assert torch.equal(other.coordinates.values != 0, keep)
 
 
 def test_a_state_from_before_the_cut_holds_nothing_yet():

@@ -213,7 +213,7 @@ def test_scoring_sees_the_training_split_alone(monkeypatch):
     pruner = earlycrop.Pruner
 
     def spied(*args, **options):
-        seen.extend(options["batches"])
+        seen.extend(options["scoring"].batches)
         return pruner(*args, **options)
 
     monkeypatch.setattr(earlycrop, "Pruner", spied)
@@ -233,7 +233,7 @@ def test_a_smoke_run_takes_so_many_steps_an_epoch_and_is_no_result(method, monke
     pruner = earlycrop.Pruner
 
     def spied(*args, **options):
-        scored.append(sum(len(y) for _, y in options["batches"]))
+        scored.append(sum(len(y) for _, y in options["scoring"].batches))
         return pruner(*args, **options)
 
     monkeypatch.setattr(earlycrop, "Pruner", spied)

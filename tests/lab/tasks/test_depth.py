@@ -225,10 +225,10 @@ def test_a_run_leaves_its_figures_and_samples(trained):
 def test_scoring_sees_the_training_split_alone_in_whole_batches(trained):
     """A fifth of the largest error is one of a whole batch, so no batch is cut into parts."""
     _, given = trained
-    assert given["micro_batch"] == TINY.batch_size == 16
+    assert given["scoring"].micro_batch == TINY.batch_size == 16
     data = load("scenes", size=TINY.image_size, depth_size=depth_size(*TINY.image_size)).subset(32)
     training = {image.numpy().tobytes() for image in data.plain(data.train_images)}
-    scored = [image.numpy().tobytes() for images, _ in given["batches"] for image in images]
+    scored = [image.numpy().tobytes() for images, _ in given["scoring"].batches for image in images]
     assert len(set(scored)) == len(scored) == 32
     assert set(scored) == training
 

@@ -142,7 +142,7 @@ def test_scores_are_of_the_trained_network_on_the_training_split(small, monkeypa
     pruner, keep_only = earlycrop.Pruner, units.ChannelUnits.keep_only
 
     def spied(*args, **options):
-        seen.extend(options["batches"])
+        seen.extend(options["scoring"].batches)
         return pruner(*args, **options)
 
     def noted(self, keep):
