@@ -64,13 +64,15 @@ def forward_over_reverse(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], 
         return 0.0 if slope is None else float(slope.detach()), rows
 
 
-def central_difference(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
-    """Two gradients, ε = 1e-3 ‖x‖ / ‖v‖ in float32 (1e-5 in float64) apart from x."""
+def central_difference(
+    f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor], scale: float = 1.0
+) -> Product:
+    """Two gradients, ε = 1e-3 ‖x‖ / ‖v‖ in float32 (1e-5 in float64), times `scale`, apart from x."""
     length = math.hypot(*(float(along.norm()) for along in v))
     if length == 0:
         return 0.0, [None] * len(of)
     step = 1e-5 if x[0].dtype == torch.float64 else 1e-3
-    step *= math.hypot(*(float(part.detach().norm()) for part in x)) / length
+    step *= scale * math.hypot(*(float(part.detach().norm()) for part in x)) / length
     values, gradients = [], []
     for side in (step, -step):
         with f([part + side * along for part, along in zip(x, v, strict=True)]) as value:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import ScoreError
@@ -17,10 +18,16 @@ from earlycrop.evaluation.manner import manner_of, to_training
 from earlycrop.evaluation.norms import BatchNormMode, Norms
 from earlycrop.evaluation.scoring_set import ScoringSet
 from earlycrop.evaluation.undisturbed import differentiate, exactly, put_back
-from earlycrop.hessian_products import AUTODIFF_MODES, AutodiffMode, Product, double_backward
+from earlycrop.hessian_products import AUTODIFF_MODES, AutodiffMode, Product, central_difference, double_backward
 from earlycrop.vector import Vector
 
 Loss = Callable[[nn.Module, Any], Tensor]
+
+NEAR = 0.05
+"""The part of its norm up to which a product may differ from a difference of gradients."""
+
+STEPS = (1.0, 1 / 4, 1 / 16)
+"""The distances of such differences, in units of `central_difference`'s own."""
 
 CONTRACT = "`loss(model, batch)` must return the scalar mean loss of the batch with its graph"
 
@@ -43,7 +50,7 @@ class MeanLoss:
         micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
             given batch and at most 32, so that scoring needs no more memory than a training step; where samples
             meet in a norm with the batch's own statistics, it takes the largest given batch whole; and where the loss
-            of a batch is not the mean of its parts' (contrastive losses, ignored labels, graphs), batches stay as given.
+            of a batch is not the mean of its parts' (contrastive losses, ignored labels), batches stay as given.
         hessian: How products with the Hessian are computed, see `products.py`; `auto` takes the fastest that the
             model's operators allow.
         ranks: The processes that share the work on the micro-batches. All of them hold the whole scoring set, and
@@ -69,6 +76,7 @@ class MeanLoss:
         self.model, self.loss, self.ranks = model, loss, ranks
         self.hessian: AutodiffMode = hessian
         self._training = training
+        self._own_backward: bool | None = None  # until there is a graph
         self.set = batches if isinstance(batches, ScoringSet) else ScoringSet(batches, micro_batch)
         self._norms = Norms(model, bn_mode, ranks)
         self.bn_mode: BatchNormMode = self._norms.mode
@@ -127,30 +135,68 @@ class MeanLoss:
         slope, scale = None, 0.0
         if gradient is not None:
             slope, scale = float((gradient * direction).sum()), float(gradient.norm() * direction.norm())
-        modes: list[AutodiffMode] = [self.hessian]
-        if self.hessian == "auto":
-            modes = [mode for mode in coordinates.autodiff_modes if mode not in self._failed]
-        for mode in modes:
-            last, part = mode == modes[-1], None
+        asked = coordinates, direction, of
+        if self.hessian != "auto":
+            return self.ranks.sum(self._product(AUTODIFF_MODES[self.hessian], *asked)[1])
+        for mode in coordinates.autodiff_modes:
+            if mode in self._failed:
+                continue
+            part = None
             try:
-                part = self._product(AUTODIFF_MODES[mode], coordinates, direction, of)
-            except (NotImplementedError, RuntimeError) as error:  # an operator without (an exact) forward derivative
-                if last or isinstance(error, torch.OutOfMemoryError):
+                part = self._product(AUTODIFF_MODES[mode], *asked)
+            except (NotImplementedError, RuntimeError) as error:  # an operator without (an exact) derivative
+                if isinstance(error, torch.OutOfMemoryError):
                     raise
             found = self.ranks.gather(None if part is None else part[0])
             found = [one for one in found if one is not None]
             # where one has failed all go on: a rank without a batch does not see that an operator is missing
             if part is not None and len(found) == self.ranks.size:
-                error = 0.0 if slope is None else abs(sum(found) - slope)
-                if last or error <= scale * torch.finfo(self._precision).eps ** 0.5:
+                off = 0.0 if slope is None or mode == "double_backward" else abs(sum(found) - slope)
+                if off <= scale * torch.finfo(self._precision).eps ** 0.5 and self._holds(mode, *asked):
                     return self.ranks.sum(part[1])
             self._failed.add(mode)
-        raise AssertionError("the last mode returns or raises")
+        return self._difference(*asked)
+
+    def _holds(self, mode: AutodiffMode, coordinates: Coordinates, direction: Vector, of: Rows | None) -> bool:
+        """Whether a product is that of the loss, where functions with a backward of their own are used.
+
+        Such a backward may compute with numbers that it kept, and then has no graph to be differentiated: PyTorch takes
+        them for constants without a word. A difference of gradients, on the first batch, finds it out.
+        """
+        if not self._own_backward:
+            return True
+        modes = AUTODIFF_MODES[mode], partial(central_difference, scale=STEPS[1])
+        rows, other = (self._product(one, coordinates, direction, of, first=True)[1] for one in modes)
+        return all(self.ranks.gather(_near(rows, other)))
+
+    def _difference(self, coordinates: Coordinates, direction: Vector, of: Rows | None) -> Float[Tensor, "rows"]:
+        """A difference of gradients, once that over another distance agrees.
+
+        Raises:
+            ScoreError: none does: kinks or rounding spoil them.
+        """
+        before = None
+        for step in STEPS:
+            mode = partial(central_difference, scale=step)
+            rows = self.ranks.sum(self._product(mode, coordinates, direction, of)[1])
+            if before is not None and _near(before, rows):
+                return rows
+            before = rows
+        raise ScoreError(
+            "The loss has no second derivative that PyTorch can compute, and differences of its gradients do not agree "
+            "with each other: scores that need one would be wrong. Use a method without it (snip, snap, magnitude-u), or "
+            "write the operator's backward with differentiable operations."
+        )
 
     def _product(
-        self, mode: Callable[..., Product], coordinates: Coordinates, direction: Vector, of: Rows | None
+        self,
+        mode: Callable[..., Product],
+        coordinates: Coordinates,
+        direction: Vector,
+        of: Rows | None,
+        first: bool = False,
     ) -> tuple[float, Float[Tensor, "rows"]]:
-        """⟨∇L, v⟩ and the rows of H v in one mode, of the batches of this rank."""
+        """⟨∇L, v⟩ and the rows of H v in one mode, of the batches of this rank, or of the first of them alone."""
         model, slope = self.model, 0.0
         at, along = coordinates.leaves(model), coordinates.push(model, direction)
         rows = at if of is None else of.leaves(model)
@@ -170,7 +216,9 @@ class MeanLoss:
         if not at or not rows:
             return 0.0, (coordinates if of is None else of).collect(model, ())
         with self.scoring(moved):
-            total = (coordinates if of is None else of).collect(model, self._each(product))
+            total = (coordinates if of is None else of).collect(
+                model, islice(self._each(product), 1 if first else None)
+            )
         return slope, total
 
     def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:
@@ -198,6 +246,8 @@ class MeanLoss:
     def _check_graph(self, loss: Tensor) -> None:
         if not loss.requires_grad:
             raise ScoreError(f"{CONTRACT}; found a scalar that does not depend on the model's parameters.")
+        if self._own_backward is None:
+            self._own_backward = _has_own_backward(loss)
 
     @contextmanager
     def scoring(self, moved: Sequence[Tensor]) -> Iterator[None]:
@@ -214,6 +264,24 @@ class MeanLoss:
             differentiate(self.model, moved)
             self._norms.prepare(lambda batch: self.loss(self.model, batch), self.set)
             yield
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    return bool((a - b).norm() <= NEAR * torch.maximum(a.norm(), b.norm()))
+
+
+def _has_own_backward(loss: Tensor) -> bool:
+    """Whether some function of the graph was written in Python, as a `torch.autograd.Function`."""
+    seen, ahead = set(), [loss.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        if isinstance(node, BackwardCFunction):
+            return True
+        seen.add(node)
+        ahead += [one for one, _ in node.next_functions]
+    return False
 
 
 class _Tempered:
