@@ -5,8 +5,8 @@
 Every network of `tests/cases` gets unique values far from initialisation, in float64. Random sets of 30, 70 and 90 % of
 its classes are removed from a copy, and the independent oracle of `tests/oracles.py` (survivors found by value, all
 else zeroed in the dense network) compares outputs, running statistics and gradients, in eval and in train mode. A
-network is wrong if the difference is above 1e-9, the cut network does not run, or the engine crashes. The rows are written to
-results/benchmarks/zoo.json; the exit code is 1 if any network is wrong.
+network is wrong if the difference is above 1e-9, the cut network does not run, or the engine crashes. The rows are
+written to results/benchmarks/zoo.json; the exit code is 1 if any network is wrong.
 """
 
 import argparse
