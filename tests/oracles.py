@@ -215,12 +215,14 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
 
 
 def named_outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The float outputs, named by their number and the layout of all outputs."""
     leaves, layout = tree_flatten(model(*inputs))
     found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return {f"output {number} of {layout}": output for number, output in enumerate(found)}
 
 
 def without_gradients(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The outputs of a copy in eval mode, under `torch.no_grad()`."""
     with torch.no_grad():
         return named_outputs(copy.deepcopy(model).eval(), inputs)
 

@@ -88,7 +88,7 @@ class Builder:
             for dim, labels in enumerate(dims):
                 if labels is not None:
                     roots = self.root[labels]
-                    if bool((roots == roots[0]).all()):
+                    if bool((roots == roots[0]).all()):  # without this class the dimension would be empty
                         self._freeze(roots[:1], f"all channels of {name} dim {dim} are coupled into one")
                     self._freeze(roots[~created[roots]], "no parameter of a layer creates these channels")
 

@@ -71,7 +71,7 @@ class Flow:
                     self._rd[arg][:] = True
             elif node.op == "call_function":
                 self._backward(node)
-        alive = self._bar.clone()
+        alive = self._bar.clone()  # a class lives if, at any single place, it can be nonzero and is read there
         for node in nodes:
             if node.op == "call_function":
                 alive |= self._present(node) & self._nz[node] & self._rd[node]

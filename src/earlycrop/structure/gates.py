@@ -1,7 +1,7 @@
 """Gates: factors of one that multiply a channel's values exactly once on every path.
 
-A score differentiates with respect to these factors, so a channel that were scaled twice on some path would get a
-wrong score. Hence a channel is gated where it is *created* and never again where it is carried through: behind the norm
+A score differentiates with respect to these factors, so a channel scaled twice on some path would get a wrong
+score. Hence a channel is gated where it is *created* and never again where it is carried through: behind the norm
 that directly reads it and is its only reader, or on the creator's own output. Where the creating operator computes what
 a module returns, the gate multiplies that module's output: this needs no derivative with respect to a weight, and a
 parameter that has two roles (an embedding that is also the head) is scaled only in the one that creates. Otherwise the
@@ -165,6 +165,7 @@ def _at_readers(
 
 
 def _place(walk: Walk, read: Read) -> Place:
+    """Where a gate scales what is read: at the module's input, or else in the parameter that reads."""
     if _reads_input(walk, read):
         first = operator_of(read.node).channels == 1
         return Place(module_of(read.node), "input", 1 if first else -1, read.labels)
@@ -182,6 +183,7 @@ def _reads_input(walk: Walk, read: Read) -> bool:
 
 
 def _parameters(walk: Walk, sites: Iterable[tuple[str, int]]) -> Where:
+    """These dimensions of parameters and buffers as places, without those in which nothing can leave."""
     labelled = [(name, dim, walk.tensors[name][dim]) for name, dim in sites]
     return tuple(Place(name, "parameter", dim, labels) for name, dim, labels in labelled if labels is not None)
 

@@ -13,7 +13,7 @@ from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 def label(model: nn.Module, program: Program) -> Walk:
     """Walk the graph once, from the inputs to the outputs."""
     walk = Walk(model, program)
-    for name, tensor in tensors_of(model):  # parameters come first
+    for name, tensor in tensors_of(model):  # parameters come first, so `parametric` separates their labels from others
         walk.tensors[name] = [walk.labels.fresh(size) if size > 1 else None for size in tensor.shape]
         if isinstance(tensor, nn.Parameter):
             walk.parametric = walk.labels.count

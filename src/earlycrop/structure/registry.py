@@ -111,7 +111,7 @@ class Zero(Enum):
     UNKNOWN = auto()
     """Not recorded."""
     LOST = auto()
-    """Nowhere for sure: a sigmoid turns zeros into other numbers."""
+    """Possibly nowhere: a sigmoid turns zeros into other numbers."""
     FIRST = auto()
     """Where the first operand is zero, whatever the others are: a ReLU, a quotient."""
     ANY = auto()

@@ -87,6 +87,7 @@ def _passes(structure: Structure, model: nn.Module, example_inputs: object, spac
 
 
 def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int], seed: int) -> bool:
+    """Whether one random cut of these spaces gives the graph that the labels predict."""
     keep = _some(structure, spaces, seed)
     if bool(keep.all()):
         return True
@@ -100,7 +101,7 @@ def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces
         return False
     stays = torch.cat([keep, torch.tensor([True])])
     for old, new in zip(before, after, strict=True):
-        if old.target != new.target:
+        if old.target != new.target:  # the code took another branch
             return False
         if old.name in graph.nodes and shape_of(new) != _promised(graph, old, stays):
             return False
@@ -109,6 +110,7 @@ def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces
             return False
         if old.name in graph.positions and _start(new) != _moved(graph, old, stays):
             return False
+        # a number that is no size must not change: after a cut the code would compute something else
         if counted is None and not operator_of(old).sizes and _constants(old) != _constants(new):
             return False
     return True

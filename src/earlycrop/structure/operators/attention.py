@@ -41,9 +41,9 @@ def attention(walk: Walk, node: Any) -> Any:
             continue
         for labels in theirs:
             walk.tie(result[dim], labels, input_reason(walk, node))
-        if result[dim] is not None:
+        if result[dim] is not None:  # heads: the softmax is not linear in q and k, so gate them where they are read
             walk.recreated.append(result[dim])
-    if mask is not None:
+    if mask is not None:  # a mask with an entry for each head loses the entries of heads that leave
         scores = [*result[:-1], None]
         shape = (*shape_of(q)[:-1], shape_of(k)[-2])
         aligned = walk.align([(scores, shape), (walk.raw(mask), shape_of(mask))])[1]

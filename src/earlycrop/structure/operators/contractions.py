@@ -61,6 +61,7 @@ def convolution(walk: Walk, node: Any) -> Any:
     _over_space(walk, node, x)
     w, positions = walk.dims(weight), math.prod(shape_of(node)) // shape_of(weight)[0]
     reads, writes = _grouped(walk, node, x, w[1], w[0], groups, shape_of(weight)[0])
+    # the channels of a depthwise convolution have a gate already, where they were created
     if groups == 1 or not _carries(shape_of(x), groups):
         _write(walk, node, weight, 0, writes, bias)
     elif isinstance(bias, Node):
@@ -166,6 +167,7 @@ def _over_space(walk: Walk, node: Any, x: Any) -> None:
 
 
 def _unbatched(node: Any) -> bool:
+    """Whether a convolution's input has no batch dimension."""
     return len(shape_of(node.args[0])) < len(shape_of(node.args[1]))
 
 

@@ -16,6 +16,7 @@ _mixes = partial(rule, kind=Kind.MIXES)
 
 
 def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
+    """The labels of a result in which the last n dimensions of x are mixed; nothing leaves along these."""
     ndim = len(walk.raw(x))
     walk.freeze(x, f"mixed over ({walk.where(node)})", range(ndim - n, ndim))
     dims = walk.raw(x)
@@ -23,6 +24,8 @@ def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
 
 
 def _pooling(n: int) -> Rule:
+    """The rule of operators that pool, pad or resample the last n dimensions."""
+
     def pooled(walk: Walk, node: Any) -> Any:
         """Entries along the last n dimensions are mixed; batch and channels pass."""
         result = _over_space(walk, node, node.args[0], n)

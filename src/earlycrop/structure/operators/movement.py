@@ -111,7 +111,7 @@ def by_position(walk: Walk, node: Any) -> Any:
     """Labels move with their dimensions: run the operator itself on a probe whose sizes number the dimensions."""
     x = node.args[0]
     ndim = len(shape_of(x))
-    probe = torch.empty([d + 2 for d in range(ndim)], device="meta")
+    probe = torch.empty([d + 2 for d in range(ndim)], device="meta")  # distinct sizes, none of them 0 or 1
     moved = node.target(probe, *node.args[1:], **node.kwargs)  # type: ignore[operator]
     dims = walk.raw(x)
     return [dims[size - 2] for size in moved.shape]
@@ -257,6 +257,7 @@ def unbind(walk: Walk, node: Any) -> Any:
 
 
 def _without(dims: Dims, dim: int) -> Dims:
+    """The same labels, without one dimension."""
     return [*dims[:dim], *dims[dim + 1 :]]
 
 

@@ -70,6 +70,8 @@ def layers(walk: Walk, node: Any) -> Any:
                     places.append(Place(walk.origin[weight], "parameter", dim, labels))
         read = torch.cat(outs) if len(outs) == directions else None
     path = module_of(node)
+    # h is read by the weights in `places` and through the module's outputs. Where no such module ran the operator, its
+    # outputs cannot be gated, so the units are gated at their readers, as heads are.
     if isinstance(walk.modules.get(path), nn.RNNBase) and read is not None and out is not None:
         places += [Place(path, "output", -1, read, 0), Place(path, "output", -1, out, 1)]
     else:
