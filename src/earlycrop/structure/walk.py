@@ -167,7 +167,7 @@ class Walk:
         return result
 
     def freeze(self, node: Node, reason: str, dims: Iterable[int] | None = None) -> None:
-        """Forbid every label of this value to leave, or only those along `dims`, which an operator mixes."""
+        """Freeze every label of this value, or only those along `dims`, which an operator mixes."""
         if dims is not None:
             dims = list(dims)
             self.fix(node, dims)

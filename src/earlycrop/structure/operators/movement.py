@@ -318,7 +318,7 @@ def index(walk: Walk, node: Any) -> Any:
     x, picks = node.args[:2]
     picked = [d for d, one in enumerate(picks) if one is not None]
     ndim = len(shape_of(x))
-    if picked != list(range(picked[0], picked[-1] + 1)):  # else the picked dimensions come first in the result
+    if picked != list(range(picked[0], picked[-1] + 1)):  # then the picked dimensions come first in the result
         return unknown(walk, node)
     for d in picked:
         walk.freeze(picks[d], f"numbers that pick ({walk.where(node)})")
