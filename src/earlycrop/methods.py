@@ -140,7 +140,7 @@ class Method:
             )
         if not self.units.whole_channels and any(map(_is_crop, self.scores)):
             raise ValueError(
-                f"{self.name}: {reading} is a reading of CroP for channels; for weights there is nothing to choose."
+                f"{self.name}: {reading} is a reading of CroP for channels; weights have no readings to choose from."
             )
         if not self.reads:
             raise ValueError(f"{self.name} does not score with CroP, so it has no readings to choose from.")

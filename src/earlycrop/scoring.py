@@ -121,7 +121,7 @@ class Scorer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Within the context all ranks work in step, on one scoring set; if `batches` is a function, it is called once."""
+        """Within the context all ranks work in step, on one scoring set, for which a function `batches` is called once."""
         outer, self._busy = self._busy, True
         try:
             with self.ranks.in_step():
