@@ -34,7 +34,7 @@ class Ranking(Protocol):
 
     @property
     def steps(self) -> Steps:
-        """In how many steps."""
+        """The steps in which units leave."""
         ...
 
     @property

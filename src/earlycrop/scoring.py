@@ -121,7 +121,7 @@ class Scorer:
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Within the context all ranks work in step, on one scoring set, for which a function `batches` is called once."""
+        """Within the context all ranks work in step, on one scoring set; a function `batches` is called only once."""
         outer, self._busy = self._busy, True
         try:
             with self.ranks.in_step():
