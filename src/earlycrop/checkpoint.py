@@ -50,8 +50,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise CheckpointError(
-                f"Cannot save `{name or type(model).__name__}` completely: it has an extra state besides its tensors. "
-                f"Save `model.state_dict()` with earlycrop.save_state."
+                f"Cannot save `{name or type(model).__name__}` whole: it has an extra state besides its tensors. Save "
+                f"`model.state_dict()` with earlycrop.save_state."
             )
     texts = {
         "widths": {name: found for name, module in model.named_modules() if (found := _widths(module))},

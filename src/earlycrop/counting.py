@@ -71,7 +71,12 @@ class Counter:
         )
 
     def price(self, cost: AbstractCost, keep: Bool[Tensor, "classes"] | None = None) -> float:
-        """One cost if only these classes stay; None: all."""
+        """One cost if only these classes stay.
+
+        Args:
+            cost: The cost.
+            keep: True for each class that stays; None: all.
+        """
         return cost.of(self._sizes(keep))
 
     def _sizes(self, keep: Bool[Tensor, "classes"] | None) -> Sizes:
@@ -98,6 +103,11 @@ def flops(model: nn.Module, example_inputs: object) -> float:
 
 
 def size_of(model: nn.Module, embeddings: bool = False) -> tuple[int, int]:
-    """(prunable weights, all parameters) of a model."""
+    """The number of prunable weights of a model, and of all its parameters.
+
+    Args:
+        model: The network.
+        embeddings: Whether weights of embeddings count as prunable.
+    """
     sizes = Sizes(model, embeddings=embeddings)
     return PrunableWeights().of(sizes), Parameters().of(sizes)

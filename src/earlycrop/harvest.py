@@ -87,7 +87,7 @@ class HarvestReport:
         ]
         if self.constants:
             rows.append(f"  constant    {self.constants} classes without a kept input emit a constant and stay")
-        rows += [f"  dead whole  {layer}: one channel stays" for layer in self.spared]
+        rows += [f"  all dead    {layer}: one channel stays" for layer in self.spared]
         rows += [f"  not judged  {barred}" for barred in self.barred]
         return "\n".join(rows)
 

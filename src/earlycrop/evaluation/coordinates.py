@@ -31,7 +31,12 @@ class Rows(Protocol):
         ...
 
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> AbstractContextManager[None]:
-        """Within the context the model computes with these tensors in place of the leaves."""
+        """Within the context the model computes with these tensors in place of the leaves.
+
+        Args:
+            model: The network.
+            tensors: One for each leaf, of its shape.
+        """
         ...
 
 
@@ -51,5 +56,10 @@ class Coordinates(Rows, Protocol):
         ...
 
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
-        """How the leaves move, one tensor for each, when the vector moves in this direction."""
+        """How the leaves move, one tensor for each, when the vector moves in this direction.
+
+        Args:
+            model: The network.
+            direction: A vector as long as `values`.
+        """
         ...

@@ -245,7 +245,7 @@ class ChannelUnits(AbstractUnits):
         if self.structure.graph is None:
             self.retrace()
         if self.structure.graph is None:
-            return None, "the graph of what the last cut left couples other channels, so nothing was compared"
+            return None, "the graph of what the last cut left couples channels differently, so nothing was compared"
         verifier, before = Verifier(self.structure, self.model, self.example_inputs), self.keep
         return lambda: verifier.compare(self.model, self.keep[before]), None
 
