@@ -245,7 +245,7 @@ def test_a_run_that_began_elsewhere_says_so(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_five_kills():
-    """benchmarks/kills.py with few kills: it ends with 1 if anything was lost, changed or spoilt."""
+    """benchmarks/kills.py with few kills: it ends with 1 if anything was lost, changed or damaged."""
     script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
     command = [sys.executable, str(script), "--dry", "--kills=5", "--methods", "earlycrop-s"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
