@@ -138,7 +138,7 @@ def variation(loss: MeanLoss) -> float | None:
         finally:
             handle.remove()
         if samples > 1:
-            value = _relative_deviation(seen[0], samples)
+            value = _relative_deviation(seen[-1], samples)  # earlier calls asked how the loss is asked
     return value if math.isfinite(value) else None
 
 

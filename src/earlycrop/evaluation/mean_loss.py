@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import BackwardCFunction
+from torch.utils import _pytree as pytree
 
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import ScoreError
@@ -51,8 +53,8 @@ class MeanLoss:
             given batch and at most 32, so that scoring needs no more memory than a training step; where samples
             meet in a norm with the batch's own statistics, it takes the largest given batch whole; and where the loss
             of a batch is not the mean of its parts' (contrastive losses, ignored labels), batches stay as given.
-        hessian: How products with the Hessian are computed, see `hessian_products.py`; `auto` takes the fastest that the
-            model's operators allow.
+        hessian: How products with the Hessian are computed, see `hessian_products.py`; `auto` takes the fastest mode
+            that the model's operators allow, and a difference of gradients where none does.
         ranks: The processes that share the work on the micro-batches. All of them hold the whole scoring set, and
             while they score rank 0's buffers; what they compute is summed.
         training: Whether the model is in training mode (but for norms and dropout) while the loss is computed. None
@@ -174,23 +176,37 @@ class MeanLoss:
         return all(self.ranks.gather(_near(rows, other)))
 
     def _difference(self, coordinates: Coordinates, direction: Vector, of: Rows | None) -> Float[Tensor, "rows"]:
-        """A difference of gradients, once that over another distance agrees.
+        """A difference of gradients over a short distance, in float64, once that over a shorter one agrees.
+
+        In single precision there is no good distance: a long one meets kinks, a short one drowns in rounding.
 
         Raises:
-            ScoreError: none does: kinks or rounding spoil them.
+            ScoreError: none agrees with the one before.
         """
-        before = None
+        before, double = None, self._in_double()
         for step in STEPS:
             mode = partial(central_difference, scale=step)
-            rows = self.ranks.sum(self._product(mode, coordinates, direction, of)[1])
+            rows = self.ranks.sum(double._product(mode, coordinates, direction.double(), of)[1])
             if before is not None and _near(before, rows):
-                return rows
+                return rows.to(direction.dtype)
             before = rows
         raise ScoreError(
             "The loss has no second derivative that PyTorch can compute, and differences of its gradients do not agree "
-            "with each other: scores that need one would be wrong. Use a method without it (snip, snap, magnitude-u), or "
-            "write the operator's backward with differentiable operations."
+            "with each other: scores that need one would be wrong. Use a method without it (snip, snap, magnitude-u), "
+            "or write the operator's backward with differentiable operations."
         )
+
+    def _in_double(self) -> "MeanLoss":
+        """The same loss of a copy of the model in float64."""
+
+        def double(tensor: Tensor) -> Tensor:
+            return tensor.double() if tensor.is_floating_point() else tensor
+
+        copy = deepcopy(self.model).double()
+        batches = [pytree.tree_map_only(Tensor, double, batch) for batch, _ in self.batches()]
+        twin = MeanLoss(copy, self.loss, batches, self.bn_mode, self.set.largest, "central_difference", self.ranks)
+        twin.set.manner, twin._temperature = self.set.manner, self._temperature
+        return twin
 
     def _product(
         self,
