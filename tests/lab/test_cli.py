@@ -185,7 +185,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys)
     assert entry.main() == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "The laboratory needs more than there is here: `pip install rich scikit-learn`." in printed.err
+    assert "The laboratory needs packages that are not installed: `pip install rich scikit-learn`." in printed.err
 
 
 def test_the_entry_point_itself_needs_nothing_but_python():
