@@ -93,7 +93,7 @@ def test_a_finished_run_is_shown_and_not_trained_again(session, capsys):
     assert main(["show", PRUNED[:20], f"--out={out}"]) == 0
     printed = capsys.readouterr().out
     assert "Classification(method='earlycrop-s', sparsity=0.6" in printed
-    assert "what was watched until the cut" in printed
+    assert "the detector until the cut" in printed
     assert str(out / PRUNED / "regime.png") in printed
 
 

@@ -50,7 +50,7 @@ def of(folder: Path) -> Inquiry:
         stored = json.loads(path.read_text(encoding="utf-8"))
         d = _asked(stored["asked"])
         if "moments" in stored:
-            title = f"When is the moment? {d.method} at {100 * d.sparsity:g} %"
+            title = f"When to prune? {d.method} at {100 * d.sparsity:g} %"
             return Inquiry(title, setting(d), tuple(_swept(stored, folder.name)))
         if "choices" in stored:
             chosen = [Choice(**each) for each in stored["choices"]]

@@ -96,7 +96,7 @@ def test_what_could_not_leave_and_what_collapsed_is_named():
     told = what_left(report(frozen=frozen, collapsed=["conv"], samples=0))
     assert "scored without data" in told
     assert "COLLAPSED: conv" in told
-    assert "Could not leave: layer0, layer1, layer2, layer3 and 2 more" in told
+    assert "Could not be removed: layer0, layer1, layer2, layer3 and 2 more" in told
 
 
 def test_the_curve_is_told():
