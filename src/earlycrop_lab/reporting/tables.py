@@ -245,7 +245,7 @@ SPREAD = (
 
 
 def csv(rows: Sequence[Row]) -> str:
-    """The description and every number unrounded: mean, deviation, n and interval of each column, in its name's unit."""
+    """The description, and unrounded mean, deviation, n and interval of each column, in the unit of its name."""
     file = io.StringIO()
     lines = writer(file, lineterminator="\n")
     described = {row.description.task: fields(row.description) for row in rows}
