@@ -130,19 +130,19 @@ class Tracker:
 
     def _stop(self) -> Emissions:
         if self._tracker is None:
-            return Emissions(None, None, self.country, self.pue, f"not had: {self._failed}")
+            return Emissions(None, None, self.country, self.pue, f"not measured: {self._failed}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 kilograms = self._tracker.stop()
             data = self._tracker.final_emissions_data
             if kilograms is None or not data.energy_consumed:
-                return Emissions(None, None, self.country, self.pue, "not had: CodeCarbon gave no figure")
+                return Emissions(None, None, self.country, self.pue, "not measured: CodeCarbon gave no figure")
             now = (1000 * kilograms, data.energy_consumed, time.perf_counter() - self._start)
             grams_co2, kwh, seconds = _sum(self._earlier, now)
             return Emissions(grams_co2, kwh, self.country, self.pue, self._power(data), seconds)
         except Exception as error:
-            return Emissions(None, None, self.country, self.pue, f"not had: {type(error).__name__}: {error}")
+            return Emissions(None, None, self.country, self.pue, f"not measured: {type(error).__name__}: {error}")
 
     def _power(self, data: Any) -> str:
         """One sentence from CodeCarbon's own choice of hardware readings."""

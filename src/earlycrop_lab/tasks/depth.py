@@ -91,7 +91,7 @@ class Depth(Description):
     recipe: Literal["usual", "paper"] = option(
         tag="",
         choices=("usual", "paper"),
-        help="optimizer, schedule and augmentation; by default the data set's usual ones",
+        help="optimizer, schedule and augmentation, instead of the data set's usual ones",
     )
 
     @staticmethod

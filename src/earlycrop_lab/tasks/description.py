@@ -94,7 +94,7 @@ class Description:
     reading: Reading | None = option(  # noqa: RUF009 - frozen
         tag="",
         choices=tuple(READINGS),
-        help="how CroP computes a channel's score; by default the method's own way",
+        help="how CroP computes a channel's score, instead of the method's own way",
     )
     prune_at: float | None = option(
         tag="at", help="prune after this many whole epochs, whenever the method itself would prune"
@@ -120,7 +120,7 @@ class Description:
     bn_mode: BatchNormMode | None = option(  # noqa: RUF009 - frozen
         tag="norms",
         choices=tuple(mode for mode in get_args(BatchNormMode) if mode != "auto"),
-        help="what norms with running statistics do during scoring; by default what the method prescribes",
+        help="what norms with running statistics do during scoring, instead of what the method prescribes",
     )
     data: str = option(help="the data set")
     train_size: int | None = option(tag="train", help="train on a fixed part of this many samples")
