@@ -240,7 +240,7 @@ def test_a_run_that_began_elsewhere_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "environment", lambda device: {**environment(device), "threads": 64})
     result = run(description, tmp_path, say=said.append)
     assert result.environment["changed_from"] == {"threads": torch.get_num_threads()}
-    assert said == ["It began with other threads: figures may differ in their last digits."]
+    assert said == ["The run began with different threads: its numbers may differ in their last digits."]
 
 
 @pytest.mark.slow
