@@ -119,14 +119,6 @@ def grown(d: Description, epochs: int, root: str | None = None, device: str = "c
         yield Stem(setup, optimizer, epoch + 1)
 
 
-<<<<<<< HEAD
-=======
-def at_first(method: earlycrop.Method) -> bool:
-    """Whether the method decides its widths at its first check, before training."""
-    return isinstance(method.allocation, WidthsOf) and method.allocation.taken == "first"
-
-
->>>>>>> prose-lab
 def _steps(d: Description, setup: Setup, optimizer: Optimizer, epoch: int) -> Iterator[None]:
     """Train an epoch; yields after each step."""
     model = setup.model
