@@ -50,7 +50,7 @@ def test_every_error_is_an_earlycrop_error_and_a_value_error():
     ],
 )
 def test_a_target_out_of_reach_says_the_most(name, target):
-    refused(BudgetError, r"reach is 0\.\d+", name, 0.9999, target=target)
+    refused(BudgetError, r"reach is 0\.\d+", name, 0.9999, target=target, epochs=8)
 
 
 def test_a_target_out_of_reach_of_weights_says_the_most():
@@ -222,6 +222,7 @@ for kind, words, ask in (
     (EarlyCropError, "flops", lambda: pruner(target="flop")),
     (EarlyCropError, "slice", lambda: pruner(optimizer_state="keep")),
     (EarlyCropError, "running", lambda: pruner(bn_mode="eval")),
+    (EarlyCropError, "param_groups", lambda: pruner(optimizer=object())),
     (ValueError, "post_norm", lambda: Channels("after")),
     (ValueError, "gate_hessian", lambda: get_method("crop-s").reading("gate-hessian")),
     (ValueError, "reference", lambda: LazyRegime(reference="epoch2")),

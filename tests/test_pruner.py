@@ -562,7 +562,7 @@ def test_a_look_that_failed_can_be_had_again(name):
 
 def test_an_optimizer_that_comes_later_has_no_rate_to_compare_with():
     net = small()
-    pruner = make(net, None, replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, max_epochs=9)))
+    pruner = make(net, None, replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9)), epochs=99)
     optimizer = adam(net)
     train(net, optimizer)
     pruner.check(1)
@@ -639,15 +639,15 @@ def test_going_on_is_not_stopping(name, make_optimizer):
 
 
 def test_going_on_between_two_looks():
-    method = replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, max_epochs=99))
+    method = replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9))
     net = small()
-    pruner = make(net, None, method)
+    pruner = make(net, None, method, epochs=99)
     for epoch in (1.2, 1.5, 1.9, 2.1):
         with torch.no_grad():
             net.stem.weight.mul_(1.1)
         pruner.check(epoch)
         if epoch == 1.2:
-            going_on = make(net, None, method)
+            going_on = make(net, None, method, epochs=99)
             going_on.load_state_dict(through_a_file(pruner.state_dict()))
         else:
             going_on.check(epoch)
@@ -724,10 +724,10 @@ def test_what_it_holds_beside_the_model_is_told():
 @pytest.mark.parametrize("stopped_after", [1, 2])
 def test_a_rate_that_moves_is_warned_of_once_however_often_one_stops(stopped_after):
     """It moves between the looks at 1 and 2 epochs and again before the third."""
-    method = replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9, max_epochs=99))
+    method = replace(get_method("earlycrop-u"), timing=LazyRegime(tau=1e-9))
     net = small()
     optimizer = adam(net)
-    pruner = make(net, optimizer, method)
+    pruner = make(net, optimizer, method, epochs=99)
     warned = []
     for epoch in (1, 2, 3):
         train(net, optimizer)
@@ -738,7 +738,7 @@ def test_a_rate_that_moves_is_warned_of_once_however_often_one_stops(stopped_aft
         optimizer.param_groups[0]["lr"] *= 0.5
         if epoch == stopped_after:
             state = through_a_file(pruner.state_dict())
-            pruner = make(net, optimizer, method)
+            pruner = make(net, optimizer, method, epochs=99)
             pruner.load_state_dict(state)
     assert warned == [2]
 

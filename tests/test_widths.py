@@ -36,10 +36,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")  
 
 @dataclass(frozen=True)
 class Equal(AbstractNetworkScore):
-    """All units are worth the same."""
+    """All units are worth the same but the first, which is worth more: equal scores alone are refused."""
 
     def __call__(self, of: Network) -> Tensor:
-        return torch.zeros_like(of.coordinates.values)
+        scores = torch.zeros_like(of.coordinates.values)
+        scores[0] = 1
+        return scores
 
 
 def squares(model, batch) -> Tensor:
@@ -274,6 +276,9 @@ def test_widths_need_data_where_their_score_does():
     net = small()
     with pytest.raises(Exception, match="give `scoring"):
         Pruner(net, "crop-s", 0.6, example_inputs=dense.images()[0])
+    with torch.no_grad():
+        for norm in (net.norm0, net.norm1):
+            norm.weight.uniform_(0.5, 1.5)
     without = replace(get_method("crop-s"), allocation=WidthsOf(NormScale(), OneShot()))
     Pruner(net, without, 0.6, example_inputs=dense.images()[0]).check(0)
 

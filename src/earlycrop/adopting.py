@@ -131,17 +131,15 @@ def check_epochs(method: Method, budget: Budget, epochs: float | None) -> None:
         method.total_epochs(epochs, budget.sparsity)
         return
     latest = method.timing.latest(epochs)
-    if latest == inf:
-        warnings.warn(
-            f"{method.name} waits for its moment, which may never come. Give `epochs`, the length of the training: "
-            f"then it prunes after a quarter of it at the latest. Or give its timing `max_epochs`.",
-            stacklevel=3,
+    if latest >= (inf if epochs is None else epochs):
+        end = "may never come" if epochs is None else f"may come as late as epoch {latest:g} of {epochs:g}"
+        message = (
+            f"{method.name} waits for a moment that {end}. Give `epochs`, the length of the whole training: then it "
+            f"prunes after a quarter of it at the latest; or give its timing an earlier moment."
         )
-    elif epochs is not None and latest >= epochs:
-        raise EarlyCropError(
-            f"{method.name} may prune as late as epoch {latest:g}, but the training ends after {epochs:g}. Train for "
-            f"longer, or set its moment: replace(get_method({method.name!r}), timing=AtEpoch(...))."
-        )
+        if method.timing.detector is None:  # there is no other moment
+            raise EarlyCropError(message)
+        warnings.warn(message, stacklevel=3)
 
 
 def check_method(method: Method, budget: Budget, units: AbstractUnits, scorer: Scorer) -> None:

@@ -118,7 +118,7 @@ class Pruner:
         )
         self.epochs, self.seed = epochs, seed
         self.report: Report | None = None
-        self.cuts = 0
+        self.cuts, self._warned = 0, False
         self._optimizer_state, self._verify = optimizer_state, verify
         self._ranks = ranks_of(group)
         self._scorer = Scorer(scoring, self.method.bn_mode, seed, self._ranks)
@@ -211,6 +211,7 @@ class Pruner:
             report = None if self.done else self._check(epoch)
             if report is None and self._removal.gathering is not None:
                 self._removal.gathering.reset()
+            self._warn_of_the_end(epoch)
             phase = self.method.timing.phase(epoch, self.epochs, self._cuts_in_all)
             self._phases.enter(phase, again=report is not None)
         if report is not None and report.complaint is not None:
@@ -231,6 +232,18 @@ class Pruner:
                 break
             report = self._prune(epoch, reason)
         return report
+
+    def _warn_of_the_end(self, epoch: float) -> None:
+        """Say so if training is about to end without a cut."""
+        if self.done or self.pruned or self.epochs is None or self._warned or epoch + 1 < self.epochs:
+            return
+        if not self.method.timing.needs_budget:  # others have moments beyond the budget of one training
+            self._warned = True
+            warnings.warn(
+                f"{self.method.name} has pruned nothing by epoch {epoch:g} of {self.epochs:g}: its moment has not "
+                f"come, and what is trained stays dense. Check from epoch 0 on, after every epoch.",
+                stacklevel=3,
+            )
 
     # The cut ------------------------------------------------------------------------------------------
 

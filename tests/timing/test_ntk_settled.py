@@ -89,7 +89,14 @@ def test_in_training(name):
     net, batch = dense.mlp(4, 12, 3), dense.vectors(12)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.5)
     pruner = make_pruner(
-        net, name, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], optimizer=optimizer
+        net,
+        name,
+        0.5,
+        example_inputs=batch[0],
+        loss=dense.cross_entropy,
+        batches=[batch],
+        optimizer=optimizer,
+        epochs=99,
     )
     kernels, expected, report = [], [], None
     for epoch in range(1, 9):

@@ -48,7 +48,14 @@ def test_in_training_it_is_the_overlap_of_what_would_stay(name):
     net, batch = dense.mlp(4, 12, 3), dense.vectors(12)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.3)
     pruner = make_pruner(
-        net, name, 0.5, example_inputs=batch[0], loss=dense.cross_entropy, batches=[batch], optimizer=optimizer
+        net,
+        name,
+        0.5,
+        example_inputs=batch[0],
+        loss=dense.cross_entropy,
+        batches=[batch],
+        optimizer=optimizer,
+        epochs=99,
     )
     keeps, expected = [], []
     for epoch in range(1, 9):

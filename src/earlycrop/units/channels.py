@@ -1,5 +1,6 @@
 """Channels: classes that only leave together, and are then really cut."""
 
+import weakref
 from collections.abc import Callable, Iterable
 from copy import copy as shallow
 from dataclasses import dataclass, replace
@@ -9,12 +10,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counter, Counts
-from earlycrop.errors import EarlyCropError
+from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.sizes import counted
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Verification, Verifier, cut, trace
 from earlycrop.structure.gated_norms import norm_scales
@@ -99,6 +101,7 @@ class ChannelUnits(AbstractUnits):
         self._rules = ignore, coupled
         self.dense = self.structure = trace(model, self.example_inputs, ignore, coupled)
         self.copies: tuple[nn.Module, ...] = ()
+        self._guard: Any = None
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
@@ -214,6 +217,8 @@ class ChannelUnits(AbstractUnits):
         self.structure = cut(structure, self.model, keep, *self.optimizers)
         for copy in self.copies:
             cut(structure, copy, keep)
+        if not self.optimizers and self._guard is None:
+            self._guard = register_optimizer_step_pre_hook(_before_a_step(weakref.ref(self)))
         left = self.keep.clone()
         left[self.keep] = keep.cpu()
         self.keep = left
@@ -309,3 +314,24 @@ class ChannelUnits(AbstractUnits):
     @property
     def _like(self) -> Tensor:
         return next(self.model.parameters())
+
+
+def _before_a_step(units: "weakref.ref[ChannelUnits]") -> Callable[..., None]:
+    """A hook for every optimizer in this process: one that the pruner was not given has the old shapes in its state."""
+    met: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+    def hook(optimizer: Optimizer, *_: Any) -> None:
+        here = units()
+        if here is None or optimizer in met:
+            return
+        for name, parameter in here.model.named_parameters():
+            for value in optimizer.state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.ndim == parameter.ndim and value.shape != parameter.shape:
+                    raise OptimizerError(
+                        f"{type(optimizer).__name__} still has the state of the network before the cut: for `{name}`, "
+                        f"of shape {tuple(parameter.shape)}, it remembers {tuple(value.shape)}. Give it to the pruner "
+                        f"before the cut (`pruner.optimizer = optimizer`), or make a new optimizer after it."
+                    )
+        met.add(optimizer)
+
+    return hook
