@@ -18,7 +18,7 @@ help:
 	@echo "make demo       EarlyCroP-S against dense on handwritten digits, about two minutes"
 	@echo "make test       what should pass before a commit"
 	@echo "make test-all   that and what takes longer; the summary is kept in results/tests"
-	@echo "make lint       format, style, types, import contracts"
+	@echo "make lint       format, style, types, import contracts, words"
 	@echo "make docs       the documentation as a site, in site/; a warning is an error"
 
 install: $(VENV)/installed
@@ -48,6 +48,7 @@ lint: install
 	$(BIN)/ruff check
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/words.py
 
 # it reads only what is here: nothing is fetched
 docs: install

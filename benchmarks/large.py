@@ -31,13 +31,13 @@ def main() -> None:
     arguments = parser.parse_args()
     rows, began = [], time.perf_counter()
 
-    def told(step: str) -> None:
+    def stated(step: str) -> None:
         seconds, peak = time.perf_counter() - began, process_peak_bytes()
         rows.append({"after": step, "seconds": round(seconds, 1), "peak_gigabytes": round((peak or 0) / 1e9, 2)})
         print(rows[-1], flush=True)
 
     model = build(f"resnext101-32x{arguments.group_width}d", classes=10)
-    told("building")
+    stated("building")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.samples, 3, 32, 32, generator=generator)
     y = torch.randint(10, (arguments.samples,), generator=generator)
@@ -46,13 +46,13 @@ def main() -> None:
     pruner = Pruner(
         model, "crop-s-poster", arguments.sparsity, example_inputs=x[:2], scoring=Scoring(loss, batches), verify=False
     )
-    told("tracing")
+    stated("tracing")
     report = pruner.check(0)
-    told("scoring and cutting")
+    stated("scoring and cutting")
     assert report is not None
     with torch.no_grad():
         model.eval()(x[:2])
-    told("a forward pass of what is left")
+    stated("a forward pass of what is left")
     write(
         "large",
         rows,

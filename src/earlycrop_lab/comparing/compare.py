@@ -134,7 +134,7 @@ BRIEF = ("weight_sparsity", "optimizer_steps", "seconds", "sparse_step_milliseco
 def brief(entries: Sequence[Entry]) -> list[Table | str]:
     """For a terminal: a table for each setting with its data, comparisons at equal cost, runs without a result."""
     results, failed = _split(entries)
-    told: list[Table | str] = []
+    stated: list[Table | str] = []
     whole = tables.table(results)
     for setting, rows in tables.by_setting(whole).items():
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=setting, title_justify="left")
@@ -144,9 +144,9 @@ def brief(entries: Sequence[Entry]) -> list[Table | str]:
             table.add_column(heading, justify="right" if number else "left")
         for row in rows:
             table.add_row(row.name, row.asked, str(len(row.results)), *(row.text(column) for column in columns))
-        told.append(table)
+        stated.append(table)
     equal = [str(each) for found in comparisons(whole).values() for each in found]
-    return [*told, *equal, *(f"{folder_name(run)} has no result: {why}" for run, why in failed)]
+    return [*stated, *equal, *(f"{folder_name(run)} has no result: {why}" for run, why in failed)]
 
 
 def _split(entries: Sequence[Entry]) -> tuple[list[Result], list[tuple[Description, str]]]:

@@ -235,17 +235,17 @@ def timed(action: Callable[[], Any], device: torch.device | None = None) -> floa
 def table(costs: Sequence[tuple[Description, Cost | str]], done: Sequence[Description], workers: int) -> str:
     """The time of each kind of run and of all together, as text; below it, what could not be measured and why."""
     kinds = dict.fromkeys(_name(run) for run in [*(run for run, _ in costs), *done])
-    told = {
+    stated = {
         kind: [seconds(d, cost) for d, cost in costs if isinstance(cost, Cost) and _name(d) == kind] for kind in kinds
     }
     untold = {_name(run): why for run, why in costs if isinstance(why, str)}
     width = max(map(len, kinds), default=0)
     lines = [f"{'':{width}}  {'to do':>6}  {'done':>4}  {'a run':>12}  {'together':>12}"]
-    for kind, each in told.items():
+    for kind, each in stated.items():
         todo, finished = (sum(_name(run) == kind for run in runs) for runs in ([run for run, _ in costs], done))
         one, together = (duration(sum(each) / len(each)), duration(sum(each))) if each else ("–", "–")
         lines.append(f"{kind:{width}}  {todo:6}  {finished:4}  {one:>12}  {together:>12}")
-    total = sum(map(sum, told.values()))
+    total = sum(map(sum, stated.values()))
     beside = f", {workers} side by side: about {duration(total / workers)}" if workers > 1 else ""
     without = ", without those that could not be measured here" if untold else ""
     lacking = [f"{kind} could not be measured here: {why}" for kind, why in untold.items()]

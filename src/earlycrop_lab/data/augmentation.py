@@ -1,6 +1,6 @@
 """Random crops, mirror images and rotations of a whole batch at once, on its device.
 
-An augmentation is a pure function of images and of random numbers drawn beforehand, four for each image. The numbers of
+An augmentation is a pure function of images and of random numbers drawn before, four for each image. The numbers of
 a whole epoch are drawn together on the CPU, so an epoch is the same on every device and nothing waits for a transfer.
 """
 

@@ -70,7 +70,7 @@ def page(
 
 
 def _data(rows: Sequence[Row]) -> str:
-    return f"<p class='note'>{escape(told)}</p>" if (told := data_of(rows)) else ""
+    return f"<p class='note'>{escape(stated)}</p>" if (stated := data_of(rows)) else ""
 
 
 def _count(n: int, noun: str) -> str:
@@ -89,12 +89,12 @@ def _summary(rows: Sequence[Row], narrow: Sequence[Row]) -> str:
         return ""
     best, names, among = ranked(rows)[0], labels([*rows, *narrow]), [*rows, *narrow]
     metric = best.metric
-    told = _whole(f"{best.text(column(metric))} {metric.unit}".rstrip() + f", n = {len(best.results)}")
-    items = [f"Best {metric.label}: <b>{_whole(names(best))}</b>, {told}. {_whole(unequal(rows))}".rstrip()]
+    stated = _whole(f"{best.text(column(metric))} {metric.unit}".rstrip() + f", n = {len(best.results)}")
+    items = [f"Best {metric.label}: <b>{_whole(names(best))}</b>, {stated}. {_whole(unequal(rows))}".rstrip()]
     for cost in COSTS.values():
         if len(among) > 1 and (front := frontier(among, cost)):
-            told = ", ".join(f"<b>{_whole(names(row))}</b>" for row in front)
-            items.append(f"On the frontier of {metric.label} and {cost.group}: {told}.")
+            stated = ", ".join(f"<b>{_whole(names(row))}</b>" for row in front)
+            items.append(f"On the frontier of {metric.label} and {cost.group}: {stated}.")
     return f"<ul class='summary'>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
@@ -163,8 +163,8 @@ def _claims(found: Sequence[Finding]) -> str:
         f"<small>aim {each.aim}; {_whole(each.why)}</small></li>"
         for each in found
     ]
-    told = f"<p class='note'>{escape(claims.HOW)}</p><ul class='claims'>{''.join(lines)}</ul>"
-    return f"<h3>The poster's claims here</h3>{told}"
+    stated = f"<p class='note'>{escape(claims.HOW)}</p><ul class='claims'>{''.join(lines)}</ul>"
+    return f"<h3>The poster's claims here</h3>{stated}"
 
 
 def _inquiry(asked: Inquiry) -> str:
@@ -216,13 +216,13 @@ def _runs(rows: Iterable[Row]) -> str:
 
 def _run(result: Result) -> str:
     figures = result.columns.metrics
-    told = ["; ".join(f"{m.label} {shown(m, figures.get(m.name))}" for m in result.description.metrics) + "."]
+    stated = ["; ".join(f"{m.label} {shown(m, figures.get(m.name))}" for m in result.description.metrics) + "."]
     if result.report is not None:
-        told.append(what_left(result.report))
+        stated.append(what_left(result.report))
     if started := result.environment.get("started"):
-        told.append(f"Begun {started}.")
+        stated.append(f"Begun {started}.")
     description = re.sub(r", (?=\w+=)", ",\n  ", repr(result.description)).replace("(", "(\n  ", 1)
     return (
-        f"<h4>Seed {result.description.seed}</h4><p>{escape(' '.join(told))}</p>"
+        f"<h4>Seed {result.description.seed}</h4><p>{escape(' '.join(stated))}</p>"
         f"<pre tabindex='0'>{escape(description)}</pre>"
     )

@@ -143,8 +143,8 @@ def better(aim: int, claim: str, a: Row, b: Row, by: float = 0.0) -> Finding:
 
 def as_good(aim: int, a: Row, name: str, b: Row, other: str) -> Finding:
     """Whether a row's metric is no worse than another's, within the tolerance."""
-    kept, told = tolerance(a.metric, b.figure.mean)
-    return better(aim, f"{name} is as good as {other}, within {told}", a, b, -kept)
+    kept, stated = tolerance(a.metric, b.figure.mean)
+    return better(aim, f"{name} is as good as {other}, within {stated}", a, b, -kept)
 
 
 def cheaper(
@@ -171,8 +171,8 @@ def _figures(rows: Sequence[Row]) -> Iterator[Finding]:
                 continue
             for other in _beside(row, claim.than, rows):
                 much = claim.much and row.metric.unit == "%"
-                told = f"{row.label} is better than {other.name}{' by three points' * much}"
-                yield better(claim.aim, told, row, other, POINTS if much else 0.0)
+                stated = f"{row.label} is better than {other.name}{' by three points' * much}"
+                yield better(claim.aim, stated, row, other, POINTS if much else 0.0)
 
 
 def tolerance(metric: Metric, dense: float) -> tuple[float, str]:

@@ -17,12 +17,12 @@ def setting(d: Description) -> str:
     """
     usual = d.usual()
     images = f", {d.train_size:,} {d.samples}" if d.train_size else ""
-    told = ("network", "width", "data", "train_size", "epochs", "max_steps", "seed", *PRUNING)
+    stated = ("network", "width", "data", "train_size", "epochs", "max_steps", "seed", *PRUNING)
     more = [
         f", {each.name.replace('_', ' ')} {getattr(d, each.name)}"
         for each in fields(d)
         if each.metadata["tag"] is not None
-        and each.name not in told
+        and each.name not in stated
         and getattr(d, each.name) != getattr(usual, each.name)
     ]
     epochs = f"{d.epochs} epoch{'s' * (d.epochs > 1)}"

@@ -107,8 +107,8 @@ class Comparison:
         name, other, equal, figures, text, verdict, *costs = self.cells
         verb = {"better": "is better than", "worse": "is worse than"}.get(verdict, "and")
         end = ": inconclusive" * (verdict == "inconclusive")
-        told = ", ".join(f"{cost} {each}" for cost, each in zip(costs, BUDGETS, strict=True) if cost != NONE)
-        return f"{name} {verb} {other} at equal {equal}{end}: {figures}, difference {text}; the other has {told}"
+        stated = ", ".join(f"{cost} {each}" for cost, each in zip(costs, BUDGETS, strict=True) if cost != NONE)
+        return f"{name} {verb} {other} at equal {equal}{end}: {figures}, difference {text}; the other has {stated}"
 
 
 def comparisons(rows: Iterable[Row]) -> dict[str, list[Comparison]]:

@@ -76,10 +76,10 @@ class Row:
         usual = self.description.usual()
         return self._named(lambda name, value: "" if value is True or value == getattr(usual, name) else f" {value}")
 
-    def _named(self, told: Callable[[str, object], str]) -> str:
+    def _named(self, stated: Callable[[str, object], str]) -> str:
         d = self.description
         asked = [
-            name.replace("_", " ") + told(name, value)
+            name.replace("_", " ") + stated(name, value)
             for name, default in ((each.name, each.default) for each in fields(d))
             if name in PRUNING and name != "sparsity" and (value := getattr(d, name)) != default
         ]

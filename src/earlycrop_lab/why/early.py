@@ -302,17 +302,17 @@ def markdown(found: Sequence[Cell]) -> str:
     lines = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1))]
     for cell in found:
         start, best = cell.accuracies[0], cell.best
-        told = [f"{100 * cell.sparsity:g} %", str(cell.budget), str(len(start)), spread_percent(start)]
+        stated = [f"{100 * cell.sparsity:g} %", str(cell.budget), str(len(start)), spread_percent(start)]
         if best is None:
-            told += [NONE] * 7
+            stated += [NONE] * 7
         else:
             gain, dear = cell.gain(best), cell.gain_at_equal_cost(best)
-            told += [str(best), spread_percent(cell.accuracies[best]), gain.text.replace(" points", ""), gain.verdict]
+            stated += [str(best), spread_percent(cell.accuracies[best]), gain.text.replace(" points", ""), gain.verdict]
             if dear is None:
-                told += [NONE] * 3
+                stated += [NONE] * 3
             else:
                 epochs = sorted(set(cell.longer_epochs[best]))
-                told.append(str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}")
-                told += [dear.text.replace(" points", ""), dear.verdict]
-        lines.append(tuple(told))
+                stated.append(str(epochs[0]) if len(epochs) == 1 else f"{epochs[0]} to {epochs[-1]}")
+                stated += [dear.text.replace(" points", ""), dear.verdict]
+        lines.append(tuple(stated))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{HOW}\n"

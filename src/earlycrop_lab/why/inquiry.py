@@ -82,7 +82,7 @@ def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
     best = max(accuracies, key=lambda epoch: fmean(accuracies[epoch]))
     never = [watch.rule for watch in seen.rules if watch.chosen is None]
     looks = "; ".join(f"{each.rule} {_took(each.seconds)}" for each in moments)
-    told = (
+    stated = (
         f"Runs that differ only in the epoch of the cut, n = {counts} each{bars}. "
         f"The best: epoch {best:g}, {percent(fmean(accuracies[best]))}. "
         "Below, for each rule: filled, the swept epoch nearest to "
@@ -90,7 +90,7 @@ def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
         "epoch that it chooses without a cap, if that is another. "
     )
     if never:
-        told += f"Never in {seen.epochs[-1]} epochs: {'; '.join(never)}. "
+        stated += f"Never in {seen.epochs[-1]} epochs: {'; '.join(never)}. "
     watched = (
         "Small dots: epochs at which a rule observed. Large: the first epoch at which it would cut, without its cap; "
         "“never”: its signal stays above its threshold. Nothing was cut in this training."
@@ -99,7 +99,7 @@ def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
         Chart(
             f"{name}-moment",
             "Test accuracy by the epoch of the cut, and what each rule chooses",
-            f"{told}One observation takes: {looks}.",
+            f"{stated}One observation takes: {looks}.",
             moment_figures.moment(accuracies, moments, seen),
         ),
         Chart(
@@ -116,14 +116,14 @@ def _chosen(found: Sequence[Choice], name: str) -> list[Chart]:
     charts = []
     for sparsity in sorted({each.sparsity for each in found}):
         some = [each for each in found if each.sparsity == sparsity]
-        told = (
+        stated = (
             f"All keep the same number of units in each layer, cut after {some[0].epoch} of {some[0].epochs} epochs, "
             f"n = {len({each.seed for each in some})}. Left: test accuracy after the last epoch; lines: 95 % intervals "
             "of the means; dotted: a random choice. Middle: accuracy on the scoring set right after the cut. Right: 1 "
             "where the kept channels are uncorrelated. Bold: the method's own choice."
         )
         title = f"Choices inside the same widths, {100 * sparsity:g} % removed"
-        charts.append(Chart(f"{name}-{sparsity:g}", title, told, choice_figures.choice(some, sparsity)))
+        charts.append(Chart(f"{name}-{sparsity:g}", title, stated, choice_figures.choice(some, sparsity)))
     return charts
 
 
@@ -132,7 +132,7 @@ def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
     shares, marks = stored["shares"], [Mark(**each) for each in stored["marks"]]
     found = [Early.of(each) for each in stored["runs"]]
     made = cells(found, stored["budgets"], shares)
-    told = (
+    stated = (
         f"Points of test accuracy, the mean over n = {len({each.seed for each in found})}. Marks: where the detectors "
         "would cut in the dense training, with no cap; the median over the seeds."
     )
@@ -140,7 +140,7 @@ def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
         Chart(
             f"{name}-{kind.replace(' ', '-')}",
             f"A cut after a share of the budget against one before training, at {kind}",
-            told + beside,
+            stated + beside,
             early_figures.early(made, shares, marks, equal_cost=kind == "equal FLOPs"),
         )
         for kind, beside in (
@@ -152,12 +152,14 @@ def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
 
 def _pruned(found: Sequence[Flow], name: str) -> Chart:
     seeds = len({each.seed for each in found})
-    told = (
+    stated = (
         f"The same network, {found[0].epochs} dense epochs old, pruned by each score and not trained any further; mean "
         f"over n = {seeds}. Above: the gradient flow over what is left, as a multiple of the dense one's. Below: how "
         "much of the empirical neural tangent kernel changed."
     )
-    return Chart(f"{name}-flow", "Gradient flow and kernel after the cut", told, flow_figures.flow(found, titled=False))
+    return Chart(
+        f"{name}-flow", "Gradient flow and kernel after the cut", stated, flow_figures.flow(found, titled=False)
+    )
 
 
 def _watched(stored: Mapping[str, Any]) -> Watched:

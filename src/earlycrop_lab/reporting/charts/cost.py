@@ -104,7 +104,7 @@ def _cost_axis(axes: Axes, costs: Sequence[float]) -> None:
 
 def _note(known: Sequence[Row], best: Sequence[Row], names: Callable[[Row], str], cost: Column, narrow: bool) -> str:
     """How to read the chart, and which networks are on its frontier."""
-    told = "; ".join(
+    stated = "; ".join(
         f"{names(row)} ({shown(row.metric, row.figure.mean)}, {cost.show(mean_of(row, cost))} {cost.unit})"
         for row in best
     )
@@ -113,4 +113,4 @@ def _note(known: Sequence[Row], best: Sequence[Row], names: Callable[[Row], str]
         what += "The grey line joins the dense network's widths. "
     if cost is NAMED["parameters"] and any(row.masks for row in known):
         what += "Masked weights are not counted. "
-    return f"{what}On the frontier (dashed, names in bold), where no other network is as good in both: {told}."
+    return f"{what}On the frontier (dashed, names in bold), where no other network is as good in both: {stated}."
