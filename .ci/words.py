@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 WORDS = {
     r"\banew\b": "again",
     r"\b(not )?told\b(?! apart)": "listed, reported; for a result: inconclusive",
-    r"\btells\b|\btell\b(?!.* apart)": "prints, lists, reports",
+    r"\btells\b(?! .*apart)|\btell\b(?!.* apart)": "prints, lists, reports",
     r"\bif (not|nothing is) said\b": "by default",
     r"\b(is|was|are|were|be) had\b": "computed, obtained",
     r"\bwhereof\b|\bthereof\b": "of which, of it",

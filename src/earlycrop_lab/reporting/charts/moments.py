@@ -100,10 +100,8 @@ def _signal_axis(axes: Axes, signals: Sequence[float], thresholds: Mapping[float
     for threshold, asked in thresholds.items():
         if threshold > 0:
             axes.axhline(threshold, color=INK, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-            stated = f"threshold {threshold:.2g}" + (
-                f" at {' and '.join(sorted(asked))}" if len(thresholds) > 1 else ""
-            )
-            text_at(axes, (0, threshold), (4, 6), stated, INK, across=True)
+            label = f"threshold {threshold:.2g}" + (f" at {' and '.join(sorted(asked))}" if len(thresholds) > 1 else "")
+            text_at(axes, (0, threshold), (4, 6), label, INK, across=True)
 
 
 def _legend(figure: Figure, rows: Sequence[Row], hues: Mapping[str, str]) -> None:
@@ -126,8 +124,8 @@ def _legend(figure: Figure, rows: Sequence[Row], hues: Mapping[str, str]) -> Non
 def _when(results: Iterable[Result]) -> str:
     """The epochs at which the runs were cut, with the number of runs, and the reason where no signal triggered it."""
     moments = Counter((r.report["epoch"], r.report["reason"]) for r in results if r.report)
-    stated = []
+    label = []
     for (epoch, reason), runs in sorted(moments.items()):
         why = [reason] * (reason != "trigger") + [f"{runs} runs"] * (runs > 1)
-        stated.append(f"{epoch:g}" + (f" ({', '.join(why)})" if why else ""))
-    return ", ".join(stated)
+        label.append(f"{epoch:g}" + (f" ({', '.join(why)})" if why else ""))
+    return ", ".join(label)
