@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from math import inf
 from types import MappingProxyType
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -13,11 +14,23 @@ from torch.optim.swa_utils import AveragedModel
 
 from earlycrop.budget import Budget
 from earlycrop.distributed import Ranks, checksums
-from earlycrop.errors import EarlyCropError, OptimizerError
+from earlycrop.errors import EarlyCropError, OptimizerError, nearest
 from earlycrop.methods import Method
 from earlycrop.scoring import Scorer
 from earlycrop.structure.walk import tensors_of
 from earlycrop.units import AbstractUnits
+
+
+class Closed:
+    """An object on which nothing can be set but what it knows: a name that is misspelt is no new attribute."""
+
+    settable: ClassVar[tuple[str, ...]] = ()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_") and name not in self.settable:
+            near = nearest(name, self.settable)
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r} to set. Did you mean {near!r}?")
+        super().__setattr__(name, value)
 
 
 def bare(model: nn.Module) -> nn.Module:

@@ -65,6 +65,10 @@ class Budget:
         """What sparsity counts: the cost that `target` names, or `target` itself."""
         return self.target if isinstance(self.target, AbstractCost) else COSTS[self.target]
 
+    def with_floor(self, min_channels: int | float) -> "Budget":
+        """The same budget with that floor, if it has none."""
+        return replace(self, min_channels=min_channels) if self.min_channels is None else self
+
     def at(self, sparsity: float) -> "Budget":
         """The same rules at another sparsity: a step on the way."""
         return replace(self, sparsity=sparsity)

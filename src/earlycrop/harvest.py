@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.counting import Counter, Counts
-from earlycrop.errors import VerificationError
+from earlycrop.errors import EarlyCropError, VerificationError
 from earlycrop.report import Width
 from earlycrop.structure import Frozen, Structure, Verification, Verifier, names_of, trace
 from earlycrop.structure.flow import Dead, Flow
 from earlycrop.structure.surgery import unharmed
-from earlycrop.units import Weights, WeightUnits
+from earlycrop.units import AbstractUnits, Weights, WeightUnits
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,30 @@ def harvest(
     units.keep = units.weights.values != 0
     with unharmed(model, optimizer):
         return harvest_units(units)
+
+
+def ripe(units: AbstractUnits, method: str, reason: str | None) -> WeightUnits:
+    """The masks of a pruner, if they can be harvested.
+
+    Args:
+        units: The pruner's.
+        method: The method's name.
+        reason: What else keeps them from being harvested.
+
+    Raises:
+        EarlyCropError: they cannot be; it says why.
+    """
+    masks = units.masked
+    if masks is None:
+        reason = f"{method} removes no single weights"
+    elif reason is None and masks.left is not None:
+        reason = "it was harvested already"
+    if masks is None or reason is not None:
+        raise EarlyCropError(
+            f"Cannot harvest: {reason}. Call `harvest` once, after the last cut (`pruner.done`) of a method "
+            f"for weights."
+        )
+    return masks
 
 
 def harvest_units(units: WeightUnits) -> HarvestReport:

@@ -10,7 +10,7 @@ units    what leaves, and how         (units/)
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from inspect import signature
 from itertools import chain
 from typing import Any, Literal
@@ -18,15 +18,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_iter
 
-from earlycrop.adopting import bare, check_epochs, check_method, check_optimizers, check_ranks, copy_of
+from earlycrop.adopting import Closed, bare, check_epochs, check_method, check_optimizers, check_ranks, copy_of
 from earlycrop.budget import Budget
 from earlycrop.deprecated import regrouped
 from earlycrop.distributed import ranks_of
-from earlycrop.errors import EarlyCropError, VerificationError, nearest
-from earlycrop.harvest import HarvestReport, harvest_units
-from earlycrop.kernel import empirical_ntk
+from earlycrop.errors import EarlyCropError, VerificationError
+from earlycrop.harvest import HarvestReport, harvest_units, ripe
 from earlycrop.methods import Method, get_method
 from earlycrop.phases import Phases
 from earlycrop.plan import Plan, plan_of
@@ -40,7 +38,7 @@ from earlycrop.timing import Now, Phase, Reason
 from earlycrop.watching import Watch
 
 
-class Pruner:
+class Pruner(Closed):
     """Prunes a model in the middle of its training, at the moment that the method chooses.
 
     Create it before training, call `check` at the start of each epoch (0 is before training), and start the
@@ -88,6 +86,8 @@ class Pruner:
             reach, the optimizer does not hold the model's weights, the scoring set is empty.
     """
 
+    settable = ("model", "method", "budget", "epochs", "seed", "report", "cuts", "units", "optimizer", "copies")
+
     def __init__(
         self,
         model: nn.Module,
@@ -113,15 +113,14 @@ class Pruner:
             raise EarlyCropError(f"`optimizer_state` is one of ('slice', 'reset'); found {optimizer_state!r}.")
         self.model = model = bare(model)
         self.method = method if isinstance(method, Method) else get_method(method)
-        self.budget = replace(
-            budget, min_channels=self.method.min_channels if budget.min_channels is None else budget.min_channels
-        )
+        self.budget = budget.with_floor(self.method.min_channels)
         self.epochs, self.seed = epochs, seed
         self.report: Report | None = None
-        self.cuts, self._warned = 0, False
+        self.cuts = 0
         self._optimizer_state, self._verify = optimizer_state, verify
         self._ranks = ranks_of(group)
         self._scorer = Scorer(scoring, self.method.bn_mode, seed, self._ranks)
+        self._cuts_in_all = self.method.timing.cuts(len(self.targets))
         given = {"method": self.method, "budget": self.budget, "seed": seed, "epochs": epochs}
         check_ranks(self._ranks, model, given | {"bn_mode": self._scorer.bn_mode})
         check_epochs(self.method, self.budget, epochs)
@@ -135,12 +134,6 @@ class Pruner:
             check_method(self.method, self.budget, self.units, self._scorer)
         self._watch = Watch(self.method.timing.detector, self, self.method.name, self._ranks)
         self._removal.watch(self.units, self.done)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        settable = ("model", "method", "budget", "epochs", "seed", "report", "cuts", "units", "optimizer", "copies")
-        if not name.startswith("_") and name not in settable:
-            raise AttributeError(f"Pruner has no attribute {name!r} to set. Did you mean {nearest(name, settable)!r}?")
-        super().__setattr__(name, value)
 
     @property
     def copies(self) -> tuple[nn.Module, ...]:
@@ -187,10 +180,6 @@ class Pruner:
         """The total number of training epochs; more than the budget if each round of the method is a training."""
         return None if self.epochs is None else self.method.total_epochs(self.epochs, self.budget.sparsity)
 
-    @property
-    def _cuts_in_all(self) -> int:
-        return self.method.timing.cuts(len(self.targets))
-
     # The moment ---------------------------------------------------------------------------------------
 
     def check(self, epoch: float) -> Report | None:
@@ -211,7 +200,8 @@ class Pruner:
             report = None if self.done else self._check(epoch)
             if report is None and self._removal.gathering is not None:
                 self._removal.gathering.reset()
-            self._warn_of_the_end(epoch)
+            if not (self.done or self.pruned or self.method.timing.needs_budget):
+                self._watch.warn_of_the_end(epoch, self.epochs)
             phase = self.method.timing.phase(epoch, self.epochs, self._cuts_in_all)
             self._phases.enter(phase, again=report is not None)
         if report is not None and report.complaint is not None:
@@ -232,18 +222,6 @@ class Pruner:
                 break
             report = self._prune(epoch, reason)
         return report
-
-    def _warn_of_the_end(self, epoch: float) -> None:
-        """Say so if training is about to end without a cut."""
-        if self.done or self.pruned or self.epochs is None or self._warned or epoch + 1 < self.epochs:
-            return
-        if not self.method.timing.needs_budget:  # others have moments beyond the budget of one training
-            self._warned = True
-            warnings.warn(
-                f"{self.method.name} has pruned nothing by epoch {epoch:g} of {self.epochs:g}: its moment has not "
-                f"come, and what is trained stays dense. Check from epoch 0 on, after every epoch.",
-                stacklevel=3,
-            )
 
     # The cut ------------------------------------------------------------------------------------------
 
@@ -314,19 +292,10 @@ class Pruner:
                 was harvested already.
             VerificationError: the harvested outputs differ from the masked ones. Everything is as it was.
         """
-        units, done = self.units.masked, f"{self.cuts} of {self._cuts_in_all}"
-        for refused, why in (
-            (units is None, f"{self.method.name} removes no single weights"),
-            (not self.pruned, "it has pruned nothing yet"),
-            (not self.done, f"more weights will leave after this cut, {done}"),
-            (units is not None and units.left is not None, "it was harvested already"),
-        ):
-            if refused:
-                raise EarlyCropError(
-                    f"Cannot harvest: {why}. Call `harvest` once, after the last cut (`pruner.done`) of a method for "
-                    f"weights."
-                )
-        assert units is not None
+        reason = None if self.pruned else "it has pruned nothing yet"
+        if self.pruned and not self.done:
+            reason = f"more weights will leave after this cut, {self.cuts} of {self._cuts_in_all}"
+        units = ripe(self.units, self.method.name, reason)
         with torch.inference_mode(False), self._ranks.in_step():
             check_ranks(self._ranks, self.model)
             self._ranks.share(self.model.buffers())  # what is dead depends on them
@@ -341,7 +310,6 @@ class Pruner:
 
     def state_dict(self) -> dict[str, Any]:
         """The state as plain containers and tensors: what was seen, what left, and the report."""
-        gathering = self._removal.gathering
         return {
             "method": repr(self.method),
             "budget": repr(self.budget),
@@ -351,10 +319,8 @@ class Pruner:
             "units": self.units.state_dict() if self._cuts_in_all else None,
             "report": None if self.report is None else asdict(self.report),
             "cuts": self.cuts,
-            "early": self._removal.early,
-            "widths": self._removal.widths,
+            **self._removal.state_dict(),
             "phase": asdict(self._phases.now),
-            "gathering": None if gathering is None else gathering.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -381,11 +347,9 @@ class Pruner:
                 self.units.load_state_dict(state["units"])
         self.report, self.cuts = report, state["cuts"]
         self._watch.load_state_dict(state)
-        self._removal.early, self._removal.widths = state["early"], state.get("widths")
         self._phases.enter(Phase(**(state["phase"] if "phase" in state else state["regime"])), again=True)
         self._removal.watch(self.units, self.done)
-        if self._removal.gathering is not None:
-            self._removal.gathering.load_state_dict(state["gathering"])
+        self._removal.load_state_dict(state)
 
     def held(self) -> Iterator[Tensor]:
         """Every tensor that it keeps from step to step besides the model and the optimizer.
@@ -393,10 +357,7 @@ class Pruner:
         These are θ(0) while a rule watches, masks, weights to rewind to, and sums over steps: training needs memory for
         them too.
         """
-        gathering = self._removal.gathering
-        kept = [self._removal.early, None if gathering is None else gathering.state_dict()]
-        own = (leaf for leaf in tree_iter(kept) if isinstance(leaf, Tensor))
-        return chain(own, self._watch.held(), self.units.held())
+        return chain(self._removal.held(), self._watch.held(), self.units.held())
 
     def _forget(self) -> None:
         for optimizer in self._optimizers:
@@ -429,12 +390,8 @@ class Pruner:
         Returns:
             K = J Jᵀ, of shape (outputs, outputs), see `kernel.empirical_ntk`.
         """
-        masks, parameters = self.units.masks(), self.parameters("all")
-        closed = [masks.get(name) for name in parameters]
-        with self._scorer.session():  # `auto`: the kernel of the function that is trained, however norms score
-            return empirical_ntk(
-                self._scorer.loss(self.model, "auto"), list(parameters.values()), samples, closed, most
-            )
+        with self._scorer.session():
+            return self._scorer.kernel(self.units, samples, most)
 
 
 def _exact(verification: Verification) -> Verification:

@@ -4,11 +4,12 @@ Two scorings may take part. One decides how wide each layer becomes (`Method.wid
 trial, and the width that it leaves each layer is remembered. The method's own score then chooses within these widths.
 """
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_iter
 
 from earlycrop.allocation import within
 from earlycrop.budget import Budget, check_distinct, check_scores
@@ -149,6 +150,24 @@ class Removal:
     def gathering(self) -> AbstractGathering | None:
         """What watches training; None if the score needs nothing from it."""
         return self._gathering
+
+    # States -------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The widths, the weights to go back to, and what was gathered."""
+        gathered = None if self._gathering is None else self._gathering.state_dict()
+        return {"early": self.early, "widths": self.widths, "gathering": gathered}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from such a state, after `watch`."""
+        self.early, self.widths = state["early"], state.get("widths")
+        if self._gathering is not None:
+            self._gathering.load_state_dict(state["gathering"])
+
+    def held(self) -> Iterator[Tensor]:
+        """Every tensor, as large as the network, that is kept from step to step."""
+        gathered = None if self._gathering is None else self._gathering.state_dict()
+        yield from (leaf for leaf in tree_iter([self.early, gathered]) if isinstance(leaf, Tensor))
 
     def _gathered(self) -> Tensor | None:
         """What the score has gathered from training, averaged over ranks."""

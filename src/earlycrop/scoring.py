@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from earlycrop.distributed import Ranks
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import BatchNormMode, Loss, MeanLoss, ScoringSet
+from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method
 from earlycrop.scores import AbstractScore, Network
 from earlycrop.starvation import variation
@@ -123,6 +124,12 @@ class Scorer:
         scores = units.per_class(score.worth(self.network(units, gathered)))
         self.ranks.share([scores])  # not every score is a sum over ranks, and the last bit may decide
         return scores
+
+    def kernel(self, units: AbstractUnits, samples: int, most: int | None) -> Tensor:
+        """The empirical neural tangent kernel of what is left, whatever norms do for the score; see `Pruner.kernel`."""
+        parameters, masks = dict(units.model.named_parameters()), units.masks()
+        closed = [masks.get(name) for name in parameters]
+        return empirical_ntk(self.loss(units.model, "auto"), list(parameters.values()), samples, closed, most)
 
     def variation(self, model: nn.Module, method: Method) -> float | None:
         """How much outputs differ between samples; None if the method has no data or rewinds its weights."""

@@ -33,7 +33,7 @@ class Watch:
         self.curve: list[Check] = []
         self._last: float | None = None
         self._rates: list[float] = []
-        self._warned = False
+        self._warned = self._ending = False
 
     @property
     def values(self) -> list[float]:
@@ -58,6 +58,21 @@ class Watch:
         signal = self._detector.signal([*self.values, value])[-1]
         threshold = self._detector.threshold(sparsity)
         self.curve.append(Check(epoch, value, signal, threshold, next(iter(self._rates), None)))
+
+    def warn_of_the_end(self, epoch: float, epochs: float | None) -> None:
+        """Warn once if training is about to end and nothing has been pruned.
+
+        Args:
+            epoch: Epochs finished.
+            epochs: The whole training budget, if known.
+        """
+        if epochs is not None and epoch + 1 >= epochs and not self._ending:
+            self._ending = True
+            warnings.warn(
+                f"{self._method} has pruned nothing by epoch {epoch:g} of {epochs:g}: its moment has not come, and "
+                f"what is trained stays dense. Check from epoch 0 on, after every epoch.",
+                stacklevel=3,  # the line that called `check`
+            )
 
     def close(self) -> None:
         """Stop looking and free what the instrument remembers, which may be as large as the dense network."""
