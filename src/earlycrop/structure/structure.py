@@ -75,6 +75,7 @@ class ChannelGraph:
         positions: Per slice of channels the classes of what is sliced, and where the slice starts and stops.
         split: Whether channels are taken apart by positions or by sizes that were guessed: a trial cut of one size
             might then succeed by accident.
+        ways: The graphs of other calls of the model, for the trial.
     """
 
     program: Program
@@ -82,6 +83,7 @@ class ChannelGraph:
     arguments: dict[str, Classes]
     positions: dict[str, tuple[Classes, int, int]]
     split: bool
+    ways: tuple["ChannelGraph", ...] = ()
 
     def renumbered(self, number: Renumbering) -> "ChannelGraph":
         """The same graph with other numbers of classes, none of which has left."""
@@ -90,6 +92,7 @@ class ChannelGraph:
             nodes={name: number.dims(dims) for name, dims in self.nodes.items()},
             arguments={name: number(classes) for name, classes in self.arguments.items()},
             positions={name: (number(one), start, stop) for name, (one, start, stop) in self.positions.items()},
+            ways=tuple(way.renumbered(number) for way in self.ways),
         )
 
 
@@ -188,6 +191,10 @@ class Structure:
             graph=None if self.graph is None else self.graph.renumbered(number),
             frozen=(*self.frozen, *frozen),
         )
+
+    def alone(self) -> "Structure":
+        """The same structure without the graphs of other calls, which only a trial needs."""
+        return self if self.graph is None else replace(self, graph=replace(self.graph, ways=()))
 
     def _renumbered(self, number: Renumbering) -> "Structure":
         """All but the graph with other numbers of classes; layers are as wide as what is left of them."""
