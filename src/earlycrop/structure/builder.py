@@ -66,6 +66,7 @@ class Builder:
             outputs=outputs,
             macs=tuple((name, uses / self.examples) for name, uses in self.walk.macs),
             names=self.walk.names,
+            caches=tuple({c.where: c for walk in (self.walk, *self.beside) for c in walk.program.caches}.values()),
             graph=replace(
                 self._graph(self.walk, bool(guesses)), ways=tuple(self._graph(one, bool(guesses)) for one in self.beside)
             ),

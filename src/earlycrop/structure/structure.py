@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from earlycrop.structure.caches import Cache
 from earlycrop.structure.gates import Classes, Gate
 from earlycrop.structure.layers import Layer
 from earlycrop.structure.renumbering import LEFT, STAYS, Renumbering
@@ -113,6 +114,7 @@ class Structure:
         macs: Multiply-adds: (weight, uses of each of its entries for one example).
         names: From every name of a tensor to its name in `tensors` (they differ where weights are tied).
         graph: The graph in which all this was found; None after a cut.
+        caches: Attributes of modules that a cut empties.
     """
 
     count: int
@@ -127,6 +129,7 @@ class Structure:
     macs: tuple[tuple[str, float], ...]
     names: dict[str, str]
     graph: ChannelGraph | None = field(default=None, repr=False, compare=False)
+    caches: tuple[Cache, ...] = field(default=(), repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count

@@ -13,7 +13,7 @@ import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -26,6 +26,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop.errors import TraceError
+from earlycrop.structure.caches import Cache, watched
 from earlycrop.structure.duplicates import duplicate, weightless
 from earlycrop.structure.heads import head
 from earlycrop.structure.registry import operator_for
@@ -61,6 +62,7 @@ class Program:
         tracing: How the graph was recorded.
         root: The module that holds what the graph's own nodes refer to.
         call: The call that was traced.
+        caches: Attributes in which it leaves tensors.
     """
 
     graph: Graph
@@ -69,6 +71,7 @@ class Program:
     tracing: Tracing
     root: nn.Module
     call: Call
+    caches: tuple[Cache, ...] = ()
 
     def copy_of(self, model: nn.Module) -> nn.Module:
         """A copy of the model for `again`: without data where that is enough."""
@@ -166,13 +169,15 @@ def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str])
     else:
         args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, (call.args, call.kwargs))
     plain = nullcontext() if tracing == "exported with autocast" else without_autocast()
-    with _noting(shadow, running), torch.no_grad(), _quiet(), plain:
+    with _noting(shadow, running), watched(shadow) as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
-            return _record(shadow, Call(args, kwargs), running, call)
+            return replace(_record(shadow, Call(args, kwargs), running), call=call, caches=tuple(caches))
         program = torch.export.export(shadow, args, dict(kwargs), strict=False)
     if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
         raise ValueError("a constant without data")
-    return Program(program.graph, program.graph_signature, program.constants, tracing, program.graph_module, call)
+    return Program(
+        program.graph, program.graph_signature, program.constants, tracing, program.graph_module, call, tuple(caches)
+    )
 
 
 @contextmanager
@@ -195,7 +200,7 @@ def without_autocast() -> Iterator[None]:
             kind.__init__, kind.__enter__, kind.__exit__ = own
 
 
-def _record(model: nn.Module, call: Call, running: list[str], original: Call) -> Program:
+def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
     """Note the operators that run, above autograd, where a linear layer is still one operator.
 
     Raises:
@@ -221,7 +226,7 @@ def _record(model: nn.Module, call: Call, running: list[str], original: Call) ->
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
     recorder.graph.output(tuple(recorder.nodes_of(outputs)))
-    return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module(), original)
+    return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module(), call)
 
 
 @contextmanager

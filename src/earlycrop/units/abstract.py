@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -17,6 +16,7 @@ from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts
 from earlycrop.distributed import grouped
 from earlycrop.structure import ChannelClass, Frozen, Verification
+from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.surgery import unharmed
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
@@ -199,7 +199,7 @@ class AbstractUnits(ABC):
         that is undone. Elsewhere no copy of the model has to fit into memory.
         """
         if grouped():
-            yield self.on(deepcopy(self.model))
+            yield self.on(duplicate(self.model))
             return
         with suppress(_Undone), self.all_or_nothing():
             yield self
