@@ -124,7 +124,7 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
         VerificationError: the harvested outputs differ from the masked ones.
     """
     model = units.model
-    structure = trace(model, units.example_inputs, units.ignore)
+    structure = trace(model, units.example_inputs, units.ignore, ways=units.ways)
     masks = units.masks()
     ripe, starved = Flow(structure, model, masks), Flow(structure, model, masks, constants=False)
     spared = _spare(structure, ripe.dead)

@@ -126,7 +126,10 @@ class Pruner:
         check_ranks(self._ranks, model, given | {"bn_mode": self._scorer.bn_mode})
         check_epochs(self.method, self.budget, epochs)
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
-        self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers)
+        ways = self._scorer.calls(model) if self._cuts_in_all else ()
+        self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
+        if self._cuts_in_all:
+            self.units.rehearse(self._scorer.rehearsal)
         self.units.copies = tuple(copy_of(model, bare(copy)) for copy in copies)
         self._phases = Phases(model, self.units.copies)
         self._removal = Removal(self.method, self.budget, self._scorer, self._phases)
@@ -243,12 +246,15 @@ class Pruner:
             before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
         with self._phases.plain(stay=True), units.all_or_nothing(self.optimizer):
             proof, unverified = units.proof() if self._verify else (None, None)
+            rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
             dense = self._scorer.variation(units.model, self.method)
             several = self._cuts_in_all == len(self.targets)  # one step at each cut; else all of them at this one
             self._removal.leave(units, [self.targets[self.cuts]] if several else self.targets)
             rewound = self.method.timing.rewinds_to is not None
             if self.optimizer is not None and (rewound or self._optimizer_state == "reset"):
                 self.optimizer.state.clear()
+            if rehearsal is not None:
+                rehearsal.repeat()
             report = Report(
                 method=self.method.name,
                 unit=self.method.units.noun,

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from earlycrop.distributed import Ranks
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import BatchNormMode, Loss, MeanLoss, ScoringSet
+from earlycrop.evaluation.rehearsal import Rehearsal, calls_of
 from earlycrop.methods import Method
 from earlycrop.scores import AbstractScore, Network
 from earlycrop.starvation import variation
+from earlycrop.structure.trace import Call
 from earlycrop.units import AbstractUnits
 
 
@@ -83,6 +85,18 @@ class Scorer:
         assert self.scoring.loss is not None  # `prepare`
         self._set = self._set or self._gathered()
         return MeanLoss(model, self.scoring.loss, self._set, bn_mode or self.bn_mode, ranks=self.ranks)
+
+    def calls(self, model: nn.Module) -> list[Call]:
+        """The calls of the model that the loss makes; none without a loss, or where the data change with training."""
+        batches = self.scoring.batches
+        if self.scoring.loss is None or not batches or callable(batches):
+            return []
+        return calls_of(self.loss(model))
+
+    def rehearsal(self, units: AbstractUnits) -> Rehearsal:
+        """What runs now and must run when units have left."""
+        ready = self.scoring.loss is not None and self.scoring.batches
+        return Rehearsal(units.model, units.example_inputs, self.loss(units.model) if ready else None)
 
     def network(self, units: AbstractUnits, gathered: Tensor | None = None) -> Network:
         """What scores look at."""

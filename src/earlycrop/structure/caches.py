@@ -39,8 +39,13 @@ class Cache:
 
 
 @contextmanager
-def watched(model: nn.Module) -> Iterator[list[Cache]]:
-    """After each call of this copy of a model its attributes are put back; gives its caches as far as they are seen."""
+def watched(model: nn.Module, each: bool = True) -> Iterator[list[Cache]]:
+    """The attributes in which calls leave tensors are put back; gives the caches, as far as they are seen.
+
+    Args:
+        model: The model.
+        each: Whether they are put back after each call, or only in the end.
+    """
     caches: list[Cache] = []
     seen: dict[int, bool] = {}
     before = {path: (module, _attributes(module, seen)) for path, module in model.named_modules()}
@@ -64,11 +69,13 @@ def watched(model: nn.Module) -> Iterator[list[Cache]]:
                 elif held and old is not new:
                     _put(module, name, old)
 
-    handle = model.register_forward_hook(put_back)
+    handle = model.register_forward_hook(put_back) if each else None
     try:
         yield caches
     finally:
-        handle.remove()
+        put_back()
+        if handle is not None:
+            handle.remove()
 
 
 def empty(model: nn.Module, caches: Sequence[Cache]) -> None:

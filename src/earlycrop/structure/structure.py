@@ -115,6 +115,8 @@ class Structure:
         names: From every name of a tensor to its name in `tensors` (they differ where weights are tied).
         graph: The graph in which all this was found; None after a cut.
         caches: Attributes of modules that a cut empties.
+        doubtful: Whether some parameter is used in no call that was traced, or a call could not be traced: what it
+            reads is not known.
     """
 
     count: int
@@ -130,6 +132,7 @@ class Structure:
     names: dict[str, str]
     graph: ChannelGraph | None = field(default=None, repr=False, compare=False)
     caches: tuple[Cache, ...] = field(default=(), repr=False, compare=False)
+    doubtful: bool = False
 
     def __len__(self) -> int:
         return self.count

@@ -11,7 +11,7 @@ import logging
 import operator
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -44,11 +44,14 @@ class Call:
         kwargs: Arguments by name.
         training: Whether the model is in training mode; dropout and norms with running statistics stay in that of
             evaluation, for they touch the same channels in both.
+        times: How often it is made: what a call leaves behind may be read by the next. More than once it is only
+            recorded.
     """
 
     args: Inputs
     kwargs: Mapping[str, object] = field(default_factory=dict)
     training: bool = False
+    times: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +100,7 @@ def examples_in(example_inputs: object) -> int:
     return next((tensor.shape[0] for tensor in tensors), 1)
 
 
-def inputs_for(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:
+def inputs_for(model: nn.Module, inputs: Any, dtype: torch.dtype) -> Any:
     """The inputs on the model's device; those of `dtype`, which its parameters had once, in the precision of now."""
     now = next(model.parameters(), torch.empty(0))
     return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
@@ -113,13 +116,16 @@ def export(model: nn.Module, call: object) -> Program:
         TraceError: names the module that was running, the cause and the ways out.
     """
     call = call if isinstance(call, Call) else Call(as_inputs(call))
-    for tracing in ("recorded", "exported", "exported with data"):
+    ways: Sequence[Tracing] = ("recorded", "exported", "exported with data")
+    for tracing in ways if call.times == 1 else ways[:1]:
         try:
             return _traced(tracing, _shadow(tracing, model, call), call, [])
         except Exception:  # the last way decides; its error is the one to tell
             pass
     running: list[str] = []
     try:
+        if call.times > 1:
+            raise ValueError("several calls could not be recorded")
         return _traced("exported with autocast", _shadow("exported with autocast", model, call), call, running)
     except Exception as error:
         where = f"`{running[-1].split('@')[0]}`" if running and running[-1] else "the model's own `forward`"
@@ -169,9 +175,9 @@ def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str])
     else:
         args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, (call.args, call.kwargs))
     plain = nullcontext() if tracing == "exported with autocast" else without_autocast()
-    with _noting(shadow, running), watched(shadow) as caches, torch.no_grad(), _quiet(), plain:
+    with noting(shadow, running), watched(shadow, each=call.times == 1) as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
-            return replace(_record(shadow, Call(args, kwargs), running), call=call, caches=tuple(caches))
+            return replace(_record(shadow, replace(call, args=args, kwargs=kwargs), running), call=call, caches=tuple(caches))
         program = torch.export.export(shadow, args, dict(kwargs), strict=False)
     if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
         raise ValueError("a constant without data")
@@ -221,7 +227,7 @@ def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
         placeholder(f"input_{number}", value, InputKind.USER_INPUT, None)
     # a compiled module must run its own code here, and the operators must meet PreDispatch before anything else
     with torch.compiler.set_stance("force_eager"), _compiling(), enable_python_dispatcher(), recorder:
-        outputs = pytree.tree_leaves(model(*call.args, **call.kwargs))
+        outputs = pytree.tree_leaves([model(*call.args, **call.kwargs) for _ in range(call.times)])
     for value in outputs:
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
@@ -307,7 +313,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _noting(model: nn.Module, running: list[str]) -> Iterator[None]:
+def noting(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Keep in `running` the calls of modules that have begun and not ended: a path, then path@1, path@2, …"""
     times: dict[str, int] = {}
 

@@ -5,7 +5,7 @@ weightless copy, the copy is traced again, and the two graphs are held together,
 a literal size (`x.view(-1, 400)`) makes the code do something else, or fail, the channels behind it are frozen.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -16,7 +16,7 @@ from torch.utils import _pytree as pytree
 from earlycrop.errors import TraceError
 from earlycrop.structure.builder import Builder
 from earlycrop.structure.graph import argument, shape_of, tensor_nodes
-from earlycrop.structure.labelling import label
+from earlycrop.structure.labelling import UNREACHED, label
 from earlycrop.structure.named import couple, ignoring
 from earlycrop.structure.registry import operator_of
 from earlycrop.structure.structure import ChannelGraph, Structure
@@ -49,37 +49,50 @@ def trace(
     """
     ignored = ignoring(model, ignore)
     program = export(model, example_inputs)
-    walk, beside = label(model, program, others(model, program, ways))
+    beside, untraced = others(model, program, ways)
+    walk, walks = label(model, program, beside)
     couple(walk, coupled)
-    builder = Builder(walk, ignored, examples_in(example_inputs), beside)
+    builder = Builder(walk, ignored, examples_in(example_inputs), walks)
     names = sorted({name for _, name, _ in walk.guesses})
     structures = []
     for guessed in dict.fromkeys([tuple(names), (), *((name,) for name in names)]):
         structures.append(builder.build(guessed.__contains__))
         if _passes(structures[-1], model, structures[-1].spaces().unique().tolist()):
-            return structures[-1].alone()
-    structure = structures[0]
+            found = structures[-1]
+            break
+    else:
+        found = only(structures[0], lambda spaces: _passes(structures[0], model, spaces), LITERAL)
+    doubtful = untraced or any(reason == UNREACHED for _, reason in walk.labels.prohibitions())
+    return replace(found.alone(), doubtful=doubtful)
+
+
+def only(structure: Structure, passes: Callable[[Sequence[int]], bool], reason: str) -> Structure:
+    """The structure in which those spaces are frozen that do not pass, for this reason."""
     spaces = structure.spaces()
-    good = _passing(structure, model, [], spaces.unique().tolist())
-    return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), LITERAL).alone()
+    good = _passing(passes, [], spaces.unique().tolist())
+    return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), reason)
 
 
-def others(model: nn.Module, program: Program, ways: Sequence[Call]) -> list[Program]:
+def others(model: nn.Module, program: Program, ways: Sequence[Call]) -> tuple[list[Program], bool]:
     """The graphs of other calls, that of the example inputs in training mode first: those that are unlike the others.
 
-    A call that cannot be traced is left out.
+    Returns:
+        The graphs, and whether one of `ways` could not be traced.
     """
-    found, seen = [], [_wiring(program, False), _wiring(program, True)]
-    for call in (replace(program.call, training=True), *ways):
+    found, untraced, seen = [], False, [_wiring(program, False), _wiring(program, True)]
+    trained = replace(program.call, training=True)
+    again = [replace(program.call, times=2)] if program.caches else []  # what a call leaves the next may read
+    for call in (trained, *again, *ways):
         try:
             other = export(model, call)
-        except TraceError:  # it may need what only the loss gives
+        except TraceError:  # the example's may need what only the loss gives
+            untraced |= call not in (trained, *again)
             continue
         # other inputs have other sizes, which are among the constants
         if (wiring := _wiring(other, constants=call.args is program.call.args)) not in seen:
             seen.append(wiring)
             found.append(other)
-    return found
+    return found, untraced
 
 
 def _wiring(program: Program, constants: bool) -> list[object]:
@@ -102,9 +115,7 @@ def _shape(node: Node) -> tuple[int, ...] | None:
     return shape_of(node) if isinstance(node.meta.get("val"), Tensor) else None
 
 
-def _passing(
-    structure: Structure, model: nn.Module, beside: list[int], failing: list[int]
-) -> list[int]:
+def _passing(passes: Callable[[Sequence[int]], bool], beside: list[int], failing: list[int]) -> list[int]:
     """Those spaces of `failing` that can be cut together with all those of `beside`, found by halving."""
     if len(failing) <= 1:
         return []
@@ -112,10 +123,7 @@ def _passing(
     half = len(failing) // 2
     for part in (failing[:half], failing[half:]):
         good = [*beside, *found]
-        if _passes(structure, model, [*good, *part]):
-            found += part
-        else:
-            found += _passing(structure, model, good, part)
+        found += part if passes([*good, *part]) else _passing(passes, good, part)
     return found
 
 
@@ -133,7 +141,7 @@ def _passes(structure: Structure, model: nn.Module, spaces: Sequence[int]) -> bo
 def _same(
     structure: Structure, ways: Sequence[ChannelGraph], model: nn.Module, spaces: Sequence[int], seed: int
 ) -> bool:
-    keep = _some(structure, spaces, seed)
+    keep = some(structure, spaces, seed)
     return bool(keep.all()) or all(_same_way(structure, way, model, keep) for way in ways)
 
 
@@ -161,7 +169,7 @@ def _same_way(structure: Structure, graph: ChannelGraph, model: nn.Module, keep:
     return True
 
 
-def _some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
+def some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
     """Which classes stay when a random part of each of these spaces leaves, and no dimension is emptied.
 
     The parts differ, for a ratio of two sizes must not stay by accident.

@@ -1,6 +1,6 @@
 """Channels: classes of them that only leave together, and then really leave."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -15,13 +15,19 @@ from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
+from earlycrop.evaluation.rehearsal import Rehearsal
 from earlycrop.sizes import counted
-from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Verification, Verifier, cut, trace
+from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Structure, Verification, Verifier, cut, trace
+from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.gated_norms import norm_scales
-from earlycrop.structure.trace import as_inputs, inputs_for
+from earlycrop.structure.trace import Call, as_inputs, inputs_for
+from earlycrop.structure.trial import only, some
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
+
+
+UNSEEN = "read by something that runs with the loss, in no call that could be traced"
 
 
 @dataclass(frozen=True)
@@ -56,9 +62,10 @@ class Channels(AbstractUnitKind):
         optimizer: Optimizer | None,
         ignore: tuple[str, ...],
         coupled: tuple[tuple[str, ...], ...] = (),
+        ways: Sequence[Call] = (),
     ) -> "ChannelUnits":
         """The classes of a model; traces it."""
-        return ChannelUnits(model, example_inputs, optimizer, ignore, coupled, self)
+        return ChannelUnits(model, example_inputs, optimizer, ignore, coupled, self, ways)
 
 
 class ChannelUnits(AbstractUnits):
@@ -79,12 +86,13 @@ class ChannelUnits(AbstractUnits):
         ignore: tuple[str, ...] = (),
         coupled: tuple[tuple[str, ...], ...] = (),
         kind: Channels = Channels(),
+        ways: Sequence[Call] = (),
     ) -> None:
         self.model, self.optimizer, self.kind = model, optimizer, kind
         self.gate, self.reduce, self.embeddings = kind.gate, kind.reduce, kind.embeddings
         self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
-        self._rules = ignore, coupled
-        self.dense = self.structure = trace(model, self.example_inputs, ignore, coupled)
+        self._rules, self._ways = (ignore, coupled), ways
+        self.dense = self.structure = self._traced()
         self.copies: tuple[nn.Module, ...] = ()
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
@@ -207,8 +215,34 @@ class ChannelUnits(AbstractUnits):
 
     def retrace(self) -> None:
         """Have the graph of what is left, which a cut forgets, where the same classes are found in it."""
-        found = trace(self.model, self.example_inputs, *self._rules)
-        self.structure = self.structure.with_graph_of(found)
+        self.structure = self.structure.with_graph_of(self._traced())
+
+    def _traced(self) -> Structure:
+        def now(values: Any) -> Any:
+            return inputs_for(self.model, values, self._given[1])
+
+        ways = [replace(way, args=now(way.args), kwargs=now(way.kwargs)) for way in self._ways]
+        return trace(self.model, self.example_inputs, *self._rules, ways)
+
+    def rehearse(self, rehearsal: Callable[[AbstractUnits], Rehearsal]) -> None:
+        """Where it is not known what some call reads, freeze what the loss cannot do without: found by trial cuts."""
+        structure = self.structure
+
+        def passes(spaces: Sequence[int]) -> bool:
+            keep, trial = some(structure, spaces, seed=0), self.on(duplicate(self.model))
+            if bool(keep.all()):
+                return True
+            after = rehearsal(trial)
+            trial.keep_only(keep)
+            try:
+                after.repeat()
+            except EarlyCropError:
+                return False
+            return True
+
+        if structure.doubtful and not passes(structure.spaces().unique().tolist()):
+            self.dense = self.structure = only(structure, passes, UNSEEN)
+            self.keep, self.frozen = torch.ones(len(self.structure), dtype=torch.bool), self.structure.frozen
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
         """What is left, from shapes; and a cost, if it is none of these."""

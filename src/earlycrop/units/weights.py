@@ -1,6 +1,6 @@
 """Single weights: they leave by being zero, and stay zero whatever the optimizer does."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,7 +22,7 @@ from earlycrop.files import as_integers
 from earlycrop.sizes import Sizes, counted
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
-from earlycrop.structure.trace import as_inputs, inputs_for
+from earlycrop.structure.trace import Call, as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import WeightCoordinates
 from earlycrop.vector import Vector
@@ -48,11 +48,14 @@ class Weights(AbstractUnitKind):
         optimizer: Optimizer | None,
         ignore: tuple[str, ...],
         coupled: tuple[tuple[str, ...], ...] = (),
+        ways: Sequence[Call] = (),
     ) -> "WeightUnits":
         """The weights of a model."""
         if coupled:
             raise EarlyCropError("`coupled` is for channels, but this method removes single weights: leave it out.")
-        return WeightUnits(model, example_inputs, optimizer, ignore, self)
+        units = WeightUnits(model, example_inputs, optimizer, ignore, self)
+        units.ways = tuple(ways)
+        return units
 
 
 class WeightUnits(AbstractUnits):
@@ -67,6 +70,7 @@ class WeightUnits(AbstractUnits):
         optimizer: Whose state is masked with the model.
         copies: Models of the same parameters (averages) that are masked with it.
         left: After a harvest the classes of channels of the dense network that are left.
+        ways: Calls of the model beside that of the example inputs, for the harvest.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class WeightUnits(AbstractUnits):
         self.ignore, self.embeddings = ignore, kind.embeddings
         self.copies: tuple[nn.Module, ...] = ()
         self.left: Tensor | None = None
+        self.ways: tuple[Call, ...] = ()
         titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is told by itself
         ignored = ignoring(model, ignore)
         for layer in counted(layers_of(model), kind.embeddings):
@@ -253,7 +258,7 @@ class WeightUnits(AbstractUnits):
         """Close what that state had closed, of the dense model; harvest what it had harvested."""
         keep, left = state["keep"], state.get("left")
         if left is not None:
-            structure = trace(self.model, self.example_inputs, self.ignore)
+            structure = trace(self.model, self.example_inputs, self.ignore, ways=self.ways)
             if left.shape != (len(structure),) or self.left is not None:
                 raise EarlyCropError(
                     f"This state harvested a dense model with {left.numel()} classes of channels; the model here has "
