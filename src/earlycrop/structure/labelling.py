@@ -68,6 +68,8 @@ def _through(walk: Walk) -> set[str]:
             if node.users:
                 used.add(name)
         else:
+            if node.op == "placeholder" and specs[node.name].kind is InputKind.CONSTANT_TENSOR:
+                walk.constants[node] = str(specs[node.name].target)
             walk.values[node] = unlabelled(node)
     return used
 

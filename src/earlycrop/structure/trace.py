@@ -326,7 +326,8 @@ def noting(model: nn.Module, running: list[str]) -> Iterator[None]:
 
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: begun(name)))
+        # before other hooks, for what they compute (a weight) is the module's as well
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: begun(name), prepend=True))
         handles.append(module.register_forward_hook(ended))
     try:
         yield

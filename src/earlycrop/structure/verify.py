@@ -67,6 +67,7 @@ class Verifier:
         self.structure, self.graph = structure, structure.graph
         self.program, self.inputs = structure.graph.program, as_inputs(example_inputs)
         self.dense = {name: tensor.detach().clone() for name, tensor in tensors_of(model)}
+        self.constants = self.program.constants
 
     def compare(self, model: nn.Module, keep: Bool[Tensor, "classes"]) -> Verification:
         """Compare a model from which all classes outside `keep` have left with the gated dense one.
@@ -74,6 +75,8 @@ class Verifier:
         Raises:
             Exception: whatever keeps the cut model from running in its own precision.
         """
+        # scoring may have moved what modules keep, in which no channel leaves
+        self.constants = {name: _kept(model, name, value) for name, value in self.program.constants.items()}
         double = _tried(lambda: self._measured(self._run(model, double=True), keep))
         if double is not None and double.exact:
             return double
@@ -124,7 +127,18 @@ class Verifier:
         double = precision == torch.float64
         tensors = {name: _double(tensor) for name, tensor in self.dense.items()} if double else self.dense
         run = _Gated(self.structure, tensors, keep, kept_statistics, double)
+        run.constants = self.constants
         return run.outputs(_doubled(self.inputs) if double else self.inputs)
+
+
+def _kept(model: nn.Module, name: str, traced: Any) -> Any:
+    """The tensor that a module keeps in a plain attribute, as it is now; otherwise what was traced."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        now = getattr(model.get_submodule(path), attribute, None)
+    except AttributeError:  # a literal
+        return traced
+    return now.detach().clone() if isinstance(now, Tensor) and now.shape == traced.shape else traced
 
 
 def _tried(measure: Callable[[], Verification]) -> Verification | None:
@@ -153,6 +167,7 @@ class _Run(Interpreter):
     def __init__(self, program: Program, names: Mapping[str, str], tensors: dict[str, Tensor], double: bool = True):
         super().__init__(program.root, graph=program.graph)  # not as a module of its own: no code is made of names
         self.program, self.names, self.tensors, self.double = program, names, tensors, double
+        self.constants = program.constants
         self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
 
     def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
@@ -164,7 +179,7 @@ class _Run(Interpreter):
             if (target := names.get(spec.arg.name)) is not None:
                 arguments.append(self.tensors[self.names[target]])
             elif spec.target is not None:
-                constant = self.program.constants[spec.target]
+                constant = self.constants[spec.target]
                 arguments.append(_doubled(constant) if self.double else constant)
             else:
                 arguments.append(next(flat))
