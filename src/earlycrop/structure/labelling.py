@@ -12,7 +12,7 @@ from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 
 
-UNREACHED = "not used by any call that was traced"
+UNREACHED = "used in no call that was traced"
 
 
 def label(model: nn.Module, program: Program, others: Sequence[Program] = ()) -> tuple[Walk, list[Walk]]:
