@@ -1,6 +1,6 @@
-"""Trace, choose and cut, beside torch-pruning's dependency graph and pruning step: `python -m benchmarks.cutting`.
+"""Times trace, choice and cut beside torch-pruning's dependency graph and pruning step: `python -m benchmarks.cutting`.
 
-All in one process, in turn, after a warming round; each round begins with fresh copies, whose making is not timed.
+Both run in one process, in turn, after a warm-up round; each round begins with fresh copies, and copying is not timed.
 Where torch-pruning fails, its cells are empty. It scores by magnitude within its step; our scores are random numbers.
 """
 
@@ -83,7 +83,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
 
 
 def ours(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list[float]]) -> dict[str, Any]:
-    """Time trace, choose and cut."""
+    """Time trace, choice and cut; return the number of classes and the sparsity reached."""
     began = time.perf_counter()
     structure = trace(model, x)
     traced = time.perf_counter()
@@ -107,7 +107,7 @@ def ours(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list[f
 def theirs(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list[float]]) -> float:
     """Time torch-pruning: the dependency graph (in the pruner's constructor) and a global magnitude step.
 
-    Returns the part of the parameters that left, for a step that removes nothing is soon done.
+    Returns the fraction of parameters that left, since a step that removes nothing takes little time.
     """
     whole = sum(p.numel() for p in model.parameters())
     import torch_pruning as tp
@@ -131,7 +131,7 @@ def theirs(model: nn.Module, x: Tensor, sparsity: float, seconds: dict[str, list
 
 
 def measure(name: str, rounds: int, sparsity: float) -> dict[str, Any]:
-    """One network, ours and theirs in turn."""
+    """One row: a network cut by ours and by theirs in turn."""
     make, inputs = NETWORKS[name]
     torch.manual_seed(0)
     model, x = make(), inputs()
@@ -142,7 +142,7 @@ def measure(name: str, rounds: int, sparsity: float) -> dict[str, Any]:
         if failure is None and sum(seconds["theirs"]) < PATIENCE:
             try:
                 removed = theirs(copy.deepcopy(model), x, sparsity, seconds)
-            except Exception as error:  # the row says which
+            except Exception as error:  # the row reports it
                 failure = f"{type(error).__name__}: {str(error)[:80]}"
         print(f"{name}, round {number} of {rounds}", file=sys.stderr)
         if number == 0:

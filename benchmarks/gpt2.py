@@ -1,9 +1,10 @@
 """A small GPT-2, pruned by channels to a fifth of its parameters, beside dense ones: `python -m benchmarks.gpt2`.
 
-Four layers of 128, from a configuration, on the bytes of the four Sherlock Holmes stories that come with the
-laboratory: 300 steps of 16 sequences of 128 bytes, AdamW, One-Cycle from the cut on, test loss on the last tenth of the
-text, in nats a byte. EarlyCroP cuts after a quarter of the steps, at a constant rate until then. The narrow dense
-networks have the parameters, or the FLOPs, of the cut one. Every row is written as it comes; finished rows are kept.
+The network has four layers of width 128 and is built from a configuration. It is trained on the bytes of the four
+Sherlock Holmes stories that come with the laboratory: 300 steps of 16 sequences of 128 bytes, with AdamW, and with
+One-Cycle from the cut on. The test loss is that of the last tenth of the text, in nats per byte. EarlyCroP cuts after a
+quarter of the steps, with a constant learning rate until then. The narrow dense networks have the parameters, or the
+FLOPs, of the cut one. Every run is written as soon as it ends, and finished runs are not repeated.
 """
 
 import argparse
@@ -65,7 +66,7 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def text() -> tuple[Tensor, Tensor]:
-    """Training and test bytes."""
+    """The training bytes and the test bytes."""
     packed = resources.files("earlycrop_lab.data").joinpath("sherlock.txt.xz").read_bytes()
     found = torch.frombuffer(bytearray(lzma.decompress(packed)), dtype=torch.uint8).long()
     return found[: -len(found) // 10], found[-len(found) // 10 :]
@@ -78,7 +79,7 @@ def batch_of(source: Tensor, generator: torch.Generator, count: int = BATCH) -> 
 
 
 def flops(model: nn.Module) -> float:
-    """Of one forward pass over one sequence; counted on data, which its masks ask for."""
+    """The FLOPs of one forward pass over one sequence, counted with data, since its masks read values."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(torch.zeros(1, LENGTH, dtype=torch.int64))
@@ -86,7 +87,7 @@ def flops(model: nn.Module) -> float:
 
 
 def trained(method: str, width: int, seed: int, steps: int, sparsity: float) -> dict[str, Any]:
-    """One training; its test loss and what was left."""
+    """Train one network; its test loss, and the size of what is left of it."""
     torch.manual_seed(seed)
     train, test = text()
     model = Gpt2(width)
@@ -140,7 +141,7 @@ def trained(method: str, width: int, seed: int, steps: int, sparsity: float) -> 
 
 
 def narrow(goal: float, what: str) -> int:
-    """The width, in fours for the heads, whose dense network comes nearest to so many parameters or FLOPs."""
+    """The width, a multiple of four for the heads, whose dense network comes nearest to `goal` parameters or FLOPs."""
 
     def cost(width: int) -> float:
         model = Gpt2(width)
@@ -158,7 +159,7 @@ def main() -> None:
     parser.add_argument("--sparsity", type=float, default=0.8)
     parser.add_argument("--methods", nargs="+", default=METHODS)
     arguments = parser.parse_args()
-    warnings.simplefilter("ignore", earlycrop.StarvationWarning)  # it is a column
+    warnings.simplefilter("ignore", earlycrop.StarvationWarning)  # the table has a column for it
     kept = RESULTS / "gpt2-runs.jsonl"
     done = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
     runs: list[dict[str, Any]] = []

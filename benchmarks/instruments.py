@@ -1,8 +1,8 @@
-"""What the laboratory's instruments cost: process time (all threads) of a run with them, over one without.
+"""What the laboratory's instruments cost: the process time (all threads) of a run with them over that of one without.
 
-Interleaved pairs of the same dense training, each in a process of its own, as runs of `earlycrop compare` are: once as
-it is, once with meters, power tracker and look at inference that do nothing. Counted from the beginning of the run to
-its end, with the evaluations, without importing PyTorch; what CodeCarbon imports is counted.
+The runs are interleaved pairs of the same dense training, each in its own process, as in `earlycrop compare`: once as
+it is, and once with meters, power tracker and timing of inference that do nothing. Time is counted from the beginning
+of the run to its end, including evaluations and CodeCarbon's imports, but not the import of PyTorch.
 
     python -m benchmarks.instruments [--pairs 10] [--epochs 20]
 """
@@ -28,7 +28,7 @@ from earlycrop_lab.tasks.classification import Classification, train
 
 
 class Blind(Meters):
-    """Meters that count steps and measure nothing of them."""
+    """Meters that count steps but measure nothing."""
 
     @contextmanager
     def step(self, phase: str, *batch: torch.Tensor) -> Iterator[None]:
@@ -37,7 +37,7 @@ class Blind(Meters):
 
 
 class Nobody:
-    """A tracker that is not there."""
+    """A power tracker that does nothing."""
 
     emissions = Emissions(None, None, "DEU", 1.0, "not measured")
 
@@ -50,7 +50,7 @@ class Nobody:
 
 
 def seconds(d: Classification, measured: bool) -> float:
-    """Process time of a training in this process."""
+    """The process time, in seconds, of a training in this process."""
     if not measured:
         session.Meters, session.Tracker = Blind, Nobody  # type: ignore[misc, assignment]
         session.inference = lambda *_: nan
@@ -60,7 +60,7 @@ def seconds(d: Classification, measured: bool) -> float:
 
 
 def alone(epochs: int, measured: bool) -> float:
-    """The same in a process of its own."""
+    """The same, run in a new process."""
     how = ["--alone", "with" if measured else "without", "--epochs", str(epochs)]
     command = [sys.executable, "-m", "benchmarks.instruments", *how]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

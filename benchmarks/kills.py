@@ -1,14 +1,14 @@
-"""kill -9 at random moments of `earlycrop train`: is any run lost, any number changed, any file spoilt?
+"""kill -9 at random moments of `earlycrop train`: is any run lost, any number changed, any file damaged?
 
     python benchmarks/kills.py --kills 100
 
-Each method is first trained without interruption. Then it is trained again in an empty folder, again and again killed
-and started again with the same command, until it has its result; then result, model and last checkpoint are compared
-with those of the run that was never killed, bit for bit (times, energy and memory apart). After every kill each file in
-the folder has to load. A third of the kills fall anywhere in the run's duration; the others wait for a phase to begin
-(scoring, cutting, writing, …) and fall within it or just behind it.
+Each method is first trained without interruption. Then it is trained again in an empty folder, killed and restarted
+with the same command again and again, until it has its result; then result, model and last checkpoint are compared bit
+for bit with those of the run that was never killed (except for times, energy and memory). After every kill each file in
+the folder must load. A third of the kills fall anywhere in the run's duration; the others wait for a phase to begin
+(scoring, cutting, writing, …) and fall within it or just after it.
 
-This process has torch loaded and forks; each child runs the command's own `main`, and it is the child that is killed.
+This process loads torch and forks; each child runs the command's own `main`, and only children are killed.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import codecarbon  # noqa: F401 - loaded once here and not in every child
+import codecarbon  # noqa: F401 - loaded once here, rather than in every child
 import sklearn.datasets  # noqa: F401
 import torch
 from record import table, write
@@ -46,7 +46,7 @@ from earlycrop_lab.verbs import show as verb
 METHODS = ("earlycrop-s", "earlycrop-u", "crop-s", "dense")
 OPTIONS = ("--network=lenet", "--width=8", "--epochs=5", "--train-size=256", "--batch-size=64", "--learning-rate=0.01")
 MOST = 8
-"""Kills of one run; after them it may end."""
+"""The most kills of one run; after them it may finish."""
 
 PHASES = (
     "setting up",
@@ -64,11 +64,11 @@ PHASES = (
     "drawing",
 )
 phase = mmap.mmap(-1, 1)
-"""The number of the child's phase, which the parent reads while it lives and after its death."""
+"""The number of the child's phase, in shared memory: the parent reads it while the child lives and after its death."""
 
 
 def mark(name: str, where: Any, attribute: str) -> None:
-    """From now on a call of that function or method is that phase."""
+    """Make every call of a function or method, from now on, the phase of that name."""
     function = getattr(where, attribute)
 
     @wraps(function)
@@ -83,7 +83,7 @@ def mark(name: str, where: Any, attribute: str) -> None:
 
 
 def mark_all() -> None:
-    """In a child, which is alone with it."""
+    """Mark all phases; called in a child, since it replaces the library's functions."""
     for name, where, attribute in (
         ("restoring", checkpoints.Checkpoints, "restore"),
         ("watching", earlycrop.Pruner, "check"),
@@ -104,7 +104,7 @@ def mark_all() -> None:
 
 
 def start(method: str, out: Path) -> int:
-    """A child that runs the command; its process number."""
+    """Fork a child that runs the command; return its process number."""
     phase[0] = 0
     child = os.fork()
     if child:
@@ -131,15 +131,19 @@ def start(method: str, out: Path) -> int:
 
 
 def ended(child: int) -> bool:
-    """Whether it has ended by itself."""
+    """Whether a child has ended by itself.
+
+    Raises:
+        RuntimeError: it ended with an error.
+    """
     found, status = os.waitpid(child, os.WNOHANG)
     if found and (code := os.waitstatus_to_exitcode(status)) != 0:
-        raise RuntimeError(f"the command ended with {code}")
+        raise RuntimeError(f"the command ended with exit code {code}")
     return bool(found)
 
 
 def wait(child: int, until: Callable[[], bool]) -> bool:
-    """Wait for a moment; whether it came before the child's end."""
+    """Wait until a condition holds; whether it did before the child ended."""
     while not until():
         if ended(child):
             return False
@@ -148,14 +152,14 @@ def wait(child: int, until: Callable[[], bool]) -> bool:
 
 
 def kill(child: int) -> str:
-    """Kill it; in which phase it died."""
+    """Kill a child; return the phase in which it died."""
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return PHASES[phase[0]]
 
 
 def repeatable(out: Path) -> dict[str, Any]:
-    """What may not depend on how often a run was killed."""
+    """What must not depend on how often a run was killed."""
     (folder,) = out.iterdir()
     result = json.loads((folder / "result.json").read_text())
     times = ("seconds", "milliseconds", "timed", "bytes", "grams_co2", "kwh", "attempts")
@@ -165,14 +169,14 @@ def repeatable(out: Path) -> dict[str, Any]:
         "report": {k: v for k, v in (result["report"] or {}).items() if k != "seconds"},
         "columns": {k: v for k, v in result["columns"].items() if not k.endswith(times)},
         "model": (folder / "model.safetensors").read_bytes(),
-        "random": [each["torch"] for each in last["random"]],  # nobody draws from the others, which are not seeded
+        "random": [each["torch"] for each in last["random"]],  # the other generators are neither seeded nor used
         **{name: last["parts"][name] for name in ("model", "optimizer", "schedule")},
         "pruner": {k: v for k, v in last["parts"]["pruner"].items() if k != "report"},
     }
 
 
 def same(a: Any, b: Any) -> bool:
-    """To the bit."""
+    """Whether two values are equal, bit for bit."""
     if isinstance(a, torch.Tensor):
         return torch.equal(a.contiguous().view(-1).view(torch.uint8), b.contiguous().view(-1).view(torch.uint8))
     if isinstance(a, dict):
@@ -183,7 +187,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def spoilt(out: Path) -> list[str]:
-    """The files that do not load, those apart that are still being written."""
+    """The files that do not load, except those that are still being written."""
     found = []
     for path in out.glob("*/*"):
         try:
@@ -208,7 +212,7 @@ def spoilt(out: Path) -> list[str]:
 
 
 def whole(methods: Sequence[str], folder: Path) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
-    """By method, what a run leaves that was never killed, and how long it takes."""
+    """For each method, what a run that is never killed leaves, and how many seconds it takes."""
     found, seconds = {}, {}
     for method in methods:
         out, began = folder / f"{method}-whole", time.perf_counter()
@@ -220,12 +224,12 @@ def whole(methods: Sequence[str], folder: Path) -> tuple[dict[str, dict[str, Any
 
 
 class Killing:
-    """Runs that are killed again and again, and what was found of them.
+    """Runs that are killed again and again, and the faults found in them.
 
     Args:
-        kills: How many in all.
+        kills: The number of kills in all.
         seconds: How long a run takes, by method.
-        chance: Draws the moments.
+        chance: The random generator that draws the moments.
     """
 
     def __init__(self, kills: int, seconds: dict[str, float], chance: random.Random):
@@ -239,7 +243,7 @@ class Killing:
         return sum(self.phases.values())
 
     def run(self, method: str, out: Path) -> int:
-        """Start a run again and again until it has its result; how often it was killed."""
+        """Start a run again and again until it has its result; return how often it was killed."""
         killed = 0
         while self.struck(start(method, out), method, killed) is not None:
             killed += 1
@@ -248,7 +252,7 @@ class Killing:
         return killed
 
     def struck(self, child: int, method: str, killed: int) -> str | None:
-        """Wait for a moment and kill the child; in which phase it died, None if it ended before."""
+        """Wait for a moment and kill the child; return the phase in which it died, or None if it ended before."""
         aim = self.chance.choice(PHASES[1:]) if self.chance.random() < 2 / 3 else None
         if killed >= MOST or self.kills >= self.most:
             alive = wait(child, lambda: False)
@@ -266,7 +270,7 @@ class Killing:
         return died
 
     def compare(self, out: Path, expected: dict[str, Any], files_of: Path) -> bool:
-        """Whether a run left what one leaves that was never killed."""
+        """Whether a killed run left the same as one that was never killed; records the differences as faults."""
         found = repeatable(out)
         differing = [name for name in expected if not same(found[name], expected[name])]
         self.faults += [f"{out}: {name} differs" for name in differing]
@@ -279,8 +283,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--methods", nargs="+", default=METHODS, metavar="NAME")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments, as far as the machine repeats them")
-    parser.add_argument("--dry", action="store_true", help="print, and keep no file under results/benchmarks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments, as far as the machine repeats them")
+    parser.add_argument("--dry", action="store_true", help="only print: write no file under results/benchmarks")
     options = parser.parse_args()
     began, folder = time.perf_counter(), Path(tempfile.mkdtemp(prefix="kills-"))
     wholes, seconds = whole(options.methods, folder)

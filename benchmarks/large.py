@@ -1,6 +1,6 @@
 """The poster's largest network on a laptop: ResNeXt-101 32x48d with ten outputs, scored by CroP-S and cut.
 
-Run it in a fresh process, for the memory is the process's own peak:
+Run it in a fresh process, since the memory reported is the peak of the whole process:
 
     python -m benchmarks.large [--group-width 48] [--sparsity 0.985] [--samples 100]
 """

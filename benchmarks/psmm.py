@@ -1,10 +1,10 @@
 """Training of PSMM in tokens per second: a plain loop, all positions at once, and pruned: `python -m benchmarks.psmm`.
 
-The loop has the same mathematics and the same weights, which is checked before it is timed: an `nn.LSTMCell`, and for
+The loop computes the same with the same weights, which is checked before it is timed: an `nn.LSTMCell`, and for
 each position the softmax over all hidden states so far and the sentinel, whose shares are scattered over the
-vocabulary. The pruned networks lack a part of their hidden units and of their embedding, taken at random. A step is
-forward, backward, clipping and Adam on one batch of chunks of random tokens. All run in turn, so that what others do on
-the machine falls on all alike; ratios are of one round.
+vocabulary. The pruned networks lack a random part of their hidden units and of their embedding. A step is forward,
+backward, clipping and Adam on one batch of chunks of random tokens. All run in turn, so that other load on the machine
+affects all alike; ratios are taken within a round.
 """
 
 import argparse
@@ -24,10 +24,10 @@ from earlycrop_lab.models.psmm import Psmm
 
 
 class Loop(nn.Module):
-    """PSMM, one position after the other.
+    """PSMM, computed one position after another.
 
     Args:
-        like: Whose weights it has.
+        like: The network whose weights it copies.
     """
 
     def __init__(self, like: Psmm):
@@ -56,7 +56,7 @@ class Loop(nn.Module):
 
 
 def pruned(model: Psmm, tokens: Tensor, part: float) -> Psmm:
-    """A copy without that part of its hidden units and of its embedding."""
+    """A copy of the model without a random part (0 to 1) of its hidden units and of its embedding."""
     model = copy.deepcopy(model)
     structure = trace(model, tokens[:2])
     spaces, keep = structure.spaces(), torch.zeros(len(structure), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""What all benchmarks share: interleaved timing, a table, and a file with the numbers and where they come from."""
+"""What all benchmarks share: interleaved timing, a table, and a file with the numbers and their origin."""
 
 import json
 import shlex
@@ -22,8 +22,11 @@ def interleaved(
     warm: int = 1,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each piece of work in each round; all pieces run in every round, so that what others do on the
-    machine falls on all alike. Ratios are of one round: see `ratio`."""
+    """Seconds of each piece of work in each round.
+
+    All pieces run in every round, so that other load on the machine affects all alike. Ratios are taken within a round:
+    see `ratio`.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for round_ in range(warm + repeats):
         for name, work in works.items():
@@ -37,13 +40,13 @@ def interleaved(
 
 
 def ratio(seconds: Sequence[float], base: Sequence[float]) -> dict[str, float]:
-    """Median, least and greatest of the ratios, round by round."""
+    """The median, least and greatest ratio of two pieces of work within a round, and the number of rounds."""
     ratios = [a / b for a, b in zip(seconds, base, strict=True)]
     return {"median": median(ratios), "min": min(ratios), "max": max(ratios), "n": len(ratios)}
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows with the same keys under each other."""
+    """Print rows with the same keys as a table."""
     heads = list(rows[0])
     cells = [heads, *([f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values()] for row in rows)]
     widths = [max(len(row[k]) for row in cells) for k in range(len(heads))]
@@ -52,7 +55,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
-    """Print the rows and keep them as results/benchmarks/NAME.json, with command, hardware, threads and load."""
+    """Print the rows and write them to results/benchmarks/NAME.json, with command, hardware, threads and load."""
     table(rows)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     command = shlex.join(["python", *sys.orig_argv[1:]])

@@ -1,7 +1,8 @@
 """What a score costs in gradient passes over the same samples: weights and channels, every way to H g, and `auto`.
 
 A gradient pass is PyTorch's own: forward and backward for all parameters in eval mode, in the given batches. A score
-counts whole, with its own first pass, in the library's micro-batches; the calibration of batch norm is told apart.
+is timed as a whole, including its first pass, in the library's micro-batches; the calibration of batch norm is timed
+separately.
 
     python -m benchmarks.scoring_cost [--samples 128] [--repeats 5] [--cpu-time]
 """
@@ -52,8 +53,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--cpu-time", action="store_true", help="of this process, which others disturb less")
-    parser.add_argument("--networks", type=int, nargs="*", default=range(len(NETWORKS)), help="which, by number")
+    parser.add_argument("--cpu-time", action="store_true", help="CPU time of this process, disturbed less by others")
+    parser.add_argument("--networks", type=int, nargs="*", default=range(len(NETWORKS)), help="their numbers")
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.samples, 3, 32, 32, generator=generator)

@@ -32,7 +32,7 @@ def loss(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def training(net: nn.Module, batch: tuple[Tensor, Tensor]) -> int:
-    """Peak bytes of a step once the optimizer has its state."""
+    """Peak bytes of a training step once the optimizer has its state."""
     optimizer = torch.optim.Adam(net.parameters())
     for _ in range(2):
         optimizer.zero_grad()
@@ -43,7 +43,7 @@ def training(net: nn.Module, batch: tuple[Tensor, Tensor]) -> int:
 
 
 def scoring(net: nn.Module, method: str, batches: list[tuple[Tensor, Tensor]], micro_batch: int | None) -> int:
-    """Peak bytes of a scoring before training: the optimizer has no state yet; the first batch only, as in a step."""
+    """Peak bytes of scoring before training, when the optimizer has no state; holds one batch, as a step does."""
     pruner = Pruner(
         net,
         method,

@@ -1,8 +1,8 @@
 """A training step and inference of ResNet18, dense beside cut to 98 %: `python -m benchmarks.training_step`.
 
-The cut is by random scores, which thins all layers alike (a score of the gradient flow keeps other widths; see the
-runs under results/ for those). Every step is forward, cross-entropy, backward and SGD with momentum on one batch of
-32×32 images. Dense and cut networks run in turn, so that what others do on the machine falls on all alike.
+The scores are random, so the cut thins all layers alike (scores by gradient flow leave other widths; for those, see the
+runs under results/). A step is forward, cross-entropy, backward and SGD with momentum on one batch of 32×32 images.
+Dense and cut networks run in turn, so that other load on the machine affects all alike.
 """
 
 import argparse
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def networks(width: int, sparsity: float) -> dict[str, nn.Module]:
-    """Dense, cut, and cut to multiples of 8."""
+    """Three networks: dense, cut, and cut to multiples of 8 channels."""
     torch.manual_seed(0)
     dense, x = build("resnet18", classes=10, width=width), torch.zeros(2, 3, 32, 32)
     found = {"dense": dense}
@@ -72,7 +72,7 @@ def inference_of(model: nn.Module, x: torch.Tensor) -> Callable[[], None]:
 
 
 def where_time_goes(step: Callable[[], None], steps: int = 3) -> dict[str, float]:
-    """Seconds of a step by kind of operator, their own time only, as PyTorch's profiler sees them."""
+    """Seconds per step of each kind of operator, without the operators it calls, by PyTorch's profiler."""
     step()
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         for _ in range(steps):

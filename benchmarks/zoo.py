@@ -1,12 +1,12 @@
-"""The structure engine over the whole zoo: what is cut, left whole, refused, and whether what is left is right.
+"""The structure engine on the whole zoo: what it cuts, leaves whole or refuses, and whether the cuts are right.
 
     python -m benchmarks.zoo [--random 500] [--quick]
 
-Every network of `tests/cases` has unique values far from initialisation, in float64. Random sets of 30, 70 and 90 % of
-its classes leave a copy, and the independent oracle of `tests/oracles.py` (survivors found by value, all else zeroed in
-the dense network) compares outputs, running statistics and gradients, in eval and in train mode. Wrong is a difference
-above 1e-9, a cut network that does not run, or a crash. Written to results/benchmarks/zoo.json; ends with 1 if there is
-any.
+Every network of `tests/cases` gets unique values far from initialisation, in float64. Random sets of 30, 70 and 90 % of
+its classes are removed from a copy, and the independent oracle of `tests/oracles.py` (survivors found by value, all
+else zeroed in the dense network) compares outputs, running statistics and gradients, in eval and in train mode. A
+network is wrong if the difference is above 1e-9, the cut network does not run, or the engine crashes. The rows are
+written to results/benchmarks/zoo.json; the exit code is 1 if any network is wrong.
 """
 
 import argparse
@@ -62,8 +62,8 @@ def judge(build: Callable[[], nn.Module], inputs: tuple, norms: dict | None = No
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--random", type=int, default=0, help="so many random networks, too")
-    parser.add_argument("--quick", action="store_true", help="without the networks that the tests mark slow")
+    parser.add_argument("--random", type=int, default=0, help="number of random networks to add")
+    parser.add_argument("--quick", action="store_true", help="leave out the networks that the tests mark slow")
     parser.add_argument("--families", nargs="*", help="only these files of tests/cases")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

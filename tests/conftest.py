@@ -1,8 +1,8 @@
-"""Quick and repeatable: one thread that does not spin while it waits, and one seed."""
+"""Makes tests quick and repeatable: one thread that does not spin while it waits, and one seed."""
 
 import os
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported: threads that spin starve each other
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads starve each other
 
 import pytest
 import torch

@@ -1,6 +1,6 @@
 """Slow and obvious: small networks in float64, full Hessians by autograd, gates as multiplications in hooks.
 
-Nothing here uses the library, except that a test tells `gated` which class each channel of a layer belongs to.
+Nothing here uses the library, except that a test passes `gated` the class of each channel of a layer.
 """
 
 import itertools
@@ -25,7 +25,7 @@ def f64(*numbers: Any) -> Tensor:
 
 
 def scalar_net(*weights: float) -> nn.Linear:
-    """θ · x."""
+    """The network f(x) = θ · x with the given θ."""
     net = nn.Linear(len(weights), 1, bias=False).double()
     with torch.no_grad():
         net.weight.copy_(torch.tensor([weights], dtype=torch.float64))
@@ -33,7 +33,7 @@ def scalar_net(*weights: float) -> nn.Linear:
 
 
 def two_neurons(u: Sequence[float], v: Sequence[float]) -> nn.Sequential:
-    """Σ v_k relu(u_k x)."""
+    """The network f(x) = Σ v_k relu(u_k x), k = 1, 2."""
     net = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False)).double()
     with torch.no_grad():
         net[0].weight.copy_(torch.tensor(u)[:, None])
@@ -49,7 +49,7 @@ def mlp(*widths: int, bias: bool = True, act: type[nn.Module] = nn.Tanh) -> nn.S
 
 
 class Net(nn.Module):
-    """A function of named parts, so that a network fits in a few lines."""
+    """A network as a function of its named parts, so that it can be written in a few lines."""
 
     def __init__(self, function: Callable[..., Tensor], **parts: nn.Module) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Net(nn.Module):
 
 
 def conv_norm_net(act: Callable[[Tensor], Tensor] = torch.tanh) -> nn.Module:
-    """conv - norm - act - conv - norm - act - pool - linear."""
+    """A chain: conv - norm - act - conv - norm - act - pool - linear."""
 
     def forward(n: Any, x: Tensor) -> Tensor:
         x = act(n.norm1(n.conv1(x)))
@@ -82,7 +82,7 @@ def conv_norm_net(act: Callable[[Tensor], Tensor] = torch.tanh) -> nn.Module:
 
 
 def residual_net(act: Callable[[Tensor], Tensor] = torch.tanh) -> nn.Module:
-    """A stem and a block whose outputs are added: one stream, two creators."""
+    """A stem and a block whose outputs are added: one stream with two creators."""
 
     def forward(n: Any, x: Tensor) -> Tensor:
         stream = act(n.norm0(n.stem(x)))
@@ -146,7 +146,7 @@ def concat_net(act: Callable[[Tensor], Tensor] = torch.tanh) -> nn.Module:
 
 
 def awake(net: nn.Module) -> nn.Module:
-    """In float64, with norms whose scales, shifts and statistics are not those of birth."""
+    """The network in float64, with norms whose scales, shifts and statistics differ from their initial values."""
     net.double()
     generator = torch.Generator().manual_seed(7)
     for module in net.modules():
@@ -167,7 +167,7 @@ def awake(net: nn.Module) -> nn.Module:
 
 
 def half_square(model: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
-    """½ mean (f(x) − y)²."""
+    """The loss ½ mean (f(x) − y)²."""
     x, y = batch
     return 0.5 * (model(x) - y).square().mean()
 
@@ -190,7 +190,7 @@ def vectors(samples: int = 6, width: int = 4, classes: int = 3) -> tuple[Tensor,
 
 
 def some_of(names: Sequence[str], quick: Sequence[str]) -> list[Any]:
-    """Names as parameters of a test, of which those that are not quick are run with the slow ones."""
+    """Names as parameters of a test; those that are not in `quick` are marked slow."""
     assert set(quick) <= set(names)
     return [name if name in quick else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
@@ -199,7 +199,7 @@ def some_of(names: Sequence[str], quick: Sequence[str]) -> list[Any]:
 
 
 def prunable(net: nn.Module) -> list[str]:
-    """Names of the weights of all convolution and linear layers."""
+    """The names of the weights of all convolution and linear layers."""
     return [
         f"{name}.weight" if name else "weight"
         for name, module in net.named_modules()
@@ -208,7 +208,7 @@ def prunable(net: nn.Module) -> list[str]:
 
 
 def full_hessian(net: nn.Module, loss: Loss, batch: Any, names: Sequence[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """θ, ∇L and the whole of ∇²L, over these parameters as one vector."""
+    """θ, ∇L and the full matrix ∇²L, with these parameters as one vector."""
     parts = [net.get_parameter(name) for name in names]
     theta = torch.cat([part.detach().reshape(-1) for part in parts])
 
@@ -223,7 +223,7 @@ def full_hessian(net: nn.Module, loss: Loss, batch: Any, names: Sequence[str]) -
 
 @contextmanager
 def gated(net: nn.Module, places: dict[str, Tensor], c: Tensor) -> Iterator[None]:
-    """Multiply the outputs of some modules by gates; `places` says which gate each of their channels has."""
+    """Multiply the outputs of some modules by gates; `places` holds the number of each channel's gate, by module."""
 
     def hook(classes: Tensor) -> Callable[..., Tensor]:
         return lambda _module, _args, out: out * c[classes].view(1, -1, *[1] * (out.ndim - 2))
@@ -239,7 +239,7 @@ def gated(net: nn.Module, places: dict[str, Tensor], c: Tensor) -> Iterator[None
 def gate_hessian(
     net: nn.Module, loss: Loss, batch: Any, places: dict[str, Tensor], count: int
 ) -> tuple[Tensor, Tensor]:
-    """g_c and the whole of H_c at c = 1."""
+    """The gradient g_c and the full Hessian H_c with respect to the gates, at c = 1."""
 
     def value(c: Tensor) -> Tensor:
         with gated(net, places, c):
@@ -260,13 +260,13 @@ def mixed_by_autograd(net: nn.Module, loss: Loss, batch: Any, places: dict[str, 
 
 
 def flow(net: nn.Module, loss: Loss, batch: Any) -> Tensor:
-    """GF = gᵀg over the prunable weights."""
+    """The gradient flow GF = gᵀg over the prunable weights."""
     gradient = torch.autograd.grad(loss(net, batch), [net.get_parameter(name) for name in prunable(net)])
     return sum(g.square().sum() for g in gradient)
 
 
 def explicit_kernel(net: nn.Module, x: Tensor) -> Tensor:
-    """J Jᵀ, with J a row at a time."""
+    """The kernel J Jᵀ, with the Jacobian J computed one row at a time."""
     parameters = list(net.parameters())
     rows = []
     for output in net(x).reshape(-1):
@@ -281,13 +281,13 @@ def explicit_kernel(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def bits(tensor: Tensor) -> tuple[Any, ...]:
-    """Type, shape and bytes, so that nan equals itself and -0.0 does not equal 0.0."""
+    """Type, shape and bytes of a tensor: nan equals itself, and -0.0 does not equal 0.0."""
     value = tensor.detach().cpu().contiguous()
     return value.dtype, tuple(value.shape), value.reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def everything(net: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, Any]:
-    """All that somebody could notice of a model, an optimizer and the random state, bit for bit."""
+    """The whole observable state of a model, an optimizer and the random generator, bit for bit."""
     state: dict[str, Any] = {"random": bits(torch.get_rng_state())}
     for name, tensor in [*net.named_parameters(), *net.named_buffers()]:
         state[name] = id(tensor), bits(tensor), tensor.requires_grad, None if tensor.grad is None else bits(tensor.grad)

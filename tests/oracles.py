@@ -1,4 +1,4 @@
-"""What a cut must equal, found without a word from the engine: slow, obvious, in float64.
+"""What a cut must equal, found without asking the engine: slow, obvious, in float64.
 
 Every value of a network is made unique, so that the survivors of a cut can be recognised *by value*. All other
 entries are then set to zero in a copy of the dense network, where a norm that mixes channels takes its statistics over
@@ -26,7 +26,7 @@ def tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def make_unique(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Fill every tensor with distinct values of a sensible size, and silence dropout; in place, in float64."""
+    """Fill every tensor with distinct values of a sensible magnitude, and turn dropout off; in place, in float64."""
     generator = torch.Generator().manual_seed(seed)
     model.double()
     with torch.no_grad():
@@ -36,7 +36,7 @@ def make_unique(model: nn.Module, seed: int = 0) -> nn.Module:
             drawn = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
             uniform = 0.5 + torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype)
             if tensor.dim() < 2:
-                # Norm weights keep some distance from zero and either sign; variances are positive.
+                # Weights of norms have either sign and keep away from zero; variances are positive.
                 positive = name.endswith("running_var")
                 tensor.copy_(
                     uniform if positive else drawn.sign() * uniform if name.endswith("weight") else 0.5 * drawn
@@ -65,7 +65,7 @@ def survivors(dense: Tensor, cut: Tensor) -> tuple[Tensor, ...]:
         raise NotASubnetwork(f"{tuple(dense.shape)} {dense.dtype} became {tuple(cut.shape)} {cut.dtype}")
     if not cut.is_floating_point() or dense.dim() == 0:
         if not torch.equal(dense, cut):
-            raise NotASubnetwork("a tensor that nothing can leave has changed")
+            raise NotASubnetwork("a tensor that cannot be cut has changed")
         return tuple(torch.arange(size) for size in dense.shape)
     if cut.numel() == 0:
         raise NotASubnetwork(f"nothing is left of {tuple(dense.shape)}")
@@ -73,7 +73,7 @@ def survivors(dense: Tensor, cut: Tensor) -> tuple[Tensor, ...]:
     wanted = cut.detach().flatten()
     found = torch.searchsorted(values, wanted).clamp(max=len(values) - 1)
     if not torch.equal(values[found], wanted):
-        raise NotASubnetwork("the cut tensor has a value that the dense one has not")
+        raise NotASubnetwork("the cut tensor has a value that the dense one does not have")
     coordinates = torch.unravel_index(order[found], dense.shape)
     kept = []
     for dim, coordinate in enumerate(coordinates):
@@ -87,6 +87,7 @@ def survivors(dense: Tensor, cut: Tensor) -> tuple[Tensor, ...]:
 
 
 def all_survivors(dense: nn.Module, cut: nn.Module) -> dict[str, tuple[Tensor, ...]]:
+    """`survivors` of every parameter and buffer, by name."""
     before, after = tensors(dense), tensors(cut)
     if list(before) != list(after):
         raise NotASubnetwork(f"names changed: {set(before) ^ set(after)}")
@@ -107,7 +108,7 @@ def entries(tensor: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
 
 
 def mask(tensor: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
-    """True at the block of kept entries."""
+    """A boolean tensor of the same shape: True at the block of kept entries."""
     result = torch.ones(tensor.shape, dtype=torch.bool)
     for dim, index in enumerate(kept):
         along = torch.zeros(tensor.shape[dim], dtype=torch.bool)
@@ -117,7 +118,7 @@ def mask(tensor: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
 
 
 class KeptLayerNorm(nn.Module):
-    """Layer norm (or RMS norm) whose statistics see the kept entries only."""
+    """Layer norm (or RMS norm) whose statistics are those of the kept entries only."""
 
     def __init__(self, norm: nn.LayerNorm | nn.RMSNorm, keep: Tensor):
         super().__init__()
@@ -142,7 +143,7 @@ class KeptLayerNorm(nn.Module):
 
 
 class KeptGroupNorm(nn.Module):
-    """Group norm whose statistics see the kept entries of each of the dense network's groups only."""
+    """Group norm whose statistics are those of the kept entries of each of the dense network's groups."""
 
     def __init__(self, norm: nn.GroupNorm, keep: Tensor):
         super().__init__()
@@ -169,7 +170,7 @@ class KeptGroupNorm(nn.Module):
 
 
 class Masked(nn.Module):
-    """The last step of a parametrization: what has left is zero, and the rest of the weight is as it was."""
+    """The last step of a parametrization: sets to zero what has left, and keeps the rest of the weight."""
 
     def __init__(self, keep: Tensor):
         super().__init__()
@@ -180,12 +181,12 @@ class Masked(nn.Module):
 
 
 def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | None = None) -> nn.Module:
-    """A copy of the dense network in which all that has left is zero.
+    """A copy of the dense network in which everything that has left is zero.
 
-    Of a weight that a parametrization computes, the result is gated and not what it is computed from.
+    For a weight that a parametrization computes, the result is gated, not what it is computed from.
 
     Args:
-        norms: for a norm without a weight, the tensor and the dimension whose survivors its own channels are.
+        norms: for each norm without a weight, the tensor and the dimension whose survivors are its channels.
     """
     kept = all_survivors(dense, cut)
     model = copy.deepcopy(dense)
@@ -195,7 +196,7 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
                 tensor.mul_(mask(tensor, kept[name]))
     for name, module in list(model.named_modules()):
         for of, steps in module.parametrizations.items() if parametrize.is_parametrized(module) else ():
-            weight = getattr(copy.deepcopy(module), of)  # a power iteration moves its buffers when it is looked at
+            weight = getattr(copy.deepcopy(module), of)  # reading it runs a power iteration, which changes its buffers
             originals = [f"{name}.parametrizations.{of}.{leaf}".lstrip(".") for leaf, _ in steps.named_parameters()]
             alike = next(original for original in originals if tensors(dense)[original].shape == weight.shape)
             steps.append(Masked(mask(weight, kept[alike]).to(weight.dtype)))
@@ -207,25 +208,27 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
             tensor, dim = norms[name]
             keep = mask(torch.empty(tensors(dense)[tensor].shape[dim]), (kept[tensor][dim],))
         else:
-            raise NotImplementedError(f"the survivors that `{name}` sees are not known: add it to `norms`")
+            raise NotImplementedError(f"the survivors that `{name}` normalises are not known: add it to `norms`")
         replacement = KeptGroupNorm(module, keep) if isinstance(module, nn.GroupNorm) else KeptLayerNorm(module, keep)
         model.set_submodule(name, replacement)
     return model
 
 
 def named_outputs(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The float outputs, named by their number and the layout of all outputs."""
     leaves, layout = tree_flatten(model(*inputs))
     found = [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     return {f"output {number} of {layout}": output for number, output in enumerate(found)}
 
 
 def without_gradients(model: nn.Module, inputs: tuple[Tensor, ...]) -> dict[str, Tensor]:
+    """The outputs of a copy in eval mode, under `torch.no_grad()`."""
     with torch.no_grad():
         return named_outputs(copy.deepcopy(model).eval(), inputs)
 
 
 def run(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Outputs and, by name, all gradients of a fixed weighted sum of the outputs, on a copy of the network."""
+    """The outputs of a copy of the network, and by name all gradients of a fixed weighted sum of them."""
     model = copy.deepcopy(model).train(training)
     model.zero_grad(set_to_none=True)
     inputs = tuple(x.clone().requires_grad_() if x.is_floating_point() else x for x in inputs)
@@ -235,7 +238,7 @@ def run(model: nn.Module, inputs: tuple[Tensor, ...], training: bool) -> tuple[d
     loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters(remove_duplicate=False) if p.grad is not None}
     gradients |= {f"input {number}": x.grad for number, x in enumerate(inputs) if x.grad is not None}
-    # Running statistics belong to what a forward pass computes.
+    # A forward pass computes running statistics too.
     outputs |= {name: buffer for name, buffer in model.named_buffers() if buffer.is_floating_point()}
     return {name: y.detach() for name, y in outputs.items()}, gradients
 
@@ -249,17 +252,17 @@ def disagreement(
 ) -> float:
     """The largest difference between the cut and the gated dense network, over outputs and kept entries' gradients.
 
-    It is relative to the largest value of the tensor in question, and for a gradient that is all but zero (a bias in
-    front of a batch norm) to a thousandth of the largest gradient.
+    It is relative to the largest value of each tensor or, for a gradient that is almost zero (a bias in front of a
+    batch norm), to a thousandth of the largest gradient.
 
     Raises:
-        NotASubnetwork: there is nothing to compare with.
+        NotASubnetwork: the two networks cannot be compared.
     """
     kept = all_survivors(dense, cut)
     expected = run(gated(dense, cut, norms), inputs, training)
     try:
         actual = run(cut, inputs, training)
-        # without gradients torch's own transformer layers take another way
+        # without gradients torch's own transformer layers run other code
         pairs = [*zip(actual, expected, strict=True)]
         if not training:
             pairs.append(
@@ -270,7 +273,7 @@ def disagreement(
     worst = 0.0
     for ours, theirs in pairs:
         if list(ours) != list(theirs):
-            raise NotASubnetwork(f"outputs or gradients came and went: {set(ours) ^ set(theirs)}")
+            raise NotASubnetwork(f"only one network has these outputs or gradients: {set(ours) ^ set(theirs)}")
         wanted = {name: entries(value, kept[name]) if name in kept else value for name, value in theirs.items()}
         largest = max((value.abs().max().item() for value in wanted.values()), default=0.0)
         assert math.isfinite(largest)
@@ -287,7 +290,7 @@ def disagreement(
 
 
 def choose(sizes: dict[tuple[str, int], int], classes: list[list[tuple[str, int, Tensor]]], part: float, seed: int):
-    """A random choice of classes to keep, without about `part` of them, that leaves every dimension one entry at least.
+    """Which classes to keep: all but a random share of about `part`, with at least one entry left in each dimension.
 
     The engine's classes are used to choose, never to judge.
     """
@@ -308,12 +311,12 @@ def choose(sizes: dict[tuple[str, int], int], classes: list[list[tuple[str, int,
 
 
 def attribute_faults(model: nn.Module) -> list[str]:
-    """Every module whose attributes do not say what its tensors are."""
+    """Every attribute of a module that contradicts the shapes of its tensors."""
     faults = []
 
     def check(name: str, module: nn.Module, **attributes):
         faults.extend(
-            f"{name}.{attribute} is {getattr(module, attribute)}, its tensors say {value}"
+            f"{name}.{attribute} is {getattr(module, attribute)}, but its tensors have {value}"
             for attribute, value in attributes.items()
             if getattr(module, attribute) != value
         )
@@ -366,12 +369,12 @@ def attribute_faults(model: nn.Module) -> list[str]:
 
 
 def gate_faults(name: str, module: nn.Module, suffixes: list[str], read: int, hidden: int) -> list[str]:
-    """Every tensor of a recurrent layer that does not have the shape of its place.
+    """Every tensor of a recurrent layer whose shape does not fit its role.
 
     Args:
-        suffixes: what the names of its tensors end with, one for each direction.
-        read: how many features it reads.
-        hidden: how many units it has, each with a row in every gate.
+        suffixes: the endings of its tensors' names, one for each direction.
+        read: the number of features that it reads.
+        hidden: the number of its units, each with a row in every gate.
     """
     gates = {"LSTM": 4, "GRU": 3}.get(type(module).__name__.removesuffix("Cell"), 1)
     recurred = getattr(module, "proj_size", 0) or hidden
@@ -384,7 +387,7 @@ def gate_faults(name: str, module: nn.Module, suffixes: list[str], read: int, hi
     }
     found = {f"{tensor}{suffix}": shape for suffix in suffixes for tensor, shape in shapes.items()}
     return [
-        f"{name}.{tensor} is {tuple(value.shape)}, its place says {shape}"
+        f"{name}.{tensor} has shape {tuple(value.shape)} instead of {shape}"
         for tensor, shape in found.items()
         if (value := getattr(module, tensor, None)) is not None and tuple(value.shape) != shape
     ]
@@ -395,7 +398,7 @@ def step_of_gated(dense: nn.Module, cut: nn.Module, optimizer: torch.optim.Optim
 
     Args:
         dense: the network before the cut, to which `optimizer` belongs.
-        loss: of a network, without further arguments.
+        loss: takes a network and returns its loss.
     """
     kept = all_survivors(dense, cut)
     twin = gated(dense, cut)
@@ -414,7 +417,7 @@ def step_of_gated(dense: nn.Module, cut: nn.Module, optimizer: torch.optim.Optim
 
 
 def narrow_linear(dense: nn.Linear, rows: list[int], columns: list[int]) -> nn.Linear:
-    """A cut by hand, for the tests of the oracle itself."""
+    """A layer cut by hand, for the tests of the oracle itself."""
     result = nn.Linear(len(columns), len(rows), dense.bias is not None, dtype=dense.weight.dtype)
     with torch.no_grad():
         result.weight.copy_(dense.weight[rows][:, columns])

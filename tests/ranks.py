@@ -1,4 +1,4 @@
-"""Processes that train one model together, on this machine, with gloo; for tests."""
+"""Processes that train one model together on this machine, with gloo, for tests."""
 
 import os
 import warnings
@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 PATIENCE = 120.0
-"""Seconds after which a test gives up: far above what any of them needs, so that nothing can hang the suite."""
+"""Seconds after which a test gives up: far more than any test needs, and no test can hang the suite."""
 
 
 class Gone(AssertionError):
@@ -23,8 +23,8 @@ class Ensemble:
     """Ranks that wait for functions to run.
 
     Args:
-        folder: Where they find each other.
-        size: How many they are.
+        folder: Holds the file through which they find each other.
+        size: The number of ranks.
         seconds: The process group's timeout.
     """
 
@@ -53,7 +53,7 @@ class Ensemble:
             pipe.send((function, arguments))
 
     def answer(self, rank: int) -> Any:
-        """What it returned or raised on this rank; `Gone` if the rank ended."""
+        """What the function returned or raised on this rank; `Gone` if the rank ended."""
         pipe = self.pipes[rank]
         assert pipe.poll(PATIENCE), f"no answer from rank {rank} after {PATIENCE:g} seconds"
         try:
@@ -62,12 +62,16 @@ class Ensemble:
             return Gone()
 
     def outcomes(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What it returned or raised on each rank."""
+        """Run a function on each rank; what it returned or raised there."""
         self.start(function, *arguments)
         return [self.answer(rank) for rank in range(len(self.pipes))]
 
     def __call__(self, function: Callable[..., Any], *arguments: Any) -> list[Any]:
-        """What it returned on each rank."""
+        """Run a function on each rank; what it returned there.
+
+        Raises:
+            AssertionError: it raised an error on some rank.
+        """
         found = self.outcomes(function, *arguments)
         for rank, one in enumerate(found):
             if isinstance(one, BaseException):

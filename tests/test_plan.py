@@ -189,11 +189,11 @@ def test_what_is_coupled_to_an_ignored_layer_stays():
     ("together", "wide", "what"),
     [
         ([("a", "b")], 5, "6 and 5 channels"),
-        ([("a", "c")], 6, "'c', which is no layer"),
+        ([("a", "c")], 6, "'c', which is not a layer"),
         ([("a", "function")], 6, "Did you mean"),
         ([("a",)], 6, "two or more"),
         (["a"], 6, "two or more"),
-        ([("a", "a.bias")], 6, "no layer that creates"),
+        ([("a", "a.bias")], 6, "not a layer that creates"),
     ],
 )
 def test_what_cannot_be_coupled_is_refused(together, wide, what):

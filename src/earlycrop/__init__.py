@@ -4,23 +4,23 @@ Beside your loop
     Pruner          runs a method and returns a Report at the cut; its dry_run returns a Plan
     Budget          how much leaves, what is counted, and what each layer keeps
     Scoring         the loss and the data by which a method scores
-    harvest         channels that masks have emptied really leave: a HarvestReport
-    METHODS         the methods by name; get_method finds one
+    harvest         cuts the channels that masks have emptied; returns a HarvestReport
+    METHODS         the methods by name; get_method looks one up
     Method          one answer to each of five questions: units, score, timing, steps, allocation
 
 The answers
     earlycrop.units       Weights, Channels: what may leave
-    earlycrop.scores      Random, Magnitude, PathNorm, Snip, Grasp, Crop, SynFlow: what each is worth
+    earlycrop.scores      Random, Magnitude, PathNorm, Snip, Grasp, Crop, SynFlow: what each unit is worth
     earlycrop.timing      AtInit, AtEpoch, Spread, LazyRegime and other detectors: when
     earlycrop.steps       OneShot, Halving, Exponential, Bounded: in how many steps
-    earlycrop.allocation  Global, Uniform: how layers share
+    earlycrop.allocation  Global, Uniform: how layers share the budget
     earlycrop.costs       PrunableWeights, Parameters, Nodes, Flops: what sparsity counts
-    earlycrop.widths      WidthsOf: the widths of one scoring, the choice of another
+    earlycrop.widths      WidthsOf: one scoring sets the widths, another chooses the units
 
 Below them
     earlycrop.structure     trace, cut, verify: how channels leave any network
     save, load              a model that is smaller than its class says
-    save_state, load_state  what a training needs to go on
+    save_state, load_state  everything needed to resume a training run
 """
 
 from earlycrop.budget import Budget

@@ -1,4 +1,4 @@
-"""What a pruner takes: a model, its copies, its optimizer and a method that fits them; all else is refused in time."""
+"""Checks of what a pruner is given: a model, its copies, its optimizer and a method that fits; nothing is touched."""
 
 import sys
 from collections.abc import Mapping
@@ -19,17 +19,17 @@ from earlycrop.units import AbstractUnits
 
 
 def bare(model: nn.Module) -> nn.Module:
-    """The module that holds the parameters: inside what `torch.compile` or `AveragedModel` made.
+    """The module that holds the parameters, without the wrappers of `torch.compile` and `AveragedModel`.
 
     Raises:
-        EarlyCropError: the model is wrapped for several devices, whose buckets and shards hold old shapes.
+        EarlyCropError: the model is wrapped for several devices; buckets and shards would keep the old shapes.
     """
     if isinstance(inner := model._modules.get("_orig_mod"), nn.Module):  # torch.compile's
         return bare(inner)
     if isinstance(model, AveragedModel):
         return bare(model.module)
     wrappers = [nn.DataParallel, nn.parallel.DistributedDataParallel]
-    sharded = sys.modules.get("torch.distributed.fsdp")  # loaded wherever something is sharded
+    sharded = sys.modules.get("torch.distributed.fsdp")  # if it was never imported, nothing is sharded
     wrappers += [
         getattr(sharded, name) for name in ("FullyShardedDataParallel", "FSDPModule") if hasattr(sharded, name)
     ]
@@ -37,33 +37,48 @@ def bare(model: nn.Module) -> nn.Module:
         if isinstance(module, tuple(wrappers)):
             raise EarlyCropError(
                 f"{f'`{name}`' if name else 'The model'} is wrapped by {type(module).__name__}, which remembers the "
-                f"old shapes. Give the module inside, with the process group as `group`; after the cut wrap it "
-                f"again, with a new optimizer where parameters were sharded."
+                f"old shapes. Pass the module inside, and the process group as `group`; wrap it again after the cut, "
+                f"with a new optimizer if parameters were sharded."
             )
     return model
 
 
 def copy_of(model: nn.Module, copy: nn.Module) -> nn.Module:
-    """A model that can be cut with another: the same names and shapes, and parameters of its own."""
+    """The copy, if it can be cut with the model.
+
+    Args:
+        model: The network.
+        copy: A network with the same names and shapes, and parameters of its own.
+
+    Raises:
+        EarlyCropError: names or shapes differ, or the copy shares a tensor with the model.
+    """
     mine, theirs = dict(tensors_of(model)), dict(tensors_of(copy))
     shapes = [{name: tuple(tensor.shape) for name, tensor in tensors.items()} for tensors in (mine, theirs)]
     if shapes[0] != shapes[1]:
         name = next(name for name in [*mine, *theirs] if shapes[0].get(name) != shapes[1].get(name))
         raise EarlyCropError(
             f"One of `copies` is not a copy of the model: `{name}` is {shapes[0].get(name, 'missing')} in the model "
-            f"and {shapes[1].get(name, 'missing')} in the copy. Make it before the cut, from this model."
+            f"and {shapes[1].get(name, 'missing')} in the copy. Make the copy from this model, before the cut."
         )
     shared = next((name for name, tensor in mine.items() if tensor is theirs[name]), None)
     if shared is not None:
-        raise EarlyCropError(f"One of `copies` holds the model's own `{shared}`: it is cut with the model anyway.")
+        raise EarlyCropError(
+            f"One of `copies` shares the model's own `{shared}`, which is cut with the model anyway: leave it out, or "
+            f"pass a deep copy."
+        )
     return copy
 
 
 def check_optimizer(optimizer: Optimizer | None, units: AbstractUnits) -> None:
-    """The optimizer must hold what will be cut.
+    """Check that the optimizer holds what will be cut.
+
+    Args:
+        optimizer: None passes.
+        units: The units of the model.
 
     Raises:
-        OptimizerError: it does not hold some prunable weight that is trained.
+        OptimizerError: it lacks a prunable weight that is trained.
     """
     if optimizer is None:
         return
@@ -76,47 +91,63 @@ def check_optimizer(optimizer: Optimizer | None, units: AbstractUnits) -> None:
     if missing:
         raise OptimizerError(
             f"The optimizer does not hold {len(missing)} of the model's prunable weights, `{missing[0]}` first. "
-            f"Make it from this model's parameters (after moving the model to its device), or freeze those "
+            f"Create it from this model's parameters (after moving the model to its device), or freeze those "
             f"weights with `requires_grad_(False)`."
         )
 
 
 def check_ranks(ranks: Ranks, model: nn.Module, given: Mapping[str, object] = MappingProxyType({})) -> None:
-    """All ranks must have the same parameters, and have been given the same.
+    """Check that all ranks have the same parameters and were given the same arguments.
+
+    Args:
+        ranks: The processes.
+        model: This rank's model.
+        given: This rank's arguments by name, compared by `repr`.
 
     Raises:
-        RankError: they have not; it names the first difference.
+        RankError: something differs; names the first difference.
     """
     if ranks.size > 1:
         ranks.compare({name: repr(value) for name, value in given.items()} | checksums(model.named_parameters()))
 
 
 def check_epochs(method: Method, budget: Budget, epochs: float | None) -> None:
-    """Where the method's moments follow from the training budget, that must be there and long enough.
+    """Check that a method whose moments follow from the training budget has one that is long enough.
+
+    Args:
+        method: The method.
+        budget: How much is to leave, on which the number of cuts may depend.
+        epochs: The training budget, None if not given.
 
     Raises:
-        EarlyCropError: it is not there.
+        EarlyCropError: the budget is missing.
         ValueError: it is too short.
     """
     if not method.timing.needs_budget:
         return
     if epochs is None:
-        raise EarlyCropError(f"{method.name} prunes at moments that follow from the budget: give `epochs`.")
+        raise EarlyCropError(f"The training budget determines when {method.name} prunes: give `epochs`.")
     method.total_epochs(epochs, budget.sparsity)
 
 
 def check_method(method: Method, budget: Budget, units: AbstractUnits, scorer: Scorer) -> None:
-    """The method must have its data, this model what is scored, and the target be in reach.
+    """Check that the method has its data, that the model has what the method scores, and that the target is in reach.
+
+    Args:
+        method: The method.
+        budget: How much is to leave.
+        units: The units of the model.
+        scorer: The loss and the data.
 
     Raises:
-        EarlyCropError: in one of its kinds; it names what is missing.
+        EarlyCropError: or a subclass; names what is missing.
     """
     if method.needs_data:
         scorer.prepare(method.name)
     if method.score.needs_norms and not units.scales.names:
         raise EarlyCropError(
             f"{method.name} ranks channels by their norms, and this {type(units.model).__name__} has no norm "
-            f"with a scale behind a channel that can leave. Choose a method that looks at weights or at the loss."
+            f"with a scale after any channel that can leave. Choose a method that scores by weights or by the loss."
         )
     if any(score.needs_gates for score in method.scores):
         units.check_gates(batch_statistics=scorer.bn_mode == "batch")

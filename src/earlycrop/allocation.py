@@ -1,8 +1,8 @@
 """How the budget is shared between layers.
 
-`Global` and `Uniform` map scores to scores, and the highest of all then stay. So `Uniform` needs no counting of its
-own: it replaces a score by its rank within its layer, and equal fractions of each layer have equal ranks. The third
-way, the widths that another scoring gives, is in `widths.py`.
+`Global` and `Uniform` map scores to scores, and the highest over all layers then stay. So `Uniform` need not count
+anything: it replaces each score by its relative rank within its layer, and equal fractions of all layers have equal
+ranks. The third way, widths taken from another scoring, is in `widths.py`.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from earlycrop.vector import Vector
 
 @dataclass(frozen=True)
 class Global:
-    """All units compete: scores as they are."""
+    """All units compete with each other: scores are compared as they are."""
 
     def __call__(self, scores: Vector, layer: Int[Tensor, "units"]) -> Vector:
-        """The scores."""
+        """The scores, unchanged."""
         return scores
 
 
@@ -28,14 +28,24 @@ class Uniform:
     """The same fraction of every layer stays: a score becomes its rank within its layer, over the layer's size."""
 
     def __call__(self, scores: Vector, layer: Int[Tensor, "units"]) -> Vector:
-        """(rank + 1/2) / size, in (0, 1); ties rank by position, the earlier one higher."""
+        """1 − (place + 1/2) / size, in (0, 1), where place 0 is the layer's best; ties go to the earlier unit.
+
+        Args:
+            scores: The higher stays; −∞ for what has left, which stays −∞.
+            layer: For each unit the number of its layer.
+        """
         sizes = torch.bincount(layer)
         rank = 1 - (places(scores, layer).double() + 0.5) / sizes[layer]
         return torch.where(scores == -torch.inf, scores.double(), rank)
 
 
 def within(scores: Vector, layer: Int[Tensor, "units"], widths: Int[Tensor, "layers"]) -> Bool[Tensor, "units"]:
-    """True for the best `widths[l]` units of each layer l; of equal ones the earlier.
+    """True for the best `widths[l]` units of each layer l; ties go to the earlier unit.
+
+    Args:
+        scores: The higher stays.
+        layer: For each unit the number of its layer.
+        widths: For each layer how many units stay.
 
     >>> within(torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0]), torch.tensor([0, 0, 0, 1, 1]), torch.tensor([2, 1]))
     tensor([False,  True,  True,  True, False])
@@ -44,13 +54,17 @@ def within(scores: Vector, layer: Int[Tensor, "units"], widths: Int[Tensor, "lay
 
 
 def places(scores: Vector, layer: Int[Tensor, "units"]) -> Int[Tensor, "units"]:
-    """The place of each unit in its layer, the best at 0; of equal ones the earlier is the better.
+    """The place of each unit in its layer, the best at 0; ties go to the earlier unit.
+
+    Args:
+        scores: The higher is the better.
+        layer: For each unit the number of its layer.
 
     >>> places(torch.tensor([1.0, 3.0, 2.0, 5.0, 5.0]), torch.tensor([0, 0, 0, 1, 1]))
     tensor([2, 0, 1, 0, 1])
     """
     order = torch.argsort(scores, descending=True, stable=True)
-    order = order[torch.argsort(layer[order], stable=True)]  # by layer, within it from the best down
+    order = order[torch.argsort(layer[order], stable=True)]  # by layer, and within each from the best down
     sizes = torch.bincount(layer)
     place = torch.empty_like(order)
     place[order] = torch.arange(scores.numel(), device=scores.device) - (sizes.cumsum(0) - sizes)[layer[order]]

@@ -1,4 +1,4 @@
-"""How much leaves: an exact number of weights, or the classes of channels that come nearest to a target."""
+"""How much leaves: an exact number of weights, or the choice of channel classes that comes nearest to a target."""
 
 from bisect import bisect_left
 from dataclasses import dataclass, replace
@@ -24,10 +24,13 @@ class Budget:
         sparsity: The part of the dense network's count that is removed, in [0, 1).
         target: Which count: `weight` (prunable weights), `node` (output channels), `params` or `flops`; or a cost of
             your own.
-        min_channels: What each layer keeps at least: channels if an integer, a fraction of them if a float; None
-            leaves it to the method, which is 1 for all but `gate-decorators`.
-        round_to: Widths are multiples of this (8 suits CPUs and tensor cores); layers keep more, never less.
+        min_channels: The least that each layer keeps: a number of channels if an integer, a fraction of them if a
+            float. None leaves it to the method: 1 for all but `gate-decorators`.
+        round_to: Widths are multiples of this (8 suits CPUs and tensor cores); layers are rounded up, never down.
         protect_layers: For weights: each layer keeps at least its best weight.
+
+    Raises:
+        BudgetError: an option is out of range.
     """
 
     sparsity: float
@@ -54,12 +57,12 @@ class Budget:
 
     @property
     def least(self) -> int | float:
-        """`min_channels`, 1 by default."""
+        """`min_channels`, or 1 where that is None."""
         return 1 if self.min_channels is None else self.min_channels
 
     @property
     def cost(self) -> AbstractCost:
-        """What sparsity counts."""
+        """What sparsity counts: the cost that `target` names, or `target` itself."""
         return self.target if isinstance(self.target, AbstractCost) else COSTS[self.target]
 
     def at(self, sparsity: float) -> "Budget":
@@ -77,12 +80,16 @@ def check_scores(scores: Vector) -> None:
     if bool(bad.any()):
         raise ScoreError(
             f"{int(bad.sum())} of {scores.numel()} scores are not finite: ranking them would be meaningless. Look for "
-            f"a loss or activations that overflow, weights that are nan, or a learning rate that is too high."
+            f"a loss or activations that overflow, weights that are nan, or too high a learning rate."
         )
 
 
 def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
-    """True for exactly `count` units, the highest scores; of equal ones the earlier.
+    """True for exactly `count` units, those with the highest scores; ties go to the earlier unit.
+
+    Args:
+        scores: The higher stays.
+        count: How many stay.
 
     >>> largest(torch.tensor([1.0, 2.0, 1.0, 1.0]), 2)
     tensor([ True,  True, False, False])
@@ -99,26 +106,30 @@ def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
 def choose_weights(
     budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], parts: list[int], dense: Sizes
 ) -> Bool[Tensor, "weights"]:
-    """So many weights are gone afterwards that their price is nearest to ρ of the dense network's cost.
+    """The weights that stay: the cost of those removed comes nearest to ρ of the dense network's cost.
 
-    Each has the same price, so for costs that count weights exactly round(ρ N) are gone, N being the dense network's.
+    All weights have the same price, so if the cost counts weights, exactly round(ρ N) of the dense network's N leave.
 
     Args:
-        budget: Of which masks must be able to meet the target.
+        budget: How much is to leave; its target must be one that masks can meet.
         scores: The higher stays.
-        alive: What has not left before; only these may stay.
-        parts: How many of them each layer has, one layer after the other.
-        dense: The network without masks, with what `ignore` keeps.
+        alive: The weights that have not left before; only these may stay.
+        parts: The number of weights in each layer, in the order of `scores`.
+        dense: The sizes of the network without masks, including what `ignore` keeps.
+
+    Returns:
+        True for each weight that stays.
 
     Raises:
-        BudgetError: the target is out of reach of masks, or of this sparsity.
+        BudgetError: masks cannot meet this target, or cannot reach this sparsity.
+        ScoreError: some score is nan or infinite.
     """
     cost = budget.cost
     if not cost.per_weight:
         able = " or ".join(f"`target={name!r}`" for name, one in COSTS.items() if one.per_weight)
         raise BudgetError(
-            f"Single weights leave no smaller layers, so `target={budget.target!r}` cannot be met by them: use {able}, "
-            f"or a method for channels (those whose name ends in -s)."
+            f"Removing single weights makes no layer smaller, so it cannot meet `target={budget.target!r}`: use "
+            f"{able}, or a method for channels (those whose name ends in -s)."
         )
     check_scores(scores)
     total, whole = scores.numel(), cost.of(dense) / cost.per_weight
@@ -135,7 +146,7 @@ def choose_weights(
         reachable = (total - stay) / whole
         raise BudgetError(
             f"Cannot reach {cost.name} sparsity {budget.sparsity:.6g}: at least {stay} of {total} prunable weights "
-            f"must stay, so the most that weights can reach is {reachable:.6g}. Ask for less."
+            f"must stay, so the most that weights can reach is {reachable:.6g}. Ask for a lower sparsity."
         )
     return largest(torch.where(first, torch.inf, scores), count)
 
@@ -148,21 +159,25 @@ def choose_channels(
     dense: float,
     whole: Int[Tensor, "classes"],
 ) -> Bool[Tensor, "classes"]:
-    """The classes that stay so that the cost comes nearest to (1 − ρ) of the dense network's.
+    """The classes that stay: the cost of what is left comes nearest to (1 − ρ) of the dense network's.
 
-    What is left can only fall with each class that leaves, so the place to stop is found by bisection; of the two
-    stops around the target the nearer is taken.
+    The cost can only fall as classes leave, so the place to stop is found by bisection; of the two stops around the
+    target the nearer is taken.
 
     Args:
         budget: The rules.
         scores: The higher stays.
         structure: The classes.
         counter: Counts what a choice leaves.
-        dense: The target's cost of the dense network.
-        whole: For each class the size of its space in the dense network, of which a fraction must stay.
+        dense: The dense network's cost.
+        whole: For each class the size of its space in the dense network, of which `min_channels` may be a fraction.
+
+    Returns:
+        True for each class that stays.
 
     Raises:
-        BudgetError: the target is out of reach; says the most that can be removed.
+        BudgetError: the target is out of reach; states the most that can be removed.
+        ScoreError: some score is nan or infinite.
     """
     check_scores(scores)
     stops = _Stops(budget, scores.detach().double().cpu(), structure, whole)
@@ -175,8 +190,8 @@ def choose_channels(
         rules = f"min_channels={budget.least}, round_to={budget.round_to}"
         raise BudgetError(
             f"Cannot reach {budget.cost.name} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
-            f"the most that channels can reach is {1 - least / dense:.6g}. Ask for less, lower min_channels, or see "
-            f"what is frozen and why in the report or in `structure.frozen`."
+            f"the most that channels can reach is {1 - least / dense:.6g}. Ask for a lower sparsity, lower "
+            f"min_channels, or look up what is frozen and why, in the report or in `structure.frozen`."
         )
     removed = bisect_left(range(stops.last), True, key=lambda removed: cost(removed) <= goal + rounding)
     if removed > 0 and abs(cost(removed - 1) - goal) < abs(cost(removed) - goal):
@@ -185,9 +200,9 @@ def choose_channels(
 
 
 class _Stops:
-    """Where one can stop while classes leave from the lowest score up.
+    """The places to stop as classes leave from the lowest score up.
 
-    Each space keeps its best (`min_channels`), and more of them where `round_to` says so.
+    Each space keeps its best classes (`min_channels`), and more where `round_to` requires it.
 
     Attributes:
         last: How many classes can leave.
@@ -211,17 +226,21 @@ class _Stops:
         self.order = torch.argsort(torch.where(may_leave, scores, torch.inf), stable=True)[: self.last]
 
     def keep(self, removed: int) -> Bool[Tensor, "classes"]:
-        """What stays when so many have left: of each space its best."""
+        """What stays once that many classes have left: the best of each space."""
         kept = self.sizes - torch.bincount(self.space[self.order[:removed]], minlength=self.sizes.numel())
         kept = torch.minimum((kept + self.unit - 1) // self.unit * self.unit, self.sizes)
         return self.rank < kept[self.space]
 
 
 def multiplicities(structure: Structure, round_to: int) -> tuple[Int[Tensor, "classes"], Int[Tensor, "classes"]]:
-    """How many channels of one layer a class holds at the least, and how many classes make whole multiples.
+    """The least number of channels that a class holds in any layer, and the number of classes that rounds widths.
 
     A class may hold several channels of a layer: a head, the same offset of every group, r² for a pixel shuffle.
-    Every layer's width is a multiple of `round_to` if the second number divides the classes that stay.
+    Every layer's width is a multiple of `round_to` if the second number divides the number of classes that stay.
+
+    Args:
+        structure: The classes.
+        round_to: What widths are to be multiples of.
     """
     fewest = torch.full((len(structure),), torch.iinfo(torch.int64).max)
     unit = torch.ones_like(fewest)
@@ -236,4 +255,5 @@ def multiplicities(structure: Structure, round_to: int) -> tuple[Int[Tensor, "cl
 
 
 WIDTHS = ("out_channels", "out_features", "hidden_size", "proj_size")
-"""What modules call their widths: a recurrent layer's is not the number of its rows, which are those of all gates."""
+"""The attributes in which modules keep their widths: a recurrent layer's rows are those of all its gates, so their
+number is not its width."""

@@ -1,8 +1,8 @@
-"""Save a pruned model, load it into the ordinary constructor's, and keep the state of a training: without pickle.
+"""Save a pruned model, load it into a model from the ordinary constructor, and save a training state: without pickle.
 
 `save` and `load` are for a model that is smaller than its class says: its tensors, and the numbers in its modules that
-a cut has changed. `save_state` and `load_state` are for everything else that a training needs to go on: whatever
-`state_dict` methods give.
+a cut has changed. `save_state` and `load_state` are for everything else needed to resume training: whatever
+`state_dict` methods return.
 """
 
 import json
@@ -25,15 +25,16 @@ from earlycrop.structure.walk import tensors_of
 
 MODEL, STATE = "earlycrop-2", "earlycrop-state-1"
 GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding")
-"""What no cut changes: where these differ, so do the networks."""
+"""Attributes that no cut changes: where these differ, the networks do."""
 AGAIN = "Build the network with the options that it was saved with."
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
-    """Write parameters and buffers, and the widths that they imply; all of the file or nothing.
+    """Write parameters and buffers, and the widths that they imply; the file is written whole or not at all.
 
-    Widths are all public integers of the modules, and tuples of integers: `out_channels`, `num_heads`, your own. Of
-    norms that are gated for now (`gate-decorators`) the file holds the ordinary ones that compute the same.
+    Widths are all public attributes of the modules that are integers or tuples of integers: `out_channels`,
+    `num_heads`, your own. For norms that are temporarily gated (`gate-decorators`) the file holds the ordinary norms
+    that compute the same.
 
     Args:
         model: The network, cut, masked or dense.
@@ -43,13 +44,13 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
         The size of the file in bytes.
 
     Raises:
-        CheckpointError: the model has something that is neither; the error names it.
+        CheckpointError: the model has state that is neither; names it.
         OSError: the file cannot be written; the old file is as it was.
     """
     for name, module in model.named_modules():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise CheckpointError(
-                f"Cannot save `{name or type(model).__name__}` whole: it has an extra state beside its tensors. Keep "
+                f"Cannot save `{name or type(model).__name__}` whole: it has an extra state besides its tensors. Save "
                 f"`model.state_dict()` with earlycrop.save_state."
             )
     texts = {
@@ -63,15 +64,15 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
 def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Give a model built by its ordinary constructor the widths and values of a saved one.
 
-    Modes, `requires_grad`, device and buffers that are not persistent stay the model's own; such a buffer is loaded
-    only where a cut has changed its shape.
+    Modes, `requires_grad`, device and non-persistent buffers stay the model's own; a non-persistent buffer is loaded
+    only if a cut has changed its shape.
 
     Args:
-        model: The network, with the options that the saved one was built with; it may be dense, or cut already.
+        model: The network, built with the options of the saved one; it may be dense or already cut.
         path: The file that `save` wrote.
 
     Raises:
-        CheckpointError: the file is damaged, or of another network; the model is untouched.
+        CheckpointError: the file is damaged, or holds another network; the model is untouched.
     """
     header, stored = read(path, MODEL)
     where = os.fspath(path)
@@ -94,9 +95,9 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
 def save_state(state: Any, path: str | os.PathLike[str]) -> int:
     """Write any nesting of dictionaries, lists and tuples of tensors, numbers, strings, booleans and None.
 
-    That is what the `state_dict()` of models, optimizers, schedulers, a `GradScaler` and a `Pruner` returns, and what
-    states of random generators are. `load_state` returns an equal object: keys of any such kind, every bit of every
-    number, nan and infinity included.
+    That covers what `state_dict()` of models, optimizers, schedulers, a `GradScaler` and a `Pruner` returns, and the
+    states of random generators. `load_state` returns an equal object: keys may be of any of these types, and every bit
+    of every number is kept, nan and infinity included.
 
         >>> import tempfile, torch
         >>> path = f"{tempfile.mkdtemp()}/state.safetensors"
@@ -112,7 +113,7 @@ def save_state(state: Any, path: str | os.PathLike[str]) -> int:
         The size of the file in bytes.
 
     Raises:
-        CheckpointError: something in it is of another kind; the error says what and where.
+        CheckpointError: something in it is of another type; states what and where.
         OSError: the file cannot be written; the old file is as it was.
     """
     tensors: dict[str, Tensor] = {}
@@ -126,10 +127,10 @@ def load_state(path: str | os.PathLike[str]) -> Any:
         path: The file.
 
     Returns:
-        An object that equals the state.
+        An object equal to the state.
 
     Raises:
-        CheckpointError: the file is not there, is damaged, or is of another kind.
+        CheckpointError: the file is missing, damaged, or of another kind.
     """
     header, tensors = read(path, STATE)
     return _flesh(json.loads(header["state"]), tensors)
@@ -139,14 +140,14 @@ def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set
     """The stored values that the model's tensors take, on their devices.
 
     Args:
-        tensors: Those of the model.
-        stored: Those of the file.
-        passing: Buffers that are not persistent: only those that are smaller in the file are taken from it.
-        where: The file, for errors.
+        tensors: The model's tensors by name.
+        stored: The file's tensors by name.
+        passing: Names of non-persistent buffers: only those that are smaller in the file are taken from it.
+        where: The file's name, for errors.
     """
     if differing := sorted((set(tensors) ^ set(stored)) - passing):
         raise CheckpointError(
-            f"{where} holds another network: {len(differing)} tensors are in one and not in the other, "
+            f"{where} holds another network: {len(differing)} tensors are in one but not in the other, "
             f"`{differing[0]}` first. {AGAIN}"
         )
     values = {}
@@ -159,13 +160,13 @@ def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set
             continue
         if not part:
             raise CheckpointError(
-                f"{where}: `{name}` has shape {tuple(found.shape)}, which is no part of this model's "
+                f"{where}: `{name}` has shape {tuple(found.shape)}, which is not part of this model's "
                 f"{tuple(tensor.shape)}. {AGAIN}"
             )
         if found.dtype != tensor.dtype or tensor.device.type == "meta":
             mine = tensor.dtype if found.dtype != tensor.dtype else "on the meta device"
             raise CheckpointError(
-                f"{where}: `{name}` is {found.dtype}, in this model it is {mine}. Bring the model to that type, on a "
+                f"{where}: `{name}` is {found.dtype}, in this model it is {mine}. Convert the model to that type, on a "
                 f"device that holds values, so that it is loaded bit for bit."
             )
         values[name] = found.to(tensor.device)
@@ -175,7 +176,7 @@ def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set
 def _changed(
     modules: dict[str, nn.Module], stored: dict[str, dict[str, Any]], where: str
 ) -> dict[tuple[str, str], Any]:
-    """The stored integers that differ from those of the model's modules; of a network's geometry none may."""
+    """The stored integers that differ from the modules' own, by module and attribute; none of the geometry may."""
     widths = {}
     for name, found in stored.items():
         mine = _widths(modules[name]) if name in modules else {}
@@ -203,7 +204,7 @@ def _widths(module: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def _shifts(model: nn.Module) -> dict[str, Tensor]:
-    """By the name of each gated norm's `bias`, which is β/γ, the β of the ordinary norm."""
+    """The β of the ordinary norm, by the name of each gated norm's `bias`, which holds β/γ."""
     return {
         f"{name}.bias" if name else "bias": module.weight * module.bias  # type: ignore[operator]
         for name, module in model.named_modules()
@@ -212,13 +213,13 @@ def _shifts(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _like(old: Any, value: Any) -> Any:
-    """A value out of JSON, which has no tuples, in the type of the one that it replaces."""
+    """A value from JSON, which has no tuples, in the type of the value that it replaces."""
     kind = tuple if isinstance(old, int) else type(old)
     return kind(value) if isinstance(value, list) else value
 
 
 def _passing(model: nn.Module) -> set[str]:
-    """The names of the buffers that are not persistent: no part of the model's state, but a cut may reach them."""
+    """The names of the non-persistent buffers: not part of the model's state, but a cut may reach them."""
     return {
         f"{path}.{name}" if path else name
         for path, module in model.named_modules()
@@ -227,11 +228,11 @@ def _passing(model: nn.Module) -> set[str]:
 
 
 CONTAINERS = {kind.__name__: kind for kind in (list, tuple, torch.Size, dict, OrderedDict, Counter)}
-"""Of exactly these types: what inherits from them may be more than its entries."""
+"""Exactly these types are stored: a subclass may hold more than its entries."""
 
 
 def _skeleton(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
-    """The value in JSON, where a list begins with what it stands for; tensors are put aside under a number."""
+    """The value as JSON, where every list begins with what it stands for; tensors are set aside under a number."""
     if isinstance(value, Tensor):
         tensors[str(len(tensors))] = value
         return ["tensor", str(len(tensors) - 1)]
@@ -241,7 +242,7 @@ def _skeleton(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
             parts = [[_skeleton(k, where, tensors), _skeleton(v, f"{where}[{k!r}]", tensors)] for k, v in value.items()]
         else:
             parts = [_skeleton(one, f"{where}[{n}]", tensors) for n, one in enumerate(value)]
-        versions = getattr(value, "_metadata", None)  # of a module's state: those of each module's code
+        versions = getattr(value, "_metadata", None)  # a module's state holds the version of each submodule's code
         if versions is not None:
             return ["versioned", [kind.__name__, *parts], _skeleton(versions, where, tensors)]
         return [kind.__name__, *parts]
@@ -257,6 +258,7 @@ def _skeleton(value: Any, where: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _flesh(skeleton: Any, tensors: dict[str, Tensor]) -> Any:
+    """The inverse of `_skeleton`."""
     if not isinstance(skeleton, list):
         return skeleton
     kind, *parts = skeleton

@@ -1,6 +1,6 @@
 """What sparsity counts: a cost is a number for each choice of channels, and pruning removes a part of it.
 
-`target=` takes the name of one of the four costs here, or an object of a class of your own:
+`target=` takes the name of one of the four costs here, or an instance of your own class:
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -23,14 +23,14 @@ from earlycrop.sizes import Sizes
 
 
 class AbstractCost(ABC):
-    """What a network costs. It never rises when channels leave, for the budget is met by bisection.
+    """What a network costs. It must never rise when channels leave, because the budget is met by bisection.
 
-    Subclasses are frozen dataclasses, which a saved state can compare by what they print.
+    Subclasses are frozen dataclasses, so that saved states can compare their `repr`.
 
     Attributes:
         name: What messages and reports call it.
         key: The field of `Counts` that holds it in reports.
-        per_weight: By how much it falls when a single weight is masked; 0 if masks alone do not lower it.
+        per_weight: How much it falls when a single weight is masked; 0 if masks alone do not lower it.
     """
 
     name: str
@@ -39,44 +39,44 @@ class AbstractCost(ABC):
 
     @abstractmethod
     def of(self, sizes: Sizes) -> float:
-        """What a network of these sizes costs."""
+        """The cost of a network of these sizes."""
 
 
 @dataclass(frozen=True)
 class PrunableWeights(AbstractCost):
-    """Weights of convolution, linear and recurrent layers, and of embeddings where they are to count."""
+    """The number of weights of convolution, linear and recurrent layers, and of embeddings if they are to count."""
 
     name = "weight"
     key = "prunable"
     per_weight = 1
 
     def of(self, sizes: Sizes) -> int:
-        """Their number."""
+        """The number of prunable weights."""
         return sum(sizes.entries(name) for name in sizes.weights)
 
 
 @dataclass(frozen=True)
 class Parameters(AbstractCost):
-    """All parameters."""
+    """The number of all parameters."""
 
     name = "params"
     key = "params"
     per_weight = 1
 
     def of(self, sizes: Sizes) -> int:
-        """Their number."""
+        """The number of parameters."""
         return sum(sizes.entries(name) for name in sizes.parameters)
 
 
 @dataclass(frozen=True)
 class Nodes(AbstractCost):
-    """Output channels (hidden units) of the layers with prunable weights, except those that make the output."""
+    """The number of output channels (hidden units) of layers with prunable weights, the output layers excepted."""
 
     name = "node"
     key = "nodes"
 
     def of(self, sizes: Sizes) -> int:
-        """Their number."""
+        """The number of output channels."""
         return sum(sizes.width(layer) for layer in sizes.layers if layer.weight not in sizes.outputs)
 
 
@@ -91,11 +91,11 @@ class Flops(AbstractCost):
     key = "flops"
 
     def of(self, sizes: Sizes) -> float:
-        """Their number."""
+        """Twice the number of multiply-adds for one example."""
         return sum(2 * uses * sizes.entries(name) for name, uses in sizes.uses)
 
 
 Target = Literal["weight", "node", "params", "flops"]
 
 COSTS: dict[str, AbstractCost] = {cost.name: cost for cost in (PrunableWeights(), Nodes(), Parameters(), Flops())}
-"""The costs that have a name in `target=`."""
+"""The costs by the names that `target=` accepts."""

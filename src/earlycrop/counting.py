@@ -1,4 +1,4 @@
-"""What a network holds and costs: prunable weights, parameters, nodes, FLOPs; before a cut and after."""
+"""What a network holds and costs, before a cut and after: prunable weights, parameters, nodes, FLOPs."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,14 +17,14 @@ from earlycrop.structure.trace import as_inputs, examples_in, weightless
 
 @dataclass(frozen=True)
 class Counts:
-    """Sizes of a network.
+    """The sizes of a network.
 
     Attributes:
-        prunable: Weights of convolution, linear and recurrent layers, and of embeddings where they are to count.
+        prunable: Weights of convolution, linear and recurrent layers, and of embeddings if they are to count.
         params: All parameters.
-        nodes: Output channels (hidden units) of the same layers, except those that make the network's output.
+        nodes: Output channels (hidden units) of the same layers, except those that are the network's output.
         flops: Floating-point operations of one forward pass for one example, 2 for a multiply-add.
-        other: The target's cost, where it is none of these.
+        other: The target's cost, if it is none of these.
     """
 
     prunable: int
@@ -34,11 +34,11 @@ class Counts:
     other: float | None = None
 
     def of(self, target: str | AbstractCost) -> float:
-        """The count that a target speaks of."""
+        """The count that a target refers to."""
         return getattr(self, (COSTS[target] if isinstance(target, str) else target).key)
 
     def as_dict(self) -> dict[str, Any]:
-        """The counts by name, without `other` where there is none."""
+        """The counts by name, without `other` if there is none."""
         return {key: value for key, value in asdict(self).items() if key != "other" or value is not None}
 
 
@@ -46,8 +46,8 @@ class Counter:
     """Counts what a cut would leave, from shapes alone.
 
     Args:
-        structure: The classes.
-        model: Whose they are.
+        structure: The classes of the model.
+        model: The network.
         embeddings: Whether weights and columns of embeddings count as prunable weights and nodes.
     """
 
@@ -55,7 +55,12 @@ class Counter:
         self.whole = Sizes(model, structure, embeddings)
 
     def __call__(self, keep: Bool[Tensor, "classes"] | None = None, cost: AbstractCost | None = None) -> Counts:
-        """The counts if only these classes stay; and a cost, if it is none of them."""
+        """The counts if only these classes stay.
+
+        Args:
+            keep: True for each class that stays; None: all.
+            cost: Also counted, as `other`, if it is none of the usual four.
+        """
         sizes = self._sizes(keep)
         return Counts(
             prunable=PrunableWeights().of(sizes),
@@ -66,7 +71,12 @@ class Counter:
         )
 
     def price(self, cost: AbstractCost, keep: Bool[Tensor, "classes"] | None = None) -> float:
-        """One cost if only these classes stay."""
+        """One cost if only these classes stay.
+
+        Args:
+            cost: The cost.
+            keep: True for each class that stays; None: all.
+        """
         return cost.of(self._sizes(keep))
 
     def _sizes(self, keep: Bool[Tensor, "classes"] | None) -> Sizes:
@@ -74,21 +84,30 @@ class Counter:
 
 
 def flops(model: nn.Module, example_inputs: object) -> float:
-    """Floating-point operations of one forward pass for one example, as PyTorch's own counter sees them.
+    """Floating-point operations of one forward pass for one example, by PyTorch's own counter.
 
-    Counted on a copy without data; nan where the model needs data to run.
+    Counted on a copy without data (on the meta device); nan if the model needs data to run.
+
+    Args:
+        model: The network.
+        example_inputs: What `model(*example_inputs)` takes.
     """
     inputs = pytree.tree_map_only(Tensor, lambda t: t.detach().to("meta"), as_inputs(example_inputs))
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
             weightless(model)(*inputs)
-    except Exception:  # a count is no reason to fail
+    except Exception:  # a missing count is no reason to fail
         return float("nan")
     return counter.get_total_flops() / examples_in(inputs)
 
 
 def size_of(model: nn.Module, embeddings: bool = False) -> tuple[int, int]:
-    """(prunable weights, all parameters) of a model."""
+    """The number of prunable weights of a model, and of all its parameters.
+
+    Args:
+        model: The network.
+        embeddings: Whether weights of embeddings count as prunable.
+    """
     sizes = Sizes(model, embeddings=embeddings)
     return PrunableWeights().of(sizes), Parameters().of(sizes)

@@ -1,4 +1,4 @@
-"""Arguments of `Pruner` as they were up to version 0.5: one by one, where there are groups today."""
+"""The arguments of `Pruner` up to version 0.5: one by one, where today they are grouped."""
 
 import warnings
 from collections.abc import Mapping
@@ -17,17 +17,17 @@ RENAMED = {"together": "coupled"}
 def regrouped(
     budget: Budget | float | None, scoring: Scoring | None, coupled: Any, given: Mapping[str, Any], known: list[str]
 ) -> tuple[Budget, Scoring, Any]:
-    """Budget, scoring and coupled layers from today's arguments and those of old.
+    """Budget, scoring and coupled layers from today's arguments and the old ones.
 
     Args:
-        budget: Today's.
-        scoring: Today's.
-        coupled: Today's.
+        budget: Today's argument, None if not given.
+        scoring: Today's argument, None if not given.
+        coupled: Today's argument.
         given: All other keywords.
         known: The names of today's arguments.
 
     Raises:
-        TypeError: a keyword never was an argument; it names the nearest.
+        TypeError: a keyword never was an argument; names the nearest.
         EarlyCropError: there is no budget.
     """
     old = (*OF_BUDGET, *OF_SCORING, *RENAMED)
@@ -57,4 +57,4 @@ def _advice(given: Mapping[str, Any]) -> str:
         for form, names in forms
         if any(name in given for name in names)
     ]
-    return f"Pruner takes {' and '.join(parts)} since version 0.6; the old form will go."
+    return f"Pruner takes {' and '.join(parts)} since version 0.6; the old form will be removed."

@@ -1,9 +1,9 @@
 """The processes that train one model together, each with a copy of it and a part of the data.
 
-Two promises. Where a number decides something, every rank has the same one, bit for bit: a sum over all of them, or
-rank 0's. And nobody is waited for in vain: before ranks communicate, each says what about, so that one that has failed,
-is gone or does something else is an error on all of them. A rank that is silent is waited for as long as the process
-group was told when it was made (`init_process_group(timeout=...)`).
+This module makes two promises. Wherever a number decides something, every rank uses the same one, bit for bit: a sum
+over all ranks, or rank 0's. And no rank waits forever for another: before ranks communicate, each announces what it is
+about to do, so that a rank that has failed, is gone or does something else is an error on all of them. For a silent
+rank the others wait until the process group's own timeout (`init_process_group(timeout=...)`).
 """
 
 import io
@@ -26,27 +26,33 @@ FAILED = "an error"
 
 
 class Ranks:
-    """The ranks of a process group; or this process alone, where all of this does nothing.
+    """The ranks of a process group; or this process alone, for which every method is trivial.
 
-    All ranks call the same methods in the same order.
+    All ranks must call the same methods in the same order.
+
+    Args:
+        group: The process group; None: this process alone.
 
     Attributes:
-        rank: Which of them this process is.
-        size: How many they are.
+        rank: The rank of this process.
+        size: The number of ranks.
+
+    Raises:
+        EarlyCropError: this process is not a member of the group.
     """
 
     def __init__(self, group: Any = None) -> None:
         self._group, self._within = group, False
         self.rank, self.size = (0, 1) if group is None else (dist.get_rank(group), dist.get_world_size(group))
         if self.rank < 0:
-            raise EarlyCropError("This process is no member of `group`: only its members can train a model in it.")
+            raise EarlyCropError("This process is not a member of `group`: only its members can train a model in it.")
 
     @contextmanager
     def in_step(self) -> Iterator[None]:
-        """What fails within on one rank fails on all of them.
+        """If the body fails on one rank, it fails on all of them.
 
         Raises:
-            RankError: it failed elsewhere.
+            RankError: it failed on another rank.
         """
         if self.size == 1 or self._within:
             yield
@@ -55,7 +61,7 @@ class Ranks:
         try:
             yield
             self.meet("the end")
-        except RankError:  # they know
+        except RankError:  # the others know already
             raise
         except Exception as error:
             with suppress(RankError):
@@ -65,11 +71,18 @@ class Ranks:
             self._within = False
 
     def meet(self, where: str) -> None:
-        """Go on when all have come here without an error."""
+        """Wait until all ranks have come here without an error.
+
+        Args:
+            where: Names this place; it must be the same on all ranks.
+
+        Raises:
+            RankError: a rank has failed, is gone, or is at another place.
+        """
         self._exchange(where, None)
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Σ over ranks, in place."""
+        """The sum of the ranks' tensors, computed in place."""
         if self.size > 1:
             self.meet(f"a sum of shape {tuple(tensor.shape)}")
             with _reached():
@@ -77,15 +90,15 @@ class Ranks:
         return tensor
 
     def gather(self, value: T) -> list[T]:
-        """Every rank's, in the order of the ranks."""
+        """Every rank's value, in the order of the ranks."""
         return self._exchange("values of all ranks", value)
 
     def total(self, *numbers: float) -> list[Any]:
-        """Σ over ranks of each number, on the host."""
+        """The sum over ranks of each number, on the host."""
         return [sum(each) for each in zip(*self.gather(numbers), strict=True)]
 
     def first(self, value: T) -> T:
-        """Rank 0's."""
+        """Rank 0's value."""
         if self.size == 1:
             return value
         found = [_packed(value) if self.rank == 0 else None]
@@ -96,7 +109,7 @@ class Ranks:
         return _unpacked(found[0])
 
     def share(self, tensors: Iterable[Tensor]) -> None:
-        """Make them rank 0's, in place."""
+        """Overwrite the tensors with rank 0's."""
         if self.size == 1:
             return
         tensors = list(tensors)
@@ -109,11 +122,11 @@ class Ranks:
                     tensor.copy_(whole)
 
     def union(self, batches: Sequence[Any]) -> list[Any]:
-        """The batches of all ranks, in the order of the ranks; each tensor on the kind of device that it came from."""
+        """The batches of all ranks, in the order of the ranks; each tensor on the type of device that it came from."""
         if self.size == 1:
             return list(batches)
         own = {leaf.device.type: leaf.device for leaf in pytree.tree_leaves(batches) if isinstance(leaf, Tensor)}
-        # a copy, for of a view the whole storage would be sent
+        # a copy, because a view would be sent with its whole storage
         sent = pytree.tree_map_only(
             Tensor, lambda t: _Sent(t.detach().to("cpu", copy=True), t.device.type), list(batches)
         )
@@ -121,10 +134,13 @@ class Ranks:
         return pytree.tree_map_only(_Sent, lambda s: s.tensor.to(own.get(s.kind, torch.device(s.kind))), found)
 
     def compare(self, what: Mapping[str, object]) -> None:
-        """Refuse to go on unless all have the same.
+        """Refuse to go on unless all ranks have the same values.
+
+        Args:
+            what: The values of this rank by name.
 
         Raises:
-            RankError: on every rank, with the first thing that differs.
+            RankError: on every rank, with the first value that differs.
         """
         found = self._exchange("a comparison", dict(what))
         for rank, theirs in enumerate(found):
@@ -133,13 +149,13 @@ class Ranks:
                 if here != there:
                     raise RankError(
                         f"The ranks do not train one model: {name} is {here} on rank 0 and {there} on rank {rank}. "
-                        f"Give every rank the same model, options and seed, and train it through "
-                        f"DistributedDataParallel, wrapped anew after each cut; or, if they have nothing to do with "
-                        f'each other, `group="alone"`.'
+                        f"Give every rank the same model, options and seed, and train through "
+                        f"DistributedDataParallel, wrapped again after each cut; or pass "
+                        f'`group="alone"` if the processes have nothing to do with each other.'
                     )
 
     def _exchange(self, about: str, word: Any) -> list[Any]:
-        """Every rank's word, if all are here for the same reason."""
+        """Every rank's word, if all ranks are here for the same reason."""
         if self.size == 1:
             return [word]
         found: list[Any] = [None] * self.size
@@ -153,8 +169,8 @@ class Ranks:
             for rank, (theirs, _) in enumerate(found):
                 if theirs != about:
                     raise RankError(
-                        f"Ranks {self.rank} and {rank} do different things: {about}, and {theirs}. On every rank the "
-                        f"pruner's methods must be called at the same places of the loop."
+                        f"Ranks {self.rank} and {rank} do different things: {about}, and {theirs}. Call the pruner's "
+                        f"methods at the same places of the loop on every rank."
                     )
         return [said for _, said in found]
 
@@ -163,13 +179,13 @@ ALONE = Ranks()
 
 
 def ranks_of(group: Any) -> Ranks:
-    """The ranks of the process group that was asked for.
+    """The ranks of the given process group.
 
     Args:
-        group: A process group, or its ranks; "alone" for this process; None where there is no other.
+        group: A process group, or its ranks; "alone" for this process only; None if there is no other process.
 
     Raises:
-        EarlyCropError: nothing was said, and there are several processes.
+        EarlyCropError: none is given although there are several processes, or `group` is something else.
     """
     if isinstance(group, Ranks):
         return group
@@ -180,22 +196,22 @@ def ranks_of(group: Any) -> Ranks:
     if group is None and grouped() and (size := dist.get_world_size()) > 1:
         raise EarlyCropError(
             f"There are {size} processes (`torch.distributed` is initialised): do they train one model together? Then "
-            f"say `group=torch.distributed.group.WORLD`, and scores are over the data of all of them. If they have "
-            f'nothing to do with each other, say `group="alone"`.'
+            f"pass `group=torch.distributed.group.WORLD`, and scores are over the data of all of them. If they have "
+            f'nothing to do with each other, pass `group="alone"`.'
         )
     return ALONE
 
 
 def grouped() -> bool:
-    """Whether this process is in a process group, be it alone: its models may be wrapped by DistributedDataParallel."""
+    """Whether this process is in a process group, even of size one: DistributedDataParallel may wrap its models."""
     return dist.is_available() and dist.is_initialized()
 
 
 def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-    """Of each named tensor its shape and the sum of its entries, these being read as integers: any small move shows."""
+    """For each named tensor its shape and the sum of its entries read as integers, which shows the smallest change."""
     named = dict(tensors)
     sums = [as_integers(tensor).sum(dtype=torch.int64) for tensor in named.values()]
-    found = torch.stack(sums).tolist() if sums else []  # in one go: a device is waited for once
+    found = torch.stack(sums).tolist() if sums else []  # all at once, to wait for the device only once
     return {
         f"`{name}`": f"of shape {tuple(tensor.shape)} with checksum {value & (1 << 64) - 1:016x}"
         for (name, tensor), value in zip(named.items(), found, strict=True)
@@ -204,30 +220,30 @@ def checksums(tensors: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class _Sent:
-    """A tensor on its way, and the kind of device that it lay on."""
+    """A tensor in transit, and the type of device that it came from."""
 
     tensor: Tensor
     kind: str
 
 
 def _packed(value: Any) -> bytes:
-    """In PyTorch's own format: pickle alone cannot hold tensors of every type."""
+    """The value in PyTorch's own format: pickle alone cannot hold tensors of every type."""
     buffer = io.BytesIO()
     torch.save(value, buffer)
     return buffer.getvalue()
 
 
 def _unpacked(data: bytes) -> Any:
-    return torch.load(io.BytesIO(data), weights_only=False)  # from the ranks of this very training
+    return torch.load(io.BytesIO(data), weights_only=False)  # trusted: it comes from ranks of the same training
 
 
 @contextmanager
 def _reached() -> Iterator[None]:
-    """Say it clearly if somebody cannot be reached."""
+    """Turn the backend's error into a clear one if a rank cannot be reached."""
     try:
         yield
     except RuntimeError as error:
         raise RankError(
-            f"Another rank is gone, or did not come within the process group's timeout. Start all of them again, from "
-            f"the last checkpoint. ({error})"
+            f"Another rank is gone, or did not answer within the process group's timeout. Restart all ranks from the "
+            f"last checkpoint. ({error})"
         ) from error

@@ -1,11 +1,11 @@
-"""What can go wrong, as types: every error says what was asked, what was found and what to do."""
+"""What can go wrong, as types: every error states what was asked for, what was found and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 
 class EarlyCropError(ValueError):
-    """Base of the errors of this library; the model is untouched whenever one is raised."""
+    """Base class of this library's errors; whenever one is raised, the model is as it was."""
 
 
 class TraceError(EarlyCropError):
@@ -13,7 +13,7 @@ class TraceError(EarlyCropError):
 
 
 class BudgetError(EarlyCropError):
-    """The requested sparsity cannot be reached under the given rules; the error says what can be reached."""
+    """The requested sparsity cannot be reached under the given rules; the error states what can be."""
 
 
 class ScoreError(EarlyCropError):
@@ -29,7 +29,7 @@ class VerificationError(EarlyCropError):
 
 
 class RankError(EarlyCropError):
-    """Another process of the group failed, is gone, or does something else; every model is as it was."""
+    """Another process of the group failed, is gone, or does something else; every rank's model is as it was."""
 
 
 class CheckpointError(EarlyCropError):
@@ -37,7 +37,11 @@ class CheckpointError(EarlyCropError):
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
-    """The valid name that comes nearest to a wrong one.
+    """The valid name nearest to a wrong one.
+
+    Args:
+        name: What was given.
+        names: The valid names, one at least.
 
     >>> nearest("earlycrop-z", ["snip", "earlycrop-s"])
     'earlycrop-s'

@@ -1,8 +1,8 @@
-"""Files that are whole or not there: tensors and texts in one file, a digest of everything, put in place at once.
+"""Files that are complete or absent: tensors and texts in one file, with a digest of everything, replaced atomically.
 
-The format is safetensors, which holds no code. It is written here and not by the format's own writer, because that
-one needs numpy, keeps its half-written files under names that nobody can find again, and does not wait for the disk.
-A tensor that is mostly zero is stored as a bitmap and the values that are not, bit for bit.
+The format is safetensors, which holds no code. It is written here rather than by the format's own writer, because that
+one needs numpy, leaves half-written files under names that nobody can find again, and does not wait for the disk.
+A tensor that is mostly zero is stored as a bitmap and its nonzero values, bit for bit.
 """
 
 import ctypes
@@ -25,7 +25,7 @@ from earlycrop.errors import CheckpointError
 
 try:
     import fcntl
-except ImportError:  # not a Unix: what a killed process left behind stays
+except ImportError:  # not Unix: what a killed process left behind stays
     fcntl = None
 
 WRITERS = {"earlycrop-2": "earlycrop.save", "earlycrop-state-1": "earlycrop.save_state"}
@@ -51,17 +51,23 @@ DTYPES = {
 }
 BITS, VALUES = ".bits", ".values"
 LONGEST_HEADER = 100_000_000
-"""Bytes; readers of the format refuse more."""
+"""In bytes; readers of the format refuse more."""
 
 
 def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> int:
-    """Write a file of that kind; all of it or nothing.
+    """Write a file of that kind, completely or not at all.
+
+    Args:
+        path: The file; its folder is created if missing.
+        kind: One of `WRITERS`.
+        tensors: By name.
+        texts: By name.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        CheckpointError: a tensor is none that can be stored; it says which.
+        CheckpointError: a tensor cannot be stored; names it.
         OSError: the file cannot be written; what was there before still is.
     """
     stored: dict[str, Tensor] = {}
@@ -69,7 +75,7 @@ def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor]
     for name, tensor in tensors.items():
         value = _plain(name, tensor)
         bits = as_integers(value)
-        nonzero = bits != 0  # any bit, so that -0.0 is a value like others
+        nonzero = bits != 0  # any bit set, so that -0.0 is a value like any other
         if value.dtype == torch.bool:
             sparse[name], stored[name + BITS] = list(value.shape), _pack(nonzero)
         elif value.element_size() > 1 and 2 * int(nonzero.sum()) < value.numel():
@@ -101,8 +107,12 @@ def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor]
 def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, str], dict[str, Tensor]]:
     """The texts and tensors of a file of that kind.
 
+    Args:
+        path: The file.
+        kind: One of `WRITERS`.
+
     Raises:
-        CheckpointError: the file is not there, is damaged, or is something else.
+        CheckpointError: the file is missing, damaged, or of another kind.
     """
     path = os.fspath(path)
     if os.path.isdir(path):
@@ -110,7 +120,7 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, str], dict[
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            # copies, for what the reader gives lies in the file itself: badly aligned, and open to whoever changes it
+            # copies, because the reader maps the file: its tensors are misaligned, and change if the file does
             stored = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(f"Cannot read {path}: {error}. Save it again with {WRITERS[kind]}.") from error
@@ -127,13 +137,13 @@ def read(path: str | os.PathLike[str], kind: str) -> tuple[dict[str, str], dict[
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to write into that takes the place of `path` once the body has ended and the disk has it all.
+    """A file to write into; it replaces `path` once the body has ended and everything is on the disk.
 
-    Whatever happens before that (an error, a full disk, the end of the process or of the machine), `path` is what it
-    was. What a process that died has left behind is removed the next time.
+    Whatever happens before that (an error, a full disk, a killed process, a crash of the machine), `path` stays what it
+    was. What a dead process has left behind is removed the next time.
 
     Raises:
-        OSError: it cannot be written; the error names `path`.
+        OSError: the file cannot be written; the error names `path`.
     """
     path = Path(path)
     try:
@@ -153,7 +163,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         _sync(path.parent)
     except OSError as error:
         error.filename = os.fspath(path)
-        del error.filename2  # of a rename; None would be told as a name
+        del error.filename2  # set by a failed rename; None would be printed as a name
         raise
 
 
@@ -161,18 +171,18 @@ INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def as_integers(tensor: Tensor) -> Tensor:
-    """The bits of each entry (of complex128: of each part) as an integer, in the same memory."""
+    """The bits of each entry (for complex128, of each part) as an integer, in the same memory."""
     tensor = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
     return tensor.view(INTEGERS[tensor.element_size()])
 
 
 def partial(path: Path) -> bool:
-    """Whether this is the name of a file that is still being written, or was when its process died."""
+    """Whether a file of this name is still being written, or was when its process died."""
     return path.name.startswith(".") and path.name.endswith(".partial")
 
 
 def _begin(path: Path) -> BinaryIO:
-    """A new file beside `path`, locked for as long as this process lives and has it open."""
+    """A new file beside `path`, locked as long as this process lives and has it open."""
     while True:
         file = open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial"), "xb")  # noqa: SIM115 - the caller's
         if fcntl is None:
@@ -181,11 +191,11 @@ def _begin(path: Path) -> BinaryIO:
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.path.exists(file.name):
             return file
-        file.close()  # somebody swept it away before it was locked
+        file.close()  # another process swept it away before it was locked
 
 
 def sweep(path: Path) -> None:
-    """Remove what is half written beside `path` by processes that are no more: what nobody has locked."""
+    """Remove what dead processes left half written beside `path`: every partial file that nobody has locked."""
     if fcntl is None:
         return
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
@@ -195,7 +205,7 @@ def sweep(path: Path) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Wait until the disk knows the new name."""
+    """Wait until the new name is on the disk."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -206,7 +216,11 @@ def _sync(folder: Path) -> None:
 
 
 def _plain(name: str, tensor: Tensor) -> Tensor:
-    """The values as they lie in memory, on the CPU."""
+    """The values on the CPU, contiguous in memory.
+
+    Raises:
+        CheckpointError: they cannot be stored.
+    """
     why = None
     if torch.nn.parameter.is_lazy(tensor):
         why = "it has no shape yet: run the model once"
@@ -222,7 +236,7 @@ def _plain(name: str, tensor: Tensor) -> Tensor:
 
 
 def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Of all that the file holds, whatever the order in which it holds it."""
+    """The SHA-256 of everything that the file holds, independent of the order in the file."""
     digest = hashlib.sha256()
     for key in sorted(header.keys() - {"digest"}):
         digest.update(f"{key} {header[key]}\n".encode())
@@ -237,7 +251,7 @@ def _bytes(value: Tensor) -> ctypes.Array | bytes:
 
 
 def _pack(bits: Tensor) -> Tensor:
-    """Eight booleans a byte, the first in the lowest bit."""
+    """Eight booleans in each byte, the first in the lowest bit."""
     flat = torch.nn.functional.pad(bits.reshape(-1).to(torch.uint8), (0, -bits.numel() % 8))
     return (flat.view(-1, 8) << torch.arange(8, dtype=torch.uint8)).sum(1, dtype=torch.uint8)
 

@@ -1,7 +1,7 @@
-"""Harvest: channels that masks have emptied really leave, and the report says how much of the sparsity became real.
+"""Harvest: channels that masks have emptied really leave, and the report states how much of the sparsity became real.
 
-Which channels those are, `structure/flow.py` finds in the graph. They leave, the masks follow, and the network that is
-left is compared with the masked one.
+`structure/flow.py` finds these channels in the graph. They are cut, the masks follow, and the outputs of what is left
+are compared with those of the masked network.
 """
 
 from collections.abc import Sequence
@@ -23,18 +23,18 @@ from earlycrop.units import Weights, WeightUnits
 
 @dataclass(frozen=True)
 class HarvestReport:
-    """What masks had emptied, and what of it left.
+    """What masks had emptied, and how much of it left.
 
     Attributes:
-        before: The masked network as it was stored, zeros counted.
+        before: The masked network as it was stored, zeros included.
         after: The same after the harvest.
-        masked: Prunable weights that were masked.
-        lonely: Kept weights that no output depends on but through a constant: their channel has no kept
-            input or no kept output.
-        channels: Classes of channels that left.
-        constants: Classes without a kept input that are a constant other than zero (a bias, a sigmoid): they stay.
+        masked: The number of prunable weights that were masked.
+        lonely: The number of kept weights on which no output depends except through a constant: their channel has no
+            kept input or no kept output.
+        channels: The number of channel classes that left.
+        constants: The number of classes without a kept input that emit a nonzero constant (a bias, a sigmoid) and stay.
         spared: Layers whose channels are all dead; one channel of each stays.
-        barred: Operators whose channels were not judged: layer norms, attention, whatever is not known here.
+        barred: Operators whose channels were not judged: layer norms, attention, any operator that is not known here.
         widths: Output channels of each layer.
         verification: The harvested network's outputs against the masked one's.
     """
@@ -57,16 +57,16 @@ class HarvestReport:
 
     @property
     def effective_sparsity(self) -> float:
-        """The part that is masked or lonely."""
+        """The part of the prunable weights that is masked or lonely."""
         return (self.masked + self.lonely) / self.before.prunable
 
     @property
     def real_sparsity(self) -> float:
-        """The part that is no longer stored nor multiplied."""
+        """The part of the prunable weights that is no longer stored or multiplied."""
         return 1 - self.after.prunable / self.before.prunable
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """All fields and the three sparsities, ready for JSON."""
         counts = {"before": self.before.as_dict(), "after": self.after.as_dict()}
         return (
             asdict(self)
@@ -88,7 +88,7 @@ class HarvestReport:
         ]
         if self.constants:
             rows.append(f"  constant    {self.constants} classes without a kept input emit a constant and stay")
-        rows += [f"  dead whole  {layer}: one channel stays" for layer in self.spared]
+        rows += [f"  all dead    {layer}: one channel stays" for layer in self.spared]
         rows += [f"  not judged  {barred}" for barred in self.barred]
         return "\n".join(rows)
 
@@ -98,14 +98,14 @@ def harvest(
 ) -> HarvestReport:
     """Remove the channels of a masked model that change no output, from the model and the optimizer's state.
 
-    Every zero of a convolution's, linear or recurrent layer's weight is taken for a mask. Beside a `Pruner` call
-    `pruner.harvest()`, whose masks then go on with the smaller weights.
+    Every zero in the weight of a convolution, linear or recurrent layer is taken for a mask. With a `Pruner`, call
+    `pruner.harvest()` instead: its masks then follow the smaller weights.
 
     Args:
         model: The masked network; it is cut in place, on the same parameters.
-        example_inputs: What `model(*example_inputs)` takes; the proof is on them.
+        example_inputs: What `model(*example_inputs)` takes; outputs are verified on them.
         optimizer: Its state is cut with the model.
-        ignore: Names of modules or parameters to keep whole; their zeros are no masks.
+        ignore: Names of modules or parameters to keep whole; their zeros are not taken for masks.
 
     Raises:
         TraceError: the model cannot be exported.
@@ -118,7 +118,10 @@ def harvest(
 
 
 def harvest_units(units: WeightUnits) -> HarvestReport:
-    """Harvest a model by its masks, which follow; if it raises, the caller puts the model back.
+    """Harvest a model by its masks, which follow the cut; if it raises, the caller restores the model.
+
+    Args:
+        units: The weights of the model and their masks.
 
     Raises:
         VerificationError: the harvested outputs differ from the masked ones.
@@ -149,19 +152,19 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
     )
     if bool(dead.any()):
         units.reap(structure, ~dead)
-    # nothing is gated: the reference is the masked network itself
+    # no class is gated: the reference is the masked network itself
     verification = verifier.compare(model, torch.ones_like(dead))
     if not verification.exact:
         raise VerificationError(
             f"The harvested network does not compute what the masked one does: outputs differ by "
             f"{verification.max_error:.1e} of the largest (allowed {verification.tolerance:.0e}). The model is as it "
-            f"was. Please report the network; meanwhile keep the part that differs whole with `ignore=`."
+            f"was. Please report the network; until then, keep the part that differs whole with `ignore=`."
         )
     return replace(report, verification=verification)
 
 
 def _spare(structure: Structure, dead: Dead) -> Dead:
-    """One dead class of each dimension in which all are dead, for no layer can be empty."""
+    """One dead class of each dimension in which all are dead, because no layer can be empty."""
     spared = torch.zeros_like(dead)
     for _, _, classes in structure.dimensions():
         if classes.numel() and bool((classes >= 0).all()) and bool((dead & ~spared)[classes].all()):
@@ -170,12 +173,13 @@ def _spare(structure: Structure, dead: Dead) -> Dead:
 
 
 def _of(structure: Structure, name: str, dim: int, some: Dead) -> bool:
+    """Whether any of these classes lives in a dimension of a tensor."""
     classes = structure.tensors[name].classes[dim]
     return classes is not None and bool(torch.cat([some, torch.tensor([False])])[classes].any())
 
 
 def _touching(structure: Structure, name: str, some: Dead) -> Tensor:
-    """Of a tensor the entries that belong to one of these classes, in any dimension."""
+    """True for each entry of a tensor that belongs to one of these classes, in any dimension."""
     layout = structure.tensors[name]
     inside = torch.cat([some, torch.tensor([False])])
     touched = torch.zeros(layout.shape, dtype=torch.bool)

@@ -1,13 +1,13 @@
-"""Products with the Hessian of a scalar function f at x: the rows that are asked for of ∇²f v, in four autodiff_modes.
+"""Products with the Hessian of a scalar function f at x: the requested rows of ∇²f v, in four autodiff modes.
 
     double_backward       ∂⟨∇f, v⟩ / ∂x, the gradient differentiated once more; works for every operator
-    reverse_over_forward  the same slope ⟨∇f, v⟩ as the tangent of f along v, by dual numbers, then one reverse pass
+    reverse_over_forward  the slope ⟨∇f, v⟩ as the tangent of f along v, by dual numbers, then one reverse pass
     forward_over_reverse  the tangent of ∇f along v, by dual numbers through the reverse pass
     central_difference    (∇f(x + εv) − ∇f(x − εv)) / 2ε: first order only; wrong where a kink lies in between
 
-The first three are exact and agree to rounding, the second for the operators that are known to be so. Each takes f
-as a context that places tensors and yields the value (what is differentiated must still be in place when activations
-are computed again), and returns the slope ⟨∇f, v⟩ and the rows.
+The first three are exact and agree to rounding; the second only for the operators in `EXACT`. Each takes f as a context
+manager that puts tensors in place and yields the value (they must still be in place when checkpointed activations are
+recomputed), and returns the slope ⟨∇f, v⟩ and the rows.
 """
 
 import math
@@ -26,7 +26,14 @@ Product = tuple[float, Sequence[Tensor | None]]
 
 
 def double_backward(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
-    """Reverse over reverse."""
+    """The gradient of ⟨∇f, v⟩: reverse mode over reverse mode.
+
+    Args:
+        f: Puts tensors like `x` in place and yields the value there.
+        x: Where the Hessian is taken.
+        v: The direction, one tensor for each of `x`.
+        of: The tensors whose rows of ∇²f v are returned, None where f does not depend on one.
+    """
     with f(x) as value:
         gradient = torch.autograd.grad(value, x, create_graph=True, allow_unused=True)
         slope = sum(
@@ -36,10 +43,16 @@ def double_backward(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: S
 
 
 def reverse_over_forward(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
-    """The reverse of one forward pass with dual numbers, for functions made of `EXACT` operators only.
+    """The reverse pass through one forward pass with dual numbers, for functions made of `EXACT` operators only.
 
-    By `torch.func`, for on plain dual numbers PyTorch computes the tangent of log-softmax in place, so that it has no
-    gradient.
+    It uses `torch.func`, because on plain dual numbers PyTorch computes the tangent of log-softmax in place, where it
+    has no gradient.
+
+    Args:
+        f: As in `double_backward`.
+        x: As in `double_backward`.
+        v: As in `double_backward`.
+        of: As in `double_backward`.
 
     Raises:
         NotImplementedError: another operator was called.
@@ -56,7 +69,7 @@ def reverse_over_forward(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], 
 
 
 def forward_over_reverse(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
-    """A forward and a reverse pass, both with dual numbers."""
+    """The tangent of the gradient: a forward and a reverse pass, both with dual numbers; see `double_backward`."""
     with forward_ad.dual_level(), f(_dual(x, v)) as value:
         gradient = torch.autograd.grad(value, of, allow_unused=True)
         slope = forward_ad.unpack_dual(value).tangent
@@ -65,7 +78,7 @@ def forward_over_reverse(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], 
 
 
 def central_difference(f: Function, x: Sequence[Tensor], v: Sequence[Tensor], of: Sequence[Tensor]) -> Product:
-    """Two gradients, ε = 1e-3 ‖x‖ / ‖v‖ in float32 (1e-5 in float64) apart from x."""
+    """The difference of gradients at x ± εv, ε = 1e-3 ‖x‖ / ‖v‖ (1e-5 in float64); see `double_backward`."""
     length = math.hypot(*(float(along.norm()) for along in v))
     if length == 0:
         return 0.0, [None] * len(of)
@@ -98,8 +111,8 @@ _NAMES = """
 """
 
 EXACT = frozenset(_NAMES.split())
-"""Functions whose tangent has the right gradient. Not all have: that of layer norm and its like holds the saved mean
-and deviation for constants, so its gradient lacks a part, and nothing says so. What is not here has not been tried."""
+"""Functions whose tangent has the right gradient. Not all do: for layer norm and its like, PyTorch treats the saved
+mean and deviation as constants, so the gradient silently lacks a part. What is not listed has not been tested."""
 
 
 class _OnlyExact(TorchFunctionMode):
@@ -108,7 +121,7 @@ class _OnlyExact(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         own_statistics = name == "batch_norm" and kwargs.get("training", len(args) > 5 and args[5])
         if name not in EXACT or own_statistics:
-            raise NotImplementedError(f"The gradient of the tangent of `{name}` has not been found exact.")
+            raise NotImplementedError(f"The gradient of the tangent of `{name}` is not known to be exact.")
         return func(*args, **kwargs)
 
 
@@ -119,7 +132,7 @@ def _dual(x: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
 
 @contextmanager
 def _without_warning() -> Iterator[None]:
-    """Of TorchScript, which PyTorch itself uses at the first dual number."""
+    """Without the deprecation warning of TorchScript, which PyTorch itself uses at the first dual number."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         yield

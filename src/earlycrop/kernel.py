@@ -18,12 +18,21 @@ def empirical_ntk(
     masks: list[Tensor | None] | None = None,
     most: int | None = None,
 ) -> Float[Tensor, "outputs outputs"]:
-    """K = J Jᵀ over the first samples of the scoring set, a column at a time, without ever holding J.
+    """K = J Jᵀ over the first samples of the scoring set, one column at a time, without ever holding J.
 
-    The outputs are what the model returns while the loss is computed (all float tensors, flat). Column i is
-    J (Jᵀ eᵢ): a backward pass for Jᵀ eᵢ, and one through the backward pass for J times that. Entries that a mask
-    has closed cannot move, so they have no column in J. Of more than `most` outputs so many are taken, spread evenly:
-    their block of K, which is the kernel of a network with these outputs alone.
+    The outputs are what the model returns while the loss is computed (all float tensors, flattened). Column i is
+    J (Jᵀ eᵢ): one backward pass for Jᵀ eᵢ, and one through the backward pass for J times that.
+
+    Args:
+        loss: The loss, the model and the scoring set.
+        parameters: θ, by which J differentiates.
+        samples: How many samples, from the beginning of the scoring set.
+        masks: For each parameter which entries are left, None if all; entries that have left have no column in J.
+        most: If there are more outputs than this, that many are taken, spread evenly: their block of K, which is the
+            kernel of a network with these outputs alone.
+
+    Raises:
+        ScoreError: the loss never calls the model.
     """
     batch = loss.set.first(samples)
     with loss.scoring(parameters):
@@ -57,5 +66,5 @@ def _outputs(model: nn.Module, loss: MeanLoss, batch: Any) -> Tensor:
         handle.remove()
     leaves = [leaf for leaf in pytree.tree_leaves(caught) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not leaves:
-        raise ScoreError("The kernel needs the model's outputs, but `loss(model, batch)` never called the model.")
+        raise ScoreError("The kernel needs the model's outputs, but `loss(model, batch)` never calls the model.")
     return torch.cat([leaf.reshape(-1) for leaf in leaves])

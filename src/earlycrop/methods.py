@@ -1,7 +1,7 @@
-"""A method is one answer to each of five questions, and the table of methods is a table.
+"""A method is one answer to each of five questions, so the methods form a table.
 
-What may leave (`units`), what is each worth (`score`), when is the moment (`timing`), in how many steps
-(`steps`), and how is the budget shared between layers (`allocation`).
+What may leave (`units`), what each unit is worth (`score`), when to cut (`timing`), in how many steps (`steps`), and
+how the budget is shared between layers (`allocation`).
 """
 
 from dataclasses import dataclass, replace
@@ -55,11 +55,15 @@ class Method:
         name: Its name.
         score: What each unit is worth; a higher score stays.
         units: What may leave.
-        timing: When.
+        timing: When units leave.
         steps: In how many steps.
         allocation: How the budget is shared between layers.
-        min_channels: What each layer keeps by default: channels (int) or a fraction of them (float).
+        min_channels: The least that each layer keeps by default: channels (int) or a fraction of them (float).
         bn_mode: What norms with running statistics do while the method scores, see `MeanLoss`.
+
+    Raises:
+        ValueError: a score or a reading of CroP that is only for channels is given to single weights, or a timing that
+            is only for weights (`Rewinding`) to channels.
     """
 
     name: str
@@ -76,13 +80,13 @@ class Method:
             raise ValueError(f"{self.name}: {type(self.score).__name__} is a score of channels, not of single weights.")
         if self.timing.weights_only and self.units.whole_channels:
             raise ValueError(
-                f"{self.name}: what left in whole channels cannot be rewound; `{type(self.timing).__name__}` is for "
-                f"weights."
+                f"{self.name}: a network that lost whole channels cannot be rewound; `{type(self.timing).__name__}` is "
+                f"for weights."
             )
 
     @property
     def widths(self) -> WidthsOf | None:
-        """The scoring that decides how wide each layer becomes, where that is another than the one that chooses."""
+        """The scoring that decides how wide each layer becomes; None where the method's own score decides that too."""
         return self.allocation if isinstance(self.allocation, WidthsOf) else None
 
     @property
@@ -92,17 +96,17 @@ class Method:
 
     @property
     def sharing(self) -> Global | Uniform:
-        """How layers share the budget where units are ranked over all of them."""
+        """How layers share the budget wherever units are ranked over all of them."""
         return self.allocation.allocation if isinstance(self.allocation, WidthsOf) else self.allocation
 
     @property
     def scores(self) -> tuple[AbstractScore, ...]:
-        """The score that chooses, and the one that decides the widths where that is another."""
+        """The score that chooses, and the one that decides the widths if that is another."""
         return (self.score,) if self.widths is None else (self.score, self.widths.score)
 
     @property
     def needs_data(self) -> bool:
-        """Whether it takes a loss and a scoring set."""
+        """Whether it needs a loss and a scoring set."""
         return self.timing.needs_data or any(score.needs_data for score in self.scores)
 
     @property
@@ -111,7 +115,11 @@ class Method:
         return self.units.whole_channels and any(map(_is_crop, self.scores))
 
     def total_epochs(self, epochs: float, sparsity: float) -> float:
-        """All epochs that are trained where the budget of one training is `epochs`.
+        """The total number of training epochs, where the budget of one training is `epochs`.
+
+        Args:
+            epochs: The budget of one training.
+            sparsity: The requested sparsity, on which the number of cuts depends.
 
         >>> get_method("earlycrop-s").total_epochs(30, 0.98), get_method("ltr").total_epochs(30, 0.98)
         (30, 204)
@@ -121,13 +129,19 @@ class Method:
     def reading(self, reading: Reading) -> "Method":
         """The same method with another reading of CroP's channel score.
 
+        Args:
+            reading: One of `READINGS`.
+
+        Raises:
+            ValueError: there is no such reading, or the method does not score channels with CroP.
+
         >>> get_method("crop-s").reading("mixed").allocation.score
         CropMixed()
         """
         if reading not in READINGS:
             raise ValueError(
                 f"No reading is called {reading!r}. Did you mean {nearest(reading, READINGS)!r}? "
-                f"There are: {', '.join(READINGS)}."
+                f"The readings are: {', '.join(READINGS)}."
             )
         if not self.units.whole_channels and any(map(_is_crop, self.scores)):
             raise ValueError(
@@ -155,7 +169,7 @@ SHARES_NOW, SHARES_SYNFLOW = WidthsOf(Crop(), ONE, taken="cut"), WidthsOf(SynFlo
 
 
 def _scaled(name: str, *row: Any) -> Method:
-    """A row whose norms only scale while it scores: the widths of layers stay balanced so (docs/results.md)."""
+    """A row whose norms only scale while it scores, which keeps the widths of layers balanced (docs/results.md)."""
     return Method(name, *row, bn_mode="scaled")
 
 
@@ -177,8 +191,8 @@ METHODS: dict[str, Method] = {
         _scaled("snap",             Snip(),               CHANNEL,  AtInit(),       ONE),
         Method("grasp",             Grasp(),              WEIGHT,   AtInit(),       ONE),
         Method("grasp-inverted",    Grasp(inverted=True), WEIGHT,   AtInit(),       ONE),
-        # CroP decides how wide each layer becomes. Before training no score chooses its units better than chance does;
-        # later those on the strongest paths have learned most
+        # CroP decides how wide each layer becomes. Before training, no score chooses its units better than chance;
+        # later, those on the strongest paths have learned most
         _scaled("crop-u",           Random(),             WEIGHT,   AtInit(),       ONE,    SHARES),
         _scaled("crop-s",           Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS),
         _scaled("cropit-u",         Random(),             WEIGHT,   AtInit(),       ONE,    WIDTHS_7),
@@ -191,19 +205,19 @@ METHODS: dict[str, Method] = {
         _scaled("earlycrop-s-score", PathNorm(),          CHANNEL,  ScoreSettled(), ONE,    WIDTHS),
         _scaled("earlycrop-u-ntk",  Magnitude(),          WEIGHT,   NtkSettled(),   ONE,    SHARES),
         _scaled("earlycrop-s-ntk",  PathNorm(),           CHANNEL,  NtkSettled(),   ONE,    WIDTHS),
-        # controls: the same widths and a random choice; magnitude over all layers, and within SynFlow's shares
+        # controls: the same widths with a random choice; magnitude over all layers, and within SynFlow's shares
         _scaled("earlycrop-u-random", Random(),           WEIGHT,   LAZY,           ONE,    SHARES),
         _scaled("earlycrop-s-random", Random(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
         Method("earlymagnitude-u",  Magnitude(),          WEIGHT,   LAZY,           ONE),
         Method("earlysynflow-u",    Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES_SYNFLOW),
-        # the same, cut after cut while training goes on
+        # the same, in several cuts while training goes on
         _scaled("crop-u-spread",    Magnitude(),          WEIGHT,   Spread(),       Exponential(8), SHARES_NOW),
         _scaled("crop-s-spread",    PathNorm(),           CHANNEL,  Spread(),       Exponential(8), WIDTHS_NOW),
-        # CroP as it is published, one ranking over all layers, but in steps of bounded size, or in seven
+        # CroP as published, one ranking over all layers, but in steps of bounded size, or in seven
         _scaled("crop-s-bounded",   Crop(),               CHANNEL,  AtInit(),       Bounded()),
         _scaled("earlycrop-s-steps", Crop(),              CHANNEL,  LAZY,           SEVEN),
         _scaled("earlycrop-u-steps", Crop(),              WEIGHT,   LAZY,           SEVEN),
-        # to the letter: the poster; the authors' code of the year of the paper, and of the year before
+        # to the letter: the poster; the authors' code of the paper's year (2022), and of the year before
         Method("crop-u-poster",     Crop(),               WEIGHT,   AtInit(),       ONE),
         Method("crop-s-poster",     Crop(),               CHANNEL,  AtInit(),       ONE),
         Method("cropit-u-poster",   Crop(),               WEIGHT,   AtInit(),       SEVEN),
@@ -228,13 +242,14 @@ METHODS: dict[str, Method] = {
 
 
 def get_method(name: str) -> Method:
-    """The method of that name.
+    """The method of that name in `METHODS`.
 
     Raises:
-        ValueError: there is none; names the nearest.
+        ValueError: there is none; suggests the nearest.
     """
     if name not in METHODS:
         raise ValueError(
-            f"No method is called {name!r}. Did you mean {nearest(name, METHODS)!r}? There are: {', '.join(METHODS)}."
+            f"No method is called {name!r}. Did you mean {nearest(name, METHODS)!r}? The methods are: "
+            f"{', '.join(METHODS)}."
         )
     return METHODS[name]

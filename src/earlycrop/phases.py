@@ -1,4 +1,4 @@
-"""What a method asks of training between two checks, done to the model: frozen layers, a penalty, gated norms."""
+"""What a method asks of training between two checks, applied to the model: frozen layers, a penalty, gated norms."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ class Phases:
 
     Args:
         model: The network.
-        copies: Averages of it: their norms are gated with its own, for what is averaged must mean the same.
+        copies: Averages of it: their norms are gated along with its own, because averaged tensors must mean the same.
     """
 
     def __init__(self, model: nn.Module, copies: Sequence[nn.Module] = ()) -> None:
@@ -25,11 +25,11 @@ class Phases:
         self._handles: list[Any] = []
 
     def enter(self, phase: Phase, again: bool = False) -> None:
-        """From now on train like this.
+        """Train in this phase from now on.
 
         Args:
             phase: The phase.
-            again: The model's tensors are others than they were (it was cut, or built again).
+            again: Enter it even if it is the present one, because the model's tensors are new (it was cut or rebuilt).
         """
         if phase == self.now and not again:
             return
@@ -50,10 +50,10 @@ class Phases:
 
     @contextmanager
     def plain(self, stay: bool = False) -> Iterator[None]:
-        """Within it nothing is frozen or gated, as when the network was traced; afterwards it is as before.
+        """Within the context nothing is frozen or gated, as when the network was traced; afterwards it is as before.
 
         Args:
-            stay: Stay so if all goes well, for who enters the next phase.
+            stay: If the body succeeds, stay plain: the caller enters the next phase.
         """
         before, well = self.now, False
         self.enter(Phase())
@@ -66,7 +66,7 @@ class Phases:
 
 
 def _pull(strength: float) -> Any:
-    """The gradient of λ|γ|, added once a backward pass."""
+    """A hook that adds the gradient of λ|γ| once in each backward pass."""
 
     def hook(scale: Tensor) -> None:
         assert scale.grad is not None

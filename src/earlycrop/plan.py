@@ -1,4 +1,4 @@
-"""What a cut would do, before anything is cut: each class's members, its worth, and whether it stays."""
+"""What a cut would do, before anything is cut: each class's members, its score, and whether it stays."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,7 +17,13 @@ from earlycrop.units import AbstractUnits
 
 @dataclass(frozen=True)
 class Place:
-    """The entries of one dimension of a tensor that belong to a class."""
+    """The entries of one dimension of a tensor that belong to a class.
+
+    Attributes:
+        tensor: The name of the parameter or buffer.
+        dim: The dimension.
+        index: The entries along it.
+    """
 
     tensor: str
     dim: int
@@ -30,7 +36,7 @@ class Candidate:
 
     Attributes:
         members: Every place where it lives.
-        worth: Its score; in a method of several steps, the last that it was given.
+        worth: Its score; in a method of several steps, its last score.
         stays: Whether it would stay.
     """
 
@@ -44,11 +50,11 @@ class Row(Width):
     """A layer, before and after.
 
     Attributes:
-        worst: The lowest score among its units; None where none may leave.
+        worst: The lowest score among its units; None if no unit may leave.
         best: The highest.
         spaces: Layers with a number in common are coupled: their channels leave together.
         frozen: Why its channels cannot leave, if they cannot.
-        share: The part of the sum of all layers' scores, signs apart, that its units have; alike in a balanced network.
+        share: Its units' part of Σ|score| over all layers; in a balanced network all layers have similar parts.
     """
 
     worst: float | None
@@ -66,11 +72,11 @@ class Plan:
         method: The method's name.
         unit: `weights` or `channels`.
         target: What the requested sparsity counts.
-        requested_sparsity: What was asked for.
+        requested_sparsity: The sparsity that was asked for.
         samples: Size of the scoring set.
         before: The network as it is.
         after: What would be left.
-        rows: Per layer its width (output channels, or kept weights) and the worth of its units.
+        rows: For each layer its width (output channels, or kept weights) and the scores of its units.
         frozen: What cannot leave, and why.
         classes: Every class of coupled channels; empty where single weights leave.
         variation: The part that would be left of the outputs' deviation over samples, see `Report`.
@@ -96,7 +102,7 @@ class Plan:
         return bottlenecks(widths, self.after.prunable / self.before.prunable, self.unit, shares)
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
+        """The plan as plain numbers, strings and lists, ready for JSON; None stands for nan and infinity."""
         record = asdict(self) | {"before": self.before.as_dict(), "after": self.after.as_dict()}
         return plain(record | {"bottlenecks": [one.layer for one in self.bottlenecks]})
 
@@ -131,11 +137,11 @@ def plan_of(
     """The plan of a trial cut.
 
     Args:
-        method: What was tried.
+        method: The method that was tried.
         budget: How much was to leave.
-        units: What the trial left.
-        before: What there was before.
-        widths: Per layer its units before.
+        units: The units as the trial left them.
+        before: The counts before the trial.
+        widths: For each layer its name and number of units before.
         worth: The last score of each unit that there was before.
         samples: Size of the scoring set.
         variation: The part of the outputs' variation that is left.
@@ -156,7 +162,7 @@ def plan_of(
 
 
 def _rows(units: AbstractUnits, before: Sequence[tuple[str, int]], worth: Tensor) -> tuple[Row, ...]:
-    """A row for each layer, given its width before and the worth of every unit of the network before."""
+    """A row for each layer, from its width before and the score of every unit of the network before."""
     after = [width for _, width in units.widths()]
     layers = units.by_layer()
     parts = [worth[layer.index] for layer in layers]
@@ -170,7 +176,7 @@ def _rows(units: AbstractUnits, before: Sequence[tuple[str, int]], worth: Tensor
 
 
 def _candidates(units: AbstractUnits, worth: Tensor) -> tuple[Candidate, ...]:
-    """Every class with its members, its worth and its fate; none where single weights leave."""
+    """Every class with its members, its score and whether it stays; empty where single weights leave."""
 
     def places(one: ChannelClass) -> tuple[Place, ...]:
         return tuple(Place(member.tensor, member.dim, tuple(member.index.tolist())) for member in one.members)

@@ -1,9 +1,9 @@
-"""The pruner: runs a method beside any training loop. It owns the moment and the cut, nothing else of the loop.
+"""The pruner: runs a method beside any training loop. It owns the moment and the cut, and nothing else of the loop.
 
 Scorer   what each unit is worth      (scoring.py: loss, scoring set, norms)
 Removal  which units leave            (removal.py: widths, choice, steps)
 Watch    when the moment comes        (watching.py: a detector's looks)
-Phases   what training is asked for   (phases.py: frozen layers, penalties)
+Phases   what is asked of training    (phases.py: frozen layers, penalties)
 units    what leaves, and how         (units/)
 """
 
@@ -41,51 +41,51 @@ from earlycrop.watching import Watch
 
 
 class Pruner:
-    """Prunes a model in the middle of its training, when the method says that it is time.
+    """Prunes a model in the middle of its training, at the moment that the method chooses.
 
-    Make it before training, ask it at the start of each epoch (0 is before training), and start the
-    learning-rate schedule where it reports that it pruned::
+    Create it before training, call `check` at the start of each epoch (0 is before training), and start the
+    learning-rate schedule when `check` returns a report::
 
         pruner = Pruner(model, "earlycrop-s", 0.95, example_inputs=images[:2],
                         scoring=Scoring(loss, batches), optimizer=optimizer, epochs=30)
         for epoch in range(30):
             if report := pruner.check(epoch):
                 print(report)
-            ...  # an epoch of training as ever
+            ...  # an epoch of training as usual
 
     Args:
-        model: The network; its channels leave in place, on the same parameters. What `torch.compile` made is
-            taken for the module inside it.
+        model: The network; its channels leave in place, on the same parameters. For a model from `torch.compile`, the
+            module inside it is pruned.
         method: A method or its name.
-        budget: The part of the weights that is removed, in [0, 1); or a `Budget`, which also says what is counted
+        budget: The part of the weights that is removed, in [0, 1); or a `Budget`, which also states what is counted
             (weights, nodes, parameters, FLOPs) and what each layer keeps.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         scoring: The loss and the scoring set; methods without data do not need it.
-        optimizer: Its state is cut with the model; masks are applied after its steps. If it is made later, give it
+        optimizer: Its state is cut with the model; masks are applied after its steps. If it is created later, set it
             then: `pruner.optimizer = optimizer`.
-        epochs: The whole budget of training; a quarter of it caps how long a detector may wait.
+        epochs: The whole training budget; a quarter of it caps how long a detector may wait.
         ignore: Names of modules or parameters to keep whole.
         coupled: Tuples of layers: output channel i of one leaves with channel i of the others.
         copies: Models with the same parameter names (averages of the weights, an `AveragedModel`, a deep copy):
             they are cut or masked with the model, all of them or none.
-        optimizer_state: `slice` carries momentum and moments through the cut, `reset` forgets them.
-        verify: Prove after the cut that the model computes what the gated dense one did; keeps a float64 copy
-            for that moment.
-        seed: Where random scores start.
-        group: Where several processes train this model together, each with a part of the data: their process group,
-            `torch.distributed.group.WORLD` usually. The scoring set then is the union of all `batches`, and every
-            rank cuts the same; all of them call the same methods of the pruner. "alone" if the other processes have
-            nothing to do with this one.
-        deprecated: The arguments of version 0.5 that are fields of `Budget` and `Scoring` today.
+        optimizer_state: `slice` carries momentum and moments through the cut, `reset` discards them.
+        verify: Verify after the cut that the model computes what the gated dense one did; needs memory for a float64
+            copy during the cut.
+        seed: The seed of random scores.
+        group: If several processes train this model together, each with a part of the data: their process group,
+            usually `torch.distributed.group.WORLD`. The scoring set is then the union of all `batches`, and every rank
+            makes the same cut; all of them must call the same methods of the pruner. "alone" if the other processes
+            have nothing to do with this one.
+        deprecated: The arguments of version 0.5 that are now fields of `Budget` and `Scoring`.
 
     Attributes:
         units: What may leave, and what is left.
-        report: That of the last cut.
+        report: The report of the last cut, None before the first.
         cuts: How many cuts there have been.
 
     Raises:
-        EarlyCropError: in one of its kinds, before anything is touched: the model cannot be traced, the target
-            is out of reach, the optimizer does not hold the model's weights, the scoring set is empty.
+        EarlyCropError: or a subclass, before anything is touched: the model cannot be traced, the target is out of
+            reach, the optimizer does not hold the model's weights, the scoring set is empty.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Pruner:
 
     @property
     def optimizer(self) -> Optimizer | None:
-        """The optimizer that goes with the model."""
+        """The optimizer whose state is cut with the model; set it if it is created after the pruner."""
         return self._optimizer
 
     @optimizer.setter
@@ -152,7 +152,7 @@ class Pruner:
 
     @property
     def pruned(self) -> bool:
-        """Whether it has pruned, once at least."""
+        """Whether it has pruned at least once."""
         return self.report is not None
 
     @property
@@ -167,12 +167,12 @@ class Pruner:
 
     @property
     def targets(self) -> list[float]:
-        """The sparsities on the way to the one that is asked for: units are scored again for each."""
+        """The sparsities on the way to the requested one; units are scored again for each."""
         return self.method.steps.towards(self.budget.sparsity)
 
     @property
     def total_epochs(self) -> float | None:
-        """All epochs that the method trains; more than the budget where each round is a training of its own."""
+        """The total number of training epochs; more than the budget if each round of the method is a training."""
         return None if self.epochs is None else self.method.total_epochs(self.epochs, self.budget.sparsity)
 
     @property
@@ -185,17 +185,17 @@ class Pruner:
         """Look, and prune if it is time; call it with 0 before training, then after every epoch (or part of one).
 
         Args:
-            epoch: Epochs finished; a fraction such as `step / steps_per_epoch` to look more often.
+            epoch: Epochs finished; may be a fraction such as `step / steps_per_epoch`, to look more often.
 
         Returns:
-            The report at a call that prunes, else None. Most methods prune once; `done` says whether that was all.
+            The report if this call pruned, else None. Most methods prune once; see `done`.
 
         Raises:
             ScoreError: the loss or the scores are not finite; the model is as it was.
             VerificationError: the cut was not exact; the model is as it was.
             RankError: that, or something else, happened on another rank; the model is as it was.
         """
-        with torch.inference_mode(False), self._scorer.session():  # what is made in inference mode is never trained
+        with torch.inference_mode(False), self._scorer.session():  # tensors made in inference mode cannot be trained
             report = None if self.done else self._check(epoch)
             if report is None and self._removal.gathering is not None:
                 self._removal.gathering.reset()
@@ -226,7 +226,7 @@ class Pruner:
         """What would leave if the moment were now: scored, cut, counted, and all of it undone.
 
         Raises:
-            EarlyCropError: there is nothing left to plan; or what `check` raises.
+            EarlyCropError: there is nothing left to plan; or any error that `check` raises.
         """
         if self.done or self.pruned:
             why = "has pruned already" if self.pruned else "never prunes"
@@ -248,7 +248,7 @@ class Pruner:
             proof, unverified = units.proof() if self._verify else (None, None)
             rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
             dense = self._scorer.variation(units.model, self.method)
-            several = self._cuts_in_all == len(self.targets)  # one step at each cut; else all of them at this one
+            several = self._cuts_in_all == len(self.targets)  # one step in each cut; otherwise all of them in this one
             self._removal.leave(units, [self.targets[self.cuts]] if several else self.targets)
             rewound = self.method.timing.rewinds_to is not None
             if self.optimizer is not None and (rewound or self._optimizer_state == "reset"):
@@ -283,13 +283,14 @@ class Pruner:
         return report
 
     def harvest(self) -> HarvestReport:
-        """After the last weights have left: channels that the masks emptied leave too; the masks go on with the rest.
+        """After the last cut of weights, cut the channels that the masks have emptied; the masks follow.
 
-        Model, optimizer and copies are cut on the same parameters; `state_dict` remembers it.
+        Model, optimizer state and copies are cut on the same parameters; `state_dict` remembers the harvest.
 
         Raises:
-            EarlyCropError: more weights will leave, channels left already, or it was harvested before.
-            VerificationError: the harvested outputs differ from the masked ones. All is as it was.
+            EarlyCropError: the method removes channels, nothing was pruned yet, more weights will leave, or the model
+                was harvested already.
+            VerificationError: the harvested outputs differ from the masked ones. Everything is as it was.
         """
         units, done = self.units.masked, f"{self.cuts} of {self._cuts_in_all}"
         for refused, why in (
@@ -300,7 +301,8 @@ class Pruner:
         ):
             if refused:
                 raise EarlyCropError(
-                    f"Cannot harvest: {why}. Call it once, after the last cut (`pruner.done`) of a method for weights."
+                    f"Cannot harvest: {why}. Call `harvest` once, after the last cut (`pruner.done`) of a method for "
+                    f"weights."
                 )
         assert units is not None
         with torch.inference_mode(False), self._ranks.in_step():
@@ -316,7 +318,7 @@ class Pruner:
     # States -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain containers and tensors: what was seen, what left, and the report."""
+        """The state as plain containers and tensors: what was seen, what left, and the report."""
         gathering = self._removal.gathering
         return {
             "method": repr(self.method),
@@ -334,18 +336,23 @@ class Pruner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a saved state, on the dense network built again.
+        """Continue from a saved state, on a newly built dense network.
 
         Load this first (it cuts or masks the model), then the model's and the optimizer's own states. Loss, scoring set
-        and epochs are those that this pruner was made with.
+        and epochs are those that this pruner was created with.
+
+        Args:
+            state: What `state_dict` returned.
 
         Raises:
-            EarlyCropError: the state is of another method, budget, seed, mode of batch norm or network.
+            EarlyCropError: the state is of another method, budget, seed, batch-norm mode or network.
         """
         mine = {"method": repr(self.method), "budget": repr(self.budget), "seed": self.seed}
         for name, value in {**mine, "bn_mode": self._scorer.bn_mode}.items():
             if state.get(name) != value:
-                raise EarlyCropError(f"This state is of another {name}: {state.get(name)}, here it is {value}.")
+                raise EarlyCropError(
+                    f"This state is of another {name}: it was saved with {state.get(name)}, and here it is {value}."
+                )
         report = None if state["report"] is None else Report.from_dict(state["report"])
         if state["units"] is not None:
             with self.units.all_or_nothing(self.optimizer):
@@ -359,9 +366,10 @@ class Pruner:
             self._removal.gathering.load_state_dict(state["gathering"])
 
     def held(self) -> Iterator[Tensor]:
-        """Every tensor that it keeps from step to step beside the model and the optimizer.
+        """Every tensor that it keeps from step to step besides the model and the optimizer.
 
-        θ(0) while a rule watches, masks, weights to rewind to, sums over steps: training needs memory for these too.
+        These are θ(0) while a rule watches, masks, weights to rewind to, and sums over steps: training needs memory for
+        them too.
         """
         gathering = self._removal.gathering
         kept = [self._removal.early, None if gathering is None else gathering.state_dict()]
@@ -371,12 +379,12 @@ class Pruner:
     # What instruments look at -------------------------------------------------------------------------
 
     def parameters(self, which: Literal["prunable", "all"]) -> dict[str, Tensor]:
-        """The parameters as they are now, by name."""
+        """The present parameters by name: the prunable weights, or all."""
         names = None if which == "all" else set(self.units.weights.names)
         return {name: p for name, p in self.model.named_parameters() if names is None or name in names}
 
     def scores(self) -> Tensor:
-        """What each unit is worth now; nothing is changed."""
+        """The score of each unit now; nothing is changed."""
         with self._scorer.session():
             return self._removal.scores(self.units)
 
@@ -388,11 +396,16 @@ class Pruner:
     def kernel(self, samples: int, most: int | None = None) -> Tensor:
         """The empirical neural tangent kernel of what is left now, on the first samples of the scoring set.
 
-        Of more than `most` outputs so many are taken, spread evenly.
+        Args:
+            samples: How many samples.
+            most: If there are more outputs than this, that many are taken, spread evenly.
+
+        Returns:
+            K = J Jᵀ, of shape (outputs, outputs), see `kernel.empirical_ntk`.
         """
         masks, parameters = self.units.masks(), self.parameters("all")
         closed = [masks.get(name) for name in parameters]
-        with self._scorer.session():  # of the function that is trained, whatever norms do for the score
+        with self._scorer.session():  # `auto`: the kernel of the function that is trained, however norms score
             return empirical_ntk(
                 self._scorer.loss(self.model, "auto"), list(parameters.values()), samples, closed, most
             )
@@ -403,7 +416,7 @@ def _exact(verification: Verification) -> Verification:
         raise VerificationError(
             f"The cut network does not compute what the gated one does: outputs differ by "
             f"{verification.max_error:.1e} of the largest (allowed {verification.tolerance:.0e}). The model is as "
-            f"it was. Please report the network; meanwhile keep the part that differs whole with `ignore=`, or "
+            f"it was. Please report the network; until then, keep the part that differs whole with `ignore=`, or "
             f"pass `verify=False` if its outputs are random by design."
         )
     return verification

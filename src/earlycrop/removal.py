@@ -1,7 +1,7 @@
 """From scores to what leaves: a choice within the budget, step by step.
 
-Two scorings may take part. One decides how wide each layer becomes (`Method.widths`): it removes units by itself, on
-trial, and what it leaves of each layer is remembered. The method's own score then chooses within these widths.
+Two scorings may take part. One decides how wide each layer becomes (`Method.widths`): it removes units by itself, in a
+trial, and the width that it leaves each layer is remembered. The method's own score then chooses within these widths.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ from earlycrop.widths import Allocation, WidthsOf
 
 @runtime_checkable
 class Ranking(Protocol):
-    """What ranks units: a method, or the scoring that gives its widths."""
+    """What ranks units: a method, or the scoring that decides its widths."""
 
     @property
     def score(self) -> AbstractScore:
@@ -34,7 +34,7 @@ class Ranking(Protocol):
 
     @property
     def steps(self) -> Steps:
-        """In how many steps."""
+        """The steps in which units leave."""
         ...
 
     @property
@@ -44,17 +44,17 @@ class Ranking(Protocol):
 
 
 class Removal:
-    """How units of a method leave.
+    """Chooses the units that leave, and removes them.
 
     Args:
         method: The method.
         budget: What is to leave in the end.
         scorer: Scores units.
-        phases: What the method asks of training; a trial is in none of them.
+        phases: What the method asks of training; trials run outside all phases.
 
     Attributes:
-        widths: Per layer the number of units that the first check left it, where the method takes widths then.
-        early: The weights that each cut goes back to, by name; None where it goes back to none.
+        widths: For each layer the number of units to keep, if the method fixes the widths at the first check.
+        early: The weights to which each cut rewinds, by name; None if it does not rewind.
     """
 
     def __init__(self, method: Method, budget: Budget, scorer: Scorer, phases: Phases) -> None:
@@ -66,22 +66,28 @@ class Removal:
     # The choice ---------------------------------------------------------------------------------------
 
     def scores(self, units: AbstractUnits) -> Tensor:
-        """What each unit is worth now."""
+        """The score of each unit now."""
         return self._scorer.scores(units, self._method.score, self._gathered())
 
     def choose(self, units: AbstractUnits) -> Tensor:
-        """True for each unit that would stay at the target if all left at once, now."""
+        """True for each unit that would stay if the target were to be met now, in one step."""
         self.take_widths(units)
         return self._chosen(units, self._budget.sparsity, self.scores(units), self._method.allocation)
 
     def take_widths(self, units: AbstractUnits) -> None:
-        """At the first check, where another scoring decides the widths then."""
+        """Fix the widths at the first check, if another scoring decides them there."""
         by = self._method.widths
         if by is not None and self._method.widths_first and self.widths is None:
             self.widths = self.widths_of(units, by, self._budget.sparsity)
 
     def widths_of(self, units: AbstractUnits, by: WidthsOf, sparsity: float) -> Tensor:
-        """How many units of each layer another scoring leaves at that sparsity; nothing has left afterwards."""
+        """The number of units that another scoring leaves in each layer; a trial, after which nothing has left.
+
+        Args:
+            units: The units.
+            by: The scoring.
+            sparsity: The sparsity of the trial.
+        """
         layer, before = units.layer, units.keep
         with self._phases.plain(), units.tried() as trial:
             self._steps(trial, by.steps.towards(sparsity), by)
@@ -92,20 +98,20 @@ class Removal:
         """True for each unit that stays at that sparsity."""
         if not isinstance(allocation, WidthsOf):
             return units.choose(self._budget.at(sparsity), scores, allocation)
-        check_scores(scores)  # before minus infinity stands for what left
+        check_scores(scores)  # before minus infinity marks what has left
         widths = self.widths_of(units, allocation, sparsity) if self.widths is None else self.widths
-        # what left before has no score: a score that is negative would have it back
+        # what has left must rank last: a score of 0 would beat negative ones and bring it back
         return within(scores.cpu().masked_fill(~units.alive, -torch.inf), units.layer, widths)
 
     # The steps ----------------------------------------------------------------------------------------
 
     def leave(self, units: AbstractUnits, sparsities: Sequence[float], worth: Tensor | None = None) -> None:
-        """Score and let units leave, step by step.
+        """Score and remove units, step by step.
 
         Args:
-            units: They leave.
-            sparsities: On the way.
-            worth: Where to put the last score of each unit that there was before, in float64; nowhere by default.
+            units: The units, of which some leave.
+            sparsities: The sparsity after each step.
+            worth: If given, receives the last score of each unit that there was before, in float64.
         """
         self._steps(units, sparsities, self._method, worth)
 
@@ -133,24 +139,24 @@ class Removal:
     # What a score gathers from training ---------------------------------------------------------------
 
     def watch(self, units: AbstractUnits, done: bool) -> None:
-        """Watch training from now on, where the score is gathered from it; no longer once nothing more will leave."""
+        """Watch training from now on, if the score is gathered from it; stop once nothing more will leave."""
         if self._gathering is not None:
             self._gathering.close()
         self._gathering = None if done else self._method.score.gather(self._scorer.network(units))
 
     @property
     def gathering(self) -> AbstractGathering | None:
-        """What watches training; None where the score needs nothing of it."""
+        """What watches training; None if the score needs nothing from it."""
         return self._gathering
 
     def _gathered(self) -> Tensor | None:
-        """What the score has gathered from training: the mean over ranks."""
+        """What the score has gathered from training, averaged over ranks."""
         total, ranks = None if self._gathering is None else self._gathering.total, self._scorer.ranks
         return None if total is None else ranks.sum(total) / ranks.size
 
 
 def _part_of(units: AbstractUnits, keep: Tensor, scores: Tensor, most: float) -> Tensor:
-    """The part of the way to `keep` for which the scores are trusted."""
+    """The first part of the way to `keep`, as far as the scores are trusted (`most`)."""
     alive, step = units.alive, keep.clone()
     part = partway(keep.cpu()[alive], scores.detach().cpu()[alive], units.layer[alive], most)
     step[alive.to(step.device)] = part.to(step.device)

@@ -20,7 +20,7 @@ class Check:
         value: What the instrument saw.
         signal: The quantity that the rule compares with its threshold; nan while it is not defined.
         threshold: The rule's threshold.
-        learning_rate: Of the optimizer's first group.
+        learning_rate: That of the optimizer's first group; None without an optimizer.
     """
 
     epoch: float
@@ -32,7 +32,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Width:
-    """A layer before and after: output channels where channels leave, weights where weights do."""
+    """A layer's width before and after: output channels where channels leave, weights where weights do."""
 
     layer: str
     before: int
@@ -47,22 +47,23 @@ class Report:
         method: The method's name.
         unit: `weights` or `channels`.
         target: What the requested sparsity counts.
-        requested_sparsity: What was asked for.
+        requested_sparsity: The sparsity that was asked for.
         epoch: Epochs finished at the cut.
         reason: `init`, `epoch`, `trigger`, `cap`, `round` (one of several cuts), or `static` (the weights did not
             move).
-        seconds: Scoring, cutting and verifying.
+        seconds: The time that scoring, cutting and verifying took.
         samples: Size of the scoring set.
-        before: The dense network.
-        after: What is left.
-        widths: Per layer.
+        before: The counts of the dense network.
+        after: The counts of what is left.
+        widths: The width of each layer before and after.
         frozen: Channels that could not leave, and why.
         collapsed: What no longer carries a signal; empty if all is well.
-        verification: The proof that the cut network computes what the gated one did; None if there is none.
+        verification: The proof that the cut network computes what the gated one did; None if it was not asked for, or
+            impossible.
         curve: Every look of the detector.
         unverified: Why there is no proof although it was asked for.
-        variation: The part that is left of the outputs' deviation over samples, relative to their size; None where it
-            was not measured, as in methods that score without data.
+        variation: The part that is left of the outputs' deviation over samples, relative to their size; None if it was
+            not measured, as in methods that score without data.
     """
 
     method: str
@@ -95,22 +96,22 @@ class Report:
 
     @property
     def node_sparsity(self) -> float | None:
-        """The part of the output channels that left, the network's outputs apart; None where weights leave."""
+        """The part of the output channels that left, the network's outputs excepted; None where weights leave."""
         return 1 - self.after.nodes / self.before.nodes if self.unit == "channels" and self.before.nodes else None
 
     @property
     def bottlenecks(self) -> tuple[Bottleneck, ...]:
-        """Layers that the cut starves, see `starvation.bottlenecks`; in JSON their names."""
+        """The layers that the cut starves, see `starvation.bottlenecks`; in JSON only their names."""
         widths = ((width.layer, width.before, width.after) for width in self.widths)
         return bottlenecks(widths, self.after.prunable / self.before.prunable, self.unit)
 
     @property
     def complaint(self) -> str | None:
-        """Where the network is starved, and what to do, as a warning says it; None if all is well."""
+        """The text of a warning: where the network is starved, and what to do about it; None if all is well."""
         return complaint(self.method, self.unit, self.bottlenecks, self.variation, self.samples > 0)
 
     def as_dict(self) -> dict[str, Any]:
-        """Ready for JSON: plain numbers, strings, lists; None for what is not a number."""
+        """The report as plain numbers, strings and lists, ready for JSON; None stands for nan and infinity."""
         record = asdict(self)
         record |= {
             "before": self.before.as_dict(),
@@ -124,7 +125,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "Report":
-        """The report that `as_dict` wrote."""
+        """The report of which `as_dict` returned this record."""
         verification = record["verification"]
         special = {
             "unverified": record.get("unverified"),
@@ -162,7 +163,14 @@ class Report:
 
 
 def count_lines(before: Counts, after: Counts, unit: str, target: str) -> list[str]:
-    """Lines for people: what is left of each count, and of the target where it is none of them."""
+    """Lines of text: what is left of each count, and of the target's cost if it is none of them.
+
+    Args:
+        before: The counts before the cut.
+        after: The counts after it.
+        unit: `weights` or `channels`.
+        target: The name of the target.
+    """
     pairs = [("weights", before.prunable, after.prunable), ("parameters", before.params, after.params)]
     if unit == "channels" and before.nodes:
         pairs.append(("channels", before.nodes, after.nodes))
@@ -176,7 +184,14 @@ def count_lines(before: Counts, after: Counts, unit: str, target: str) -> list[s
 
 
 def starvation_lines(unit: str, found: Sequence[Bottleneck], variation: float | None, scored: bool) -> list[str]:
-    """Lines for people: where the network is starved, and what helps."""
+    """Lines of text: where the network is starved, and what helps; empty if all is well.
+
+    Args:
+        unit: `weights` or `channels`.
+        found: The starved layers.
+        variation: The part that is left of the outputs' variation, None if not measured.
+        scored: Whether the method scores by a loss on data.
+    """
     lines = [f"  bottlenecks {summary(found)}"] if found else []
     if still(variation):
         lines.append(
@@ -186,7 +201,7 @@ def starvation_lines(unit: str, found: Sequence[Bottleneck], variation: float | 
 
 
 def narrow(layers: Sequence[str], shown: int = 3) -> str:
-    """Which layers are starved.
+    """A sentence about which layers are starved, naming the first `shown` of them.
 
     >>> narrow(["a", "b", "c", "d", "e"])
     'a, b, c and 2 more are starved'
@@ -206,7 +221,7 @@ def _counts(record: dict[str, Any]) -> Counts:
 
 
 def plain(value: Any) -> Any:
-    """For JSON: tuples as lists, and None for what is not a number."""
+    """A value for JSON: tuples become lists, nan and infinity become None."""
     if isinstance(value, dict):
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""With what units are scored: the loss, the scoring set, and what norms do meanwhile."""
+"""What units are scored with: the loss, the scoring set, and what norms do meanwhile."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,12 +24,12 @@ class Scoring:
 
     Args:
         loss: Maps model and batch to the scalar mean loss of the batch.
-        batches: The scoring set: batches from the *training* split, or a function that gives them where the data
-            change with training (transitions of the policy as it is, a stream). It is called once for each call that
-            scores, however often that scores; let it begin with the same samples, for `NtkSettled` compares kernels
-            on them.
+        batches: The scoring set: batches from the *training* split; or, if the data change during training (the present
+            policy's transitions, a stream), a function that returns them. It is called once for each call that scores,
+            however often that call scores. Let it always begin with the same samples: `NtkSettled` compares kernels on
+            them.
         bn_mode: What norms with running statistics do while scoring, see `MeanLoss`; `auto` leaves it to the method.
-        micro_batch: Samples scored at once; None: a quarter of the largest given batch, at most 32, see `MeanLoss`.
+        micro_batch: Samples scored at once; default: a quarter of the largest batch, at most 32, see `MeanLoss`.
 
     Raises:
         EarlyCropError: there is no such mode.
@@ -46,12 +46,12 @@ class Scoring:
 
 
 class Scorer:
-    """Scores units, now, on one scoring set for all ranks.
+    """Scores units as the network is now, on one scoring set for all ranks.
 
     Args:
         scoring: The loss and the data.
-        bn_mode: What norms do: that of the scoring, or the method's own.
-        seed: Where random scores start.
+        bn_mode: The method's own mode of norms, used where `scoring` leaves it at `auto`.
+        seed: The seed of random scores.
         ranks: The processes that share the work.
     """
 
@@ -63,11 +63,14 @@ class Scorer:
 
     @property
     def samples(self) -> int:
-        """Size of the scoring set; 0 while nothing has been scored with data."""
+        """The size of the scoring set; 0 until something has been scored with data."""
         return 0 if self._set is None else self._set.samples
 
     def prepare(self, method: str) -> None:
-        """Refuse a missing loss or an empty set before training.
+        """Refuse a missing loss or an empty scoring set before training.
+
+        Args:
+            method: The method's name, for the error.
 
         Raises:
             EarlyCropError: there is no loss, or no batch.
@@ -81,7 +84,7 @@ class Scorer:
             self._set = self._gathered()
 
     def loss(self, model: nn.Module, bn_mode: BatchNormMode | None = None) -> MeanLoss:
-        """The mean loss over the scoring set."""
+        """The mean loss over the scoring set, with norms in this mode, by default the scorer's."""
         assert self.scoring.loss is not None  # `prepare`
         self._set = self._set or self._gathered()
         return MeanLoss(model, self.scoring.loss, self._set, bn_mode or self.bn_mode, ranks=self.ranks)
@@ -99,7 +102,7 @@ class Scorer:
         return Rehearsal(units.model, units.example_inputs, self.loss(units.model) if ready else None)
 
     def network(self, units: AbstractUnits, gathered: Tensor | None = None) -> Network:
-        """What scores look at."""
+        """The network as scores see it, with what a score has gathered from training."""
         return Network(
             model=units.model,
             example_inputs=units.example_inputs,
@@ -114,19 +117,25 @@ class Scorer:
         )
 
     def scores(self, units: AbstractUnits, score: AbstractScore, gathered: Tensor | None = None) -> Tensor:
-        """What each unit is worth now, the same on every rank; nothing is changed."""
+        """The score of each unit now, the same on every rank; nothing is changed.
+
+        Args:
+            units: The units.
+            score: The score.
+            gathered: What the score has gathered from training, if it does.
+        """
         scores = units.per_class(score.worth(self.network(units, gathered)))
-        self.ranks.share([scores])  # not all are sums over ranks, and the last bit may decide
+        self.ranks.share([scores])  # not every score is a sum over ranks, and the last bit may decide
         return scores
 
     def variation(self, model: nn.Module, method: Method) -> float | None:
-        """How far outputs differ between samples, where the method has data and weights stay as they are."""
+        """How much outputs differ between samples; None if the method has no data or rewinds its weights."""
         with_data = any(score.needs_data for score in method.scores)
         return variation(self.loss(model)) if with_data and method.timing.rewinds_to is None else None
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """All ranks, on one scoring set; if it changes, it is not that of the session before."""
+        """Within the context all ranks work in step, on one scoring set; a function `batches` is called only once."""
         outer, self._busy = self._busy, True
         try:
             with self.ranks.in_step():

@@ -1,4 +1,4 @@
-"""The sizes of a network, as it is or as a choice of channels would leave it: all that a cost may depend on."""
+"""The sizes of a network, as it is or as a choice of channels would leave it: everything that a cost may depend on."""
 
 from collections.abc import Iterable
 from copy import copy
@@ -12,11 +12,11 @@ from earlycrop.structure import Layer, Structure, layers_of
 
 
 class Sizes:
-    """What a network holds. Each size is computed when it is asked for, from shapes alone.
+    """The sizes of a network's layers and parameters, each computed on demand, from shapes alone.
 
     Args:
         model: The network.
-        structure: Its classes of channels; None if it was not traced, and then only shapes are known.
+        structure: Its classes of channels; None if it was not traced: then only shapes are known.
         embeddings: Whether embeddings are among the layers that count.
 
     Attributes:
@@ -51,7 +51,7 @@ class Sizes:
         return tuple(size if classes is None else int(stays[classes].sum()) for size, classes in dims)
 
     def entries(self, name: str) -> int:
-        """How many numbers a parameter holds."""
+        """The number of entries of a parameter."""
         if name not in self._entries:
             size = 1
             for one in self.shape(name):
@@ -68,24 +68,24 @@ class Sizes:
 
     @property
     def uses(self) -> tuple[tuple[str, float], ...]:
-        """The multiply-adds: (weight, how often each of its entries is used for one example)."""
+        """The multiply-adds: pairs of a weight's name and how often each of its entries is used for one example."""
         return self._traced.macs
 
     @property
     def outputs(self) -> frozenset[str]:
-        """The weights whose output channels are outputs of the network."""
+        """The names of the weights whose output channels are outputs of the network."""
         return self._traced.outputs
 
     @property
     def _traced(self) -> Structure:
         if self._structure is None:
             raise BudgetError(
-                "This cost needs the network's graph, which methods for single weights do not trace: let it depend on "
-                "the shapes of parameters only, or use a method for channels (those whose name ends in -s)."
+                "This cost needs the network's graph, which methods for single weights do not trace: let the cost "
+                "depend only on the shapes of parameters, or use a method for channels (those whose name ends in -s)."
             )
         return self._structure
 
 
 def counted(layers: Iterable[Layer], embeddings: bool) -> tuple[Layer, ...]:
-    """Those whose weights are prunable: embeddings only if they are to count."""
+    """The layers whose weights count as prunable: embeddings only if `embeddings` is true."""
     return tuple(layer for layer in layers if embeddings or not layer.table)

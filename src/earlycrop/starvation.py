@@ -1,8 +1,8 @@
 """Where a cut starves the network: layers that are left far narrower than the others, outputs that stand still.
 
-In a balanced network each layer's sum of scores is alike (the synaptic saliency that layer-wise conservation laws
-speak of; Tanaka et al., 2020), and so no layer is left much narrower than the rest. Where the scores lose that
-balance, one shot may leave a layer a single channel, and all that the network computes goes through one number.
+In a balanced network the scores of every layer have a similar sum (the synaptic saliency that layer-wise conservation
+laws describe; Tanaka et al., 2020), so no layer is left much narrower than the rest. If the scores lose that balance,
+one shot may leave a layer a single channel, and everything that the network computes goes through one number.
 """
 
 import math
@@ -27,7 +27,7 @@ STILL = 1 / 100
 
 
 class StarvationWarning(UserWarning):
-    """A cut left layers, or outputs, through which hardly anything goes; the cut is done all the same."""
+    """A cut left layers, or outputs, through which hardly any signal passes; the cut is done all the same."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Bottleneck:
 
     Attributes:
         layer: Its name.
-        before: Its output channels, or its weights where single weights leave, before the cut.
-        after: What is left of them.
-        why: What is odd about it, in words.
+        before: Its output channels before the cut, or its weights where single weights leave.
+        after: How many of them are left.
+        why: What is unusual about it, in words.
     """
 
     layer: str
@@ -55,10 +55,10 @@ def bottlenecks(
 ) -> tuple[Bottleneck, ...]:
     """The layers that a cut starves.
 
-    A layer of ten channels or more is starved where a single one is left, or where both its kept part is below a third
-    of √density, which is the part that an even cut leaves of each layer, and its width is below a third of the median
-    width that is left. Of single weights, a layer of ten or more is starved where none is left, or where its kept part
-    is below a hundredth of the density.
+    A layer of at least ten channels is starved if a single one is left; or if both its kept part is below a third of
+    √density, the part that an even cut leaves of each layer, and its width is below a third of the median width that is
+    left. Where single weights leave, a layer of at least ten is starved if none is left, or if its kept part is below a
+    hundredth of the density.
 
     >>> widths = [("conv", 64, 40), ("fc1", 512, 5), ("fc2", 512, 38), ("head", 10, 10)]
     >>> for one in bottlenecks(widths, 0.05, "channels"):
@@ -66,11 +66,11 @@ def bottlenecks(
     fc1: 5 of 512 channels, where an even cut leaves 114 and the median layer has 24
 
     Args:
-        widths: Of every layer its name and its width before and after: output channels, or weights.
+        widths: For each layer its name and its width before and after: output channels, or weights.
         density: The part of the prunable weights that is left.
         unit: `channels` or `weights`.
-        shares: Of every layer the part of the score's sum that its units have, where that is known. It decides nothing,
-            for scores may be out of balance while an allocation or a floor keeps the widths; but it shows the cause.
+        shares: For each layer its units' part of the sum of all scores, if known. It decides nothing, because scores
+            may be out of balance while an allocation or a floor keeps the widths; but it shows the cause.
     """
     rows = list(widths)
     if not rows:
@@ -88,7 +88,14 @@ def bottlenecks(
 
 
 def _starved_of_channels(before: int, after: int, even: float, middle: float) -> str | None:
-    """What is odd about a layer that loses channels: an even cut leaves this part, the median layer that many."""
+    """What is unusual about a layer that loses channels; None if nothing is.
+
+    Args:
+        before: Its channels before the cut.
+        after: Its channels after it.
+        even: The part of each layer that an even cut leaves.
+        middle: The width of the median layer after the cut.
+    """
     if after == 1:
         return f"a single channel of {before:,}"
     if after < FAR_BELOW * even * before and after < FAR_BELOW * middle:
@@ -100,7 +107,7 @@ def _starved_of_channels(before: int, after: int, even: float, middle: float) ->
 
 
 def _starved_of_weights(before: int, after: int, even: float, _middle: float) -> str | None:
-    """What is odd about a layer that loses weights: an even cut leaves this part."""
+    """What is unusual about a layer that loses weights, of which an even cut leaves the part `even`; None: nothing."""
     if after and after >= ALMOST_NOTHING * even * before:
         return None
     return f"{after:,} of {before:,} weights, where an even cut leaves {even * before:,.0f}"
@@ -118,10 +125,10 @@ def variation(loss: MeanLoss) -> float | None:
     """
     model = loss.model
     if loss.ranks.size > 1 and any(isinstance(module, nn.SyncBatchNorm) for module in model.modules()):
-        return None  # it would wait for other ranks
+        return None  # the norm would wait for other ranks
     seen: list[Any] = []
     value = math.nan
-    with suppress(Exception):  # no reason for a cut to fail
+    with suppress(Exception):  # a missing measurement is no reason for a cut to fail
         batch, samples = next(iter(loss.batches()))
         alone = MeanLoss(model, loss.loss, loss.set, bn_mode="batch")
         handle = model.register_forward_hook(lambda _module, _inputs, outputs: seen.append(outputs))
@@ -136,17 +143,17 @@ def variation(loss: MeanLoss) -> float | None:
 
 
 def remaining(before: float | None, after: float | None) -> float | None:
-    """The part of the outputs' variation that a cut leaves; None where it was not measured, or there was none."""
+    """The part of the outputs' variation that a cut leaves; None if it was not measured, or was zero before."""
     return after / before if before and after is not None else None
 
 
 def still(part: float | None) -> bool:
-    """Whether outputs hardly depend on the input any more: below one percent of their variation is left."""
+    """Whether outputs hardly depend on the input any more: less than one percent of their variation is left."""
     return part is not None and part < STILL
 
 
 def summary(found: Sequence[Bottleneck], shown: int = 3) -> str:
-    """The first of these layers in a few words.
+    """The first `shown` of these layers in a few words.
 
     >>> summary([Bottleneck(name, 64, 1, "a single channel of 64") for name in "abcde"])
     'a (1 of 64), b (1 of 64), c (1 of 64) and 2 more'
@@ -156,7 +163,11 @@ def summary(found: Sequence[Bottleneck], shown: int = 3) -> str:
 
 
 def remedy(unit: str, scored: bool = True) -> str:
-    """What helps against it, the surest first; `scored`: by a loss on data, through the network's norms.
+    """What helps against starvation, the surest remedy first.
+
+    Args:
+        unit: `weights` or `channels`.
+        scored: Whether the method scores by a loss on data, hence through the network's norms.
 
     >>> remedy("channels")
     'give every layer a floor (`min_channels=0.1`), score with `bn_mode="scaled"` if not done yet, or remove less'
@@ -171,7 +182,15 @@ def remedy(unit: str, scored: bool = True) -> str:
 def complaint(
     method: str, unit: str, found: Sequence[Bottleneck], part: float | None, scored: bool = True
 ) -> str | None:
-    """What a warning says of a cut; None if all is well."""
+    """The text of a warning about a cut; None if all is well.
+
+    Args:
+        method: The method's name.
+        unit: `weights` or `channels`.
+        found: The starved layers.
+        part: The part that is left of the outputs' variation, None if not measured.
+        scored: Whether the method scores by a loss on data.
+    """
     what = []
     if found:
         what.append(f"{len(found)} layer{'s' if len(found) > 1 else ''} starved of {unit}: {summary(found)}")
@@ -183,7 +202,7 @@ def complaint(
 
 
 def _relative_deviation(outputs: Any, samples: int) -> float:
-    """Of the first tensor of real numbers that has a row for each sample."""
+    """√(mean variance over samples / mean square) of the first float tensor that has a row for each sample."""
     tensor = next(
         leaf.to(torch.promote_types(leaf.dtype, torch.float32))
         for leaf in pytree.tree_leaves(outputs)

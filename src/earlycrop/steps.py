@@ -1,6 +1,6 @@
-"""In how many steps: the cumulative sparsities on the way to the target. Scores are computed again before each.
+"""In how many steps: the cumulative sparsities on the way to the target. Scores are recomputed before each step.
 
-Steps are given by their number, or by a bound on what one layer may lose before its scores are taken again (`most`).
+Steps are given by their number, or by a bound on what one layer may lose before scores are recomputed (`most`).
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from earlycrop.allocation import places
 
 @dataclass(frozen=True)
 class OneShot:
-    """All at once."""
+    """All units leave at once, by one scoring."""
 
     most: ClassVar[None] = None
 
     def towards(self, sparsity: float) -> list[float]:
-        """The sparsity itself.
+        """The requested sparsity, in one step.
 
         >>> OneShot().towards(0.9)
         [0.9]
@@ -30,12 +30,15 @@ class OneShot:
 
 @dataclass(frozen=True)
 class Halving:
-    """ρᵢ = ρ − (ρ − s) / 2ⁱ for i = 0…n, then ρ: each step halves what is left to remove (SNIP-it, CroPit).
+    """ρᵢ = ρ − (ρ − s) / 2ⁱ for i = 0…n, then ρ: each step halves what is left to remove.
 
-    The start s is 1/2, or ρ/2 where ρ is not above 1/2.
+    The start s is 1/2, or ρ/2 if ρ is not above 1/2 (SNIP-it: Verdenius et al., 2020; CroPit: Rachwan et al., 2022).
 
     Args:
-        n: Halvings; there are n + 2 steps.
+        n: The number of halvings; there are n + 2 steps.
+
+    Raises:
+        ValueError: `n` is negative.
     """
 
     n: int = 5
@@ -58,10 +61,13 @@ class Halving:
 
 @dataclass(frozen=True)
 class Exponential:
-    """Density (1 − ρ)^(k/n) after step k = 1…n: each step keeps the same part of what is left (SynFlow).
+    """Density (1 − ρ)^(k/n) after step k = 1…n: each step keeps the same part of what is left (Tanaka et al., 2020).
 
     Args:
-        n: Steps.
+        n: The number of steps.
+
+    Raises:
+        ValueError: `n` is below 1.
     """
 
     n: int = 100
@@ -83,10 +89,13 @@ class Exponential:
 
 @dataclass(frozen=True)
 class Remaining:
-    """A fixed part of what is left leaves in each step, and in the last one less (Frankle and Carbin, 2019).
+    """A fixed part of what is left leaves in each step, and less in the last one (Frankle and Carbin, 2019).
 
     Args:
-        part: The part.
+        part: The part of what is left that leaves in one step, in (0, 1).
+
+    Raises:
+        ValueError: `part` is not between 0 and 1.
     """
 
     part: float = 0.2
@@ -113,12 +122,15 @@ class Remaining:
 class Bounded:
     """As many steps as it takes for no layer to lose more than a part of its units between two scorings.
 
-    A step ends as soon as one layer has lost `most` of what it had, since the scores of all others were taken with
-    that layer whole. A score is a first-order statement about the network as it is; the bound says how far it is
-    trusted.
+    A step ends as soon as one layer has lost the part `most` of its units, because the scores of all other layers were
+    computed with that layer whole. A score is a first-order statement about the network as it is; the bound limits how
+    far it is trusted.
 
     Args:
         most: The part of its units that a layer may lose in one step, in (0, 1); one unit may always leave.
+
+    Raises:
+        ValueError: `most` is not between 0 and 1.
     """
 
     most: float = 0.5
@@ -128,7 +140,7 @@ class Bounded:
             raise ValueError(f"`most` is the part of a layer that may leave in one step, in (0, 1); found {self.most}.")
 
     def towards(self, sparsity: float) -> list[float]:
-        """The sparsity itself: the bound divides the way to it.
+        """The requested sparsity only: the bound divides the way to it.
 
         >>> Bounded(0.5).towards(0.9)
         [0.9]
@@ -142,10 +154,10 @@ def partway(
     """The first step towards `keep`: units leave from the lowest score up until one layer has lost its bound.
 
     Args:
-        keep: What stays in the end.
-        scores: The higher stays longer.
+        keep: True for each unit that stays in the end.
+        scores: The higher leaves later.
         layer: For each unit the number of its layer.
-        most: The part of its units that a layer may lose; at least one unit.
+        most: The part of its units that a layer may lose; one unit may always leave.
 
     >>> keep, layer = torch.tensor([False, False, False, True, False, True]), torch.tensor([0, 0, 0, 0, 1, 1])
     >>> partway(keep, torch.tensor([1.0, 3.0, 4.0, 9.0, 2.0, 9.0]), layer, 0.5)  # layer 1 is at its bound first

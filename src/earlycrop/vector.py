@@ -1,4 +1,4 @@
-"""What scores are: one number for each unit."""
+"""The type of scores: one number for each unit."""
 
 from jaxtyping import Float
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A detector at work: what it saw at each look, and whether the learning rate stood still meanwhile."""
+"""A detector at work: what it saw at each look, and whether the learning rate stayed constant meanwhile."""
 
 import warnings
 from collections.abc import Iterator
@@ -15,13 +15,16 @@ from earlycrop.timing import AbstractDetector, AbstractInstrument, Observed
 
 
 class Watch:
-    """The looks of a detector until the moment.
+    """The looks of a detector until its moment comes.
 
     Args:
-        detector: The rule; None for a method that does not watch: then nothing is seen.
-        observed: What its instrument looks at.
+        detector: The rule; None for a method that does not watch training.
+        observed: What the rule's instrument looks at.
         method: The method's name, for warnings.
         ranks: The processes that train together; rank 0's reading counts.
+
+    Attributes:
+        curve: Every look so far.
     """
 
     def __init__(self, detector: AbstractDetector | None, observed: Observed, method: str, ranks: Ranks) -> None:
@@ -34,7 +37,7 @@ class Watch:
 
     @property
     def values(self) -> list[float]:
-        """What was seen at each look."""
+        """What the instrument saw at each look."""
         return [check.value for check in self.curve]
 
     def look(self, epoch: float, sparsity: float, optimizer: Optimizer | None) -> None:
@@ -42,13 +45,13 @@ class Watch:
 
         Args:
             epoch: Epochs finished.
-            sparsity: The requested sparsity, which some rules' thresholds follow.
-            optimizer: Whose learning rate should be constant.
+            sparsity: The requested sparsity, on which some thresholds depend.
+            optimizer: The optimizer, whose learning rate should be constant.
         """
         if self._detector is None or self._instrument is None or not self._detector.due(epoch, self._last):
             return
         value = self._ranks.first(self._instrument.read(epoch))  # the last bit may decide
-        self._last = epoch  # not before: a look that fails can be repeated
+        self._last = epoch  # set only now, so that a look that fails can be repeated
         if value is None:
             return
         self._check_rates([] if optimizer is None else [float(group["lr"]) for group in optimizer.param_groups])
@@ -57,7 +60,7 @@ class Watch:
         self.curve.append(Check(epoch, value, signal, threshold, next(iter(self._rates), None)))
 
     def close(self) -> None:
-        """Look no longer; what the instrument remembers may be as large as the dense network."""
+        """Stop looking and free what the instrument remembers, which may be as large as the dense network."""
         self._instrument = None
 
     def held(self) -> Iterator[Tensor]:
@@ -76,7 +79,7 @@ class Watch:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that; a state that was saved after the cut has no instrument, and then this closes too."""
+        """Continue from a saved state; one that was saved after the cut has no instrument, so the watch is closed."""
         self.curve = [Check(**check) for check in state["curve"]]
         self._last, self._rates, self._warned = state["last"], list(state["rates"]), state["warned"]
         if state["instrument"] is None:
@@ -91,7 +94,7 @@ class Watch:
             self._warned = True
             before, now = moved[0]
             warnings.warn(
-                f"The learning rate moved from {before:g} to {now:g} before {self._method} pruned: its rule then "
-                f"sees the schedule, not the network. Hold it constant until the report.",
+                f"The learning rate moved from {before:g} to {now:g} before {self._method} pruned, so its rule sees "
+                f"the schedule rather than the network. Keep the rate constant until `check` returns a report.",
                 stacklevel=5,  # the line that called `check`
             )

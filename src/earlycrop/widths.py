@@ -1,4 +1,4 @@
-"""Widths and choice apart: a ranking over all layers mixes how wide each becomes and which of its units stay."""
+"""Widths and choice, separated: one ranking over all layers decides both how wide each becomes and which units stay."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,9 +14,13 @@ class WidthsOf:
 
     Args:
         score: The score that decides the widths (for weights: how many of them each layer keeps).
-        steps: In how many steps it is applied; its cuts are undone again.
-        allocation: How it shares the budget itself.
-        taken: When: `first`, at the pruner's first check, before training; or `cut`, at each cut, for its sparsity.
+        steps: In how many steps it removes units; its cuts are undone afterwards.
+        allocation: How this scoring shares the budget between layers.
+        taken: When it is applied: `first`, at the pruner's first check, before training; or `cut`, at each cut, for
+            that cut's sparsity.
+
+    Raises:
+        ValueError: `taken` is something else.
     """
 
     score: AbstractScore

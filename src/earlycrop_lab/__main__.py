@@ -1,4 +1,4 @@
-"""The command `earlycrop`. This file needs nothing but Python, so that it can say what else is needed."""
+"""The command `earlycrop`. This file imports only the standard library, so that it can report what is missing."""
 
 import os
 import sys
@@ -12,21 +12,21 @@ NEEDED = {
     "rich": "rich",
     "sklearn": "scikit-learn",
 }
-"""What the extra `lab` installs: the names that are imported, and those of the packages."""
+"""What the extra `lab` installs: import names, and the names of the packages that provide them."""
 
 
 def main() -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     missing = [package for name, package in NEEDED.items() if find_spec(name) is None]
     if missing:
         print(
-            f"The laboratory needs more than there is here: `pip install {' '.join(missing)}`. "
-            "(The library itself, `import earlycrop`, works without.)",
+            f"The laboratory needs packages that are not installed: `pip install {' '.join(missing)}`. "
+            "(The library itself, `import earlycrop`, works without them.)",
             file=sys.stderr,
         )
         return 1
-    # Threads that wait for work sleep instead of spinning: on a shared machine spinning takes the others' CPUs. It has
-    # to be said before torch is loaded.
+    # Idle threads sleep instead of spinning: on a shared machine spinning takes CPU time from other processes. OpenMP
+    # reads this once, so it has to be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from earlycrop_lab.cli import main as command
 

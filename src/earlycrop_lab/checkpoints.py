@@ -1,4 +1,4 @@
-"""A run that is cut off goes on from its last checkpoint, and no two processes work on the same run.
+"""An interrupted run resumes from its last checkpoint, and no two processes work on the same run.
 
     with Checkpoints(folder, of=repr(description)) as checkpoints:
         ...
@@ -9,7 +9,7 @@
     checkpoints.discard()
 
 A part is whatever has a `state_dict` and a `load_state_dict`. The states of the random generators are kept beside them.
-Nothing of a task is known here.
+This file knows nothing about tasks.
 """
 
 import json
@@ -32,57 +32,57 @@ from earlycrop_lab.measure.memory import process_peak_bytes
 
 try:
     import fcntl
-except ImportError:  # not a Unix: nothing keeps two processes apart
+except ImportError:  # not a Unix: there is no lock to keep a second process out
     fcntl = None
 
 CHECKPOINT, ATTEMPTS = "checkpoint.safetensors", "attempts.json"
 STARTS_OVER = "--again starts over."
 BEAT = 1.0
-"""Seconds between two notes of how much work would be lost if the process died now."""
+"""Seconds between two notes of how much work would be lost if the process died at that moment."""
 
 
 class Part(Protocol):
-    """Something that can be kept and gone on with."""
+    """Something whose state can be saved and restored."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain containers, numbers and tensors."""
+        """The state, as plain containers, numbers and tensors."""
         ...
 
     def load_state_dict(self, state: dict[str, Any], /) -> Any:
-        """Go on from there."""
+        """Restore a state that `state_dict` returned."""
         ...
 
 
 class Occupied(ValueError):
-    """Another process works in the folder."""
+    """Another process is at work in the folder."""
 
 
 class Forgetful:
     """Keeps nothing: for a task that is run without a folder."""
 
     def restore(self, **parts: Part) -> int:
-        """From the beginning."""
+        """Start from the beginning: 0 epochs are done."""
         return 0
 
     def save(self, done: int, now: bool = False) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 class Followed:
-    """On the other ranks of a run that several processes train: goes on as rank 0 does, and keeps nothing itself."""
+    """The checkpoints of the other ranks of a run: they resume where rank 0 does, and write nothing themselves."""
 
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
 
     def restore(self, **parts: Part) -> int:
-        """To where rank 0's checkpoint is."""
+        """Take the parts to where rank 0's checkpoint is; the number of epochs done."""
         done, saved = self.ranks.first((None, None))
         if saved is not None:
             _go_on(parts, saved, self.ranks.rank)
         return done or 0
 
     def save(self, done: int, now: bool = False) -> None:
-        """Tell rank 0 what only this one knows, if it makes a checkpoint."""
+        """Send rank 0 the state that only this rank has, if rank 0 makes a checkpoint."""
         if self.ranks.first(False):
             self.ranks.gather(_random())
 
@@ -92,23 +92,23 @@ class Checkpoints:
 
     Attributes:
         done: Epochs that the checkpoint holds; None while there is none.
-        about: What was known where the run began: the `about` of its first attempt.
+        about: The `about` of the run's first attempt.
         attempts: Processes that worked on the run, this one included.
-        lost_seconds: Work of earlier processes that their last checkpoint did not hold, and setting up again.
-        saving_seconds: Writing checkpoints.
-        process_bytes: The most memory that any of these processes had when it wrote a checkpoint.
+        lost_seconds: Time lost to interruptions: work that no checkpoint held, and setting up again.
+        saving_seconds: Time spent writing checkpoints.
+        process_bytes: The largest peak memory of any of these processes when it wrote a checkpoint.
 
     Args:
-        folder: The run's folder; made if need be, and removed again if nothing was put there.
-        of: What the run is, in words; the checkpoint of something else is refused.
-        about: Anything worth knowing of the circumstances.
-        restart: Forget a checkpoint that is there.
-        every: At least so many seconds between two checkpoints.
-        ranks: The processes that train together, of which this is the first; the others have `Followed`.
+        folder: The run's folder; created if necessary, and removed again if it stays empty.
+        of: What the run is, in words; the checkpoint of another run is refused.
+        about: The circumstances of the run, kept with its checkpoint.
+        restart: Whether to delete an existing checkpoint.
+        every: The least number of seconds between two checkpoints.
+        ranks: The processes that train together, of which this is the first; the others use `Followed`.
 
     Raises:
-        Occupied: another process is at work in the folder.
-        ValueError: the checkpoint there is damaged, or of another run.
+        Occupied: Another process is at work in the folder.
+        ValueError: The checkpoint in the folder is damaged, or belongs to another run.
     """
 
     def __init__(
@@ -153,17 +153,17 @@ class Checkpoints:
             self._beat()
             os.close(self._note)
         if self.done is None and kind is not None and issubclass(kind, Exception):
-            self.discard()  # it would fail again: nothing worth counting
+            self.discard()  # the run would fail again: this attempt is not worth counting
         self._lock.__exit__(None, None, None)
 
     def restore(self, **parts: Part) -> int:
-        """Take these parts to where the run was cut off, in this order, and keep them from now on.
+        """Restore these parts from the checkpoint, in this order, and include them in every later one.
 
         Returns:
-            How many epochs are done: 0 where there is no checkpoint.
+            The number of epochs done: 0 if there is no checkpoint.
 
         Raises:
-            ValueError: the checkpoint does not fit the parts; these may be half restored.
+            ValueError: The checkpoint does not fit the parts, which may now be half restored.
         """
         self._parts = parts
         self.ranks.first((self.done, self._saved))
@@ -177,7 +177,7 @@ class Checkpoints:
                 ) from error
             self._saved = None
         if self.attempts > 1:
-            self.lost_seconds += time.perf_counter() - self._mark  # setting up, which the first attempt had done
+            self.lost_seconds += time.perf_counter() - self._mark  # setting up, which the first attempt did already
             self._mark = time.perf_counter()
         self._note = os.open(self.folder / ATTEMPTS, os.O_WRONLY | os.O_CREAT, 0o666)
         self._beat()
@@ -185,14 +185,14 @@ class Checkpoints:
         return self.done or 0
 
     def save(self, done: int, now: bool = False) -> None:
-        """Keep all parts as they are.
+        """Write a checkpoint of all parts, unless the last one is more recent than `every`.
 
         Args:
-            done: Epochs that are done.
-            now: However short the time since the last checkpoint.
+            done: The number of epochs done.
+            now: Whether to write it however recent the last checkpoint is.
 
         Raises:
-            OSError: it cannot be written; the checkpoint before it is as it was.
+            OSError: The checkpoint cannot be written; the one before it is unharmed.
         """
         start = time.perf_counter()
         if not self.ranks.first(now or start - self._last >= self.every):
@@ -213,7 +213,7 @@ class Checkpoints:
         try:
             save_state(state, self.folder / CHECKPOINT)
         except OSError as error:
-            error.strerror = f"{error.strerror}; the checkpoint before it is whole, the same command goes on from there"
+            error.strerror = f"{error.strerror}; the checkpoint before it is whole, the same command resumes from there"
             raise
         self.done, self._saves = done, self._saves + 1
         self._mark = self._last = time.perf_counter()
@@ -221,14 +221,14 @@ class Checkpoints:
         self._beat()
 
     def discard(self) -> None:
-        """The run has its result, or starts over."""
-        for name in (ATTEMPTS, CHECKPOINT):  # the checkpoint last: while it is there, the rest is tidied up next time
+        """Delete the checkpoint: the run has its result, or starts over."""
+        for name in (ATTEMPTS, CHECKPOINT):  # the checkpoint last: as long as it exists, the next run tidies up
             (self.folder / name).unlink(missing_ok=True)
         sweep(self.folder / CHECKPOINT)
         self.done = None
 
     def _look(self) -> None:
-        """What earlier attempts have left."""
+        """Read what earlier attempts have left."""
         if (path := self.folder / CHECKPOINT).exists():
             try:
                 saved = load_state(path)
@@ -240,11 +240,11 @@ class Checkpoints:
             self.attempts, self.lost_seconds = saved["attempts"] + 1, saved["lost_seconds"]
             self.saving_seconds, self.process_bytes = saved["saving_seconds"], saved["process_bytes"]
             self._saved = saved
-        with suppress(OSError, ValueError, KeyError, TypeError):  # only a count depends on it
+        with suppress(OSError, ValueError, KeyError, TypeError):  # only counts depend on the note
             note = json.loads((self.folder / ATTEMPTS).read_text())
             attempts, lost_seconds, saves = note["attempts"], note["lost_seconds"], note["saves"]
             self.attempts = attempts + 1
-            if saves == self._saves:  # else the process died between a checkpoint and its note
+            if saves == self._saves:  # otherwise the process died between a checkpoint and its note
                 self.lost_seconds = lost_seconds
 
     def _beats(self) -> None:
@@ -252,7 +252,7 @@ class Checkpoints:
             self._beat()
 
     def _beat(self) -> None:
-        """Note what would be lost: in one short write, in place, so that no half of it is ever there."""
+        """Note what would be lost, in one short write in place, so that a reader never finds half a note."""
         lost = self.lost_seconds + time.perf_counter() - self._mark
         text = json.dumps({"attempts": self.attempts, "lost_seconds": round(lost, 3), "saves": self._saves})
         with suppress(OSError):  # a full disk: only a count depends on it
@@ -261,10 +261,10 @@ class Checkpoints:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Work in a folder of which this process has the lock, which dies with it; removed again if nothing is in it.
+    """Hold the lock on a folder, which ends with the process; the folder is removed again if it stays empty.
 
     Raises:
-        Occupied: another process is at work there.
+        Occupied: Another process is at work in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
@@ -279,17 +279,17 @@ def alone(folder: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            with suppress(OSError):  # not empty: what is there stays
+            with suppress(OSError):  # not empty: the folder stays
                 folder.rmdir()
     finally:
         os.close(descriptor)
 
 
 def _go_on(parts: dict[str, Part], saved: dict[str, Any], rank: int) -> None:
-    """Take the parts and the random generators to where they were."""
+    """Restore the parts and the random generators."""
     for name, part in parts.items():
         part.load_state_dict(saved["parts"][name])
-    if rank < len(saved["random"]):  # there may have been fewer
+    if rank < len(saved["random"]):  # the run may have had fewer ranks
         _set_random(saved["random"][rank])
 
 

@@ -1,6 +1,6 @@
 """The command `earlycrop`: a table of verbs, and what they share.
 
-Options of `train` are the fields of a description; what is wrong with them, the description says itself.
+Options of `train` are the fields of a description, which validates them itself.
 """
 
 import argparse
@@ -22,47 +22,48 @@ from earlycrop_lab.verbs.verb import Misuse, Verb
 from earlycrop_lab.verbs.why import WHY
 
 VERBS = {verb.name: verb for verb in (TRAIN, COMPARE, DEMO, WHY, METHODS, SHOW, REPORT)}
-"""What can be asked of the command."""
+"""The subcommands, by name."""
 
 OVERVIEW = """\
 earlycrop: make a network small before you pay for training it.
 
   earlycrop demo                   EarlyCroP-S against dense on handwritten digits, in minutes
   earlycrop train --method earlycrop-s --sparsity 0.95 --data cifar10 --with-dense
-                                   one run: trained, pruned, measured, drawn, kept in runs/;
-                                   if it is cut off, the same command goes on from its last checkpoint
-  earlycrop train --dry-run ...    what would leave, layer by layer, before anything is trained
+                                   train, prune, measure and plot one run; results go to runs/;
+                                   if it is interrupted, the same command resumes from the last checkpoint
+  earlycrop train --dry-run ...    list what would be removed, layer by layer, without training
   torchrun --nproc-per-node 2 -m earlycrop_lab train ...
                                    one run on two processes, each with its part of every batch
   earlycrop compare --preset quick
-                                   the poster's table on digits: every method, each run in a process of its own; also
-                                   --methods ... --sparsities ... --seeds N; --estimate prints first how long it takes
+                                   the poster's table on digits: every method, each run in its own process;
+                                   choose the runs with --methods ... --sparsities ... --seeds N;
+                                   --estimate prints how long they would take
   earlycrop compare --preset recipe-vgg16
-                                   pruned networks beside narrow ones and random cuts of the same FLOPs; --beside with
-                                   any other grid
+                                   pruned networks beside narrow networks and random cuts of the same FLOPs;
+                                   --beside adds these to any other grid
   earlycrop why flow               what each score does to the gradient flow and to the neural tangent kernel
-  earlycrop why moment             accuracy by the epoch at which one prunes, and when each detector would
+  earlycrop why moment             accuracy by the epoch of pruning, and the epoch that each detector would choose
   earlycrop why choice             what a score's choice is worth inside the widths of a method
   earlycrop why early              which share of which budget to train before the cut
-  earlycrop methods                what can be asked for with --method
-  earlycrop show RUN               a finished run: its table, its curve, its pictures
+  earlycrop methods                list the values of --method
+  earlycrop show RUN               one finished run: its table, its curve, its figures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
-  earlycrop report FOLDER          all runs in a folder, as one page with tables and pictures
+  earlycrop report FOLDER          all runs in a folder, as one page with tables and figures
 
-`earlycrop train --help` lists every option, with `--task NAME` those of another task than image classification. Data
-sets: digits (nothing to download), cifar10, cifar100, tiny-imagenet, folder:PATH. The library itself is
-`import earlycrop`, for your own training loop."""
+`earlycrop train --help` lists every option of image classification; add `--task NAME` for the options of another task.
+Data sets: digits (nothing to download), cifar10, cifar100, tiny-imagenet, folder:PATH. For your own training loop, use
+the library itself: `import earlycrop`."""
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse, but every error is one sentence and goes the way of all others."""
+    """argparse, but every error is one sentence and is raised as a `Misuse`."""
 
     def error(self, message: str):
         raise Misuse(f"{message}. `{self.prog} --help` lists the options.")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command line; the exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run a command line and return the exit code: 0, 2 for an error that the user can fix, 130 when interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     console = Console()
     verbose = "--traceback" in arguments
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         verb, options = _understood(arguments)
         return verb.action(options, console)
-    except BrokenPipeError:  # `earlycrop methods | head`: nobody reads on, which is no error
+    except BrokenPipeError:  # `earlycrop methods | head`: the reader has closed the pipe, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError) as error:  # the library's errors are ValueErrors
@@ -86,10 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
-    """The verb and its options.
+    """Parse the verb and its options.
 
     Raises:
-        Misuse: There is no such verb, or it has no such option; it names the nearest.
+        Misuse: There is no such verb, or it has no such option; the message suggests the nearest name.
     """
     if arguments[0] not in VERBS:
         near = nearest(arguments[0], VERBS)
@@ -109,14 +110,14 @@ def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
         raise Misuse(f"{verb.name} has no option {rest[0]!r}. Did you mean {near!r}?")
     if processes() > 1 and not verb.shared:
         raise Misuse(
-            f"torchrun started {processes()} processes, and it is only train that they share: start {verb.name} "
+            f"torchrun started {processes()} processes, and only train can share them: start {verb.name} "
             "without torchrun"
         )
     return verb, options
 
 
 def _task(arguments: Sequence[str]) -> str:
-    """The task, by name or by a preset: the options of a description depend on it."""
+    """The task that --task names, or that of --preset: the options of a description depend on it."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     first.add_argument("--task", nargs="?")
     first.add_argument("--preset", nargs="?")

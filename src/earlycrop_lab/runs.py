@@ -1,8 +1,8 @@
 """One frozen description, one folder, one result.
 
-A folder is named from its description, of which only what differs from the usual counts, so nobody names experiments
-and a new option leaves old results valid. A run whose result exists is not run again. `result.json` is written last
-and at once: a folder without it is a run that was cut off, and goes on from its last checkpoint.
+A folder is named after its description, of which only what differs from the usual appears, so nobody has to name
+experiments, and a new option leaves old results valid. A run whose result exists is not run again. `result.json` is
+written last, and atomically: a folder without it is an interrupted run, which resumes from its last checkpoint.
 """
 
 import json
@@ -34,7 +34,7 @@ from earlycrop_lab.tasks.session import Trained
 
 RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
 EARLIER = "result-before.json"
-"""The result of a run that was started over, until it has another."""
+"""The previous result of a run that was started over, until the new one is written."""
 
 
 def folder_name(description: Description) -> str:
@@ -59,16 +59,16 @@ def _plain(value: Any) -> str:
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that a run leaves, as `result.json` holds it.
+    """Everything that a run records, as `result.json` holds it.
 
     Args:
-        description: What was asked.
-        environment: On what it ran: versions, commit, hardware, threads, load; when.
-        epochs: Every epoch's numbers.
-        report: What was cut, why and when, and what the detector saw; None for dense.
+        description: What was run.
+        environment: What it ran on, and when: versions, commit, hardware, threads, load.
+        epochs: The numbers of every epoch.
+        report: What was cut, why and when, and what the detector observed; None for dense runs.
         columns: The columns of the poster.
-        emissions: Whose electricity, which PUE, and whether power was measured or assumed.
-        data: What it was trained and tested on, in words; not known of results of older versions.
+        emissions: The country's electricity mix, the PUE, and whether power was measured or assumed.
+        data: What it was trained and tested on, in words; empty in results of older versions.
     """
 
     description: Description
@@ -81,16 +81,16 @@ class Result:
 
     @property
     def figure(self) -> float:
-        """The task's figure that counts, after the last epoch."""
+        """The task's main metric after the last epoch."""
         return self.columns.metrics[self.description.metric.name]
 
     def as_dict(self) -> dict[str, Any]:
-        """The same, JSON-ready; `repr` is the description as Python source."""
+        """The result as JSON-ready containers; `repr` is the description as Python source."""
         return {"repr": repr(self.description), "task": self.description.task, **asdict(self)}
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> "Result":
-        """What `as_dict` gave; fields that a newer version has added are at their defaults."""
+        """The inverse of `as_dict`; fields that newer versions have added get their defaults."""
         return cls(
             description=described(stored["task"], stored["description"]),
             environment=stored["environment"],
@@ -115,26 +115,26 @@ def run(
     say: Callable[[str], None] = lambda _: None,
     ranks: Ranks = ALONE,
 ) -> Result:
-    """The result of a description: read if its folder under `out` has it, else trained, measured and kept there.
+    """The result of a description: read if its folder under `out` holds it, else trained, measured and kept there.
 
     Args:
         description: What to run.
         out: Where the folders of runs are.
-        root: Where the data set lies.
-        device: Where to train.
-        country: Whose electricity mix counts.
+        root: The folder of the data sets.
+        device: The torch device to train on.
+        country: ISO code of the country whose electricity mix counts.
         pue: Power usage effectiveness of the site.
-        checkpoint_every: At least so many seconds between two checkpoints; it is at the end of an epoch that they are
-            made, and after the cut.
-        progress: Who watches it train.
-        say: Called with a sentence about what is done.
-        ranks: The processes that train it together, of which this is the first; the others `follow`.
+        checkpoint_every: The least number of seconds between two checkpoints, which are made at the end of an epoch
+            and after the cut.
+        progress: Receives the progress of training.
+        say: Called with a sentence about what is being done.
+        ranks: The processes that train it together, of which this is the first; the others call `follow`.
 
     Raises:
-        ValueError: If the folder holds the result of another description, another process is at work in it, or
-            training cannot be done as described.
-        KeyboardInterrupt: Says where the same run would go on.
-        OSError: If data or folder cannot be read or written.
+        ValueError: The folder holds the result of another description, another process is at work in it, or the
+            description cannot be trained.
+        KeyboardInterrupt: Interrupted; its message says where the same run would resume.
+        OSError: The data or the folder cannot be read or written.
     """
     folder = out / folder_name(description)
     there = (folder / RESULT).exists()
@@ -149,7 +149,7 @@ def run(
         changed = {name: kept.about.get(name) for name in DECIDING if kept.about.get(name) != where[name]}
         if changed:
             where["changed_from"] = changed
-            say(f"It began with other {' and '.join(changed)}: figures may differ in their last digits.")
+            say(f"The run began with different {' and '.join(changed)}: its numbers may differ in their last digits.")
         try:
             trained = train(description, progress=progress, checkpoints=checkpoints, **around)
         except KeyboardInterrupt:
@@ -162,7 +162,7 @@ def run(
 
 
 def _finished(description: Description, folder: Path, say: Callable[[str], None]) -> Result:
-    """The result that is there, if it is that of the description."""
+    """The result in the folder, if it belongs to the description."""
     found = read(folder)
     if found.description != description:
         raise ValueError(
@@ -177,7 +177,7 @@ def _finished(description: Description, folder: Path, say: Callable[[str], None]
 
 
 def _kept(description: Description, where: dict[str, Any], trained: Trained, kept: Checkpoints, folder: Path) -> Result:
-    """Write what training left into the run's folder, the result last."""
+    """Write what training produced into the run's folder, the result last."""
     emissions = trained.emissions.including(kept.lost_seconds)
     columns = replace(
         trained.columns,
@@ -199,10 +199,10 @@ def _kept(description: Description, where: dict[str, Any], trained: Trained, kep
 
 
 def start_over(descriptions: Iterable[Description], out: Path) -> None:
-    """Forget runs' checkpoints and put their results aside, so that `run` begins them at their beginning.
+    """Delete the runs' checkpoints and set their results aside, so that `run` starts them from the beginning.
 
     Raises:
-        ValueError: Another process is at work in the folder of one; all are as before.
+        ValueError: Another process is at work in one of the folders; nothing has been changed.
     """
     folders = {out / folder_name(each): repr(each) for each in descriptions}
     with ExitStack() as held:
@@ -215,24 +215,24 @@ def start_over(descriptions: Iterable[Description], out: Path) -> None:
 
 
 def follow(description: Description, *, ranks: Ranks, root: str | None = None, device: str = "cpu") -> None:
-    """What the other ranks do while the first `run`s: train their part, if the result is not there already."""
+    """Train another rank's part while the first rank calls `run`, unless the result exists already."""
     if not ranks.first(False):
         train(description, root=root, device=device, checkpoints=Followed(ranks), ranks=ranks)
 
 
 DECIDING = ("packages", "commit", "device", "cpu", "threads", "ranks")
-"""What of the environment may change the last bits of a result."""
+"""The parts of the environment that may change the last bits of a result."""
 
 
 def _left(done: int | None, epochs: int) -> str:
-    """What an interrupted run has left."""
+    """What an interrupted run still has to do."""
     if done is None:
         return "it has no checkpoint yet and starts over next time"
     return f"the same command goes on with epoch {done + 1} of {epochs}" if done < epochs else "only its end is left"
 
 
 def write(result: Result, folder: Path) -> None:
-    """Put the result into its folder, whole or not at all."""
+    """Write the result into its folder, atomically."""
     text = json.dumps(result.as_dict(), separators=(",", ":"), allow_nan=False) + "\n"
     with replacing(folder / RESULT) as file:
         file.write(text.encode())
@@ -242,8 +242,8 @@ def read(folder: Path) -> Result:
     """The result in a folder.
 
     Raises:
-        ValueError: If it cannot be understood.
-        OSError: If it cannot be read.
+        ValueError: The file is not a result of this laboratory.
+        OSError: The file cannot be read.
     """
     path = folder / RESULT
     try:
@@ -253,7 +253,7 @@ def read(folder: Path) -> Result:
 
 
 def failure(folder: Path) -> str | None:
-    """Why a run failed, if it did and was not tried again since."""
+    """Why a run failed; None if it did not fail or has been started again since."""
     try:
         return json.loads((folder / FAILURE).read_text(encoding="utf-8"))["error"]
     except FileNotFoundError:
@@ -263,10 +263,10 @@ def failure(folder: Path) -> str | None:
 
 
 def find(name: str, out: Path) -> Path:
-    """The folder of a run, from its path, its name, or any beginning of the name that only one has.
+    """The folder of a run, from its path, its name, or an unambiguous beginning of the name.
 
     Raises:
-        ValueError: If none or several are meant; it names the nearest.
+        ValueError: No run matches, or several do; the message lists them or suggests the nearest.
     """
     if (Path(name) / RESULT).exists():
         return Path(name)
@@ -285,12 +285,12 @@ def find(name: str, out: Path) -> Path:
 
 
 def samples(description: Description, out: Path) -> dict[str, torch.Tensor]:
-    """What a run under `out` kept of a few samples; nothing if it kept nothing or is not there."""
+    """The predictions for a few samples that a run under `out` kept; empty if it kept none or does not exist."""
     file = out / folder_name(description) / SAMPLES
     return safetensors.torch.load_file(file) if file.exists() else {}
 
 
 def twin(description: Description, out: Path) -> Result | None:
-    """The dense run with the same training, if it is there."""
+    """The result of the dense run with the same training, or None if it does not exist."""
     folder = out / folder_name(description.dense_twin())
     return read(folder) if (folder / RESULT).exists() else None

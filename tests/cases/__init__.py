@@ -1,10 +1,10 @@
-"""The model zoo: every family of network that the structure engine promises, and the ones that it must leave whole.
+"""The model zoo: every family of networks that the structure engine promises to cut, and those it must leave whole.
 
-Each model is written in plain torch, with small widths, and is listed in `CASES` under a name. `least` is counted by
-hand from the definition: so many classes of coupled channels must be able to leave, so that a network that is safely
-but needlessly left whole is a failing test and not a surprise. Zero means that leaving it whole is acceptable.
+Each model is written in plain torch, with small widths, and is listed in `CASES` under a name. `least`, counted by
+hand from the definition, is the number of classes of coupled channels that must be able to leave at least: a network
+left whole safely but needlessly is a failing test and not a surprise. Zero means that leaving it whole is acceptable.
 
-A file holds a family.
+Each file holds one family.
 """
 
 from tests.cases import (  # noqa: F401

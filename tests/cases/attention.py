@@ -1,4 +1,4 @@
-"""Attention: fused, separate, grouped, rotary, written by hand or by torch. Whole heads may leave."""
+"""Attention: fused, separate, grouped, rotary, written by hand or torch's own. Whole heads may leave."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class FusedUnbindAttributes(Heads):
 
 @around("heads_fused_inner", least=AROUND + 3)
 class FusedInner(Heads):
-    """The product of heads and width is an integer of its own."""
+    """The product of the number of heads and their width is an integer of the module."""
 
     def forward(self, x):
         batch, tokens, _ = x.shape
@@ -142,7 +142,7 @@ class FusedInner(Heads):
 
 @around("heads_fused_chunk", least=AROUND + 3, most=AROUND + 3)
 class FusedChunk(Heads):
-    """Three equal parts; the number of heads is what is left of the view."""
+    """Three equal parts; the view infers the number of heads."""
 
     def forward(self, x):
         q, k, v = (part.unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
@@ -161,7 +161,7 @@ class FusedInterleaved(Heads):
 
 @around("heads_fused_channels_first", least=AROUND + 3)
 class FusedChannelsFirst(Heads):
-    """Products written out, with the tokens last."""
+    """The products are written out, with the tokens in the last dimension."""
 
     def forward(self, x):
         batch, tokens, _ = x.shape
@@ -171,7 +171,7 @@ class FusedChannelsFirst(Heads):
 
 
 class Separate(nn.Module):
-    """A projection each for queries, keys and values."""
+    """Queries, keys and values have a projection each."""
 
     def __init__(self, heads: int = 3, head_dim: int = 2, width: int = 8, context: int = 8, groups: int | None = None):
         super().__init__()
@@ -206,7 +206,7 @@ class SeparateAttributes(Separate):
 
 @around("heads_by_division", least=AROUND + 3)
 class SeparateDivided(Separate):
-    """The heads' width follows from the number of heads: with a head less, all would be wider."""
+    """The heads' width follows from the number of heads: with one head fewer, all would be wider."""
 
     def split(self, x):
         return x.view(x.shape[0], x.shape[1], self.heads, x.shape[2] // self.heads).transpose(1, 2)
@@ -229,7 +229,7 @@ class ByHand(Separate):
 
 @around("heads_by_hand_folded", least=AROUND + 3)
 class Folded(Separate):
-    """Heads are folded into the batch, as fairseq's and torch's own attention have it."""
+    """Heads are folded into the batch, as in fairseq's and torch's own attention."""
 
     def forward(self, x):
         batch, tokens, _ = x.shape
@@ -249,7 +249,7 @@ class ScalePinned(Separate):
 
 @around("heads_scale_learned", least=AROUND + 3, most=AROUND + 3)
 class ScaleLearned(Separate):
-    """Angles of queries and keys with a temperature for each head (Swin V2)."""
+    """The cosine of queries and keys, with a temperature for each head (Swin V2)."""
 
     def __init__(self):
         super().__init__()
@@ -262,7 +262,7 @@ class ScaleLearned(Separate):
 
 @around("heads_normalised", least=AROUND + 3, most=AROUND + 3)
 class Normalised(Separate):
-    """Layer norm of the queries and RMS norm of the keys within each head."""
+    """A layer norm of the queries and an RMS norm of the keys, within each head."""
 
     def __init__(self):
         super().__init__()
@@ -274,7 +274,7 @@ class Normalised(Separate):
 
 @around("heads_linear", least=AROUND + 3)
 class LinearAttention(Separate):
-    """Keys and values meet first; no softmax."""
+    """Keys and values are multiplied first; there is no softmax."""
 
     def attend(self, q, k, v):
         q, k = F.elu(q) + 1, F.elu(k) + 1
@@ -283,7 +283,7 @@ class LinearAttention(Separate):
 
 @around("heads_talking", least=AROUND, whole=("attention.q.bias",))
 class TalkingHeads(Separate):
-    """A softmax over the heads: they are mixed."""
+    """A softmax over the heads mixes them."""
 
     def attend(self, q, k, v):
         return (q @ k.transpose(-2, -1)).softmax(1) @ v
@@ -291,7 +291,7 @@ class TalkingHeads(Separate):
 
 @around("heads_mixed_by_layer", least=AROUND + 3 + 3 + 3)
 class MixedByLayer(Separate):
-    """A linear layer over the heads on the way to the softmax and behind it (Shazeer et al., 2020)."""
+    """A linear layer mixes the heads before the softmax and another one after it (Shazeer et al., 2020)."""
 
     def __init__(self):
         super().__init__()
@@ -304,7 +304,7 @@ class MixedByLayer(Separate):
 
 @around("heads_sized_in_one_view", least=AROUND)
 class LiteralHeads(Separate):
-    """The number of heads stands in the code."""
+    """The number of heads is a literal in the code."""
 
     def split(self, x):
         return x.reshape(x.shape[0], x.shape[1], 3, 2).transpose(1, 2)
@@ -380,7 +380,7 @@ def rotate_half(x):
 
 @around("rotary", least=AROUND + 3)
 class Rotary(Separate):
-    """Rotary positions of halves: within the heads, so that whole heads are free."""
+    """Rotary positions turn halves of a head: they stay within heads, so whole heads may leave."""
 
     def __init__(self, turn=None):
         super().__init__(3, 4)
@@ -417,7 +417,7 @@ class RotaryComplex(Rotary):
 
 @around("head_biases", least=AROUND + 3, most=AROUND + 3)
 class HeadBiases(Separate):
-    """A learned bias for each head and pair of tokens, and a slope for each head times the distance."""
+    """A learned bias for each head and pair of tokens, and each head's slope times their distance."""
 
     def __init__(self):
         super().__init__()
@@ -448,7 +448,7 @@ class HeadBiasTable(Separate):
 
 @around("head_bias_embedding", least=AROUND + 3)
 class HeadBiasEmbedding(Separate):
-    """The same as an embedding of distances (T5)."""
+    """The same, with an embedding of distances (T5)."""
 
     def __init__(self):
         super().__init__()
@@ -480,7 +480,7 @@ class EinsumHeads(nn.Module):
 
 @around("heads_einops", least=AROUND + 3, needs="einops")
 class EinopsHeads(Heads):
-    """The number of heads is given, and their width, by name."""
+    """The number of heads and their width are given by name."""
 
     def forward(self, x):
         from einops import rearrange
@@ -503,7 +503,7 @@ class EinopsCounted(Heads):
 
 @around("heads_in_list", least=AROUND + 2 * 3)
 class HeadsInList(nn.Module):
-    """A module for each head: their values' widths are free, each on its own."""
+    """A module for each head: the width of each head's values may shrink on its own."""
 
     def __init__(self):
         super().__init__()
@@ -517,7 +517,7 @@ class HeadsInList(nn.Module):
 
 @around("cross_attention", real(3, 4, 5), least=AROUND + 3)
 class CrossAttention(Separate):
-    """Keys and values of another sequence, which is given."""
+    """Keys and values come from another sequence, which is an input."""
 
     def __init__(self):
         super().__init__(context=5)
@@ -529,7 +529,7 @@ class CrossAttention(Separate):
 
 @around("extra_key", least=AROUND + 3)
 class ExtraKey(Separate):
-    """A learned key and a value of zeros beside those of the tokens."""
+    """A learned key and a value of zeros are added to those of the tokens."""
 
     def __init__(self):
         super().__init__()
@@ -543,7 +543,7 @@ class ExtraKey(Separate):
 
 @case("non_local", image(3, 4), least=6 + 4 + 5)
 class NonLocal(nn.Module):
-    """Attention between places, of 1×1 convolutions, without a scale: queries and keys may leave in pairs."""
+    """Attention between places, by 1×1 convolutions, without a scale: queries and keys may leave in pairs."""
 
     def __init__(self):
         super().__init__()
@@ -560,7 +560,7 @@ class NonLocal(nn.Module):
 
 @case("products_of_open_channels", real(3, 5, 6), least=4 + 5 + 5, whole=("open.bias",))
 class ProductsOfOpenChannels(nn.Module):
-    """Features plus one on both sides of a product: closed channels still count; with zeros on one side they do not."""
+    """With features plus one in both factors of a product closed channels count; with zeros in one they do not."""
 
     def __init__(self):
         super().__init__()
@@ -596,7 +596,7 @@ class LatentQueries(nn.Module):
 
 @case("multihead_weights", real(3, 5, 6), least=8 + 8 + 7)
 class MultiheadWeights(nn.Module):
-    """The averaged weights are an output too; time first."""
+    """The averaged weights are an output too; time is the first dimension."""
 
     def __init__(self):
         super().__init__()
@@ -627,7 +627,7 @@ class MultiheadCross(nn.Module):
 
 @case("multihead_zero_key", real(3, 5, 6), least=8 + 7)
 class MultiheadZeroKey(nn.Module):
-    """A key of zeros beside the tokens', and each head's weights as an output."""
+    """A key of zeros beside the tokens' keys; each head's weights are an output."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a network of the zoo is, and the few layers that many of them are made of."""
+"""The description of a network of the zoo, and a few building blocks that many of them share."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Case:
-    """One network of the zoo and what the engine has to find in it."""
+    """One network of the zoo and what the engine must find in it."""
 
     family: str  # the file that holds it
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]]
-    least: int = 0  # so many classes must be able to leave
-    most: int | None = None  # more than that and something was cut that may not be
+    least: int = 0  # this many classes, at least, must be able to leave
+    most: int | None = None  # if more can leave, something is cut that must not be
     whole: tuple[str, ...] = ()  # tensors that no cut may make smaller
-    named: tuple[str, ...] = ()  # words that the list of frozen things must contain
-    norms: dict[str, tuple[str, int]] = field(default_factory=dict)  # a norm without weight: whose kept entries it sees
+    named: tuple[str, ...] = ()  # words that the list of frozen dimensions must contain
+    norms: dict[str, tuple[str, int]] = field(default_factory=dict)  # for a norm without weight: whose channels it has
     needs: str | None = None  # a package that the tests can do without
-    refused: bool = False  # the engine says that it cannot be traced
+    refused: bool = False  # the engine must refuse to trace it
     slow: bool = False
 
 

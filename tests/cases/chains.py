@@ -98,7 +98,7 @@ def prelu_channels():
 
 @case("equal_sizes", real(4, 4, 4, 4), least=4 + 4, most=4 + 4)
 class EqualSizes(nn.Module):
-    """Batch, channels, height and width are all 4: only positions tell them apart."""
+    """Batch, channels, height and width are all 4: only their positions distinguish them."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ class InPlace(nn.Module):
 
 @case("flatten_after_norm", image(3, 4), least=5 + 5, most=5 + 5)
 def flatten_after_norm():
-    """A norm over flattened places: each channel is 4 consecutive features."""
+    """A norm over flattened channels and places: each channel is 4 consecutive features."""
     return nn.Sequential(
         conv(3, 5),
         nn.ReLU(),
@@ -189,7 +189,7 @@ def lenet_view_sizes():
 
 @case("lenet_view_literal", image(1, 16), least=4 + 12 + 8, most=4 + 12 + 8)
 def lenet_view_literal():
-    """The number 24 stands in the code: it freezes the layer that feeds it, and nothing else."""
+    """The literal 24 in the code freezes the layer that feeds it, and nothing else."""
     return lenet(lambda x: x.view(-1, 24))
 
 
@@ -227,7 +227,7 @@ class ViewAttribute(nn.Module):
 
 @case("fold_channels", image(3, 4), least=4)
 class FoldChannels(nn.Module):
-    """Pairs of channels are folded into the batch by a view that runs at many widths and means something at one."""
+    """A view folds pairs of channels into the batch: it runs at many widths, but is meaningful at only one."""
 
     def __init__(self):
         super().__init__()

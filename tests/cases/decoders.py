@@ -1,4 +1,4 @@
-"""Networks that make pictures larger: transposed convolutions, unpooling, pyramids."""
+"""Networks that enlarge pictures: transposed convolutions, unpooling, pyramids."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ def decoder_bilinear():
 
 @case("decoder_unpool_pad", image(3), least=DECODER)
 def decoder_unpool_pad():
-    """Unpooling by stacking with zeros: no number of channels in the code."""
+    """Unpooling by stacking with zeros, without a number of channels in the code."""
 
     def upsample(x):
         x = torch.stack([x, torch.zeros_like(x)], dim=-1).flatten(-2)
@@ -162,7 +162,7 @@ class MaxUnpool(nn.Module):
 
 @case("pyramid", image(3), least=4 + 6 + 5, most=4 + 6 + 5)
 class Pyramid(nn.Module):
-    """Feature pyramid: lateral layers are added to up-sampled ones; every level has an output."""
+    """A feature pyramid: lateral layers are added to up-sampled ones; every level has an output."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Channels that are multiplied by what the network computes from them (squeeze and excite)."""
+"""Channels that are multiplied by factors computed from them (squeeze and excite)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def squeeze_linear_hard():
 
 @case("spatial_gate", image(3), least=6 + 4, most=6 + 4, whole=("gate.bias",))
 class SpatialGate(nn.Module):
-    """One channel multiplies six: it is spread over them, not one of them."""
+    """One channel multiplies six: it is broadcast over them and is not one of them."""
 
     def __init__(self):
         super().__init__()
@@ -75,7 +75,7 @@ class SpatialGate(nn.Module):
 
 @case("attention_map", image(3), least=4)
 class AttentionMap(nn.Module):
-    """Mean and maximum over the channels make a map (convolutional block attention): they mix what they reduce."""
+    """The mean and maximum over the channels give a map (convolutional block attention): they mix the channels."""
 
     def __init__(self):
         super().__init__()

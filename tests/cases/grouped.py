@@ -24,7 +24,7 @@ def grouped():
 
 @case("grouped_end", image(4), least=4 + 3)
 def grouped_end():
-    """Groups at the input, whose channels are given, and groups at the output."""
+    """Groups at the input, whose channels cannot leave, and groups at the output."""
     return nn.Sequential(conv(4, 8, groups=2), nn.ReLU(), conv(8, 6), nn.ReLU(), conv(6, 4, groups=2))
 
 
@@ -44,7 +44,7 @@ def depthwise():
 
 @case("depthwise_multiplier", image(3), least=4 + 5, most=4 + 5)
 def depthwise_multiplier():
-    """Each of 4 channels becomes 2: they leave with it."""
+    """Each of 4 channels becomes 2, which leave with it."""
     return nn.Sequential(
         conv(3, 4),
         nn.ReLU(),

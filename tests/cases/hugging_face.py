@@ -1,7 +1,7 @@
-"""Hugging Face models, built from a configuration: what people bring. Their code is the library's, not ours.
+"""Hugging Face models, built from a configuration, as users bring them. The code is the library's, not ours.
 
-Widths are tiny, dropout is off (some of their attentions take its rate from the configuration), and no keys and
-values are handed out, for an output cannot leave.
+Widths are tiny, dropout is off (some of their attentions take its rate from the configuration), and keys and values
+are not returned, since outputs cannot leave.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def bert():
 
 @case("hf_bert_words", WORDS, needs="transformers", least=8 + 2 * (4 + 10), slow=True)
 def bert_words():
-    """The masked language model: its decoder is the table of words, behind a layer of the stream's width."""
+    """The masked language model: its decoder is the table of words, after a layer of the stream's width."""
     return built("BertForMaskedLM", "BertConfig", "eager", **BERT)
 
 

@@ -45,7 +45,7 @@ class ConcatItself(nn.Module):
 
 @case("concat_signs", image(3), least=4 + 5, most=4 + 5)
 class ConcatSigns(nn.Module):
-    """Concatenated rectifiers: a channel and its negative."""
+    """Concatenated rectifiers: the ReLU of each channel and of its negative."""
 
     def __init__(self):
         super().__init__()
@@ -59,7 +59,7 @@ class ConcatSigns(nn.Module):
 
 @case("concat_added", image(3), least=9, most=9)
 class ConcatAdded(nn.Module):
-    """A concatenation of two layers is added to one layer: three index sets are one."""
+    """A concatenation of two layers is added to a third: all three layers' channels are coupled."""
 
     def __init__(self):
         super().__init__()
@@ -71,7 +71,7 @@ class ConcatAdded(nn.Module):
 
 @case("concat_places", image(3), least=5, most=5)
 class ConcatPlaces(nn.Module):
-    """Concatenation of places: both layers carry the same channels."""
+    """A concatenation along places: both layers carry the same channels."""
 
     def __init__(self):
         super().__init__()
@@ -157,7 +157,7 @@ class SplitLiteral(nn.Module):
 
 @case("split_by_list", image(3), least=8 + 5, most=8 + 5)
 class SplitByList(nn.Module):
-    """The sizes of the parts stand in a list of the module; a cut sets them."""
+    """A list of the module holds the sizes of the parts; a cut updates it."""
 
     def __init__(self, sizes=(3, 5)):
         super().__init__()

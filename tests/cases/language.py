@@ -21,7 +21,7 @@ class Embedding(nn.Module):
 
 @case("embedding_tied", integers(9, 4, 5), least=6 + 7)
 class TiedEmbedding(nn.Module):
-    """The decoder's rows are the embedding's: their width may leave, their number may not."""
+    """The decoder's rows are the embedding's: their width may shrink, but not their number."""
 
     def __init__(self):
         super().__init__()
@@ -40,7 +40,7 @@ class TiedEmbedding(nn.Module):
 
 @case("embedding_padded", integers(9, 4, 5), least=6 + 7)
 class EmbeddingPadded(nn.Module):
-    """A row of zeros for padding, scaled by the square root of a number, positions beside it."""
+    """An embedding with a row of zeros for padding, scaled by the square root of a number, plus positions."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class EmbeddingBag(nn.Module):
 
 @case("embedding_factorised", integers(9, 4, 5), least=4 + 6, most=4 + 6)
 class EmbeddingFactorised(nn.Module):
-    """A narrow table and a layer that widens it; the decoder goes the same way back (ALBERT)."""
+    """A narrow table and a layer that widens it; the decoder uses both in reverse (ALBERT)."""
 
     def __init__(self):
         super().__init__()
@@ -81,7 +81,7 @@ class EmbeddingFactorised(nn.Module):
 
 @case("embedding_tied_by_function", integers(9, 4, 5), least=6 + 7, most=6 + 7)
 class TiedByFunction(nn.Module):
-    """The decoder has no module of its own; a layer norm stands between."""
+    """The decoder has no module of its own; a layer norm precedes it."""
 
     def __init__(self):
         super().__init__()
@@ -96,7 +96,7 @@ class TiedByFunction(nn.Module):
 
 @case("text_convolution", integers(9, 4, 7), least=5 + 3 + 4 + 2, most=5 + 3 + 4 + 2)
 class TextConvolution(nn.Module):
-    """Kernels of three sizes over the words, each at its maximum (Kim, 2014)."""
+    """Kernels of three sizes over the words, each pooled by its maximum (Kim, 2014)."""
 
     def __init__(self):
         super().__init__()
@@ -123,7 +123,7 @@ class TransposedLinear(nn.Module):
 
 @case("language_model_attention", integers(9, 3, 5), least=8 + 2 * (3 + 10))
 class LanguageModel(nn.Module):
-    """Two blocks of causal attention, tied embeddings, layers whose weights lie the other way round."""
+    """Two blocks of causal attention, tied embeddings, layers with transposed weights."""
 
     def __init__(self):
         super().__init__()
@@ -167,7 +167,7 @@ class LanguageModelDivided(nn.Module):
 
 @case("layers_shared_over_depth", integers(9, 3, 5), least=8 + 3 + 10)
 class SharedOverDepth(nn.Module):
-    """One block is every block (ALBERT, universal transformers)."""
+    """One block is used at every depth (ALBERT, universal transformers)."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Functions that mix channels: what must stay whole, or be right."""
+"""Functions that mix channels: they must be left whole, or cut correctly."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def custom_operator():
 
 @case("standardised_weights", image(3), least=4)
 class StandardisedWeights(nn.Module):
-    """Filters with mean zero and variance one: their inputs are mixed by the statistics."""
+    """Filters with mean zero and variance one: the statistics mix their inputs."""
 
     def __init__(self):
         super().__init__()
@@ -134,7 +134,7 @@ class Einsum(nn.Module):
 
 @case("double_use", image(3), least=5 + 4)
 class DoubleUse(nn.Module):
-    """One layer before and one behind a pool share a norm; the norm's channels are both layers'."""
+    """A layer before a pool and one after it share a norm, whose channels are those of both layers."""
 
     def __init__(self):
         super().__init__()
@@ -153,7 +153,7 @@ class DoubleUse(nn.Module):
 
 @case("shared_convolution", image(3), least=5 + 4, most=5 + 4)
 class SharedConvolution(nn.Module):
-    """One block at three scales, as detection heads have it."""
+    """One block runs at three scales, as in detection heads."""
 
     def __init__(self):
         super().__init__()

@@ -17,13 +17,13 @@ def norm_net(make: Callable[[int], nn.Module]) -> nn.Sequential:
 
 @case("group_norm_one", image(3), least=14, most=14)
 def group_norm_one():
-    """One group: a layer norm over channels and places."""
+    """One group, which makes it a layer norm over channels and places."""
     return norm_net(lambda width: nn.GroupNorm(1, width))
 
 
 @case("group_norm_each", image(3), least=14, most=14)
 def group_norm_each():
-    """As many groups as channels: an instance norm."""
+    """As many groups as channels, which makes it an instance norm."""
     return norm_net(lambda width: nn.GroupNorm(width, width))
 
 
@@ -87,7 +87,7 @@ def instance_norm_bare():
 
 @case("local_response_norm", image(3), least=4, whole=("0.weight",))
 def local_response_norm():
-    """Neighbouring channels are averaged: who the neighbours are is part of the function."""
+    """Neighbouring channels are averaged, so the function depends on which channels are neighbours."""
     return nn.Sequential(conv(3, 6), nn.LocalResponseNorm(3), nn.ReLU(), conv(6, 4), nn.ReLU(), pooled_head(4))
 
 

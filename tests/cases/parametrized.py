@@ -1,4 +1,4 @@
-"""Weights that are computed from other parameters: weight norm and its kin, low-rank sums, masks."""
+"""Weights computed from other parameters: weight norm and similar ones, low-rank sums, masks."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def spectral_norm():
 
 @case("weight_norm_convolution", image(3), least=5, most=5)
 def weight_norm_convolution():
-    """A filter is a length and a direction; nothing behind the second is normalised."""
+    """A filter is a length and a direction; nothing after the second one is normalised."""
     return nn.Sequential(
         parametrizations.weight_norm(conv(3, 4, bias=True)),
         nn.ReLU(),
@@ -110,7 +110,7 @@ def symmetric_weights():
 
 @case("softmax_of_weights", real(4, 5), least=5, whole=("0.weight",))
 def softmax_of_weights():
-    """Each output is an average of the inputs, which are therefore bound to each other."""
+    """Each output is an average of the inputs, so the inputs are coupled to each other."""
     return nn.Sequential(
         nn.Linear(5, 6),
         nn.Tanh(),
@@ -168,7 +168,7 @@ class WeightsScaledByRows(nn.Module):
 
 @case("weights_concatenated", real(4, 5), least=6 + 7)
 class WeightsConcatenated(nn.Module):
-    """Two weights are put together before they are used."""
+    """Two weights are concatenated before they are used."""
 
     def __init__(self):
         super().__init__()
@@ -187,7 +187,7 @@ class WeightsConcatenated(nn.Module):
 
 @case("weights_quantised", real(4, 5), least=6 + 5)
 class WeightsQuantised(nn.Module):
-    """A weight is rounded in the forward pass and passes its gradient straight through."""
+    """A weight is rounded in the forward pass and its gradient passes straight through."""
 
     def __init__(self):
         super().__init__()
@@ -202,7 +202,7 @@ class WeightsQuantised(nn.Module):
 
 @case("weights_of_two_layers_added", real(4, 5), least=6 + 5)
 class WeightsAdded(nn.Module):
-    """Averaged weights of two layers."""
+    """The weights of two layers are averaged before they are used."""
 
     def __init__(self):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Multi-layer perceptrons: tied, shared, functional and residual ones, several inputs and outputs."""
+"""Multi-layer perceptrons: tied, shared, functional, residual, with several inputs and outputs."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class ResidualMlp(nn.Module):
 
 @case("mlp_functional", real(4, 6), least=8 + 5, most=8 + 5)
 class FunctionalMlp(nn.Module):
-    """Weights that belong to no layer: `F.linear`, and a matrix product with the weight the other way round."""
+    """Weights that belong to no layer: `F.linear`, and a matrix product with a transposed weight."""
 
     def __init__(self):
         super().__init__()
@@ -139,7 +139,7 @@ class FunctionalMlp(nn.Module):
 
 @case("mlp_tied_square", real(4, 5), least=8, most=8)
 class TiedSquare(nn.Module):
-    """One matrix in two layers: its rows and its columns name the same units."""
+    """One matrix in two layers: its rows and its columns are the same units."""
 
     def __init__(self):
         super().__init__()
@@ -202,7 +202,7 @@ class SharedBlock(nn.Module):
 
 @case("unused_branch", real(4, 5), least=8, most=8 + 4)
 class UnusedBranch(nn.Module):
-    """A layer that is called and whose output nobody reads must still fit the trunk."""
+    """A layer that is called, but whose output nothing reads, must still fit the trunk."""
 
     def __init__(self):
         super().__init__()
@@ -250,7 +250,7 @@ class DictOutputs(nn.Module):
 
 @case("outputs_features", real(4, 5), least=6, most=6, whole=("stem.weight",))
 class FeatureOutputs(nn.Module):
-    """The features are an output too: whoever reads them counts on their width."""
+    """The features are an output too, so their width must stay."""
 
     def __init__(self):
         super().__init__()
@@ -330,7 +330,7 @@ class PositionsFixed(Positions):
 
 @case("layer_scale", real(4, 6), least=8 + 5, most=8 + 5)
 class LayerScale(nn.Module):
-    """Per-channel parameters and a single one that multiply what they do not create."""
+    """Per-channel parameters, and one scalar, multiply channels that they do not create."""
 
     def __init__(self):
         super().__init__()
@@ -351,7 +351,7 @@ class LayerScale(nn.Module):
 
 @case("buffers", image(3), least=6 + 5, most=6 + 5)
 class Buffers(nn.Module):
-    """Constant buffers: over the input's channels, and over a layer's."""
+    """Constant buffers over the input's channels and over a layer's."""
 
     def __init__(self):
         super().__init__()
@@ -368,7 +368,7 @@ class Buffers(nn.Module):
 
 @case("masked_weight", image(3), least=6)
 class MaskedWeight(nn.Module):
-    """A weight that is multiplied by a mask on its way into the convolution."""
+    """A weight is multiplied by a mask before the convolution uses it."""
 
     def __init__(self):
         super().__init__()
@@ -401,5 +401,5 @@ class Checkpointed(nn.Module):
 
 @case("actor_critic", real(5, 4), least=20, most=20)
 def actor_critic():
-    """Two heads that read one trunk, as the laboratory's network for control."""
+    """Two heads read one trunk, as in the laboratory's network for control."""
     return ActorCritic(observations=4, actions=2, width=10)

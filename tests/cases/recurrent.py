@@ -1,6 +1,6 @@
 """Recurrent layers and cells. A hidden unit leaves with its row in every gate and its column in the recurrence.
 
-All layers and directions of one `nn.LSTM` have one `hidden_size`, so they lose the same units.
+All layers and directions of an `nn.LSTM` share one `hidden_size`, so they lose the same units.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class LastStateFlattened(nn.Module):
 
 @case("recurrent_state_is_output", real(3, 4, 5), least=0, whole=("layer.weight_hh_l0",))
 class StateIsOutput(nn.Module):
-    """Whoever gets the state counts on its width."""
+    """The state is an output, so its width must stay."""
 
     def __init__(self):
         super().__init__()
@@ -101,7 +101,7 @@ class StateIsOutput(nn.Module):
 
 @case("recurrent_state_is_input", real(3, 4, 5), real(1, 3, 6), least=5, whole=("layer.weight_hh_l0",))
 class StateIsInput(nn.Module):
-    """The first state comes from outside, with its width."""
+    """The first state is an input, so its width must stay."""
 
     def __init__(self):
         super().__init__()
@@ -127,7 +127,7 @@ class LearnedState(nn.Module):
 
 @case("recurrent_state_of_layer", real(3, 4, 5), real(3, 4), least=6, most=6)
 class StateOfLayer(nn.Module):
-    """The first state is written by a layer (captioning): its rows are the hidden units."""
+    """A layer writes the first state (captioning): its rows are the hidden units."""
 
     def __init__(self):
         super().__init__()
@@ -139,7 +139,7 @@ class StateOfLayer(nn.Module):
 
 @case("recurrent_residual", real(3, 4, 5), least=6 + 5, most=6 + 5)
 class RecurrentResidual(nn.Module):
-    """The recurrent layer adds to a stream, behind a norm."""
+    """The recurrent layer, after a norm, adds to a stream."""
 
     def __init__(self):
         super().__init__()
@@ -189,7 +189,7 @@ class RecurrentUnbatched(nn.Module):
 
 @case("recurrent_shared_weights", real(3, 4, 5), least=6)
 class RecurrentShared(nn.Module):
-    """Two recurrent layers whose recurrences are one matrix."""
+    """Two recurrent layers share one matrix for their recurrences."""
 
     def __init__(self):
         super().__init__()
@@ -204,7 +204,7 @@ class RecurrentShared(nn.Module):
 
 
 class CellLoop(nn.Module):
-    """A cell in a Python loop over the steps; the first state is the cell's own zeros."""
+    """A cell in a Python loop over the steps; the first state is the cell's default of zeros."""
 
     def __init__(self, make: Callable[..., nn.Module], **options):
         super().__init__()
@@ -258,7 +258,7 @@ class CellsStacked(nn.Module):
 
 @case("cell_state_counted", real(4, 3, 5), least=0)
 class CellStateCounted(nn.Module):
-    """Zeros as wide as the cell's own attribute says, which follows the cut."""
+    """Zeros whose width is the cell's own attribute, which follows the cut."""
 
     def __init__(self):
         super().__init__()
@@ -273,7 +273,7 @@ class CellStateCounted(nn.Module):
 
 @case("cell_state_literal", real(4, 3, 5), least=5)
 class CellStateLiteral(nn.Module):
-    """Zeros of a width that stands in the code, or in the module that owns the cell."""
+    """Zeros whose width is a literal in the code, or an integer of the module that owns the cell."""
 
     def __init__(self):
         super().__init__()
@@ -289,7 +289,7 @@ class CellStateLiteral(nn.Module):
 
 @case("lstm_by_hand", real(4, 3, 5), least=6, most=6)
 class LstmByHand(nn.Module):
-    """All gates in one linear layer, with a forget gate's offset, and a state that begins with the first step."""
+    """All gates in one linear layer, with an offset of the forget gate; the first step creates the state."""
 
     def __init__(self):
         super().__init__()
@@ -308,7 +308,7 @@ class LstmByHand(nn.Module):
 
 @case("gru_by_hand", real(4, 3, 5), least=6)
 class GruByHand(nn.Module):
-    """Three layers per gate, side by side with the state; the first state has the size of the first step's gate."""
+    """A linear layer per gate reads step and state side by side; another makes the first state from the first step."""
 
     def __init__(self):
         super().__init__()
@@ -371,7 +371,7 @@ case("language_model_lstm_tied_projected", integers(9, 3, 4), least=6, most=6)(
 
 @case("encoder_decoder", integers(9, 3, 4), integers(8, 3, 5), least=5 + 6 + 4, most=5 + 6 + 4)
 class EncoderDecoder(nn.Module):
-    """The decoder begins with the encoder's state: their hidden units are one."""
+    """The decoder begins with the encoder's state, so their hidden units are coupled."""
 
     def __init__(self):
         super().__init__()
@@ -386,7 +386,7 @@ class EncoderDecoder(nn.Module):
 
 @case("encoder_decoder_attention", integers(9, 3, 4), integers(8, 3, 5), least=5 + 6 + 4 + 7 + 5)
 class AdditiveAttention(nn.Module):
-    """Bahdanau et al. (2015): both directions, energies of a layer, the context beside the decoder's state."""
+    """Bahdanau et al. (2015): both directions, energies of a layer, and the context beside the decoder's state."""
 
     def __init__(self):
         super().__init__()
@@ -409,9 +409,9 @@ class AdditiveAttention(nn.Module):
 
 @case("pointer_sentinel", integers(9, 3, 5), least=5 + 6, most=5 + 6)
 class PointerSentinel(nn.Module):
-    """Merity et al. (2017): a query of the hidden state meets all hidden states so far and a learned sentinel.
+    """Merity et al. (2017): a query made of the hidden state is compared with all states so far and a learned sentinel.
 
-    What is pointed at is mixed with the vocabulary's softmax by the sentinel's share.
+    The sentinel's share weighs the vocabulary's softmax against the words that are pointed at.
     """
 
     def __init__(self):

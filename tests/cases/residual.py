@@ -1,4 +1,4 @@
-"""Residual networks: every addition couples what it adds."""
+"""Residual networks: every addition couples the channels that it adds."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class PreactivationNet(nn.Module):
 
 @case("resnet_padded_shortcut", image(3), least=4 + 4 + 8)
 class PaddedShortcut(nn.Module):
-    """The shortcut without parameters: every second place, and zeros for the new channels on both sides."""
+    """A shortcut without parameters: every second place, with zeros for the new channels on both sides."""
 
     def __init__(self):
         super().__init__()

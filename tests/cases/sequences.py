@@ -33,7 +33,7 @@ class WaveNet(nn.Module):
 
 @case("temporal_convolution", real(2, 3, 10), least=4 + 5 + 6)
 class TemporalConvolution(nn.Module):
-    """Padded on both sides and cut off behind (TCN), where the shortcut has another width."""
+    """Padded on both sides and cropped at the end (TCN), with a shortcut of another width."""
 
     def __init__(self):
         super().__init__()
@@ -48,7 +48,7 @@ class TemporalConvolution(nn.Module):
 
 @case("temporal_convolution_weight_norm", real(2, 3, 10), least=6)
 class TemporalWeightNorm(TemporalConvolution):
-    """As published: each filter is a length and a direction, so that what it reads cannot leave."""
+    """As published: each filter is a length and a direction, so the channels that it reads cannot leave."""
 
     def __init__(self):
         super().__init__()
@@ -57,7 +57,7 @@ class TemporalWeightNorm(TemporalConvolution):
 
 @case("conformer_convolution", real(2, 7, 5), least=6 + 4, most=6 + 6)
 class ConformerConvolution(nn.Module):
-    """Pointwise layer, gated linear unit, depthwise convolution, batch norm, between layer norms."""
+    """Pointwise layer, gated linear unit, depthwise convolution and batch norm, between layer norms."""
 
     def __init__(self):
         super().__init__()
@@ -74,7 +74,7 @@ class ConformerConvolution(nn.Module):
 
 @case("quasi_recurrent", real(2, 5, 4), least=6)
 class QuasiRecurrent(nn.Module):
-    """Gates of a convolution over time, pooled by a loop that has no weights."""
+    """A convolution over time computes gates, and a loop without weights pools by them."""
 
     def __init__(self):
         super().__init__()
@@ -92,7 +92,7 @@ class QuasiRecurrent(nn.Module):
 
 @case("graph_convolution", real(3, 5, 4), real(3, 5, 5), least=6 + 7, most=6 + 7)
 class GraphConvolution(nn.Module):
-    """Neighbours are summed by a given adjacency; two layers and a mean over the nodes."""
+    """Neighbours are summed by an adjacency matrix that is an input; two layers and a mean over the nodes."""
 
     def __init__(self):
         super().__init__()
@@ -107,7 +107,7 @@ class GraphConvolution(nn.Module):
 
 @case("graph_attention", real(3, 5, 4), least=6)
 class GraphAttention(nn.Module):
-    """Each node's share is a number of its own and one of its neighbour's (Veličković et al., 2018)."""
+    """The score of a pair is one number of the node plus one of its neighbour (Veličković et al., 2018)."""
 
     def __init__(self):
         super().__init__()
@@ -126,7 +126,7 @@ class GraphAttention(nn.Module):
 
 @case("deep_sets", real(3, 5, 4), least=6 + 7 + 5, most=6 + 7 + 5)
 class DeepSets(nn.Module):
-    """Each element loses the mean of all (an equivariant layer), then the sum."""
+    """The mean of all is subtracted from each element (an equivariant layer); then they are summed."""
 
     def __init__(self):
         super().__init__()
@@ -145,7 +145,7 @@ class DeepSets(nn.Module):
 
 @case("coupling_flow", real(4, 6), least=7 + 8, most=7 + 8)
 class CouplingFlow(nn.Module):
-    """Halves of the input scale and shift each other (RealNVP): only the inner widths are free."""
+    """Halves of the input scale and shift each other (RealNVP): only the inner widths may shrink."""
 
     def __init__(self):
         super().__init__()
@@ -165,7 +165,7 @@ class CouplingFlow(nn.Module):
 
 @case("variational_autoencoder", real(4, 6), real(4, 3), least=8 + 3 + 7, most=8 + 3 + 7)
 class VariationalAutoencoder(nn.Module):
-    """Mean and logarithm of the variance are layers of their own; the noise is an input, so the code cannot leave."""
+    """The mean and log-variance are two layers; the noise is an input, so the code's width must stay."""
 
     def __init__(self):
         super().__init__()
@@ -182,7 +182,7 @@ class VariationalAutoencoder(nn.Module):
 
 @case("vector_of_sines", real(4, 2), least=8 + 7)
 class VectorOfSines(nn.Module):
-    """Coordinates become waves of given frequencies (NeRF); the input comes back half-way."""
+    """Coordinates become waves of given frequencies (NeRF); the input is read again half-way."""
 
     def __init__(self):
         super().__init__()
@@ -198,7 +198,7 @@ class VectorOfSines(nn.Module):
 
 @case("duelling_heads", real(4, 5), least=8 + 4 + 6, most=8 + 4 + 6)
 class DuellingHeads(nn.Module):
-    """A value and advantages less their mean, and a policy: three heads on one trunk."""
+    """A value, advantages minus their mean, and a policy: three heads on one trunk."""
 
     def __init__(self):
         super().__init__()
@@ -214,7 +214,7 @@ class DuellingHeads(nn.Module):
 
 @case("mixture_of_experts", real(4, 5), least=8 + 6 + 6 + 6, most=8 + 6 + 6 + 6)
 class MixtureOfExperts(nn.Module):
-    """Every expert runs; a softmax over their number weighs what they add to the stream."""
+    """Every expert runs; a softmax over the experts weighs what they add to the stream."""
 
     def __init__(self):
         super().__init__()
@@ -230,7 +230,7 @@ class MixtureOfExperts(nn.Module):
 
 @case("mixture_in_one_tensor", real(4, 5), least=8 + 6)
 class MixtureInOneTensor(nn.Module):
-    """Experts as one tensor: they lose the same units."""
+    """All experts are one tensor, so they lose the same units."""
 
     def __init__(self):
         super().__init__()
@@ -245,7 +245,7 @@ class MixtureInOneTensor(nn.Module):
 
 @case("factorisation_machine", integers(9, 4, 3), real(4, 2), least=6 + 7)
 class FactorisationMachine(nn.Module):
-    """Half the difference of the squared sum and the sum of squares of embeddings, beside a deep part (DeepFM)."""
+    """Half of (the squared sum minus the sum of squares) of embeddings, beside a deep part (DeepFM)."""
 
     def __init__(self):
         super().__init__()
@@ -298,7 +298,7 @@ class Siamese(nn.Module):
 
 @case("similarity_matrix", real(4, 5), real(4, 6), least=7 + 8)
 class SimilarityMatrix(nn.Module):
-    """Every text against every picture: their common width is contracted (without normalisation)."""
+    """Every text is compared with every picture: their common width is contracted (without normalisation)."""
 
     def __init__(self):
         super().__init__()
@@ -314,7 +314,7 @@ class SimilarityMatrix(nn.Module):
 
 @case("unrolled_equation", real(4, 5), least=6 + 7, most=6 + 7)
 class UnrolledEquation(nn.Module):
-    """Euler steps of one shared field."""
+    """Euler steps with one shared vector field."""
 
     def __init__(self):
         super().__init__()

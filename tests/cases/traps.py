@@ -1,4 +1,4 @@
-"""Rarer constructions, each of which once went wrong in some pruning library."""
+"""Rarer constructions, each of which some pruning library once got wrong."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.cases.case import case, conv, image, pooled_head, real
 
 @case("depthwise_pair", image(3), least=2, most=2)
 def depthwise_pair():
-    """Two groups of one channel: when one of them leaves, the convolution has no groups any more."""
+    """Two groups of one channel: when one of them leaves, the convolution no longer has groups."""
     return nn.Sequential(conv(3, 2), nn.ReLU(), conv(2, 2, groups=2, bias=True), nn.ReLU(), pooled_head(2))
 
 
@@ -29,7 +29,7 @@ def dropout_channels():
 
 @case("blur_pool", image(3), least=0)
 class BlurPool(nn.Module):
-    """A fixed kernel, once as a buffer with one copy per channel and once spread over however many there are."""
+    """A fixed kernel, once as a buffer with a copy per channel and once expanded to the number of channels."""
 
     def __init__(self):
         super().__init__()
@@ -56,7 +56,7 @@ class BlurPoolCounted(BlurPool):
 
 @case("coordinates", image(3), least=6 + 5, most=6 + 5)
 class Coordinates(nn.Module):
-    """Two channels of coordinates are put in front of a layer's own."""
+    """Two channels of coordinates are put in front of a layer's channels."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +84,7 @@ class Gram(nn.Module):
 
 @case("outer_sum", real(4, 5), least=5)
 class OuterSum(nn.Module):
-    """Six features as rows plus the same six as columns: the sizes agree, the index sets do not."""
+    """Six features as rows plus the same six as columns: the sizes agree, but the dimensions differ."""
 
     def __init__(self):
         super().__init__()
@@ -146,7 +146,7 @@ class ConditionalConvolution(nn.Module):
 
 @case("channels_last_linear", image(3), least=6 + 5, most=6 + 5)
 class ChannelsLastLinear(nn.Module):
-    """Places become rows and come back."""
+    """Places become rows for a linear layer, and then places again."""
 
     def __init__(self):
         super().__init__()
@@ -173,7 +173,7 @@ class ChannelsLastFlatten(nn.Module):
 
 @case("unflatten", real(4, 5), least=7 + 6)
 def unflatten():
-    """Features become channels and places; the widths stand in the module."""
+    """Features become channels and places; integers of the module are the widths."""
     return nn.Sequential(
         nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 24), nn.ReLU(), nn.Unflatten(1, (6, 2, 2)), nn.ConvTranspose2d(6, 2, 2)
     )
@@ -181,7 +181,7 @@ def unflatten():
 
 @case("generator", real(4, 5), least=7 + 6 + 5)
 class Generator(nn.Module):
-    """The same with every size but the places' read from the tensor."""
+    """The same, but every size except that of the places is read from the tensor."""
 
     def __init__(self):
         super().__init__()
@@ -213,7 +213,7 @@ class Halves(nn.Module):
 
 @case("split_in_pairs", image(3), least=5)
 class SplitInPairs(nn.Module):
-    """How many pieces there are follows from the width; the code adds them all up."""
+    """The number of pieces follows from the width; the code adds up all of them."""
 
     def __init__(self):
         super().__init__()
@@ -239,7 +239,7 @@ class PartRepeated(nn.Module):
 
 @case("expand_literal", real(4, 5), least=7, whole=("first.weight",))
 class ExpandLiteral(nn.Module):
-    """One feature is spread over six, a number in the code."""
+    """One feature is expanded to six, a literal in the code."""
 
     def __init__(self):
         super().__init__()
@@ -291,7 +291,7 @@ def norm_of_places():
 
 @case("channel_statistics", image(3), least=6 + 5)
 class ChannelStatistics(nn.Module):
-    """Mean and deviation over places (style features), side by side."""
+    """Mean and standard deviation over places (style features), side by side."""
 
     def __init__(self):
         super().__init__()
@@ -327,7 +327,7 @@ class NormByFunction(nn.Module):
 
 @case("mean_of_everything", image(3), least=5)
 class MeanOfEverything(nn.Module):
-    """The whole tensor's mean is an output's factor."""
+    """The mean of the whole tensor multiplies an output."""
 
     def __init__(self):
         super().__init__()
@@ -368,7 +368,7 @@ class LoopsOverChannels(nn.Module):
 
 @case("width_of_layer", real(4, 5), least=7, most=7, whole=("first.weight",))
 class WidthOfLayer(nn.Module):
-    """The layer's own attribute is a factor: after a cut it would be another."""
+    """The layer's own attribute is a factor, which a cut would change."""
 
     def __init__(self):
         super().__init__()
@@ -381,7 +381,7 @@ class WidthOfLayer(nn.Module):
 
 @case("width_in_branch", real(4, 5), least=7, most=7, whole=("first.weight",))
 class WidthInBranch(nn.Module):
-    """The code takes another way when the layer is narrow."""
+    """The code takes another branch when the layer is narrow."""
 
     def __init__(self):
         super().__init__()
@@ -455,7 +455,7 @@ class ComparedBranches(nn.Module):
 
 @case("module_list_twice", image(3), least=4 + 4)
 class AlternatingStreams(nn.Module):
-    """Two streams that exchange their members: all four widths become one."""
+    """Two streams that swap places: all four widths are coupled."""
 
     def __init__(self):
         super().__init__()
@@ -471,7 +471,7 @@ class AlternatingStreams(nn.Module):
 
 @case("complex_inside", real(4, 5), least=4, named=("fft",))
 class ComplexInside(nn.Module):
-    """A Fourier filter over places, with a complex weight per channel made of two real ones."""
+    """A Fourier filter over places, with a complex weight per channel, made of two real ones."""
 
     def __init__(self):
         super().__init__()
@@ -485,7 +485,7 @@ class ComplexInside(nn.Module):
 
 @case("normalised_by_hand", real(4, 6), least=7, whole=("first.weight",))
 class NormalisedByHand(nn.Module):
-    """A root mean square norm written out, as many language models have it."""
+    """A root mean square norm written out, as in many language models."""
 
     def __init__(self):
         super().__init__()

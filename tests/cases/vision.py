@@ -29,7 +29,7 @@ class Mixer(nn.Module):
 
 
 class VisionAttention(nn.Module):
-    """Fused projections with a literal three, the number of heads an integer of the module (timm)."""
+    """Fused projections with a literal three; the number of heads is an integer of the module (timm)."""
 
     def __init__(self, width: int, heads: int, head_dim: int):
         super().__init__()
@@ -74,7 +74,7 @@ class VisionTransformer(nn.Module):
 
 @case("vit_mean", image(3, 8), least=8 + 3 + 10, most=8 + 3 + 10)
 class VisionTransformerMean(nn.Module):
-    """No class token: the tokens' mean. Layer scale in the branches."""
+    """The mean of the tokens instead of a class token; layer scale in the branches."""
 
     def __init__(self):
         super().__init__()
@@ -94,7 +94,7 @@ class VisionTransformerMean(nn.Module):
 
 
 def windows(x, size: int):
-    """(batch, height, width, channels) to (windows, size², channels)."""
+    """Reshape (batch, height, width, channels) to (windows, size², channels)."""
     batch, height, width, channels = x.shape
     x = x.view(batch, height // size, size, width // size, size, channels)
     return x.permute(0, 1, 3, 2, 4, 5).contiguous().view(-1, size * size, channels)
@@ -268,7 +268,7 @@ def shufflenet_v2():
 
 
 class GhostModule(nn.Module):
-    """Half of the channels are cheap functions of the other half."""
+    """Cheap functions compute half of the channels from the other half."""
 
     def __init__(self, inside: int, outside: int, act: bool = True):
         super().__init__()
@@ -301,7 +301,7 @@ class GhostNet(nn.Module):
 
 @case("convnext_v2", image(3, 8), least=6, whole=("inner.bias",))
 class ConvNeXtV2(nn.Module):
-    """Global response normalization divides each channel's length by the channels' mean: they are mixed."""
+    """Global response normalization divides each channel's length by the mean over channels, which mixes them."""
 
     def __init__(self):
         super().__init__()
@@ -319,7 +319,7 @@ class ConvNeXtV2(nn.Module):
 
 @case("res2net", image(3, 8), least=4 + 4)
 class Res2Net(nn.Module):
-    """Quarters of a width, each convolved after the one before was added."""
+    """Quarters of a width, each convolved after the result of the one before is added."""
 
     def __init__(self):
         super().__init__()
@@ -375,7 +375,7 @@ class PyramidPooling(nn.Module):
 
 @case("cross_stage_partial", image(3, 8), least=5 + 4 + 3 + 2 + 4, most=5 + 4 + 3 + 2 + 4)
 class CrossStagePartial(nn.Module):
-    """A picture's even and odd places become channels (focus); two ways, one with a residual block (YOLO)."""
+    """Even and odd places become channels (focus); then two paths, one with a residual block (YOLO)."""
 
     def __init__(self):
         super().__init__()
@@ -393,7 +393,7 @@ class CrossStagePartial(nn.Module):
 
 @case("attention_unet", image(3, 8), least=4 + 5 + 3 + 4, most=4 + 5 + 3 + 4)
 class AttentionUNet(nn.Module):
-    """A coarse map gates what the skip connection carries."""
+    """A coarse map gates the skip connection."""
 
     def __init__(self):
         super().__init__()
@@ -410,7 +410,7 @@ class AttentionUNet(nn.Module):
 
 @case("super_resolution", image(3, 4), least=4 + 3, most=4 + 3 + 1)
 class SuperResolution(nn.Module):
-    """Residual blocks and a pixel shuffle into the picture (EDSR, ESPCN)."""
+    """Residual blocks, then a pixel shuffle into the larger picture (EDSR, ESPCN)."""
 
     def __init__(self):
         super().__init__()
@@ -425,7 +425,7 @@ class SuperResolution(nn.Module):
 
 @case("spatial_transformer", image(2, 6), least=3 + 4 + 5)
 class SpatialTransformer(nn.Module):
-    """A localisation network says how the features are sampled."""
+    """A localisation network computes where the features are sampled."""
 
     def __init__(self):
         super().__init__()
@@ -441,7 +441,7 @@ class SpatialTransformer(nn.Module):
 
 @case("point_net", real(3, 4, 9), least=6 + 7 + 5, most=6 + 7 + 5)
 class PointNet(nn.Module):
-    """Pointwise layers, the maximum over the points, put back beside each point."""
+    """Pointwise layers; the maximum over the points is concatenated to each point."""
 
     def __init__(self):
         super().__init__()
@@ -456,7 +456,7 @@ class PointNet(nn.Module):
 
 @case("feature_modulation", image(3), real(3, 5), least=6 + 5)
 class FeatureModulation(nn.Module):
-    """A condition scales and shifts channels (FiLM): its halves go with them."""
+    """A condition scales and shifts channels (FiLM): the halves of its layer leave with them."""
 
     def __init__(self):
         super().__init__()
@@ -471,7 +471,7 @@ class FeatureModulation(nn.Module):
 
 @case("adaptive_instance_norm", image(3), real(3, 5), least=6 + 6 + 5)
 class AdaptiveInstanceNorm(nn.Module):
-    """Channels are normalised by themselves and take another's mean and deviation."""
+    """Each channel is normalised on its own, and then gets a mean and deviation computed from a condition."""
 
     def __init__(self):
         super().__init__()
@@ -540,7 +540,7 @@ class ConvMixer(nn.Module):
 
 @case("patches_by_unfold", image(3, 8), least=6)
 class PatchesByUnfold(nn.Module):
-    """Patches of features as rows (MobileViT, hand-written convolution)."""
+    """Patches of features become rows (MobileViT, a convolution written by hand)."""
 
     def __init__(self):
         super().__init__()
@@ -571,7 +571,7 @@ class MaskedPictureModel(nn.Module):
 
 @case("high_resolution", image(3, 8), least=4 + 6, most=4 + 6)
 class HighResolution(nn.Module):
-    """Two resolutions that exchange what they have (HRNet)."""
+    """Two resolutions that exchange their features (HRNet)."""
 
     def __init__(self):
         super().__init__()

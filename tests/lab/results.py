@@ -77,5 +77,5 @@ def result(description: Description, cut: dict | None = None, **said) -> Result:
     }
     phases = ["dense"] * 4 if cut is None else ["dense", "dense", "sparse", "sparse"]
     epochs = [Epoch(n + 1, p, 2.0 / (n + 1), 0.4, 0.2 * (n + 1), 1e-3, 2e-3, 1.0 + n) for n, p in enumerate(phases)]
-    emissions = Emissions(None, None, "DEU", 1.0, "not had: no sensor")
+    emissions = Emissions(None, None, "DEU", 1.0, "not measured: no sensor")
     return Result(description, environment, epochs, cut, columns(**said), emissions)

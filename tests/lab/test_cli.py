@@ -93,7 +93,7 @@ def test_a_finished_run_is_shown_and_not_trained_again(session, capsys):
     assert main(["show", PRUNED[:20], f"--out={out}"]) == 0
     printed = capsys.readouterr().out
     assert "Classification(method='earlycrop-s', sparsity=0.6" in printed
-    assert "what was watched until the cut" in printed
+    assert "the detector until the cut" in printed
     assert str(out / PRUNED / "regime.png") in printed
 
 
@@ -185,7 +185,7 @@ def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys)
     assert entry.main() == 1
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert "The laboratory needs more than there is here: `pip install rich scikit-learn`." in printed.err
+    assert "The laboratory needs packages that are not installed: `pip install rich scikit-learn`." in printed.err
 
 
 def test_the_entry_point_itself_needs_nothing_but_python():

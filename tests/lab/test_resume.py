@@ -240,12 +240,12 @@ def test_a_run_that_began_elsewhere_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "environment", lambda device: {**environment(device), "threads": 64})
     result = run(description, tmp_path, say=said.append)
     assert result.environment["changed_from"] == {"threads": torch.get_num_threads()}
-    assert said == ["It began with other threads: figures may differ in their last digits."]
+    assert said == ["The run began with different threads: its numbers may differ in their last digits."]
 
 
 @pytest.mark.slow
 def test_five_kills():
-    """benchmarks/kills.py with few kills: it ends with 1 if anything was lost, changed or spoilt."""
+    """benchmarks/kills.py with few kills: it ends with 1 if anything was lost, changed or damaged."""
     script = Path(__file__).parents[2] / "benchmarks" / "kills.py"
     command = [sys.executable, str(script), "--dry", "--kills=5", "--methods", "earlycrop-s"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)

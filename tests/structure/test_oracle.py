@@ -376,7 +376,7 @@ def test_attributes_of_torchs_recurrent_and_attention_layers_that_lie_are_found(
     for module, attributes in lies.items():
         for attribute in attributes:
             assert f"{module}.{attribute} " in faults
-    assert "gru.weight_ih_l1 is (12, 3), its place says (12, 4)" in faults
+    assert "gru.weight_ih_l1 has shape (12, 3) instead of (12, 4)" in faults
 
 
 ORDINARY = [name for name, case in CASES.items() if not (case.slow or case.refused or case.needs)]

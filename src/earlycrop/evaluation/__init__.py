@@ -1,9 +1,9 @@
-"""The loss as a function of one vector: its value's gradient and Hessian products, exact and in two passes.
+"""The loss as a function of one vector: its gradient and Hessian products, exact and in two passes.
 
 coordinates.py  what the vector is, and how the model computes with it
 scoring_set.py  the batches, as one collection of samples
 norms.py        what norms with running statistics do while scores are computed
-undisturbed.py  everything else about that state, and the way back
+undisturbed.py  everything else about the state in which scores are computed, and how it is undone
 mean_loss.py    the mean loss over the set, differentiated
 evaluation.py   the same at one vector: what a score of the loss sees
 
@@ -12,7 +12,7 @@ Both passes of a Hessian-gradient product cover the whole set. With batches b of
     g  = Σ_b (n_b / N) ∇L_b            first pass
     Hg = Σ_b (n_b / N) ∇²L_b g         second pass, with the g of the whole set
 
-so the product holds the cross terms ∇²L_b ∇L_a; the mean of ∇²L_b ∇L_b would be another quantity.
+so the product includes the cross terms ∇²L_b ∇L_a; the mean of ∇²L_b ∇L_b would be a different quantity.
 """
 
 from earlycrop.evaluation.coordinates import Coordinates, Rows, Slopes

@@ -8,14 +8,19 @@ from earlycrop.vector import Vector
 
 
 class Evaluation:
-    """The mean loss over the scoring set as a function of one vector, at its present value."""
+    """The mean loss over the scoring set as a function of one vector, at its present value.
+
+    Args:
+        loss: The mean loss.
+        coordinates: The vector.
+    """
 
     def __init__(self, loss: MeanLoss, coordinates: Coordinates) -> None:
         self.loss, self.coordinates = loss, coordinates
 
     @property
     def values(self) -> Vector:
-        """The vector: the weights themselves, or ones for gates."""
+        """The present value of the vector: the weights themselves, or ones for gates."""
         return self.coordinates.values
 
     def tempered(self, temperature: float) -> "Evaluation":
@@ -23,15 +28,15 @@ class Evaluation:
         return self if temperature == 1 else Evaluation(self.loss.tempered(temperature), self.coordinates)
 
     def gradient(self) -> Vector:
-        """g = ∇L."""
+        """g = ∇L, one number per unit."""
         return self._gradient
 
     def hessian_gradient(self) -> Vector:
-        """H g, with H = ∇²L and the g of the whole scoring set."""
+        """H g, with H = ∇²L and g the gradient over the whole scoring set."""
         return self.hessian_product(self._gradient)
 
     def hessian_product(self, direction: Vector) -> Vector:
-        """H v for any v, exact."""
+        """H v, exact, for any direction v."""
         return self.loss.hessian_product(self.coordinates, direction, self._gradient)
 
     @cached_property

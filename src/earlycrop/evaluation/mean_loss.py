@@ -1,4 +1,4 @@
-"""The mean loss over a scoring set, differentiated with respect to the leaves of a coordinates."""
+"""The mean loss over a scoring set, differentiated with respect to the leaves of coordinates."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,25 +26,25 @@ CONTRACT = "`loss(model, batch)` must return the scalar mean loss of the batch w
 class MeanLoss:
     """The mean loss over a scoring set as a function of the model's parameters.
 
-    While it works, dropout is off, batch norm is in the mode that was asked for, autocast and TF32 are
-    off; afterwards parameters, buffers, gradients, modes, flags and random states are bit for bit as before.
+    While it computes, dropout, autocast and TF32 are off and batch norm is in the requested mode; afterwards
+    parameters, buffers, gradients, modes, flags and random states are bit for bit as before.
 
     Args:
         model: The network.
         loss: Maps the model and a batch to the scalar mean loss of that batch.
-        batches: The scoring set, from the training split; cut again into `micro_batch` samples.
+        batches: The scoring set, from the training split; it is split again into `micro_batch` samples.
         bn_mode: What norms with running statistics do. `running`: they use the statistics that they have; `calibrated`:
             statistics of the scoring set, put back afterwards; `batch`: those of each micro-batch; `scaled`: each norm
             divides its whole input by one number, its root mean square, so that it is linear, all of a layer's
-            channels keep their proportions, and the signal neither grows nor fades with depth; `auto`: calibrated where
-            a norm never saw a batch, else running.
-        micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
-            given batch and at most 32, so that scoring needs no more memory than a training step; where samples
-            meet in a norm with the batch's own statistics, it takes the largest given batch whole.
-        hessian: How products with the Hessian are computed, see `products.py`; `auto` takes the fastest that the
-            model's operators allow.
-        ranks: The processes that share the work on the micro-batches. All of them hold the whole scoring set, and
-            while they score rank 0's buffers; what they compute is summed.
+            channels keep their proportions, and the signal neither grows nor fades with depth; `auto`: `calibrated` if
+            a norm never saw a batch, else `running`.
+        micro_batch: Samples processed at once, which changes no score. Default: a quarter of the largest batch and at
+            most 32, so that scoring needs no more memory than a training step; or the whole largest batch, if samples
+            meet in a norm that uses the batch's own statistics.
+        hessian: How products with the Hessian are computed, see `hessian_products.py`; `auto` takes the fastest mode
+            that the model's operators allow.
+        ranks: The processes that share the work on the micro-batches. While they score, all of them hold the whole
+            scoring set and rank 0's buffers; what they compute is summed.
 
     Raises:
         ScoreError: the set is empty, the loss is not a finite scalar, or a norm would wait for other ranks.
@@ -86,7 +86,7 @@ class MeanLoss:
         return twin
 
     def gradient(self, coordinates: Coordinates) -> Vector:
-        """∇L; one pass over the set."""
+        """∇L with respect to the vector of `coordinates`, in one pass over the set."""
         leaves = coordinates.leaves(self.model)
 
         def slopes(batch: Any, _share: float) -> Sequence[Tensor | None]:
@@ -103,11 +103,15 @@ class MeanLoss:
     def hessian_product(
         self, coordinates: Coordinates, direction: Vector, gradient: Vector | None = None, of: Rows | None = None
     ) -> Float[Tensor, "rows"]:
-        """The rows `of` (by default the coordinates' own) of H v, v a direction of them; one pass over the set.
+        """Rows of H v, in one pass over the set.
 
         Args:
-            gradient: ∇L, if known: then the tangent of the loss along v must be ⟨∇L, v⟩. It is not where the model
-                computes a part under `no_grad`, which has a tangent and no gradient; then `auto` takes another mode.
+            coordinates: The vector by which H differentiates.
+            direction: v, in these coordinates.
+            gradient: ∇L, if known: then the tangent of the loss along v is checked against ⟨∇L, v⟩. They differ if the
+                model computes a part under `no_grad`, which has a tangent but no gradient; `auto` then takes another
+                mode.
+            of: The rows to compute; default: those of `coordinates`.
         """
         slope, scale = None, 0.0
         if gradient is not None:
@@ -119,12 +123,12 @@ class MeanLoss:
             last, part = mode == modes[-1], None
             try:
                 part = self._product(AUTODIFF_MODES[mode], coordinates, direction, of)
-            except (NotImplementedError, RuntimeError) as error:  # an operator without (an exact) forward derivative
+            except (NotImplementedError, RuntimeError) as error:  # an operator has no (exact) forward derivative
                 if last or isinstance(error, torch.OutOfMemoryError):
                     raise
             found = self.ranks.gather(None if part is None else part[0])
             found = [one for one in found if one is not None]
-            # where one has failed all go on: a rank without a batch does not see that an operator is missing
+            # if one rank failed, all try the next mode: a rank without a batch cannot see that an operator is missing
             if part is not None and len(found) == self.ranks.size:
                 error = 0.0 if slope is None else abs(sum(found) - slope)
                 if last or error <= scale * torch.finfo(self._precision).eps ** 0.5:
@@ -135,7 +139,7 @@ class MeanLoss:
     def _product(
         self, mode: Callable[..., Product], coordinates: Coordinates, direction: Vector, of: Rows | None
     ) -> tuple[float, Float[Tensor, "rows"]]:
-        """⟨∇L, v⟩ and the rows of H v in one mode, of the batches of this rank."""
+        """⟨∇L, v⟩ and the rows of H v in one mode, over this rank's batches."""
         model, slope = self.model, 0.0
         at, along = coordinates.leaves(model), coordinates.push(model, direction)
         rows = at if of is None else of.leaves(model)
@@ -159,12 +163,16 @@ class MeanLoss:
         return slope, total
 
     def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:
-        """What the work gives for each batch of this rank, and the batch's share of the whole set."""
+        """The result of `work` for each of this rank's batches, and the batch's share of the whole set."""
         for batch, samples in islice(self.batches(), self.ranks.rank, None, self.ranks.size):
             yield work(batch, samples / self.samples), samples / self.samples
 
     def _value(self, batch: Any) -> Tensor:
-        """The loss on one batch, in place."""
+        """The loss on one batch, with what is in place now.
+
+        Raises:
+            ScoreError: it is not a finite scalar.
+        """
         subject: Any = self.model if self._temperature == 1 else _Tempered(self.model, self._temperature)
         loss = self.loss(subject, batch)
         self._check(loss)
@@ -177,7 +185,7 @@ class MeanLoss:
         if not bool(torch.isfinite(loss)):
             raise ScoreError(
                 f"The loss on the scoring set is {loss.item()}: scores would be meaningless. Check the scoring batches "
-                f"and the state of training (a learning rate too high, inputs that are not finite)."
+                f"and the state of training (too high a learning rate, inputs that are not finite)."
             )
 
     def _check_graph(self, loss: Tensor) -> None:
@@ -186,7 +194,11 @@ class MeanLoss:
 
     @contextmanager
     def scoring(self, moved: Sequence[Tensor]) -> Iterator[None]:
-        """The state in which scores are computed; everything is put back afterwards."""
+        """Within the context the model is in the state in which scores are computed; afterwards it is as before.
+
+        Args:
+            moved: The tensors that require gradients; no other does.
+        """
         with exactly(self.model), put_back(self.model) as buffers:
             self.ranks.share(buffers)
             self.model.eval()
@@ -196,7 +208,7 @@ class MeanLoss:
 
 
 class _Tempered:
-    """The model with its logits divided by a temperature: its output, or the first of a tuple of several.
+    """The model with its logits divided by a temperature: its output, or the first of a tuple of outputs.
 
     Everything else is the model's own.
     """

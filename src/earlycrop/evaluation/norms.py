@@ -14,8 +14,8 @@ from earlycrop.evaluation.scoring_set import ScoringSet
 BatchNormMode = Literal["auto", "running", "calibrated", "scaled", "batch"]
 
 CALIBRATION = 256
-"""Samples in one batch of the calibration of batch norm, so that the micro-batch changes no statistics; and those of
-which `scaled` takes the root mean square."""
+"""Samples in one batch when batch norm is calibrated, whatever the micro-batch, so that it changes no statistics; also
+the samples over which `scaled` takes the root mean square."""
 
 Run = Callable[[Any], object]
 """Runs the model on a batch."""
@@ -26,12 +26,12 @@ class Norms:
 
     Args:
         model: The network.
-        mode: As asked for; `auto` becomes `calibrated` where a norm never saw a batch, else `running`.
+        mode: The requested mode; `auto` becomes `calibrated` if a norm never saw a batch, else `running`.
         ranks: The processes that score together.
 
     Attributes:
-        mode: What they do.
-        meet: Whether samples of a micro-batch meet in a norm with the batch's own statistics.
+        mode: The mode in effect.
+        meet: Whether samples of a micro-batch meet in a norm that uses the batch's own statistics.
 
     Raises:
         ScoreError: a norm would wait for other ranks.
@@ -44,15 +44,20 @@ class Norms:
             mode = ranks.first("calibrated" if unseen else "running")
         if mode == "batch" and ranks.size > 1 and any(isinstance(norm, nn.SyncBatchNorm) for norm in self.norms):
             raise ScoreError(
-                "SyncBatchNorm takes its statistics over all ranks at once, but each of them scores batches of its own "
-                "and not as many as others. Score with `bn_mode='running'` or 'calibrated'."
+                "SyncBatchNorm takes its statistics over all ranks at once, but each rank scores its own batches, and "
+                "not the same number of them. Score with `bn_mode='running'` or 'calibrated'."
             )
         self.mode: BatchNormMode = mode
         self.meet = mode == "batch" and bool(self.norms)
         self.meet |= any(isinstance(module, _BatchNorm) and module.running_mean is None for module in model.modules())
 
     def prepare(self, run: Run, batches: ScoringSet) -> None:
-        """Bring the norms, which are in eval mode, to their mode; modes and buffers are for others to put back."""
+        """Put the norms, which are in eval mode, into their mode; the caller restores modes and buffers.
+
+        Args:
+            run: Runs the model on a batch.
+            batches: The scoring set.
+        """
         if self.mode == "calibrated":
             _calibrate(self.norms, run, batches)
         elif self.mode == "scaled":
@@ -63,7 +68,7 @@ class Norms:
 
 
 def _calibrate(norms: list[_NormBase], run: Run, batches: ScoringSet) -> None:
-    """Estimate the statistics again: their mean over the set, each micro-batch by its size."""
+    """Estimate the statistics again: their mean over the set, each batch weighted by its size."""
     momenta = [(norm, norm.momentum) for norm in norms]
     try:
         for norm in norms:
@@ -82,12 +87,12 @@ def _calibrate(norms: list[_NormBase], run: Run, batches: ScoringSet) -> None:
 
 
 def _scale(norms: list[_NormBase], run: Run, batches: ScoringSet) -> None:
-    """Have every norm divide its whole input by one number, the root mean square over the first samples."""
+    """Make every norm divide its whole input by one number, the root mean square over the first samples."""
 
     def measure(norm: Any, inputs: tuple[Tensor, ...]) -> None:
         mean_square = inputs[0].detach().square().mean()
         norm.running_mean.zero_()
-        # a part of eps stays: an input of zeros stays zero, and a tiny one does not drown in rounding
+        # a fraction of eps stays: zero inputs stay zero, and tiny ones are not lost in rounding
         least = norm.eps * torch.finfo(norm.running_var.dtype).eps ** 0.5
         norm.running_var.fill_((mean_square - norm.eps).clamp_min(least - norm.eps))
 

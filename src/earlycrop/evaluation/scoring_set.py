@@ -14,14 +14,22 @@ from earlycrop.errors import ScoreError
 
 
 class ScoringSet:
-    """The scoring set as one collection of samples, however it was cut when it was given.
+    """The scoring set as one collection of samples, however it was divided into batches.
 
-    Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are cut evenly, as
-    if they were one. Batches that cannot be joined (texts of different lengths) are cut one by one, and those that hold
-    something else than samples are kept as given.
+    Batches are nested tuples, lists or dicts of tensors whose first dimension counts samples; they are divided evenly,
+    as if they were one. Batches that cannot be joined (texts of different lengths) are divided one by one, and those
+    that hold anything besides samples are kept as given.
+
+    Args:
+        batches: The batches.
+        micro_batch: Samples scored at once, None for the default.
+
+    Attributes:
+        samples: The number of samples.
+        largest: The size of the largest batch.
 
     Raises:
-        ScoreError: there is no sample in it.
+        ScoreError: there is no sample in it, or `micro_batch` is below 1.
     """
 
     def __init__(self, batches: Sequence[Any], micro_batch: int | None = None) -> None:
@@ -30,7 +38,7 @@ class ScoringSet:
         if not batches or sum(sizes) == 0:
             raise ScoreError(
                 "The scoring set is empty: give `batches`, a list of batches from the training split "
-                "(ten samples a class, or 512, are a good size)."
+                "(ten samples per class, or 512 in all, is a good size)."
             )
         if micro_batch is not None and micro_batch < 1:
             raise ScoreError(f"`micro_batch` must be at least 1; found {micro_batch}.")
@@ -45,7 +53,7 @@ class ScoringSet:
         return pytree.tree_map_only(Tensor, lambda t: t[:size] if t.ndim else t, self._batches[0])
 
     def chunks(self, size: int) -> Iterator[tuple[Any, int]]:
-        """Batches of at most `size` samples, as even as can be, with their sizes."""
+        """Batches of at most `size` samples, divided as evenly as possible, with their sizes."""
         for begin, end in [(0, self.samples)] if self._joins else pairwise([0, *self._ends]):
             if begin == end:
                 continue
@@ -56,7 +64,7 @@ class ScoringSet:
                 yield self._between(start, stop), stop - start
 
     def _between(self, start: int, stop: int) -> Any:
-        """These samples as one batch; views where they lie in one, and a batch itself where it is asked for whole."""
+        """These samples as one batch: views where they lie in one given batch, and that batch itself if it is whole."""
         first, last = bisect(self._ends, start), bisect(self._ends, stop - 1)
         offsets, parts = [0, *self._ends], []
         for number in range(first, last + 1):
@@ -69,6 +77,7 @@ class ScoringSet:
 
 
 def _samples(batch: Any) -> int:
+    """The number of samples in a batch: the first dimension of its first tensor that has one."""
     for leaf in pytree.tree_leaves(batch):
         if isinstance(leaf, Tensor) and leaf.ndim:
             return leaf.shape[0]
@@ -87,6 +96,6 @@ def _fit(batches: list[Any]) -> bool:
 
 
 def _even(leaves: list[Any]) -> bool:
-    """Whether these are tensors of the same samples."""
+    """Whether all leaves are tensors with the same number of samples."""
     tensors = all(isinstance(leaf, Tensor) and leaf.ndim for leaf in leaves)
     return tensors and len({leaf.shape[0] for leaf in leaves}) == 1

@@ -1,4 +1,4 @@
-"""The state in which scores are computed, exact and deterministic, and the way back to how the model was."""
+"""The state in which scores are computed, exact and deterministic, and the way back to the state before."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 @contextmanager
 def exactly(model: nn.Module) -> Iterator[None]:
-    """Gradients are on; autocast, TF32 and kernels without a second derivative are off; random states are put back."""
+    """Gradients are on; autocast, TF32 and kernels without a second derivative are off; random states are restored."""
     devices = {t.device for t in (*model.parameters(), *model.buffers())}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([d for d in devices if d.type == "cuda"]))
@@ -26,10 +26,10 @@ def exactly(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def put_back(model: nn.Module) -> Iterator[Sequence[Tensor]]:
-    """Within it modes, buffers and `requires_grad` may change; gives the buffers."""
+    """Within the context modes, buffers and `requires_grad` may change; all are restored. Yields the buffers."""
     modes = [(module, module.training) for module in model.modules()]
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    buffers = [  # all of them, for a model may keep a count of its own in one
+    buffers = [  # all of them, because a model may keep a counter of its own in one
         (module, name, buffer, buffer.detach().clone())
         for module in model.modules()
         for name, buffer in module._buffers.items()
@@ -50,7 +50,7 @@ def put_back(model: nn.Module) -> Iterator[Sequence[Tensor]]:
 
 
 def differentiate(model: nn.Module, moved: Sequence[Tensor]) -> None:
-    """These tensors require gradients and no other parameter does: what is not differentiated saves no activations."""
+    """Only these tensors require gradients, no other parameter: what is not differentiated saves no activations."""
     wanted = {id(tensor) for tensor in moved}
     for tensor in (*model.parameters(), *moved):
         _require(tensor, id(tensor) in wanted)
@@ -63,12 +63,12 @@ def _require(tensor: Tensor, flag: bool) -> None:
 
 @contextmanager
 def _without_tf32() -> Iterator[None]:
-    """Products and convolutions in full single precision, by whichever of PyTorch's two switches is in use."""
+    """Matrix products and convolutions in full single precision, by whichever of PyTorch's two switches is in use."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     switches: list[tuple[Any, str, Any]] = [(matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
     try:
         before = [getattr(where, name) for where, name, _ in switches]
-    except RuntimeError:  # the newer switch was touched, and then the older cannot even be read
+    except RuntimeError:  # the newer switch was used, after which the older cannot even be read
         switches = [(where, "fp32_precision", "ieee") for where in (matmul, cudnn.conv, cudnn.rnn)]
         before = [getattr(where, name) for where, name, _ in switches]
     try:
@@ -82,14 +82,14 @@ def _without_tf32() -> Iterator[None]:
 
 @contextmanager
 def _without_fused_kernels(recurrent: bool) -> Iterator[None]:
-    """Attention, transformer and recurrent layers operator by operator: fused, they have no second derivative."""
+    """Attention, transformer and recurrent layers run operator by operator: fused, they have no second derivative."""
     mha: Any = torch.backends.mha
     mkldnn: Any = torch.backends.mkldnn
     cudnn: Any = torch.backends.cudnn
     fast, fused = mha.get_fastpath_enabled(), (mkldnn.enabled, cudnn.enabled)
     with ExitStack() as stack:
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if "torch._dynamo" in sys.modules:  # nor have compiled models
+        if "torch._dynamo" in sys.modules:  # compiled models have no second derivative either
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         try:
             mha.set_fastpath_enabled(False)

@@ -1,6 +1,6 @@
-"""What is each unit worth? A higher score stays.
+"""What is each unit worth? Higher scores stay.
 
-random.py     nothing: the baseline
+random.py     random numbers: the baseline
 magnitude.py  |θ|
 inverted.py   the opposite of a score: a control
 filter_norm.py    Σ|θ| of a filter
@@ -11,7 +11,7 @@ snip.py       |θ ∘ g|
 grasp.py      θ ∘ Hg, signed
 crop.py       |θ ∘ Hg|, and its three readings for channels
 synflow.py    |θ ∘ ∂R/∂θ|, without data
-ntk_sap.py    |∂/∂m E‖f(x; m∘θ) − f(x; m∘(θ + εξ))‖²|, without data and whatever the weights
+ntk_sap.py    |∂/∂m E‖f(x; m∘θ) − f(x; m∘(θ + εξ))‖²|, without data, independent of the weights
 px.py         θ² ∘ |∂R/∂θ²|, without labels
 """
 

@@ -1,4 +1,4 @@
-"""What a score may ask for: the loss as a function of its units, or the network that they belong to."""
+"""What a score may use: the loss as a function of its units, or the network that they belong to."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -12,13 +12,14 @@ from earlycrop.vector import Vector
 
 
 class AbstractScore(ABC):
-    """What a unit is worth, and what has to be there before that can be computed.
+    """What a unit is worth, and what that takes to compute.
 
     Attributes:
-        needs_data: A loss and a scoring set.
-        needs_gates: Gates of which the loss depends, where the units are channels.
-        needs_norms: Norms with a scale, behind channels that can leave.
-        channels_only: It is not defined for single weights.
+        needs_data: Whether it needs a loss and a scoring set.
+        needs_gates: Whether it needs gates on which the loss depends, where the units are channels.
+        needs_norms: Whether it needs norms with a scale, after channels that can leave; a network without any is
+            refused.
+        channels_only: Whether it is undefined for single weights.
     """
 
     needs_data: ClassVar[bool] = False
@@ -31,7 +32,7 @@ class AbstractScore(ABC):
         """One number per unit; the highest stay."""
 
     def gather(self, of: "Network") -> "AbstractGathering | None":
-        """Watch training's own steps from now on, for a score that is gathered from them; None for all others."""
+        """Start watching training, for a score that is gathered from its steps; None for all others."""
         return None
 
 
@@ -58,12 +59,12 @@ class AbstractNetworkScore(AbstractScore):
         """One number per unit; the highest stay."""
 
     def worth(self, of: "Network") -> Vector:
-        """The score itself."""
+        """The score of this network."""
         return self(of)
 
 
 class AbstractGathering(ABC):
-    """Something that watches gradients while training goes on."""
+    """Watches gradients while training goes on, and sums up what it sees of each unit."""
 
     @property
     @abstractmethod
@@ -72,19 +73,19 @@ class AbstractGathering(ABC):
 
     @abstractmethod
     def reset(self) -> None:
-        """Forget what was seen and begin again."""
+        """Forget what was seen and start over."""
 
     @abstractmethod
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching and remove all hooks."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What was seen."""
+        """What was seen so far, for a checkpoint."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that."""
+        """Continue from a state that `state_dict` returned."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,14 +95,14 @@ class Network:
     Attributes:
         model: The network.
         example_inputs: What it takes.
-        loss: Gives the mean loss over the scoring set.
+        loss: Returns the mean loss over the scoring set.
         weights: All prunable weights as one vector.
-        coordinates: The vector of the units: weights, or gates where they sit.
+        coordinates: The vector of the units: the weights, or the gates of channels.
         made_of: Which entries of which parameters each unit is made of.
-        scales: The scales of the norms that units go through; of single weights there are none.
-        readers: Which entries of which weights read each unit; of single weights there are none.
-        seed: Where random numbers start.
-        gathered: What a score's gathering has seen.
+        scales: The scales of the norms that each channel goes through; only meaningful for channels.
+        readers: Which entries of which weights read each channel; only meaningful for channels.
+        seed: The seed of random numbers.
+        gathered: What a score's gathering has seen so far.
     """
 
     model: nn.Module
@@ -122,9 +123,9 @@ class Entries(Rows, Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters."""
+        """The names of the parameters."""
         ...
 
     def total(self, tensors: Sequence[Tensor]) -> Vector:
-        """Per unit the sum over its entries of tensors shaped like the parameters."""
+        """For each unit the sum over its entries of `tensors`, one shaped like each parameter."""
         ...

@@ -1,4 +1,4 @@
-"""Gates judged while they are trained: the sum over steps of what the loss feels of each (You et al., 2019)."""
+"""Gates judged while they are trained: the sum over steps of the loss's sensitivity to each (You et al., 2019)."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -17,11 +17,11 @@ from earlycrop.vector import Vector
 
 @dataclass(frozen=True)
 class GateDecorator(AbstractNetworkScore):
-    """Σ |φ ∂L/∂φ| over the steps since the last check and over the norms of a class of channels.
+    """Σ |φ ∂L/∂φ| over the steps since the last check and the norms of a class of channels (You et al., 2019).
 
-    φ multiplies what the norm returns, so that φ ∂L/∂φ is γ ∂L/∂γ + β ∂L/∂β where the norm is an ordinary one. Before
-    any step it is |∂L/∂c| for gates c = 1, on the scoring set as one batch. Channels without a norm leave last; a
-    network without any is refused.
+    φ multiplies what the norm returns, so for an ordinary norm φ ∂L/∂φ is γ ∂L/∂γ + β ∂L/∂β. Before any training step
+    the score is |∂L/∂c| for gates c = 1, on the scoring set as one batch. Channels without a norm leave last; a network
+    without norms is refused.
     """
 
     needs_data: ClassVar[bool] = True
@@ -34,7 +34,7 @@ class GateDecorator(AbstractNetworkScore):
         return GateFlow(of)
 
     def __call__(self, of: Network) -> Vector:
-        """What was gathered, or the gates' slopes on the scoring set."""
+        """What was gathered from training, or |∂L/∂c| on the scoring set if there was no step yet."""
         if of.gathered is None:
             return Evaluation(of.loss(), of.coordinates).gradient().abs()
         return behind(of, of.gathered)
@@ -42,6 +42,9 @@ class GateDecorator(AbstractNetworkScore):
 
 class GateFlow(AbstractGathering):
     """|φ ∂L/∂φ| of each norm, summed over backward passes.
+
+    Args:
+        of: The network, whose norms are watched.
 
     Raises:
         EarlyCropError: a norm is frozen, so that training has no gradients to judge it by.
@@ -62,42 +65,42 @@ class GateFlow(AbstractGathering):
 
     @property
     def total(self) -> Vector | None:
-        """Per class the sum over its norms; None before any step."""
+        """For each class the sum over its norms; None before any step."""
         self._check()
         self._settle()
         return self._of.scales.total(self._sums) if self._steps else None
 
     def reset(self) -> None:
-        """Forget what was seen and begin again."""
+        """Forget what was seen and start over."""
         self._steps = 0
         self._now.clear()
         for total in self._sums:
             total.zero_()
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Stop watching and remove all hooks."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums."""
+        """The sums so far, and over how many backward passes."""
         self._settle()
         return {"steps": self._steps, "sums": self._sums}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from those."""
+        """Continue from the sums that `state_dict` returned."""
         self._steps = state["steps"]
         for total, value in zip(self._sums, state["sums"], strict=True):
             total.copy_(value)
 
     def _feel(self, number: int, part: Tensor, slope: Tensor) -> None:
-        """A part's share in its norm's φ ∂L/∂φ, in the backward pass that is under way."""
+        """Add a parameter's contribution to its norm's φ ∂L/∂φ in the present backward pass."""
         norm = self._norms[number]
         if isinstance(norm, GatedNorm) and part is not norm.weight:
             return
-        # told apart by this number, as PyTorch's own hook of several tensors does; but that one goes by nodes of the
-        # graph, which `rebind` and a move of the model replace
+        # this number tells backward passes apart, as in PyTorch's own hook for several tensors; that hook is not used
+        # because it is tied to nodes of the graph, which `rebind` and moving the model replace
         now, flow = torch._C._current_graph_task_id(), part.detach() * slope.detach()
         if number in self._now and self._now[number][0] != now:
             self._add(number)
@@ -106,7 +109,7 @@ class GateFlow(AbstractGathering):
         self._now[number] = now, flow
 
     def _settle(self) -> None:
-        """The backward passes that were seen are over."""
+        """Add the last backward pass to the sums: it is over."""
         for number in list(self._now):
             self._add(number)
 
@@ -125,11 +128,11 @@ class GateFlow(AbstractGathering):
         if frozen:
             raise EarlyCropError(
                 f"GateDecorator judges norms by their gradients in training, but {len(frozen)} of their parameters are "
-                f"frozen, `{frozen[0]}` first. Thaw them with `requires_grad_(True)`, keep their channels whole with "
-                f"`ignore=`, or use a method that does not watch training."
+                f"frozen, `{frozen[0]}` first. Unfreeze them with `requires_grad_(True)`, keep their channels whole "
+                f"with `ignore=`, or use a method that does not watch training."
             )
 
 
 def _parts(norm: nn.Module) -> dict[str, Tensor]:
-    """Its scale and its shift, if it has one."""
+    """A norm's scale and shift, as far as it has them."""
     return {name: part for name in ("weight", "bias") if (part := norm._parameters.get(name)) is not None}

@@ -11,12 +11,15 @@ from earlycrop.vector import Vector
 class Grasp(AbstractLossScore):
     """θ ∘ Hg, signed: keep what makes the gradient flow large (Wang et al., 2020).
 
-    The paper's score is S = −θ ∘ Hg and *removes* the largest S. Two public implementations, one of them
-    behind the GraSP row of the EarlyCroP paper, keep them instead; `inverted=True` does that, for comparison.
+    The paper defines S = −θ ∘ Hg and *removes* the largest S. Two public implementations, one of them behind the GraSP
+    row of the EarlyCroP paper, keep the largest instead; `inverted=True` does that, for comparison.
 
     Args:
         temperature: Divides the logits.
         inverted: Keep exactly what GraSP removes.
+
+    Raises:
+        ValueError: the temperature is not positive.
     """
 
     temperature: float = 200.0
@@ -27,7 +30,7 @@ class Grasp(AbstractLossScore):
             raise ValueError(f"`temperature` divides the logits and must be positive; found {self.temperature}.")
 
     def __call__(self, at: Evaluation) -> Vector:
-        """θ ∘ Hg at the temperature; the highest stay."""
+        """θ ∘ Hg at this temperature, one number per unit; the highest stay."""
         at = at.tempered(self.temperature)
         flow = at.values * at.hessian_gradient()
         return -flow if self.inverted else flow

@@ -1,4 +1,4 @@
-"""Large scales stay: what a norm multiplies a channel with."""
+"""Channels with large scales stay, the factors by which norms multiply them."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,6 +26,6 @@ class NormScale(AbstractNetworkScore):
 
 
 def behind(of: Network, scores: Vector) -> Vector:
-    """Scores of norms' scales, with channels that have none above all others."""
+    """The scores of classes by their norms, where classes without a norm are placed above all others."""
     have = of.scales.total([torch.ones_like(scale) for scale in of.scales.leaves(of.model)]) > 0
     return torch.where(have, scores, scores.max() + 1) if scores.numel() else scores

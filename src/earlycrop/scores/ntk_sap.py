@@ -17,19 +17,22 @@ from earlycrop.vector import Vector
 
 @dataclass(frozen=True)
 class NtkSap(AbstractNetworkScore):
-    """|∂/∂m E‖f(x; m∘θ) − f(x; m∘(θ + εξ))‖²|: how the kernel's trace feels each unit (Wang et al., 2023).
+    """|∂/∂m E‖f(x; m∘θ) − f(x; m∘(θ + εξ))‖²|: how the kernel's trace depends on each unit (Wang et al., 2023).
 
-    To first order in ε the mean over ξ ~ N(0, 1) is ε² tr(J Jᵀ), with J the slopes of the outputs by the weights that
-    are left. Both networks share the mask m. Weights θ, noise ξ and inputs x ~ N(0, 1) are drawn anew each time, so the
-    scores say what the *mask* is worth; the network's own weights play no part. Needs no data.
+    To first order in ε the mean over ξ ~ N(0, 1) is ε² tr(J Jᵀ), J being the Jacobian of the outputs by the weights
+    that are left. Both networks share the mask m. Weights θ, noise ξ and inputs x ~ N(0, 1) are drawn again each time,
+    so the scores measure what the *mask* is worth; the network's own weights play no part. Needs no data.
 
-    Which draw it is depends on the seed and on how many weights are left, so every round of a method in steps has its
-    own, and the same round has the same one again.
+    The draw depends on the seed and on how many weights are left, so each round of a method in steps has its own draw,
+    and repeating a round repeats its draw.
 
     Args:
         epsilon: ε, how far the weights are moved; absolute, as published.
-        resamplings: Draws whose squared distances are averaged in one score.
+        resamplings: The number of draws whose squared distances are averaged in one score.
         batch_size: Inputs in each draw; they also set the statistics of batch norms.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     epsilon: float = 0.01
@@ -42,14 +45,14 @@ class NtkSap(AbstractNetworkScore):
         if self.resamplings < 1:
             raise ValueError(f"`resamplings` counts draws and must be at least 1; found {self.resamplings}.")
         if self.batch_size < 2:
-            raise ValueError(f"`batch_size` must be at least 2, for batch norm's sake; found {self.batch_size}.")
+            raise ValueError(f"`batch_size` must be at least 2, as batch norm requires; found {self.batch_size}.")
 
     def __call__(self, of: Network) -> Vector:
-        """The mean over inputs and draws, the absolute value last."""
+        """The slope by each unit, averaged over inputs and draws; the absolute value is taken last."""
         masks = of.weights.push(of.model, torch.ones_like(of.weights.values))
         left = sum(int(mask.count_nonzero()) for mask in masks)
-        with torch.random.fork_rng(devices=[]):  # all is drawn on the CPU, so that a seed means the same everywhere
-            torch.default_generator.manual_seed(Random(f"{of.seed}, {left}").getrandbits(32))  # it takes no more bits
+        with torch.random.fork_rng(devices=[]):  # all draws are on the CPU, so that a seed means the same everywhere
+            torch.default_generator.manual_seed(Random(f"{of.seed}, {left}").getrandbits(32))  # takes at most 32 bits
             slopes = [self._slope(of, masks) for _ in range(self.resamplings)]
         return (sum(slopes) / self.resamplings).abs()  # type: ignore[union-attr]
 
@@ -70,7 +73,7 @@ class NtkSap(AbstractNetworkScore):
         weights = [parameter.detach().clone() for parameter in of.weights.leaves(twin)]
         moved = [weight + self.epsilon * normal(*weight.shape) for weight in weights]
         _see(twin, inputs, of, [mask * weight for mask, weight in zip(masks, weights, strict=True)])
-        with torch.no_grad():  # from here on the mask itself is the parameter, so that slopes are by it
+        with torch.no_grad():  # from here on the mask itself is the parameter, so that slopes are by the mask
             for parameter, mask in zip(of.weights.leaves(twin), masks, strict=True):
                 parameter.copy_(mask)
 
@@ -88,13 +91,13 @@ class NtkSap(AbstractNetworkScore):
 def _redrawn(model: nn.Module) -> nn.Module:
     """A copy on the CPU with fresh weights.
 
-    They come from the modules' own `reset_parameters`. A parameter that none of these touches gets entries of its own,
-    drawn with replacement from those that are not zero, and so keeps the scale that the network gave it.
+    They come from the modules' own `reset_parameters`. A parameter that none of these touches is filled with its own
+    nonzero entries, drawn with replacement, so that it keeps the scale that the network gave it.
     """
     twin = duplicate(model).cpu()
     versions = [(parameter, parameter._version) for parameter in twin.parameters()]
     with torch.no_grad():
-        for module in reversed(list(twin.modules())):  # the parts before the whole, as they were made
+        for module in reversed(list(twin.modules())):  # parts before the whole, in the order of construction
             reset = getattr(module, "reset_parameters", getattr(module, "_reset_parameters", None))
             if callable(reset):
                 reset()
@@ -106,7 +109,7 @@ def _redrawn(model: nn.Module) -> nn.Module:
 
 
 def _see(model: nn.Module, inputs: tuple[object, ...], of: Network, weights: list[Tensor]) -> None:
-    """Set the statistics of norms to those of these inputs under these weights."""
+    """Set the running statistics of norms to those of these inputs under these weights."""
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:
         return

@@ -1,4 +1,4 @@
-"""Units on strong paths stay: what goes in, times what the norm makes of it, times what is read of it."""
+"""Units on strong paths stay: the norm of the weights in, times the norm's scale, times the norm of the weights out."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,10 +14,10 @@ class PathNorm(AbstractNetworkScore):
     """‖θ_in‖ · |γ| · ‖θ_out‖ of a channel: the norm of all paths through it, from one layer to the next.
 
     Each factor is a root mean square: θ_in are the filters and biases that create the channel, γ the scales of the
-    norms that it goes through, θ_out the weights that read it; a factor of which there is nothing is 1. The sum of the
-    squared product of weights over all paths through a unit is ‖θ_in‖² · ‖θ_out‖² (the path norm of Neyshabur et al.,
-    2015, over two layers), so a unit that leaves takes that much of the signal with it. It needs no data, and means
-    something once the network has been trained a little.
+    norms that it goes through, θ_out the weights that read it; a factor without entries is 1. The squared product of
+    weights, summed over all paths through a unit, is ‖θ_in‖² · ‖θ_out‖² (the path norm of Neyshabur et al., 2015, over
+    two layers; using it as a score is our choice), so a unit that leaves takes that much of the signal with it. Needs
+    no data, and becomes meaningful once the network has been trained a little.
     """
 
     channels_only: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Path eXclusion: keep the paths from input to output that are large and that data travels."""
+"""Path eXclusion: keep the paths from input to output that have large weights and that the data activate."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -24,31 +24,32 @@ from earlycrop.vector import Vector
 class Px(AbstractNetworkScore):
     """θ² ∘ |∂R/∂θ²|, R = Σ z₁ · z₂: how much of the path kernel goes through each unit (Iurada et al., 2024).
 
-    z₁(x)ₖ = Σ aₚ(x)² xₚ² over the paths p from the inputs to output k that the mask leaves, a the product of the
-    slopes of the activations that the *network itself* has on the way at x. z₂ₖ = Σ Π θ² over the same paths, Π over
-    the weights on the way. R sums over outputs and the scoring set. Inputs alone count, labels do not.
+    z₁(x)ₖ = Σ aₚ(x)² xₚ² over the paths p from the inputs to output k that the mask leaves, where aₚ is the product of
+    the activations' slopes along p in the *network itself* at x. z₂ₖ = Σ Π θ² over the same paths, Π over the weights
+    along each. R sums over outputs and the scoring set. Only inputs count, labels do not.
 
-    Three networks compute this. The network itself, in the state in which it is scored, says the slopes and the
+    Three networks compute this. The network itself, in the state in which it is scored, determines the slopes and the
     winners of max-pools. A copy whose weights are the mask carries x² through these: z₁. A copy whose weights are
-    squared carries ones: z₂; all is positive there, so its activations do nothing, and a max-pool takes the largest.
+    squared carries ones: z₂; everything is positive there, so activations pass everything and a max-pool takes the
+    largest.
 
-    All prunable weights are squared, those of linear layers too (the authors' code spares them), for only then is z₂ a
-    sum over paths that is never negative. Paths begin at the inputs: biases, and what norms shift, are zero in both
-    copies. What norms scale by, γ / √(σ² + ε) with the running σ² as it is, is on the way like a weight that cannot
-    leave: one in the first copy, squared in the second. At birth it is one.
+    All prunable weights are squared, including those of linear layers (the authors' code spares them): only then is z₂
+    a sum over paths that is never negative. Paths begin at the inputs: biases and the shifts of norms are zero in both
+    copies. The scale of a norm, γ / √(σ² + ε) with the present running σ², lies on a path like a weight that cannot
+    leave: one in the first copy, squared in the second. At initialisation it is one.
 
-    Computed in float64, for the number of paths overflows in deep networks; only z₁ is computed in the network's own
-    precision first, and in float64 where that overflows: on a CPU it is six times as fast.
+    Computed in float64, because the number of paths overflows in deep networks; only z₁ is first computed in the
+    network's own precision, and again in float64 if that overflows: on a CPU it is six times as fast.
     """
 
     needs_data: ClassVar[bool] = True
 
     def __call__(self, of: Network) -> Vector:
-        """θ² ∘ ∂R/∂θ²; on channels ∂R/∂c, c the gates of the second copy.
+        """θ² ∘ |∂R/∂θ²| for each weight; for channels |∂R/∂c|, c being the gates of the second copy.
 
         Raises:
-            ScoreError: the network is not made of paths: names the module. Or the loss never calls it, or its paths
-                are too many for float64.
+            ScoreError: the network is not made of paths (names the module), the loss never calls it, or it has more
+                paths than float64 can count.
         """
         for name, module in of.model.named_modules():
             if parametrize.is_parametrized(module):
@@ -65,11 +66,11 @@ class Px(AbstractNetworkScore):
             for batch, _ in loss.batches():
                 loss.loss(paths, batch)  # type: ignore[arg-type]
         if paths.ones is None:
-            raise ScoreError("`Px` looks at what the loss feeds the network, but `loss(model, batch)` never called it.")
+            raise ScoreError("`Px` uses the inputs that the loss gives the network, but the loss never called it.")
         if not all(bool(torch.isfinite(total).all()) for total in paths.totals):
             raise ScoreError(
-                "`Px` counts the paths through the network, and here they are more than float64 can hold, or the "
-                "inputs are not finite. Score without them: `SynFlow()`, or `NtkSap()`."
+                "`Px` counts the paths through the network; here there are more than float64 can hold, or the inputs "
+                "are not finite. Use a score that does not count paths: `SynFlow()` or `NtkSap()`."
             )
         _refuse_signs(squared, paths.ones)
 
@@ -82,12 +83,12 @@ class Px(AbstractNetworkScore):
 
 
 def _precision(model: nn.Module) -> torch.dtype:
-    """The network's own, float32 at least."""
+    """The network's own precision, at least float32."""
     return torch.promote_types(next(p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _linear(model: nn.Module, dtype: torch.dtype, change: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A copy without biases whose other parameters and buffers are changed; norms only scale."""
+    """A copy without biases, in which `change` is applied to all other parameters and buffers; norms only scale."""
     twin = duplicate(model).to(dtype).eval()
     with torch.no_grad():
         for module in twin.modules():
@@ -103,15 +104,15 @@ def _linear(model: nn.Module, dtype: torch.dtype, change: Callable[[Tensor], Ten
 
 
 SMALL = 2.0**-64
-"""What x² is multiplied by on its way, exactly, so that single precision holds more paths."""
+"""A factor applied to x² (exactly, as a power of two), so that single precision holds more paths."""
 
 
 class _Paths:
-    """The network, for the loss to call: what it is called with also goes, squared, through its open paths.
+    """A wrapper of the network for the loss to call: the inputs also go, squared, through the network's open paths.
 
     Attributes:
         totals: For each float output z₁, summed over the samples so far.
-        ones: What it was called with, one sample, all ones; None before the first call.
+        ones: The arguments of the first call, reduced to one sample of all ones; None before the first call.
     """
 
     def __init__(self, model: nn.Module, unit: nn.Module) -> None:
@@ -130,8 +131,8 @@ class _Paths:
         odd = next((tuple(z.shape) for z in z1 if not z.ndim or z.shape[0] % samples), None)
         if odd is not None:
             raise ScoreError(
-                f"`Px` sums outputs over samples, but of {samples} samples {type(self._model).__name__} made an output "
-                f"of shape {odd}. Its first dimension must count samples."
+                f"`Px` sums outputs over samples, but from {samples} samples {type(self._model).__name__} computed an "
+                f"output of shape {odd}. Its first dimension must count samples."
             )
         sums = [z.double().unflatten(0, (samples, -1)).sum(0) / SMALL for z in z1]
         if self.ones is None:
@@ -147,14 +148,17 @@ class _Paths:
 
 
 def _refuse_bends(model: nn.Module, like: Any, pattern: Sequence[Tensor]) -> None:
-    """Refuse a network that is not linear when a pattern is held: what comes of u and of v must add up.
+    """Refuse a network that is not linear while a pattern is held: f(u) + f(v) must be f(u + v).
 
-    v is nearly −u/2, so everything that bends at zero (a clamp, an ELU) does so here.
+    v is nearly −u/2, so that anything that bends at zero (a clamp, an ELU) shows.
 
     Args:
-        model: The network without biases, with the signs that its weights have.
+        model: The network without biases, its weights with their own signs.
         like: What it takes.
-        pattern: What is held.
+        pattern: The slopes of activations and winners of max-pools that are held.
+
+    Raises:
+        ScoreError: it is not linear; names the module.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -172,21 +176,21 @@ def _refuse_bends(model: nn.Module, like: Any, pattern: Sequence[Tensor]) -> Non
 
 
 def _refuse_signs(squared: nn.Module, ones: Any) -> None:
-    """Refuse a network that takes one path from another: the squares on the way would not be positive."""
+    """Refuse a network that subtracts one path from another: the squares along paths would not stay positive."""
     for name, tensors in _trail(squared, ones, None):
         if any(bool((tensor < 0).any()) for tensor in tensors):
             raise _refused(name, squared.get_submodule(name), "turns the sign of what flows through it")
 
 
 def _through(model: nn.Module, inputs: Any, pattern: Sequence[Tensor] | None) -> Any:
-    """The outputs when the pattern is held; None lets everything through activations."""
+    """The outputs while the pattern is held; with None, activations pass everything."""
     with _Replayed(pattern):
         return model(*inputs[0], **inputs[1])
 
 
 @torch.no_grad()
 def _trail(model: nn.Module, inputs: Any, pattern: Sequence[Tensor] | None) -> list[tuple[str, list[Tensor]]]:
-    """What modules took and gave, in order, each with the name of the module whose doing it is."""
+    """The inputs and outputs of all modules, in order, each with the name of the module that computed it."""
     trail: list[tuple[str, list[Tensor]]] = []
     running = [""]
 
@@ -211,7 +215,7 @@ def _trail(model: nn.Module, inputs: Any, pattern: Sequence[Tensor] | None) -> l
 
 aten = torch.ops.aten
 ACTIVATIONS = {aten.relu, aten.relu_, aten.leaky_relu, aten.leaky_relu_, aten._prelu_kernel}
-"""Two straight halves that meet at zero; below PyTorch's modules and functions there are no other names for them."""
+"""Piecewise linear activations with one kink, at zero: the operators that PyTorch's modules and functions call."""
 
 POOLS = {
     aten.max_pool2d_with_indices: 2,  # and in one dimension
@@ -219,11 +223,11 @@ POOLS = {
     aten.adaptive_max_pool2d: 2,
     aten.adaptive_max_pool3d: 3,
 }
-"""Max-pools that say their winners, and in how many dimensions."""
+"""Max-pools that return their winners, and the number of dimensions that each pools."""
 
 
 class _Noted(TorchDispatchMode):
-    """Notes the slopes of activations, squared, and the winners of max-pools."""
+    """Records the squared slopes of activations and the winners of max-pools."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -231,7 +235,7 @@ class _Noted(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         operator = func.overloadpacket
-        if operator in ACTIVATIONS:  # before it runs, for it may run in place
+        if operator in ACTIVATIONS:  # before it runs, because it may work in place
             slopes = args[0] > 0
             if operator not in (aten.relu, aten.relu_):
                 slopes = torch.where(slopes, args[0].new_ones(()), args[1] if len(args) > 1 else 0.01).square()
@@ -243,7 +247,7 @@ class _Noted(TorchDispatchMode):
 
 
 class _Replayed(TorchDispatchMode):
-    """Lets through what the pattern says, whatever flows."""
+    """Applies the recorded slopes and winners, whatever the values."""
 
     def __init__(self, pattern: Sequence[Tensor] | None) -> None:
         super().__init__()
@@ -261,7 +265,7 @@ class _Replayed(TorchDispatchMode):
 
 
 def _in(tree: Any, dtype: torch.dtype, change: Callable[[Tensor], Tensor] = Tensor.clone) -> Any:
-    """The same tree with its float tensors in this precision, and changed there."""
+    """The same tree with its float tensors converted to this precision, then changed."""
     return pytree.tree_map(lambda leaf: change(leaf.to(dtype)) if _flows(leaf) else leaf, tree)
 
 
@@ -282,7 +286,7 @@ def _add_up(a: list[Tensor], b: list[Tensor], c: list[Tensor]) -> bool:
 def _refused(name: str, module: nn.Module, why: str) -> ScoreError:
     where = f"`{name}` ({type(module).__name__})" if name else f"The `forward` of {type(module).__name__}"
     return ScoreError(
-        f"`Px` follows paths, and {where} {why}. Between ReLU, LeakyReLU, PReLU and max-pools (modules or functions) "
-        f"only linear layers, convolutions, batch norms with running statistics, sums, means and the like make paths. "
-        f"Take `NtkSap()` or `SynFlow()`, which need none, or `Snip()`."
+        f"`Px` follows paths, and {where} {why}. Between ReLU, LeakyReLU, PReLU and max-pools (modules or functions), "
+        f"only linear layers, convolutions, batch norms with running statistics, sums, means and the like form paths. "
+        f"Use `NtkSap()` or `SynFlow()`, which do not need paths, or `Snip()`."
     )

@@ -10,7 +10,7 @@ from earlycrop.vector import Vector
 
 @dataclass(frozen=True)
 class Random(AbstractNetworkScore):
-    """Uniform random numbers, from the pruner's seed."""
+    """Uniform random numbers, drawn from the pruner's seed."""
 
     def __call__(self, of: Network) -> Vector:
         """U(0, 1) for each unit, drawn on the CPU so that a seed means the same everywhere."""

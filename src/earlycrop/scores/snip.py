@@ -9,8 +9,8 @@ from earlycrop.vector import Vector
 
 @dataclass(frozen=True)
 class Snip(AbstractLossScore):
-    """|θ ∘ g|: how much the loss feels each unit (Lee et al., 2019)."""
+    """|θ ∘ g|: how much the loss depends on each unit, to first order (Lee et al., 2019)."""
 
     def __call__(self, at: Evaluation) -> Vector:
-        """|θ ∘ ∇L|; the absolute value comes after the sum over the scoring set."""
+        """|θ ∘ ∇L|, one number per unit; the absolute value comes after the sum over the scoring set."""
         return (at.values * at.gradient()).abs()

@@ -1,4 +1,4 @@
-"""Synaptic flow: pruning without data that never empties a layer before it must."""
+"""Synaptic flow: a score without data that never empties a layer before it has to."""
 
 from dataclasses import dataclass
 
@@ -14,13 +14,13 @@ from earlycrop.vector import Vector
 
 @dataclass(frozen=True)
 class SynFlow(AbstractNetworkScore):
-    """|θ ∘ ∂R/∂θ|, R the summed output of the all-positive network for an input of ones (Tanaka et al., 2020).
+    """|θ ∘ ∂R/∂θ|, R being the summed output of the all-positive network for an input of ones (Tanaka et al., 2020).
 
-    Computed in float64 on a copy, for R overflows in deep networks. Needs no data.
+    Computed in float64 on a copy, because R overflows in deep networks. Needs no data.
     """
 
     def __call__(self, of: Network) -> Vector:
-        """The synaptic flow through each unit."""
+        """The synaptic flow |θ ∘ ∂R/∂θ| through each unit."""
         positive = duplicate(of.model).double()
         with torch.no_grad():
             for tensor in (*positive.parameters(), *positive.buffers()):

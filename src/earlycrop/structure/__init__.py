@@ -1,25 +1,25 @@
-"""Structure: which channels of a network belong together, and how they leave.
+"""Which channels of a network belong together, and how they are removed.
 
-graph.py      words for the nodes of an exported graph
-registry.py   what is known of an operator: one record, which all the others read
-trace.py      the exported graph, without touching the model
-labels.py     a label for every index, and what was found equal or immovable
-walk.py       what a walk through the graph knows
-operators/    each operator's record: what it does to labels, and other facts
-heads.py      multi-head attention with fewer heads than its width has room for
-strided.py    1×1 convolutions with a stride, where a cut has left them few channels
+graph.py      helpers for the nodes of an exported graph
+registry.py   what is known about an operator: one record, which all other files read
+trace.py      exports the graph without touching the model
+labels.py     a label for every index, and which labels are equal or immovable
+walk.py       the state of a walk through the graph
+operators/    each operator's record: what it does to labels, and further facts
+heads.py      multi-head attention whose heads keep their width after a cut
+strided.py    strided 1×1 convolutions to which a cut has left few channels
 labelling.py  the walk
-modules.py    which operator is what a module returns
-gates.py      where a class is scaled once on every path
+modules.py    which operator computes what a module returns
+gates.py      where a gate scales a class exactly once on every path
 layers.py     the layers of a model
-named.py      what the user names: kept whole, or coupled
-structure.py  the classes of coupled channels that came out
-renumbering.py  new numbers for them
-builder.py    from the labels of a walk to a structure
-trial.py      a cut tried on a copy without data: what literal sizes forbid
-surgery.py    the removal, on the same parameters, all or nothing
-verify.py     cut network against gated dense network
-flow.py       which classes are zero, or unread, in a network with masks
+named.py      what the user names: kept whole (`ignore`), or coupled
+structure.py  the result: classes of coupled channels
+renumbering.py  gives classes new numbers
+builder.py    turns the labels of a finished walk into a structure
+trial.py      tries a cut on a copy without data, to find what literal sizes forbid
+surgery.py    removes channels from the same parameter objects, all or nothing
+verify.py     compares the cut network with the gated dense one
+flow.py       which classes are zero, or read by nothing, in a network with masks
 """
 
 from earlycrop.structure.gates import Gate

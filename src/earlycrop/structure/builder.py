@@ -1,4 +1,4 @@
-"""From the labels of a finished walk to the classes of channels, step by step."""
+"""Turns the labels of a finished walk into classes of channels, step by step."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -26,8 +26,8 @@ class Builder:
 
     Args:
         walk: The walk through the whole graph.
-        ignored: Whether the user keeps this tensor whole.
-        examples: How many examples the traced batch has.
+        ignored: Says for the name of a tensor whether the user keeps it whole.
+        examples: The number of examples in the traced batch.
         beside: Walks through the graphs of other calls, on the same labels.
     """
 
@@ -38,17 +38,17 @@ class Builder:
         self.layers = layers_of(walk.model)
         self._freeze_ignored(ignored)
         self.root = walk.labels.components()
-        self.stuck = torch.zeros(walk.labels.count, dtype=torch.bool)  # of roots: cannot leave
+        self.stuck = torch.zeros(walk.labels.count, dtype=torch.bool)  # roots that cannot leave
         self.reasons: dict[int, str] = {}
         self._freeze_forbidden()
         self._freeze_what_nothing_creates()
         self.number, self.count = self._numbered()
 
     def build(self, guessed: Callable[[str], bool]) -> Structure:
-        """The structure, in which some sizes in the model's code are taken for integers of its modules.
+        """The structure, on the assumption that some sizes in the model's code are integers of its modules.
 
         Args:
-            guessed: Whether an integer of a module, by its name, is taken for the size of what its code splits.
+            guessed: Says for the name of a module's integer whether the code is assumed to take a size from it.
         """
         guesses = self._guesses(guessed)
         attributes = {**guesses, **self._own_attributes(), **self.walk.attributes}
@@ -75,27 +75,25 @@ class Builder:
     # What cannot leave ------------------------------------------------------------------------------
 
     def _freeze_ignored(self, ignored: Callable[[str], bool]) -> None:
-        """Forbid what the user keeps whole; before labels are joined, so that it holds for all that are equal."""
+        """Freeze what the user keeps whole; before labels are joined, so that all equal labels are frozen too."""
         for name, dims in self.walk.tensors.items():
             if ignored(name):
                 for labels in dims:
                     self.walk.labels.freeze(labels, "kept by `ignore`")
 
     def _freeze_forbidden(self) -> None:
-        """What some operator forbade on the way."""
+        """Freeze what some operator forbade during the walk."""
         for labels, reason in self.walk.labels.prohibitions():
             self._freeze(self.root[labels], reason)
 
     def _freeze_what_nothing_creates(self) -> None:
-        """Dimensions that are a single class, and channels that no layer's parameter creates."""
-        created, elsewhere = (
-            self._created(walks) for walks in ([self.walk], self.beside)
-        )
+        """Freeze dimensions that are a single class, and channels that no layer's parameter creates."""
+        created, elsewhere = self._created([self.walk]), self._created(self.beside)
         for name, dims in self.walk.tensors.items():
             for dim, labels in enumerate(dims):
                 if labels is not None:
                     roots = self.root[labels]
-                    if bool((roots == roots[0]).all()):
+                    if bool((roots == roots[0]).all()):  # without this class the dimension would be empty
                         self._freeze(roots[:1], f"all channels of {name} dim {dim} are coupled into one")
                     self._freeze(roots[~created[roots] & elsewhere[roots]], ELSEWHERE)
                     self._freeze(roots[~created[roots]], "no parameter of a layer creates these channels")
@@ -110,7 +108,7 @@ class Builder:
         return created
 
     def _freeze(self, roots: Tensor, reason: str) -> None:
-        """These roots cannot leave; of several reasons the first counts."""
+        """Mark these roots as unable to leave; the first of several reasons counts."""
         for one in roots[~self.stuck[roots]].unique().tolist():
             self.reasons.setdefault(one, reason)
         self.stuck[roots] = True
@@ -118,7 +116,7 @@ class Builder:
     # From labels to classes -------------------------------------------------------------------------
 
     def _numbered(self) -> tuple[Tensor, int]:
-        """For each root the number of its class, or -1; and how many there are."""
+        """The number of each root's class, or -1, and the number of classes."""
         removable = torch.zeros_like(self.stuck)
         for dims in self.walk.tensors.values():
             for labels in dims:
@@ -137,7 +135,7 @@ class Builder:
         return self.number[self.root[labels]]
 
     def _along(self, labels: Tensor | Axis | None) -> Classes | None:
-        """The same along one axis of a grid; None where another axis of it may shrink and this one cannot."""
+        """The same, also along one axis of a grid; None if another axis of the grid is the one that may shrink."""
         if isinstance(labels, Axis):
             labels = labels.along()
             if bool((self.root[labels] == self.root[labels[0]]).all()):
@@ -145,7 +143,7 @@ class Builder:
         return self._classes(labels)
 
     def _where_any(self, every: dict[Key, Tensor]) -> dict[Key, Classes]:
-        """The classes of each of these, without those in which nothing can leave."""
+        """The classes of each entry, without the entries in which nothing can leave."""
         return {key: found for key, labels in every.items() if (found := self._classes(labels)) is not None}
 
     # Parts of the structure -------------------------------------------------------------------------
@@ -169,7 +167,7 @@ class Builder:
 
     @cached_property
     def _held(self) -> tuple[tuple[Frozen, ...], frozenset[str]]:
-        """What cannot leave of the layers and of all that creates, and which of it are the network's outputs."""
+        """Which channels of layers and other creators cannot leave, and which weights write the network's outputs."""
         frozen, outputs = [], set()
         for name, dim in dict.fromkeys([*((layer.weight, layer.dim) for layer in self.layers), *self._creators]):
             labels = self.walk.tensors[name][dim]
@@ -186,7 +184,7 @@ class Builder:
         return tuple(frozen), frozenset(outputs)
 
     def _guesses(self, guessed: Callable[[str], bool]) -> dict[tuple[str, str, int | None], Tensor]:
-        """The integers of modules that are taken for the size of something that shrinks."""
+        """The modules' integers that are assumed to be the size of something that shrinks."""
 
         def shrinks(labels: Tensor) -> bool:
             found = self._classes(labels)
@@ -199,7 +197,7 @@ class Builder:
         }
 
     def _own_attributes(self) -> dict[tuple[str, str, int | None], Tensor]:
-        """The integers in which a layer keeps its weight's sizes, also where it does not use the weight itself."""
+        """The integers in which a layer keeps its weight's sizes, even if its own forward does not use the weight."""
         found = {}
         reads = {"out_features": "in_features", "out_channels": "in_channels"}
         for layer in self.layers:

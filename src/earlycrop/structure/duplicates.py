@@ -13,7 +13,7 @@ OWN = {"_parameters", "_buffers", "_modules", *HOOKS}
 
 
 def weightless(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode whose parameters and buffers have shapes and no data."""
+    """A copy of the model in eval mode whose parameters and buffers have shapes but no data."""
     memo: dict[int, object] = {}
     for parameter in model.parameters():
         empty = torch.empty_like(parameter, device="meta")

@@ -2,13 +2,13 @@
 
 Two passes through the exported graph decide, for every value in it and every class of channels:
 
-    forward     may it be anything but zero?   nz(y_o) = bias_o ≠ 0 or some kept W_oi reads an x_i that may
-    backward    does any output depend on it?  rd(x_i) = some kept W_oi writes a y_o on which one depends
+    forward     can it be nonzero?             nz(y_o) = bias_o ≠ 0, or some kept W_oi reads an x_i with nz(x_i)
+    backward    does any output depend on it?  rd(x_i) = some kept W_oi writes a y_o with rd(y_o)
 
-A class is dead if at every place where it lives it is zero or nothing depends on it: then removing it changes
-no output for any input, however many dead classes leave together. A weight counts as zero if it is masked, a
-bias or a norm's shift if its value is. Whether zeros stay zeros the operators' records say. An operator of which
-that is not known bars the classes that it touches, and so do norms over channels, whose statistics would change.
+A class is dead if, wherever it lives, it is zero or nothing depends on it: then removing it changes no output for
+any input, no matter how many dead classes leave together. A weight counts as zero if it is masked, a bias or a
+norm's shift if its value is zero. The operators' records say whether zeros stay zeros. An operator for which that is
+unknown bars the classes that it touches, and so do norms over channels, whose statistics would change.
 """
 
 from dataclasses import dataclass, field
@@ -30,13 +30,18 @@ Dead = Bool[Tensor, "classes"]
 
 @dataclass
 class Flow:
-    """What of each class may be anything but zero, and on what of it an output depends.
+    """Where each class can be nonzero, and where an output depends on it.
 
     Args:
         structure: The classes, with their graph.
-        model: Where the values of biases and norms are.
-        masks: Per prunable weight its entries that are kept.
-        constants: Whether a channel without a kept input may be a constant; if not, such channels count as dead.
+        model: Holds the values of biases and norms.
+        masks: For each prunable weight, by name, a boolean tensor of its shape: True where an entry is kept.
+        constants: Whether a channel without a kept input may be a nonzero constant; if not, such channels count as
+            dead.
+
+    Attributes:
+        dead: For each class, whether it is dead.
+        barred: For each operator that may carry classes into others, the number of classes that it bars.
     """
 
     structure: Structure
@@ -66,22 +71,22 @@ class Flow:
                     self._rd[arg][:] = True
             elif node.op == "call_function":
                 self._backward(node)
-        alive = self._bar.clone()
+        alive = self._bar.clone()  # a class lives if, at any single place, it can be nonzero and is read there
         for node in nodes:
             if node.op == "call_function":
                 alive |= self._present(node) & self._nz[node] & self._rd[node]
         self.dead: Dead = ~alive[:-1]
 
     def _forward(self, node: Node) -> Tensor:
-        """In which classes the result may be anything but zero."""
+        """The classes in which the result can be nonzero."""
         args, present = tensor_nodes((node.args, node.kwargs)), self._present(node)
         if (weighted := self._weighted(node)) is not None:
             return self._contracted(node, *weighted)
         if not self._mixes(node):
-            # what no argument shows may be anything: a tensor that was spread over the channels
+            # classes that no argument has come from a tensor spread over the channels, whose entries may be nonzero
             return self._carried(node, args, present) | (present & ~self._shown(args))
         touched = present | self._shown(args)
-        touched[-1] = False  # what is in no class stays anyway
+        touched[-1] = False  # indices in no class stay anyway
         if bool(touched.any()):
             where = f"{name_of(node) or node.target} in `{module_of(node)}`"
             self.barred[where] = int(touched.sum())
@@ -89,31 +94,31 @@ class Flow:
         return present
 
     def _contracted(self, node: Node, x: Node, w: Node, bias: Any) -> Tensor:
-        """Where sums over channels may be anything but zero: where a kept entry reads what may be."""
+        """The classes in which a sum over channels can be nonzero: a kept entry reads something that can be."""
         present = self._present(node)
         made = self._nonzero(bias) if self.constants else torch.zeros_like(present)
         written, read, kept = self._entries(node, w)
-        if read is None:  # a group reads what is of the class that it writes
+        if read is None:  # each group reads the class that it writes
             fed = kept & self._open(self._nz[x])[written]
         else:
             fed = (kept & self._open(self._nz[x])[read]).any(1)
-            made = made | (self._present(x) & present)  # what passes along other dimensions
+            made = made | (self._present(x) & present)  # classes along other dimensions, which pass through
         return made | self._classes(written[fed])
 
     def _carried(self, node: Node, args: list[Node], present: Tensor) -> Tensor:
-        """Where an operator that keeps channels apart may return anything but zero."""
+        """The classes in which an operator that keeps channels apart can return anything but zero."""
         operator, nothing = operator_of(node), torch.zeros_like(present)
         zero = operator.zero_at(node)
-        if zero is Zero.SCALED:  # zero again where the shift is, and the mean that is subtracted before
+        if zero is Zero.SCALED:  # zero where the shift and the mean subtracted before it are zero too
             shifts = [self._nonzero(one) for one in node.args[2:4]] if self.constants else []
             return self._nz[args[0]] | sum(shifts, nothing)
-        if zero is Zero.ANY:  # but a factor without these channels is one number for all of them
+        if zero is Zero.ANY:  # a factor without these channels is one number for all of them
             return reduce(Tensor.__and__, (self._nz[arg] | ~self._present(arg) for arg in args), present)
         if zero is Zero.PARAMETERS or (zero is Zero.LOST and self.constants):
             return present
         found = sum((self._nz[arg] for arg in args), nothing)
         if zero is Zero.FIRST:
-            # classes that another operand brings have one entry of the first for all of them
+            # for classes that only another operand has, the first operand has one entry, shared by all of them
             brought = present & ~self._present(args[0])
             return self._nz[args[0]] | (brought if self.constants else brought & found)
         if operator.kind is Kind.SUM and self.constants:  # a term without these channels is added to all of them
@@ -121,7 +126,7 @@ class Flow:
         return found
 
     def _mixes(self, node: Node) -> bool:
-        """Whether an operator may carry something of one class into another, as far as is known."""
+        """Whether an operator may carry entries of one class into another; True if that is unknown."""
         operator, args = operator_of(node), tensor_nodes((node.args, node.kwargs))
         table = operator.weight is not None and operator.weight.reads is None  # rows are picked, nothing is summed
         if operator.zero_at(node) is Zero.UNKNOWN:
@@ -130,12 +135,12 @@ class Flow:
             return True
         if operator.kind.moves:
             return False
-        # the classes that are in an argument and not in the result must have gone into others
+        # classes that an argument has and the result lacks must have gone into others
         present = self._present(node)
         return any(bool((self._present(arg) & ~present)[:-1].any()) for arg in args if arg.name not in self._origin)
 
     def _backward(self, node: Node) -> None:
-        """On which entries of the arguments an output depends."""
+        """Record in which classes of the arguments an output depends on them."""
         args, wanted = tensor_nodes((node.args, node.kwargs)), self._rd[node]
         if (weighted := self._weighted(node)) is not None:
             x, w, _ = weighted
@@ -153,21 +158,21 @@ class Flow:
             self._rd[arg] |= reduce(Tensor.__and__, open_, wanted) | mixes
 
     def _deciding(self, node: Node, args: list[Node]) -> list[Node]:
-        """Arguments of an entrywise operator with two: where one of these is zero, nothing depends on the other."""
+        """Those of an entrywise operator's two arguments whose zeros make the result independent of the other one."""
         operator = operator_of(node)
         if operator.kind is not Kind.ENTRYWISE or len(args) != 2:
             return []
         return {Zero.ANY: args, Zero.FIRST: args[:1]}.get(operator.zero_at(node), [])
 
     def _weighted(self, node: Node) -> tuple[Node, Node, Any] | None:
-        """What an operator reads through a parameter, that parameter and its bias; None if it is not so simple."""
+        """What an operator reads through a parameter, that parameter and its bias; None where it is not that simple."""
         operator = operator_of(node)
         weight = operator.weight
         if weight is None or weight.reads is None or node.kwargs:
             return None
         x, w = node.args[weight.x], node.args[weight.position]
         bias = None if weight.bias is None else argument(node, weight.bias, "bias")
-        # columns of all groups of a transposed convolution are one dimension of its weight
+        # in a transposed convolution all groups share one column dimension of the weight
         if weight.writes == 1 and self._groups(node) != 1:
             return None
         if not isinstance(x, Node) or not isinstance(w, Node) or w.name not in self._origin or x.name in self._origin:
@@ -177,14 +182,14 @@ class Flow:
         return (x, w, bias) if weight.spatial or w.meta["val"].ndim == 2 else None
 
     def _groups(self, node: Node) -> int:
-        """In how many groups of channels an operator works."""
+        """The number of groups of channels in which an operator works."""
         position = operator_of(node).groups
         return 1 if position is None else argument(node, position, "groups", 1)
 
     def _entries(self, node: Node, w: Node) -> tuple[Tensor, Tensor | None, Tensor]:
-        """A weight's class per written channel, per read channel, and whether a kept entry joins the two.
+        """The class of each channel that a weight writes and reads, and whether a kept entry connects the two.
 
-        For a convolution of whole groups nothing is given as read: a group is of one class.
+        Where whole groups of a convolution leave, there are no read classes: all of a group is one class.
         """
         weight, name = operator_of(node).weight, self._origin[w.name]
         assert weight is not None
@@ -208,7 +213,7 @@ class Flow:
         return torch.full((node.meta["val"].shape[dim],), -1) if classes is None else classes
 
     def _present(self, node: Node) -> Tensor:
-        """The classes that live in a value; of several results at once, those that may live in any of them."""
+        """The classes that live in a value; for several results at once, those that may live in any of them."""
         dims = self.channels.nodes.get(node.name)
         if dims is None and node.op == "call_function":
             return self._shown(tensor_nodes((node.args, node.kwargs)))
@@ -219,20 +224,20 @@ class Flow:
         return sum((self._present(node) for node in nodes), self._bar & False)
 
     def _classes(self, classes: Tensor) -> Tensor:
-        """These classes as a boolean vector; the last entry stands for what is in none."""
+        """These classes as a boolean vector; the last entry stands for indices in no class."""
         found = torch.zeros_like(self._bar)
         found[classes] = True
         return found
 
     def _open(self, some: Tensor) -> Tensor:
-        """The same, where what is in no class is not known to be zero or unread."""
+        """The same vector, in which indices in no class may be nonzero and read."""
         return torch.cat([some[:-1], torch.tensor([True])])
 
     def _nonzero(self, node: Any) -> Tensor:
-        """The classes in which a bias, or another vector of the model, is anything but zero."""
+        """The classes in which a bias, or another vector of the model, is nonzero."""
         if not isinstance(node, Node):
             return torch.zeros_like(self._bar)
-        if node.name not in self._origin:  # computed, so nobody knows its values here
+        if node.name not in self._origin:  # computed, so its values are unknown here
             return self._present(node)
         value = self._tensors[self._origin[node.name]].detach().cpu()
         return self._classes(self._along(node, value.ndim - 1)[value != 0])

@@ -1,7 +1,7 @@
 """Batch norms in which one number opens and closes a channel (You et al., 2019).
 
-An ordinary norm returns γ x̂ + β. Gated it returns φ (x̂ + β'), with φ = γ where `weight` was and β' = β/γ, cut to ±10,
-where `bias` was: the same function, unless |β/γ| is larger. Names, shapes and objects stay.
+An ordinary norm returns γ x̂ + β. A gated one returns φ (x̂ + β'): `weight` holds φ = γ and `bias` holds β' = β/γ,
+clipped to ±10. It is the same function unless |β/γ| is larger. Names, shapes and parameter objects stay.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from earlycrop.structure.surgery import rebind
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 LARGEST = 10.0
-"""Of |β'|, so that a scale near zero cannot make a huge shift."""
+"""The largest |β'|, so that a scale γ near zero cannot make a huge shift."""
 
 
 def norm_scales(model: nn.Module) -> list[str]:
@@ -25,10 +25,10 @@ def norm_scales(model: nn.Module) -> list[str]:
 
 
 class GatedNorm:
-    """What is mixed into a batch norm while it is gated."""
+    """The forward pass that replaces a batch norm's own while it is gated."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
-        """φ (x̂ + β')."""
+        """φ (x̂ + β'), computed as the norm computes γ x̂ + β, with φ for γ and φ β' for β."""
         shift = self._parameters["bias"]
         self._parameters["bias"] = self.weight * shift
         try:
@@ -38,15 +38,15 @@ class GatedNorm:
 
 
 class GatedBatchNorm1d(GatedNorm, nn.BatchNorm1d):
-    """φ (x̂ + β')."""
+    """`nn.BatchNorm1d` that returns φ (x̂ + β')."""
 
 
 class GatedBatchNorm2d(GatedNorm, nn.BatchNorm2d):
-    """φ (x̂ + β')."""
+    """`nn.BatchNorm2d` that returns φ (x̂ + β')."""
 
 
 class GatedBatchNorm3d(GatedNorm, nn.BatchNorm3d):
-    """φ (x̂ + β')."""
+    """`nn.BatchNorm3d` that returns φ (x̂ + β')."""
 
 
 GATED: dict[type, type] = {
@@ -59,7 +59,7 @@ PLAIN = {gated: plain for plain, gated in GATED.items()}
 
 @torch.no_grad()
 def gate_norms(model: nn.Module) -> None:
-    """Gate every ordinary batch norm; the model computes what it did."""
+    """Gate every ordinary batch norm that has a scale; the model computes what it did, unless a β' is clipped."""
     for norm in model.modules():
         if type(norm) in GATED and norm._parameters["weight"] is not None:
             scale, shift = norm.weight, norm.bias
@@ -72,7 +72,7 @@ def gate_norms(model: nn.Module) -> None:
 
 @torch.no_grad()
 def plain_norms(model: nn.Module) -> None:
-    """Make every gated norm an ordinary one again; the model computes what it did."""
+    """Make every gated norm an ordinary one again; the model still computes the same function."""
     for norm in model.modules():
         if type(norm) in PLAIN:
             scale, shift = norm.weight, norm.bias

@@ -1,4 +1,4 @@
-"""The few words in which one speaks about the nodes of an exported graph."""
+"""Small helpers for the nodes of an exported graph."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.fx.node import map_arg
 
 
 def name_of(node: Any) -> str:
-    """The name of the operator that a node runs, for people; whatever its overload, and its in-place twin's too."""
+    """The name of the operator that a node runs, for people; the same for all overloads and the in-place twin."""
     return node.target.overloadpacket.__name__.rstrip("_") if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
@@ -33,7 +33,7 @@ def tensor_nodes(args: Any) -> list[Node]:
 
 
 def before(node: Node) -> list[Node]:
-    """A node and all those that its value is computed from, each once."""
+    """A node and all nodes that its value is computed from, each once."""
     found: dict[Node, None] = {}
     todo = [node]
     while todo:
@@ -44,7 +44,7 @@ def before(node: Node) -> list[Node]:
 
 
 def unlabelled(node: Any) -> Any:
-    """No dimension of this value can shrink (a tuple for an operator with several results)."""
+    """The labels of a value no dimension of which can shrink (a tuple for an operator with several results)."""
     value = node.meta.get("val") if isinstance(node, Node) else None
     if isinstance(value, Tensor):
         return [None] * value.ndim

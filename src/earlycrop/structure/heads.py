@@ -1,8 +1,8 @@
-"""Multi-head attention that may have fewer heads than its width has room for.
+"""Multi-head attention whose heads keep their width when heads or channels leave.
 
-`nn.MultiheadAttention` computes the width of a head as `embed_dim // num_heads`, so no head and no channel of its
-stream could leave alone. `HeadedAttention` is the same layer, with the same parameters under the same names, that
-takes the width of a head as it was built. A module becomes one only when a cut makes it necessary.
+`nn.MultiheadAttention` computes the width of a head as `embed_dim // num_heads`, so neither a head nor a
+channel of its stream could leave alone. `HeadedAttention` is the same layer, with the same parameters under the same
+names, but keeps the width of a head with which it was built. A module becomes one only when a cut makes it necessary.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 
 class HeadedAttention(nn.MultiheadAttention):
-    """`nn.MultiheadAttention` whose heads keep their width (`head_dim`) whatever the number of heads and channels."""
+    """`nn.MultiheadAttention` whose heads keep their width (`head_dim`), however many heads and channels are left."""
 
     def forward(
         self,
@@ -27,9 +27,9 @@ class HeadedAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As `nn.MultiheadAttention.forward`, arguments and results alike; nested tensors are not taken."""
+        """Takes and returns what `nn.MultiheadAttention.forward` does, except nested tensors."""
         if is_causal and attn_mask is None:
-            raise RuntimeError("`is_causal` says that `attn_mask` is a causal mask: give the mask too.")
+            raise RuntimeError("`is_causal` only says that `attn_mask` is a causal mask: give the mask as well.")
         batched, padding = query.dim() == 3, key_padding_mask
         along, shared = (0 if self.batch_first and batched else 1), query is key and key is value
         if not batched:
@@ -66,12 +66,12 @@ class HeadedAttention(nn.MultiheadAttention):
         return (out if along == 0 else out.transpose(0, 1)), weights
 
     def _reset_parameters(self) -> None:
-        self._qkv_same_embed_dim = self.in_proj_weight is not None  # torch would draw three weights that are not there
+        self._qkv_same_embed_dim = self.in_proj_weight is not None  # torch would draw three weights that do not exist
         super()._reset_parameters()
         self._qkv_same_embed_dim = False
 
     def _heads(self, query: Tensor, key: Tensor, value: Tensor, shared: bool) -> list[Tensor]:
-        """q, k and v, each (batch, heads, positions, width of a head)."""
+        """q, k and v, each of shape (batch, heads, positions, head width)."""
         if self.in_proj_weight is not None and shared:
             joined = F.linear(query, self.in_proj_weight, self.in_proj_bias)
             return [one.transpose(1, 2) for one in joined.unflatten(-1, (3, -1, self.head_dim)).unbind(-3)]
@@ -84,7 +84,7 @@ class HeadedAttention(nn.MultiheadAttention):
         return [F.linear(x, w, b).unflatten(-1, (-1, self.head_dim)).transpose(1, 2) for x, w, b in every]
 
     def _mask(self, q: Tensor, attention: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
-        """Both masks as one that is added to the scores (batch, heads, positions, positions)."""
+        """Both masks as one that can be added to scores of shape (batch, heads, positions, positions)."""
         total = None
         if attention is not None:
             attention = attention if attention.dim() == 2 else attention.unflatten(0, (q.shape[0], -1))
@@ -99,7 +99,7 @@ class HeadedAttention(nn.MultiheadAttention):
 
 
 def head(model: nn.Module) -> None:
-    """Every `nn.MultiheadAttention` of a model takes the width of a head as it is; its sizes follow its weights."""
+    """Turn every `nn.MultiheadAttention` into one that keeps its heads' width; its sizes follow its weights."""
     for module in model.modules():
         if type(module) in (nn.MultiheadAttention, HeadedAttention):
             _head(cast(nn.MultiheadAttention, module))
@@ -107,7 +107,7 @@ def head(model: nn.Module) -> None:
 
 def _head(module: nn.MultiheadAttention) -> None:
     module.__class__ = HeadedAttention
-    module._qkv_same_embed_dim = False  # what torch asks before it takes a fused kernel for the whole layer
+    module._qkv_same_embed_dim = False  # torch checks this before it runs a fused kernel for the whole layer
     joined = module.in_proj_weight
     key, value = (joined, joined) if joined is not None else (module.k_proj_weight, module.v_proj_weight)
     assert key is not None
@@ -118,7 +118,7 @@ def _head(module: nn.MultiheadAttention) -> None:
 
 
 def fit(model: nn.Module) -> None:
-    """The same for those whose sizes are no longer what `nn.MultiheadAttention` expects of them."""
+    """The same, only for modules whose sizes are no longer those that `nn.MultiheadAttention` expects."""
     for module in model.modules():
         if isinstance(module, nn.MultiheadAttention):
             query = module.q_proj_weight if module.in_proj_weight is None else module.in_proj_weight

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.export.graph_signature import InputKind
 
-import earlycrop.structure.operators  # noqa: F401 - their records, which the walk looks up
+import earlycrop.structure.operators  # noqa: F401 - registers the records that the walk looks up
 from earlycrop.structure.graph import tensor_nodes, unlabelled
 from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program
@@ -22,7 +22,7 @@ def label(model: nn.Module, program: Program, others: Sequence[Program] = ()) ->
         The walk through the graph, and those through the others.
     """
     walk = Walk(model, program)
-    for name, tensor in tensors_of(model):  # parameters come first
+    for name, tensor in tensors_of(model):  # parameters come first, so `parametric` separates their labels from others
         walk.tensors[name] = [walk.labels.fresh(size) if size > 1 else None for size in tensor.shape]
         if isinstance(tensor, nn.Parameter):
             walk.parametric = walk.labels.count
@@ -58,7 +58,7 @@ def _through(walk: Walk) -> set[str]:
                 walk.made.add(node)
             operator = operator_of(node)
             if not node.users and operator.kind is Kind.MIXES:
-                continue  # nobody reads it, so what it mixes may leave
+                continue  # nothing reads the result, so what it mixes may leave
             walk.values[node] = operator.rule(walk, node)
         elif node.op == "placeholder" and specs[node.name].kind in (InputKind.PARAMETER, InputKind.BUFFER):
             name = walk.names[str(specs[node.name].target)]
@@ -75,7 +75,7 @@ def _through(walk: Walk) -> set[str]:
 
 
 def _settle(walk: Walk) -> None:
-    """Of each grid of channels one axis may shrink: the longest, where no operator has said which."""
+    """Leave each grid of channels one axis that may shrink: the longest, where no operator has decided."""
     root = walk.labels.components()
     for grid in walk.grids:
         roots = root[grid.labels]

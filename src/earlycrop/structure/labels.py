@@ -1,8 +1,8 @@
-"""Labels: a name for every index of every dimension, and what has been found to be one, or immovable.
+"""Labels: a number for every index of every dimension, and which of them are equal or immovable.
 
 The engine never reasons about channels by layer. It gives each index of each parameter dimension a
-label, walks the exported graph once, notes which labels must leave together (`unite`) and which may
-not leave at all (`freeze`), and reads the connected components at the end.
+label, walks the exported graph once, records which labels must leave together (`unite`) and which must
+not leave at all (`freeze`), and computes the connected components at the end.
 """
 
 from dataclasses import dataclass, field
@@ -14,18 +14,18 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Labels that vary along several dimensions at once: what a view makes of channels that it splits.
+    """Labels that vary along several dimensions at once: the result of a view that splits a dimension of channels.
 
-    The view finds its entries by position, so after a cut they must still be a grid: whole rows leave, or whole
-    columns. Which of them is for the operators that follow to say (`Walk.fix`): those that mix along a column fix
-    it, and rows remain.
+    The view finds its entries by position, so after a cut the remaining entries must still form a grid: only whole
+    rows or whole columns can leave. The operators that follow decide which (`Walk.fix`): one that mixes the entries
+    along an axis fixes that axis, and the other may shrink.
     """
 
     labels: Tensor
 
 
 class Axis(NamedTuple):
-    """One dimension of a value that is one axis of a grid."""
+    """Marks one dimension of a value as one axis of a grid."""
 
     grid: Grid
     axis: int
@@ -36,13 +36,13 @@ class Axis(NamedTuple):
 
 
 Dims = list[Tensor | Axis | None]
-"""What is known of one tensor: per dimension a label for each index, an axis of a grid of labels, or None where
-nothing can leave."""
+"""The labels of one tensor: for each dimension a label per index, an axis of a grid of labels, or None where nothing
+can leave."""
 
 
 @dataclass
 class Labels:
-    """A growing set of labels with the equalities and the prohibitions found so far."""
+    """A growing set of labels with the equalities and prohibitions found so far."""
 
     count: int = 0
     _left: list[Tensor] = field(default_factory=list)
@@ -50,13 +50,13 @@ class Labels:
     _frozen: list[tuple[Tensor, str]] = field(default_factory=list)
 
     def fresh(self, size: int) -> Tensor:
-        """`size` labels that nobody has used."""
+        """`size` new labels."""
         labels = torch.arange(self.count, self.count + size)
         self.count += size
         return labels
 
     def unite(self, a: Tensor, b: Tensor) -> None:
-        """Index i of `a` and index i of `b` stay or leave together; the two broadcast."""
+        """Record that index i of `a` and index i of `b` stay or leave together; the two are broadcast."""
         if a is b:
             return
         a, b = torch.broadcast_tensors(a, b)
@@ -64,12 +64,12 @@ class Labels:
         self._right.append(b.reshape(-1))
 
     def freeze(self, labels: Tensor | None, reason: str) -> None:
-        """None of these may leave, and why."""
+        """Record that none of these may leave, and why."""
         if labels is not None:
             self._frozen.append((labels.reshape(-1), reason))
 
     def components(self) -> Tensor:
-        """For each label the smallest label that it is united with, directly or through others."""
+        """For each label, the smallest label that it is united with, directly or through others."""
         root = torch.arange(self.count)
         if not self._left:
             return root

@@ -11,11 +11,12 @@ class Layer:
 
     Attributes:
         name: The module's path.
-        weight: Its weight's name (the first name where it is tied); of a recurrent layer that which reads its input.
+        weight: The name of its weight (the first name if the weight is tied); in a recurrent layer, the weight that
+            reads its input.
         dim: The weight's dimension along which output channels are created.
-        channels: Its output channels; hidden units, one layer and direction each, if it is recurrent.
-        width: The module's integer that counts them.
-        others: Further weights that its channels have, those of a recurrence.
+        channels: The number of its output channels; if it is recurrent, the hidden units of one layer and direction.
+        width: The name of the module's integer that counts them.
+        others: The names of further weights of the same channels: those of the recurrence.
     """
 
     name: str
@@ -32,17 +33,17 @@ class Layer:
 
     @property
     def table(self) -> bool:
-        """Whether it is an embedding, of which rows are picked and nothing is multiplied."""
+        """Whether it is an embedding, which picks rows and multiplies nothing."""
         return self.width == "embedding_dim"
 
 
 def layers_of(model: nn.Module) -> tuple[Layer, ...]:
-    """Every convolution, linear, recurrent and embedding layer, in module order; a layer in two places is one."""
+    """Every convolution, linear, recurrent and embedding layer, in module order; a shared module is listed once."""
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     layers = []
     for path, module in model.named_modules():
         for names, dim, width in _weights(module):
-            # a parametrized weight is computed: not one of ours
+            # a parametrized weight is computed, so the module is not a layer here
             found = [first[id(weight)] for name in names if id(weight := module._parameters.get(name)) in first]
             if len(found) == len(names):
                 layers.append(Layer(path, found[0], dim, getattr(module, width), width, tuple(found[1:])))
@@ -50,7 +51,7 @@ def layers_of(model: nn.Module) -> tuple[Layer, ...]:
 
 
 def _weights(module: nn.Module) -> list[tuple[tuple[str, ...], int, str]]:
-    """For each layer that a module is: its weights, where the first creates channels, and which integer counts them."""
+    """For each layer in a module: its weights, the first one's dimension that creates channels, what counts them."""
     if isinstance(module, nn.Linear):
         return [(("weight",), 0, "out_features")]
     if isinstance(module, nn.modules.conv._ConvNd):

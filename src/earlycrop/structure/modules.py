@@ -1,4 +1,4 @@
-"""Which operator is what a leaf module returns: then a gate on the module's output scales what the operator made."""
+"""Which operator computes what a leaf module returns: a gate on that output then scales what the operator made."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,18 +11,18 @@ from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.walk import Place, Walk
 
 Classes = Int[Tensor, "_"]
-"""For each index of a dimension the number of its class, or -1 where it cannot leave."""
+"""For each index of a dimension, the number of its class, or -1 if it cannot leave."""
 
 Where = Sequence[Place]
 
 Call = tuple[str, str]
-"""A call of a module: a name that no other call has, and the module's path."""
+"""A call of a module: a unique name of the call, and the module's path."""
 
 
 class Modules:
-    """Which operators are what a leaf module returns.
+    """Finds the operators whose result is what a leaf module returns.
 
-    The graph says for each operator in which call of which module it ran. A module under two names is one.
+    The graph records for each operator in which call of which module it ran. A module with two names is one module.
     """
 
     def __init__(self, walk: Walk, classes: Callable[[Tensor | None], Classes | None]) -> None:
@@ -40,7 +40,7 @@ class Modules:
             self.calls[path] = self.calls.get(path, 0) + 1
 
     def places(self, nodes: set[Node]) -> dict[Node, Where]:
-        """For these operators the outputs of the modules that return them: of modules that do nothing else."""
+        """For these operators, the outputs of the modules that return their results, if the modules do nothing else."""
         by_module: dict[str, list[Node]] = {}
         for node in nodes:
             if self.returned(node) is not None and self._owned(node):
@@ -56,7 +56,7 @@ class Modules:
         return found
 
     def returned(self, node: Node) -> Node | None:
-        """What the leaf module that ran this operator returns, if it is this operator's result and nothing else."""
+        """What the leaf module that ran this operator returns, if that is the operator's result, moved at most."""
         call = _call(node)
         module = self.walk.modules.get(self._path(call))
         if module is None or any(name != "parametrizations" for name, _ in module.named_children()):
@@ -71,13 +71,13 @@ class Modules:
         return node if alone else None
 
     def _output(self, path: str, node: Node) -> Place | None:
-        """The dimension of the module's output that holds the operator's own channels; None if that is not clear."""
+        """The dimension of the module's output that holds the operator's own channels; None if that is ambiguous."""
         last, before, channels = self.returned(node), self._dims(node), operator_of(node).channels_at(self.walk, node)
         if last is None or channels is None or not before or (labels := before[channels]) is None:
             return None
         after, numbers = self._dims(last), self.classes(labels)
         holding = [channels % len(before)]
-        if last is not node:  # moved: they are where a dimension has the same classes in the same order
+        if last is not node:  # moved: look for the dimension with the same classes in the same order
             found = [self.classes(other) for other in after]
             holding = [
                 dim for dim, one in enumerate(found) if one is not None and numbers is not None and one.equal(numbers)
@@ -85,7 +85,7 @@ class Modules:
         if len(holding) != 1:
             return None
         (dim,) = holding
-        # another call may give more dimensions in front, so channels that are counted from the last stay so
+        # another call may have more dimensions in front, so a dimension counted from the last stays counted that way
         return Place(path, "output", dim if channels > 0 else dim - len(after), labels)
 
     def _dims(self, node: Node) -> list[Tensor | None]:
@@ -97,7 +97,7 @@ class Modules:
         return a is b is None or (a is not None and b is not None and a.equal(b))
 
     def _owned(self, node: Node) -> bool:
-        """Whether all but one of the operator's operands are made of the module's own parameters and buffers."""
+        """Whether all operands but one at most are computed from the module's own parameters and buffers."""
         call = _call(node)
         path = self._path(call)
         module = self.walk.modules[path]
@@ -113,13 +113,13 @@ class Modules:
         return sum(not made_of_own(arg) for arg in tensor_nodes((node.args, node.kwargs))) <= 1
 
     def _path(self, call: Call) -> str:
-        """The module's first path."""
+        """The first path of the called module."""
         module = self.walk.modules.get(call[1])
         return call[1] if module is None else self.paths[id(module)]
 
 
 def _call(node: Node) -> Call:
-    """The innermost call that ran this operator; what computes a parametrized weight counts as its owner's."""
+    """The innermost call that ran this operator; operators that compute a parametrized weight belong to its owner."""
     stack = node.meta.get("nn_module_stack") or {}
     calls = ((name, path.split("@")[0]) for name, (path, _) in reversed(stack.items()))
     return next((call for call in calls if "parametrizations" not in call[1].split(".")), ("", ""))

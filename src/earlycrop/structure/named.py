@@ -9,15 +9,15 @@ from earlycrop.structure.walk import Walk
 
 
 def names_of(ignore: Iterable[str]) -> tuple[str, ...]:
-    """These names; a single one is a name, not its letters."""
+    """The names as a tuple; a string is a single name, not a sequence of letters."""
     return (ignore,) if isinstance(ignore, str) else tuple(ignore)
 
 
 def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
-    """Whether a parameter or buffer belongs to what the user keeps whole.
+    """A function that says whether a parameter or buffer, by name, belongs to what the user keeps whole.
 
     Raises:
-        EarlyCropError: the model has no module or parameter of a name; names the nearest.
+        EarlyCropError: the model has no module or parameter of that name; the message suggests the nearest one.
     """
     names = [name for name, _ in [*model.named_modules(), *model.named_parameters()] if name]
     kept = names_of(ignore)
@@ -31,10 +31,10 @@ def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
 
 
 def couple(walk: Walk, coupled: Sequence[Sequence[str]]) -> None:
-    """Output channel i of each of these layers leaves with channel i of the others.
+    """Couple layers: output channel i of each layer in a group leaves with channel i of the others.
 
     Raises:
-        EarlyCropError: a name is of no layer that creates channels, or the layers are not equally wide.
+        EarlyCropError: a name is not that of a layer that creates channels, or layers differ in width.
     """
     creating = {name: dim for created in walk.created for name, dim in created.sites[:1]}  # its bias goes with it
     for group in coupled:
@@ -44,7 +44,7 @@ def couple(walk: Walk, coupled: Sequence[Sequence[str]]) -> None:
             labels = None if weight not in creating else walk.tensors[weight][creating[weight]]
             if labels is None:
                 raise EarlyCropError(
-                    f"`coupled` names {name!r}, which is no layer that creates channels. "
+                    f"`coupled` names {name!r}, which is not a layer that creates channels. "
                     f"Did you mean {nearest(name, creating)!r}?"
                 )
             if found and labels.numel() != found[0][1].numel():
@@ -54,6 +54,6 @@ def couple(walk: Walk, coupled: Sequence[Sequence[str]]) -> None:
                 )
             found.append((name, labels))
         if len(found) < 2:
-            raise EarlyCropError(f"`coupled` is a list of tuples of two or more layers; found {group!r}.")
+            raise EarlyCropError(f"`coupled` must be a list of tuples of two or more layers; found {group!r}.")
         for _, labels in found[1:]:
             walk.labels.unite(found[0][1], labels)

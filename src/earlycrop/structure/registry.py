@@ -1,28 +1,28 @@
-"""What is known of an operator: one record, which everything that walks through a graph reads.
+"""What is known about an operator: one record, which everything that walks through a graph reads.
 
     sigmoid     Operator(pointwise, Kind.ENTRYWISE, Zero.LOST)
     xlogy       Operator(pointwise, Kind.ENTRYWISE, Zero.FIRST)
     linear      Operator(linear, Kind.CREATES, Zero.PARAMETERS, weight=Weight())
     batch_norm  Operator(batch_norm, Kind.CHANNEL_NORM, Zero.SCALED, channels=1)
 
-Who asks what:
+Who reads what:
 
     labelling             rule      what the operator does to labels
-    operators/closed.py   zero      whether a closed channel is still zero behind it
-    walk, gates           kind      who creates channels, who normalises them, who joins those of several creators
+    operators/closed.py   zero      whether a closed channel is still zero after it
+    walk, gates           kind      whether it creates channels, normalises them, or joins those of several creators
                           channels  in which dimension of the result
     flow (harvest)        kind      whether each channel of the result comes from the same channel of the operands
                           zero      whether it is zero where they are
-                          weight    which dimension of a parameter writes channels, and which one reads them
+                          weight    which dimension of a parameter writes channels, and which reads them
     trial                 sizes     whether the integers among the arguments are sizes, which shrink with a cut
                           groups    which argument counts groups of channels
-                          strides   whether it may run or not, as strides demand
-    verify                kind      whether what it makes of parameters is still a parameter, or mixes channels
+                          strides   whether it runs only where strides demand it
+    verify                kind      whether its result on parameters counts as a parameter; whether it mixes channels
     trace                 like      whether the result has the shape of the first argument
 
-The records stand in operators/, beside the rules. No other file knows an operator by its name. The defaults are the
-cautious ones: of an operator without a record nothing that it touches may leave, and a record that only gives a rule
-claims nothing else.
+The records are in operators/, beside the rules. No other file knows an operator by its name. The defaults are
+cautious: nothing that an operator without a record touches may leave, and a record with only a rule claims nothing
+else.
 """
 
 from collections.abc import Callable
@@ -39,100 +39,102 @@ if TYPE_CHECKING:
     from earlycrop.structure.walk import Walk
 
 Rule = Callable[["Walk", Any], Any]
-"""From the walk and a node to the labels of the node's result. The node is untyped: its arguments are whatever its
-operator takes."""
+"""Maps the walk and a node to the labels of the node's result. The node is untyped, since its arguments are whatever
+its operator takes."""
 
 
 class Kind(Enum):
     """What an operator does with channels."""
 
     OTHER = auto()
-    """Nothing is known but its rule."""
+    """Nothing but its rule is known."""
     ENTRYWISE = auto()
-    """Each entry comes from the entries at its own place."""
+    """Each entry depends only on the operands' entries at the same place."""
     SUM = auto()
-    """The same, and each term may have its own creator."""
+    """Entrywise too, and each term may have its own creator."""
     MOVES = auto()
-    """Entries go elsewhere, or are repeated, or some are taken."""
+    """Entries move, are repeated, or only some of them are taken."""
     REARRANGES = auto()
-    """Every entry goes elsewhere, once: a view, a permutation."""
+    """Every entry appears exactly once in the result: a view, a permutation."""
     CONCATENATES = auto()
-    """The parts lie side by side, and each may have its own creator."""
+    """Operands are put side by side, and each may have its own creator."""
     FILLS = auto()
-    """The same everywhere, whatever the entries of its arguments."""
+    """All entries are the same, whatever the entries of its arguments."""
     MIXES = auto()
-    """Entries are mixed along some dimensions, in which the rule lets nothing leave; the others pass."""
+    """Entries are mixed along some dimensions, along which the rule lets nothing leave; the other dimensions pass."""
     POOLS = auto()
-    """Neighbours in the last dimensions are mixed; channels pass."""
+    """Neighbours along the last dimensions are mixed; channels pass."""
     CREATES = auto()
     """A parameter makes all of the result's channels, along `channels`."""
     CONTRACTS = auto()
-    """A sum over channels in which the parameters, if there are any, stand where only the rule knows."""
+    """A sum over channels; only the rule knows which operands, if any, are parameters."""
     CHANNEL_NORM = auto()
     """Each channel is divided by its own scale."""
     GROUP_NORM = auto()
     """Groups of channels, in dimension 1, are divided by the scale of the group."""
     TRAILING_NORM = auto()
-    """The last dimensions, as many as its second argument has sizes, are divided by the scale of all of them."""
+    """The last dimensions, as many as its second argument has sizes, are divided by one common scale."""
     ATTENTION = auto()
+    """Scaled dot-product attention."""
     RECURRENT = auto()
+    """A recurrent layer or cell."""
 
     @property
     def norm(self) -> bool:
-        """Whether it divides by a scale that it finds itself, and then multiplies by one of its parameters."""
+        """Whether it divides by a scale that it computes from its input, and then multiplies by a parameter."""
         return self in (Kind.CHANNEL_NORM, Kind.GROUP_NORM, Kind.TRAILING_NORM)
 
     @property
     def norm_over_channels(self) -> bool:
-        """Whether its statistics are those of several channels, so that they change when a channel leaves."""
+        """Whether its statistics are taken over several channels, so that they change when a channel leaves."""
         return self in (Kind.GROUP_NORM, Kind.TRAILING_NORM)
 
     @property
     def joins(self) -> bool:
-        """Whether its result has several creators: each operand may have its own."""
+        """Whether its result may have several creators, one for each operand."""
         return self in (Kind.SUM, Kind.CONCATENATES)
 
     @property
     def moves(self) -> bool:
-        """Whether its result has the entries of its operands, and no others."""
+        """Whether its result consists of entries of its operands only."""
         return self in (Kind.MOVES, Kind.REARRANGES, Kind.CONCATENATES)
 
     @property
     def apart(self) -> bool:
-        """Whether each channel of the result comes from the same channel of the operands, and no other."""
+        """Whether each channel of the result depends only on the same channel of the operands."""
         return self.moves or self in (Kind.ENTRYWISE, Kind.SUM, Kind.FILLS, Kind.MIXES, Kind.POOLS)
 
 
 class Zero(Enum):
-    """Where the result of an operator is zero, given where its tensor operands are."""
+    """Where the result of an operator is zero, given where its tensor operands are zero."""
 
     UNKNOWN = auto()
-    """Nobody has said."""
+    """Not recorded."""
     LOST = auto()
-    """It makes anything of zeros: a sigmoid."""
+    """Possibly nowhere: a sigmoid turns zeros into other numbers."""
     FIRST = auto()
-    """Where the first operand is zero, whatever the others are."""
+    """Where the first operand is zero, whatever the others are: a ReLU, a quotient."""
     ANY = auto()
     """Where any operand is zero: a product."""
     ALL = auto()
-    """Where all operands are: a sum."""
+    """Where all operands are zero: a sum."""
     PARAMETERS = auto()
-    """Where the parameters that make it are."""
+    """Where the parameters that create it are zero."""
     SCALED = auto()
-    """Where its scale is, which is the second operand, and its shift."""
+    """Where its scale (the second operand) and its shift are zero."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """Which arguments are multiplied and summed over channels, and what the dimensions of the parameter are for.
+    """Which arguments are multiplied and summed over channels, and what the parameter's dimensions mean.
 
     Attributes:
-        x: The position of what is read.
-        position: That of the parameter.
-        bias: That of the bias, if there may be one.
+        x: The position, among the operator's arguments, of the tensor that is read.
+        position: The position of the parameter.
+        bias: The position of the bias; None if the operator takes none.
         writes: The parameter's dimension that writes channels.
-        reads: The one that reads them; None for a table of which rows are picked.
-        spatial: Whether it has further dimensions, for places. If not, it has only these two.
+        reads: Its dimension that reads channels; None for a table whose rows are picked.
+        spatial: Whether it has further, spatial dimensions. If not, it has only these two.
     """
 
     x: int = 0
@@ -145,20 +147,21 @@ class Weight:
 
 @dataclass(frozen=True)
 class Operator:
-    """All that is known of an operator.
+    """All that is known about an operator.
 
     Attributes:
-        rule: The labels of the result.
+        rule: Computes the labels of the result.
         kind: What it does with channels.
-        zero: Where its result is zero; a function of the node if the arguments decide.
+        zero: Where its result is zero; a function of the node if that depends on the arguments.
         channels: The dimension of the result in which it creates or normalises channels: 1, or counted from the last;
-            a function of the walk and the node if the arguments decide, None where there is no single one.
+            a function of the walk and the node if that depends on the arguments, which returns None where there is no
+            single one.
         weight: How it reads channels through a parameter.
         groups: The position of the argument that counts groups of channels.
         sizes: Whether integers among its arguments are sizes. Otherwise a cut must not change them.
-        strides: Whether it only copies where strides demand it.
-        like: Whether for these arguments the result has the shape and type of the first of them. It saves the time
-            that PyTorch takes to find that out. It may raise an error where PyTorch would.
+        strides: Whether it only copies, and only where strides demand it.
+        like: Says for given arguments whether the result has the shape and type of the first of them, which saves the
+            time that PyTorch takes to find that out. It may raise an error where PyTorch would.
     """
 
     rule: Rule
@@ -186,14 +189,14 @@ _OPERATORS: dict[Key, Operator] = {}
 
 
 def rule(*names: Key, **facts: Any) -> Callable[[Rule], Rule]:
-    """Add operators: `@rule("relu", kind=Kind.ENTRYWISE, zero=Zero.FIRST)` above what they do to labels.
+    """Register operators: `@rule("relu", kind=Kind.ENTRYWISE, zero=Zero.FIRST)` decorates their rule.
 
     A later record of the same name replaces the earlier one.
 
     Args:
-        names: Names of ATen operators (`"relu"`; the in-place twin `relu_` has the same record), or with a namespace
-            those of others (`"mine::gate"`). A tag stands for all operators that bear it and have no record.
-        facts: What else is known of all of them: the attributes of `Operator`. What is left out is taken for unknown.
+        names: Names of ATen operators (`"relu"`; the in-place twin `relu_` shares the record), or of others with their
+            namespace (`"mine::gate"`). A tag stands for all operators that bear it and have no record.
+        facts: What else is known about all of them: attributes of `Operator`. What is left out counts as unknown.
     """
 
     def register(function: Rule) -> Rule:
@@ -205,12 +208,12 @@ def rule(*names: Key, **facts: Any) -> Callable[[Rule], Rule]:
 
 
 def operator_of(node: Node) -> Operator:
-    """What is known of the operator that a node runs."""
+    """The record of the operator that a node runs."""
     return operator_for(node.target)
 
 
 def operator_for(target: object) -> Operator:
-    """What is known of an operator: under its own name, its in-place twin's, or a tag that it bears."""
+    """The record of an operator: under its own name, that of its out-of-place twin, or a tag that it bears."""
     if not isinstance(target, torch._ops.OpOverload):
         return _OPERATORS.get(target, UNKNOWN) if callable(target) else UNKNOWN
     name = target.overloadpacket.__name__
@@ -226,7 +229,7 @@ def known() -> frozenset[str]:
 
 
 def unknown(walk: "Walk", node: Any) -> Any:
-    """No rule: freeze all that goes in; what comes out cannot shrink."""
+    """The rule of operators without a record: freeze every argument; no dimension of the result can shrink."""
     reason = f"the operator {getattr(node.target, '_name', node.target)} has no rule"
     for arg in tensor_nodes((node.args, node.kwargs)):
         walk.freeze(arg, f"{reason} ({walk.where(node)})")

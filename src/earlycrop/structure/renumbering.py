@@ -1,4 +1,4 @@
-"""New numbers for classes, wherever a structure speaks of them."""
+"""New numbers for classes, applied wherever a structure refers to them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,15 +10,15 @@ from torch import Tensor
 from earlycrop.structure.gates import Classes, Gate
 
 STAYS, LEFT = -1, -2
-"""Instead of a number: a class that cannot leave, whose entries stay; and one that has left, with its entries."""
+"""Used instead of a number: for a class that cannot leave, whose entries stay; for one that left with its entries."""
 
 
 @dataclass(frozen=True, eq=False)
 class Renumbering:
-    """For each old class its new number, or `STAYS`, or `LEFT`.
+    """Maps each old class to its new number, to `STAYS`, or to `LEFT`.
 
     Attributes:
-        table: One entry for each class, and a last one, `STAYS`, that the old number -1 finds.
+        table: One entry for each class, and a last one, `STAYS`, which the old number -1 indexes.
     """
 
     table: Int[Tensor, "classes_and_one"]
@@ -30,19 +30,19 @@ class Renumbering:
 
     @classmethod
     def keeping(cls, keep: Bool[Tensor, "classes"], others: int) -> "Renumbering":
-        """Those of `keep` are numbered in their order; all others are `STAYS` or `LEFT`."""
+        """Numbers the classes in `keep` in their order; all others get `others`, which is `STAYS` or `LEFT`."""
         return cls.of(torch.where(keep, keep.cumsum(0) - 1, others))
 
     def __call__(self, classes: Classes) -> Classes:
-        """The classes along a dimension; it is shorter where classes have left."""
+        """The new classes along a dimension, which gets shorter where classes have left."""
         now = self.table[classes]
         return now[now != LEFT]
 
     def dims(self, dims: Iterable[Classes | None]) -> tuple[Classes | None, ...]:
-        """The classes of every dimension of one tensor."""
+        """The new classes of every dimension of one tensor."""
         return tuple(None if classes is None else self(classes) for classes in dims)
 
     def gates(self, gates: Iterable[Gate]) -> tuple[Gate, ...]:
-        """The same places, without those where no gate is left."""
+        """The gates with new classes, without the places where no gate is left."""
         moved = (replace(gate, classes=self(gate.classes)) for gate in gates)
         return tuple(gate for gate in moved if bool((gate.classes >= 0).any()))

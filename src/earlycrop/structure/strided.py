@@ -1,7 +1,8 @@
-"""1×1 convolutions with a stride, once a cut has left them very few channels.
+"""Strided 1×1 convolutions to which a cut has left very few channels.
 
 The weight gradient of such a layer never returns in PyTorch's CPU build (oneDNN; seen with torch 2.13, two threads,
-tensors in channels_last, fewer than 8 input channels). It is the down-sampling shortcut of a heavily pruned ResNet.
+tensors in channels_last, fewer than 8 input channels). The down-sampling shortcut of a heavily pruned ResNet is such a
+layer.
 """
 
 from typing import Any
@@ -9,11 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 NARROW = 8
-"""Input channels from which on no layer was seen to hang."""
+"""With this many input channels or more, no layer was seen to hang."""
 
 
 class SubsampledConv2d(nn.Conv2d):
-    """y = W x[:, :, ::s, ::s]: what a 1×1 convolution with stride s computes, by one with stride 1."""
+    """y = W x[:, :, ::s, ::s]: computes a 1×1 convolution with stride s by one with stride 1."""
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows, columns = self.stride
@@ -22,7 +23,7 @@ class SubsampledConv2d(nn.Conv2d):
 
 
 def subsample(model: nn.Module) -> None:
-    """Every 1×1 convolution with a stride and few input channels takes its places first, whatever the layout."""
+    """Make every strided 1×1 convolution with few input channels pick its places first, in any memory layout."""
     for module in model.modules():
         if type(module) is nn.Conv2d and _may_hang(module):
             module.__class__ = SubsampledConv2d

@@ -17,7 +17,7 @@ from earlycrop.structure.walk import Site
 
 @dataclass(frozen=True)
 class Member:
-    """The entries of one parameter or buffer dimension that belong to a class."""
+    """The entries along one dimension of a parameter or buffer that belong to a class."""
 
     tensor: str
     dim: int
@@ -26,14 +26,14 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelClass:
-    """Channels that only leave together, and every place where they live."""
+    """Channels that can only leave together, and every place where they live."""
 
     members: tuple[Member, ...]
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """A dimension with channels that cannot leave, and why."""
+    """A dimension with channels that cannot leave, their number, and the reason."""
 
     where: str
     reason: str
@@ -46,18 +46,18 @@ class Frozen:
 
 @dataclass(frozen=True)
 class Layout:
-    """How many classes each dimension holds: what is needed to count what a cut leaves.
+    """The classes along each dimension of a tensor: enough to count what a cut leaves of it.
 
     Attributes:
         shape: The tensor's shape.
-        classes: Per dimension the class of each index (-1: stays), or None where all stay.
+        classes: For each dimension the class of each index (-1: stays), or None where all stay.
     """
 
     shape: tuple[int, ...]
     classes: tuple[Classes | None, ...]
 
     def renumbered(self, number: Renumbering) -> "Layout":
-        """The layout with other numbers of classes, and without the entries of those that left."""
+        """The layout with the classes renumbered, and without the entries of classes that left."""
         classes = number.dims(self.classes)
         sizes = zip(self.shape, classes, strict=True)
         return Layout(tuple(size if one is None else one.numel() for size, one in sizes), classes)
@@ -67,15 +67,15 @@ class Layout:
 class ChannelGraph:
     """The exported graph in which a structure was found, and the classes of the values in it.
 
-    A cut makes the graph stale, for the sizes in it are literal numbers.
+    A cut makes the graph stale, since the sizes in it are literal numbers.
 
     Attributes:
         program: The graph.
-        nodes: Per node the classes of each dimension of its value.
-        arguments: Per node the classes that an integer argument (the groups of a convolution) counts.
-        positions: Per slice of channels the classes of what is sliced, and where the slice starts and stops.
-        split: Whether channels are taken apart by positions or by sizes that were guessed: a trial cut of one size
-            might then succeed by accident.
+        nodes: For each node, by name, the classes along each dimension of its value.
+        arguments: For a node with an integer argument that counts classes (the groups of a convolution), these classes.
+        positions: For each slice of channels, the classes of what is sliced, and where the slice starts and stops.
+        split: Whether channels are split by positions or by guessed sizes: a single trial cut might then succeed by
+            accident.
         ways: The graphs of other calls of the model, for the trial.
     """
 
@@ -87,7 +87,7 @@ class ChannelGraph:
     ways: tuple["ChannelGraph", ...] = ()
 
     def renumbered(self, number: Renumbering) -> "ChannelGraph":
-        """The same graph with other numbers of classes, none of which has left."""
+        """The same graph with the classes renumbered; none of them may have left."""
         return replace(
             self,
             nodes={name: number.dims(dims) for name, dims in self.nodes.items()},
@@ -102,17 +102,17 @@ class Structure:
     """All removable classes of a model's channels, found in its exported graph.
 
     Attributes:
-        count: How many classes may leave.
-        tensors: Per parameter and buffer its layout.
+        count: The number of classes.
+        tensors: The layout of each parameter and buffer, by name.
         creators: Parameter dimensions (and biases) that create channels.
         gates: Where the classes' gates multiply: behind the norms that directly follow creators.
-        creating_gates: The same before these norms, on the creators themselves.
-        attributes: Module integers that count channels: (module, attribute, position or None) to classes.
+        creating_gates: The same, but on the creators themselves, before these norms.
+        attributes: Maps module integers that count channels, as (module, attribute, position or None), to classes.
         frozen: What cannot leave, and why.
         layers: Every convolution, linear, recurrent and embedding layer.
-        outputs: Weights whose output channels are outputs of the network: no nodes in node sparsity.
-        macs: Multiply-adds: (weight, uses of each of its entries for one example).
-        names: From every name of a tensor to its name in `tensors` (they differ where weights are tied).
+        outputs: Weights whose output channels are outputs of the network and so do not count in node sparsity.
+        macs: Multiply-adds, as pairs (weight, times that each of its entries is used for one example).
+        names: Maps every name of a tensor to its name in `tensors` (they differ where weights are tied).
         graph: The graph in which all this was found; None after a cut.
         caches: Attributes of modules that a cut empties.
         doubtful: Whether some parameter is used in no call that was traced, or a call could not be traced: what it
@@ -157,16 +157,16 @@ class Structure:
                     yield name, dim, classes
 
     def with_graph_of(self, found: "Structure") -> "Structure":
-        """These classes with the graph of a new trace of the model, or as they are if that finds others.
+        """These classes with the graph of a new trace of the model, or unchanged if that trace finds other classes.
 
-        The last class of a dimension can leave no more, so a trace does not find it.
+        The last class of a dimension can no longer leave, so a trace does not find it.
         """
         stays = torch.zeros(self.count + 1, dtype=torch.bool)
         for _, _, classes in self.dimensions():
             if bool((classes == classes[0]).all()):
                 stays[classes[0]] = True
         stays[-1] = True
-        number = torch.full((found.count + 1,), STAYS)  # of each class that was found, here
+        number = torch.full((found.count + 1,), STAYS)  # for each class of `found`, its number here
         pairs = []
         for name, layout in self.tensors.items():
             for size, mine, theirs in zip(layout.shape, layout.classes, found.tensors[name].classes, strict=True):
@@ -180,11 +180,11 @@ class Structure:
         return replace(self, graph=found.graph.renumbered(Renumbering(number)))
 
     def after(self, keep: Bool[Tensor, "classes"]) -> "Structure":
-        """The structure of the model from which the classes that are not in `keep` have left; its graph is unknown."""
+        """The structure of the model after the classes outside `keep` have left; it has no graph."""
         return replace(self._renumbered(Renumbering.keeping(keep, LEFT)), count=int(keep.sum()), graph=None)
 
     def without(self, classes: Bool[Tensor, "classes"], reason: str) -> "Structure":
-        """The same structure with more classes frozen, for one reason."""
+        """The same structure with these classes frozen too, for the given reason."""
         number = Renumbering.keeping(~classes, STAYS)
         frozen = [
             Frozen(f"{name} dim {dim}", reason, int(stuck.sum()))
@@ -203,7 +203,7 @@ class Structure:
         return self if self.graph is None else replace(self, graph=replace(self.graph, ways=()))
 
     def _renumbered(self, number: Renumbering) -> "Structure":
-        """All but the graph with other numbers of classes; layers are as wide as what is left of them."""
+        """All but the graph with the classes renumbered; layers get the width that is left of them."""
         attributes = {key: number(classes) for key, classes in self.attributes.items()}
         widths = {(path, name): len(classes) for (path, name, _), classes in attributes.items()}
         return replace(
@@ -218,7 +218,7 @@ class Structure:
         )
 
     def index(self, name: str, keep: Bool[Tensor, "classes"]) -> list[Int[Tensor, "_"] | None]:
-        """Per dimension of a tensor the indices that stay, or None where all do."""
+        """For each dimension of a tensor, the indices that stay, or None where all stay."""
         stays = torch.cat([keep, torch.tensor([True])])
         found: list[Tensor | None] = []
         for classes in self.tensors[name].classes:
@@ -227,13 +227,13 @@ class Structure:
         return found
 
     def spaces(self) -> Int[Tensor, "classes"]:
-        """For each class the number of its space: classes of one space live in the same dimensions.
+        """For each class the number of its space: classes of one space live in the same tensor dimensions.
 
         The channels of a layer are one space, and so are those of a whole residual stream.
         """
         key = torch.zeros(self.count + 1, dtype=torch.int64)
         generator = torch.Generator().manual_seed(0)
         for _, _, classes in self.dimensions():
-            # a hash of the set of dimensions; a class that is here several times is written as often, and alike
+            # a hash of the set of dimensions; a class that occurs several times in one gets the same number each time
             key[classes] = key[classes] + torch.randint(2**62, (1,), generator=generator)
         return torch.unique(key[:-1], return_inverse=True)[1]

@@ -1,4 +1,4 @@
-"""Channels leave for good: every tensor is cut in place on the same object, all of them or none."""
+"""Removes channels for good: every tensor is cut in place on the same object, all of them or none."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,15 +24,15 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
 
     Parameters and buffers stay the same objects, so names, ties and the optimizer's references survive;
     `.grad` becomes None. Module integers such as `out_channels` follow. Either all of this happens or nothing does.
-    Convolutions that are now so narrow that PyTorch could hang in them compute the same result differently
-    (`strided.py`).
+    Strided 1×1 convolutions so narrow that PyTorch could hang in them compute the same result in another
+    way (`strided.py`).
 
     Returns:
         The structure of the smaller model.
 
     Raises:
-        EarlyCropError: `keep` does not fit, or would empty a layer.
-        OptimizerError: some state of the optimizer cannot be cut entry by entry.
+        EarlyCropError: `keep` does not fit the structure or would empty a layer, or the model is not the one traced.
+        OptimizerError: some of the optimizer's state cannot be cut entry by entry.
     """
     after = remove(structure, model, keep, optimizer)
     if not bool(keep.all()):
@@ -41,7 +41,7 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimiz
 
 
 def remove(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Optimizer | None) -> Structure:
-    """`cut` that leaves each operator what it was, so that graphs before and after can be compared."""
+    """`cut` without replacing any operator, so that the graphs before and after can be compared node by node."""
     keep = keep.detach().cpu()
     if keep.shape != (len(structure),) or keep.dtype != torch.bool:
         raise EarlyCropError(
@@ -59,8 +59,8 @@ def _removed(structure: Structure, model: nn.Module, keep: Tensor, optimizer: Op
         found = tuple(tensors[name].shape) if name in tensors else None
         if found != layout.shape:
             raise EarlyCropError(
-                f"The structure was found on another model: `{name}` had shape {layout.shape}, "
-                f"it is {found or 'missing'} now. Trace this model again."
+                f"The structure was found on another model: there, `{name}` has shape {layout.shape}, "
+                f"but here it is {found or 'missing'}. Trace this model again."
             )
     after = structure.after(keep)
     for name, layout in after.tensors.items():
@@ -89,11 +89,11 @@ def select(data: Tensor, index: Index) -> Tensor:
 
 
 def rebind(tensor: Tensor, data: Tensor) -> None:
-    """Give a parameter or buffer other data of any shape; it stays the same object.
+    """Give a parameter or buffer new data of any shape; it stays the same object.
 
-    While an old loss is alive so is the node that accumulates this parameter's gradient, and that node
-    remembers the old shape. PyTorch drops it when the data change their type, so they do, for a moment. Where the shape
-    stays, so does the node: DistributedDataParallel waits for it.
+    While an old loss is alive, so is the autograd node that accumulates this parameter's gradient, and that node
+    remembers the old shape. PyTorch drops the node when the data change their type, so they change it for a moment.
+    Where the shape stays, the node must stay too: DistributedDataParallel waits for it.
     """
     tensor.grad = None
     if tensor.requires_grad and (tensor.shape, tensor.dtype, tensor.device) != (data.shape, data.dtype, data.device):
@@ -106,10 +106,10 @@ def cut_state(optimizer: Optimizer, indices: dict[Tensor, Index]) -> None:
     """Cut each per-parameter state tensor with the indices of its parameter, which still has its old shape.
 
     Raises:
-        OptimizerError: a state tensor has neither the parameter's shape nor a single entry.
+        OptimizerError: a state entry is neither a number nor a tensor with the parameter's shape or a single entry.
     """
     plan = []
-    for parameter, entries in optimizer.state.items():  # all: L-BFGS keeps what belongs to all in the first
+    for parameter, entries in optimizer.state.items():  # all: L-BFGS keeps everything under the first
         for key, value in entries.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
                 if parameter in indices:
@@ -135,7 +135,7 @@ def _set_attributes(model: nn.Module, structure: Structure) -> None:
             before = getattr(modules[path], name)
             sizes = [*before]
             sizes[position] = value
-            value = getattr(before, "_make", type(before))(sizes)  # a named tuple is not made of a list
+            value = getattr(before, "_make", type(before))(sizes)  # a named tuple's constructor takes no list
         setattr(modules[path], name, value)
 
 

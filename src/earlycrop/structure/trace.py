@@ -1,9 +1,9 @@
-"""The graph of a model, recorded without touching the model and without a copy of its weights.
+"""The graph of a model, recorded without touching the model and, where possible, without copying its weights.
 
-Three ways lead to it, tried in this order: the operators are noted while a copy without data runs; that copy is
-exported; a full copy is exported. The first takes a third of the time of the second and gives the same graph.
-Regions of autocast, on or off, are not seen: they change the precision of operators, and not which channels meet.
-Only where a model does not run without them they become operators, of which nothing is known.
+Three ways are tried in this order: record the operators while a copy without data runs; export that copy; export a full
+copy. The first takes a third of the time of the second and gives the same graph. In all of them regions of autocast, on
+or off, do nothing: they change the precision of operators, not which channels meet. A model that does not run without
+them is exported with them; nothing is known of the operators that they become.
 """
 
 import io
@@ -56,14 +56,14 @@ class Call:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """A graph of aten operators and what goes into it.
+    """A graph of ATen operators and what goes into it.
 
     Attributes:
-        graph: One node an operator; parameters, buffers and inputs are placeholders.
+        graph: One node per operator; parameters, buffers and inputs are placeholders.
         graph_signature: What each placeholder stands for.
-        constants: Tensors in the model's code, by name.
+        constants: Constant tensors in the model's code, by name.
         tracing: How the graph was recorded.
-        root: The module that holds what the graph's own nodes refer to.
+        root: The module that holds whatever the graph's nodes refer to by attribute.
         call: The call that was traced.
         caches: Attributes in which it leaves tensors.
     """
@@ -77,11 +77,11 @@ class Program:
     caches: tuple[Cache, ...] = ()
 
     def copy_of(self, model: nn.Module) -> nn.Module:
-        """A copy of the model for `again`: without data where that is enough."""
+        """A copy of the model for `again`, without data if the graph was recorded without data."""
         return _shadow(self.tracing, model, self.call)
 
     def again(self, shadow: nn.Module) -> "Program":
-        """The graph of such a copy after a change, recorded in the same way, to be compared node by node.
+        """The graph of such a copy after a change, recorded in the same way so that nodes can be compared.
 
         Raises:
             Exception: whatever keeps the copy from running.
@@ -95,32 +95,32 @@ def as_inputs(example_inputs: object) -> Inputs:
 
 
 def examples_in(example_inputs: object) -> int:
-    """How many examples they are: the first size of the first tensor that has one."""
+    """The number of examples: the first size of the first tensor that has dimensions; 1 if there is none."""
     tensors = (leaf for leaf in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(leaf, Tensor) and leaf.ndim)
     return next((tensor.shape[0] for tensor in tensors), 1)
 
 
 def inputs_for(model: nn.Module, inputs: Any, dtype: torch.dtype) -> Any:
-    """The inputs on the model's device; those of `dtype`, which its parameters had once, in the precision of now."""
+    """The inputs on the model's device; those of `dtype`, the parameters' former type, in their present type."""
     now = next(model.parameters(), torch.empty(0))
     return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
 
 
 def export(model: nn.Module, call: object) -> Program:
-    """The graph of a call of the model (`model(*call)` in eval mode, if it is none), one node an operator.
+    """The graph of a call of the model (anything else is the example inputs, in eval mode), one node per operator.
 
     The trace runs on a copy without data, so it costs neither memory nor arithmetic; a model that
     insists on data (a branch on a value, constants in its code) is traced on a full copy.
 
     Raises:
-        TraceError: names the module that was running, the cause and the ways out.
+        TraceError: no way succeeds; the message names the module that was running, the cause and ways out.
     """
     call = call if isinstance(call, Call) else Call(as_inputs(call))
     ways: Sequence[Tracing] = ("recorded", "exported", "exported with data")
     for tracing in ways if call.times == 1 else ways[:1]:
         try:
             return _traced(tracing, _shadow(tracing, model, call), call, [])
-        except Exception:  # the last way decides; its error is the one to tell
+        except Exception:  # the last way decides; its error is the one to report
             pass
     running: list[str] = []
     try:
@@ -138,9 +138,9 @@ def export(model: nn.Module, call: object) -> Program:
 
 
 def _like_first(func: Any, args: Any) -> Tensor | None:
-    """What the commonest operators return, which is like their first argument; None for other operators.
+    """An empty result for the most frequent operators, which is like their first argument; None for others.
 
-    PyTorch finds their shapes in Python, and would spend three quarters of a ResNet's trace on them.
+    PyTorch computes their shapes in Python, which would take three quarters of a ResNet's trace.
     """
     like = operator_for(func).like
     if like is None or not like(*args):
@@ -149,7 +149,7 @@ def _like_first(func: Any, args: Any) -> Tensor | None:
 
 
 def module_of(node: Node) -> str:
-    """The path of the innermost module that ran this operator; '' is the model itself."""
+    """The path of the innermost module that ran this operator; '' for the model itself."""
     stack = node.meta.get("nn_module_stack") or {}
     paths = [path for path, _ in stack.values()]
     return paths[-1].split("@")[0] if paths else ""  # the second call of a shared module is `name@1`
@@ -169,7 +169,7 @@ INDIFFERENT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn
 
 
 def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str]) -> Program:
-    """The graph, recorded in this way; whatever goes wrong is raised."""
+    """The graph, recorded in the given way; whatever goes wrong is raised."""
     if "with" not in tracing:
         args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), (call.args, call.kwargs))
     else:
@@ -207,10 +207,10 @@ def without_autocast() -> Iterator[None]:
 
 
 def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
-    """Note the operators that run, above autograd, where a linear layer is still one operator.
+    """Record the operators that run, above autograd, where a linear layer is still one operator.
 
     Raises:
-        ValueError: a value came from elsewhere, so this is not the whole graph.
+        ValueError: a value has another origin than recorded operators, so this is not the whole graph.
     """
     recorder, specs = _Recorder(running), []
 
@@ -225,7 +225,7 @@ def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
         placeholder(f"b_{name}", buffer, InputKind.BUFFER, name)
     for number, value in enumerate(pytree.tree_leaves((call.args, call.kwargs))):
         placeholder(f"input_{number}", value, InputKind.USER_INPUT, None)
-    # a compiled module must run its own code here, and the operators must meet PreDispatch before anything else
+    # a compiled module must run its own code here, and operators must reach PreDispatch before any other key
     with torch.compiler.set_stance("force_eager"), _compiling(), enable_python_dispatcher(), recorder:
         outputs = pytree.tree_leaves([model(*call.args, **call.kwargs) for _ in range(call.times)])
     for value in outputs:
@@ -237,7 +237,7 @@ def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
 
 @contextmanager
 def _compiling() -> Iterator[None]:
-    """Code that asks (`torch.compiler.is_compiling()`) is told what `torch.export` tells it, and reads no values."""
+    """Make `torch.compiler.is_compiling()` true, as under `torch.export`, so that code that asks reads no values."""
     was = torch.compiler._is_compiling_flag
     try:
         torch.compiler._is_compiling_flag = True
@@ -247,22 +247,22 @@ def _compiling() -> Iterator[None]:
 
 
 class _Recorder(ProxyTorchDispatchMode):
-    """Notes each operator that reaches PyTorch's PreDispatch key, which lets in no mode of another parent."""
+    """Records each operator that reaches PyTorch's PreDispatch key, which accepts only modes of this base class."""
 
     def __init__(self, running: list[str]) -> None:
         super().__init__(PythonKeyTracer(), "real", pre_dispatch=True)
         self.graph, self.running = Graph(), running
-        # weakly: a new tensor that somebody else holds is copied on its tracing out of a factory, and would be lost
+        # weakly: if a factory's new tensor had another owner, tracing would copy it on the way out, and lose it here
         self._nodes = WeakTensorKeyDictionary()
 
     def note(self, node: Node, value: object) -> None:
-        """This node's value is that one."""
+        """Record `value` as the value of this node."""
         node.meta["val"] = pytree.tree_map_only(Tensor, Tensor.detach, value)
         if isinstance(value, Tensor):
             self._nodes[value] = node
 
     def nodes_of(self, arguments: Any) -> Any:
-        """The same arguments with nodes for tensors."""
+        """The arguments with each tensor replaced by its node."""
         return pytree.tree_map_only(Tensor, self._node_of, arguments)
 
     def _node_of(self, tensor: Tensor) -> Node:
@@ -272,12 +272,12 @@ class _Recorder(ProxyTorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.ops.prim.device.default:  # a question, not an operator
+        if func is torch.ops.prim.device.default:  # asks for the device; no operator
             return func(*args, **kwargs)
         taken = self.nodes_of((args, kwargs))
         result = _like_first(func, args)
         if result is None:
-            with no_python_dispatcher():  # the same shapes at half the price
+            with no_python_dispatcher():  # the same shapes in half the time
                 result = func(*args, **kwargs)
         node = self._called(func, *taken)
         self.note(node, result)
@@ -297,7 +297,7 @@ class _Recorder(ProxyTorchDispatchMode):
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without export's warnings of a copy that is thrown away, and its prints of an error that we tell ourselves."""
+    """Silence export's warnings about a copy that is thrown away, and what it prints of an error that we raise."""
     loggers = [logging.getLogger(f"torch.{name}") for name in ("_subclasses.fake_tensor", "fx.experimental")]
     loggers.append(logging.getLogger("torch.fx.experimental.symbolic_shapes"))
     disabled = [logger.disabled for logger in loggers]
@@ -314,7 +314,7 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def noting(model: nn.Module, running: list[str]) -> Iterator[None]:
-    """Keep in `running` the calls of modules that have begun and not ended: a path, then path@1, path@2, …"""
+    """Keep in `running` the module calls that have begun but not ended, as path, then path@1, path@2, …"""
     times: dict[str, int] = {}
 
     def begun(name: str) -> None:

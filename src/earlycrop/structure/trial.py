@@ -1,8 +1,8 @@
-"""A cut tried on a copy without data: sizes that live in the model's own code are found before anything leaves.
+"""Tries a cut on a copy without data, to find sizes in the model's own code before anything leaves.
 
-The labels say what shape every value of the graph has after a cut. So one channel of each space leaves a
-weightless copy, the copy is traced again, and the two graphs are held together, operator by operator. Where
-a literal size (`x.view(-1, 400)`) makes the code do something else, or fail, the channels behind it are frozen.
+The labels predict the shape of every value of the graph after a cut. So some channels of each space are removed from a
+weightless copy, the copy is traced again, and the two graphs are compared operator by operator. Where a literal size
+(`x.view(-1, 400)`) makes the code do something else, or fail, the channels that it counts are frozen.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -38,14 +38,14 @@ def trace(
     Args:
         model: The network; untouched.
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
-        ignore: Modules or parameters, or a single one (by name, or by the beginning of a dotted name) to keep whole.
-        coupled: Tuples of layers (or of their weights): channel i of one leaves with channel i of the others.
+        ignore: Modules or parameters to keep whole, or a single one: names, or beginnings of dotted names.
+        coupled: Tuples of names of layers (or of their weights): channel i of one leaves with channel i of the others.
         ways: Other calls of the model, as that of a loss. What they do with a channel holds as well; gates and the
             proof are those of the example inputs. That of the example inputs in training mode is among them anyway.
 
     Raises:
         EarlyCropError: `ignore` or `coupled` names something that the model does not have, or that cannot be coupled.
-        TraceError: the model cannot be exported; names the module.
+        TraceError: the model cannot be exported; the message names the module.
     """
     ignored = ignoring(model, ignore)
     program = export(model, example_inputs)
@@ -116,7 +116,7 @@ def _shape(node: Node) -> tuple[int, ...] | None:
 
 
 def _passing(passes: Callable[[Sequence[int]], bool], beside: list[int], failing: list[int]) -> list[int]:
-    """Those spaces of `failing` that can be cut together with all those of `beside`, found by halving."""
+    """The spaces of `failing` that can be cut together with all those of `beside`, found by halving."""
     if len(failing) <= 1:
         return []
     found: list[int] = []
@@ -128,9 +128,10 @@ def _passing(passes: Callable[[Sequence[int]], bool], beside: list[int], failing
 
 
 def _passes(structure: Structure, model: nn.Module, spaces: Sequence[int]) -> bool:
-    """Whether the model still computes the same graph when some of the classes of each of these spaces have left.
+    """Whether the model still computes the same graph after some classes of each of these spaces have left.
 
-    Where sizes in the code were taken for integers of a module, or channels are split, it has to do so twice.
+    Where sizes in the code were assumed to be integers of a module, or channels are split, two different cuts must
+    pass.
     """
     graph = structure.graph
     assert graph is not None
@@ -141,6 +142,7 @@ def _passes(structure: Structure, model: nn.Module, spaces: Sequence[int]) -> bo
 def _same(
     structure: Structure, ways: Sequence[ChannelGraph], model: nn.Module, spaces: Sequence[int], seed: int
 ) -> bool:
+    """Whether one random cut of these spaces gives, for each call, the graph that the labels predict."""
     keep = some(structure, spaces, seed)
     return bool(keep.all()) or all(_same_way(structure, way, model, keep) for way in ways)
 
@@ -155,7 +157,7 @@ def _same_way(structure: Structure, graph: ChannelGraph, model: nn.Module, keep:
         return False
     stays = torch.cat([keep, torch.tensor([True])])
     for old, new in zip(before, after, strict=True):
-        if old.target != new.target:
+        if old.target != new.target:  # the code took another branch
             return False
         if old.name in graph.nodes and shape_of(new) != _promised(graph, old, stays):
             return False
@@ -164,15 +166,16 @@ def _same_way(structure: Structure, graph: ChannelGraph, model: nn.Module, keep:
             return False
         if old.name in graph.positions and _start(new) != _moved(graph, old, stays):
             return False
+        # a number that is no size must not change: after a cut the code would compute something else
         if counted is None and not operator_of(old).sizes and _constants(old) != _constants(new):
             return False
     return True
 
 
 def some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
-    """Which classes stay when a random part of each of these spaces leaves, and no dimension is emptied.
+    """Which classes stay when a random part of each of these spaces leaves, without emptying any dimension.
 
-    The parts differ, for a ratio of two sizes must not stay by accident.
+    The parts differ in size, so that no ratio of two sizes stays the same by accident.
     """
     membership, generator = structure.spaces(), torch.Generator().manual_seed(seed)
     keep = torch.ones(len(structure), dtype=torch.bool)
@@ -200,17 +203,17 @@ def _moved(graph: ChannelGraph, node: Node, stays: Tensor) -> int:
 
 
 def _traced_after(structure: Structure, program: Program, model: nn.Module, keep: Tensor) -> Program | None:
-    """The graph of a cut copy, had as the dense one's was; None if it fails."""
+    """The graph of a cut copy, recorded as the dense one's was; None if that fails."""
     smaller = program.copy_of(model)
     remove(structure, smaller, keep, None)
     try:
         return program.again(smaller)
-    except Exception:  # what ran before does not run now, whatever it raises
+    except Exception:  # whatever it raises, the cut copy does not run
         return None
 
 
 def _groups(node: Node) -> object:
-    """The number of groups that an operator is given; 1 if it is left out."""
+    """The number of groups that an operator is given; 1 by default."""
     position = operator_of(node).groups
     return 1 if position is None else argument(node, position, "groups", 1)
 
@@ -222,11 +225,11 @@ def _constants(node: Node) -> list[object]:
 
 
 def _operators(nodes: Iterable[Node]) -> list[Node]:
-    """Those that run whatever the strides."""
+    """The nodes of operators that run whatever the strides are."""
     return [node for node in nodes if node.op == "call_function" and not operator_of(node).strides]
 
 
 def _promised(graph: ChannelGraph, node: Node, stays: Tensor) -> tuple[int, ...]:
-    """The shape that the labels promise for this node's value after the cut."""
+    """The shape that the labels predict for this node's value after the cut."""
     dims = graph.nodes[node.name]
     return tuple(n if c is None else int(stays[c].sum()) for n, c in zip(shape_of(node), dims, strict=True))

@@ -1,4 +1,4 @@
-"""The proof on the user's own model: what the cut network computes is what the gated dense one does.
+"""The proof on the user's own model that the cut network computes the same as the gated dense one.
 
 It is in float64, where rounding hides nothing: the cut model itself runs against the gated graph of the dense one. Some
 models are not the same there: a literal in their code is a rounded one in the graph, an epsilon is that of the type of
@@ -39,10 +39,10 @@ class Verification:
     """How far the cut network's outputs are from the gated dense network's, in eval mode.
 
     Attributes:
-        max_error: Largest absolute difference of any output, over the largest absolute output.
+        max_error: The largest absolute difference of any output, divided by the largest absolute value of all outputs.
         gating_shift: The same against plain gating, where norms over cut dimensions still count the closed
             channels; equal to `max_error` in networks without such norms.
-        tolerance: What `max_error` may be.
+        tolerance: The largest `max_error` that counts as exact.
         precision: In which the outputs were compared: float64; or that of the model, where it computes something else
             in float64. Its graphs were compared in float64 all the same.
     """
@@ -63,7 +63,7 @@ class Verifier:
 
     def __init__(self, structure: Structure, model: nn.Module, example_inputs: object) -> None:
         if structure.graph is None:
-            raise ValueError("This structure is what a cut left; verify before cutting, or trace the model anew.")
+            raise ValueError("This structure is what a cut left; verify before cutting, or trace the model again.")
         self.structure, self.graph = structure, structure.graph
         self.program, self.inputs = structure.graph.program, as_inputs(example_inputs)
         self.dense = {name: tensor.detach().clone() for name, tensor in tensors_of(model)}
@@ -187,7 +187,7 @@ class _Run(Interpreter):
             return _leaves(self.run(*arguments))
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        # the graph was traced on tensors without data and in the model's precision
+        # the graph was traced on tensors without data, in the model's precision
         def here(value: Any) -> Any:
             if isinstance(value, torch.device):
                 return self.device
@@ -197,9 +197,9 @@ class _Run(Interpreter):
 
 
 class _Gated(_Run):
-    """Runs the dense graph with closed channels; norms that mix channels count only the open ones, if asked.
+    """Runs the dense graph with closed channels; norms over channels count only the open ones, if asked.
 
-    Channels are closed where parameters, and what is computed from parameters entry by entry, meet something else.
+    Channels are closed where parameters, or values computed from parameters entry by entry, meet other values.
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class _Gated(_Run):
         for node in self.program.graph.nodes:
             inputs = node.all_input_nodes
             if specs.get(node.name) in (InputKind.PARAMETER, InputKind.BUFFER) or (
-                # what mixes no channels makes another parameter of parameters: its channels are closed where it is read
+                # computed from parameters without mixing channels: closed, like a parameter, where it is read
                 inputs and self.made.issuperset(inputs) and operator_of(node).kind.apart
             ):
                 self.made.add(node)
@@ -233,7 +233,7 @@ class _Gated(_Run):
         return map_arg(n.args, load), map_arg(n.kwargs, load)  # type: ignore[return-value]
 
     def _closed(self, node: Node, value: Any) -> Any:
-        """A value computed from parameters with zeros where its channels are closed."""
+        """A value computed from parameters, with zeros where its channels are closed."""
         if not isinstance(value, Tensor) or not value.is_floating_point():
             return value
         for dim, classes in enumerate(self.channels.nodes.get(node.name, ())):
@@ -243,7 +243,7 @@ class _Gated(_Run):
         return value
 
     def _normed(self, node: Node, args: Any, kwargs: Any) -> Tensor:
-        """Normalise what stays among itself, as the cut network does; the closed channels come out as zeros."""
+        """Normalise the open channels among themselves, as the cut network does; closed channels become zeros."""
         x = args[0]
         classes = self.channels.nodes[node.args[0].name]  # type: ignore[union-attr]
         stays = self.stays
@@ -273,7 +273,7 @@ class _Gated(_Run):
 
 
 class _Double(TorchFunctionMode):
-    """Code that asks for a lower precision (a norm computed in float32, say) gets float64."""
+    """Gives code that asks for a lower precision (such as a norm computed in float32) float64 instead."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
@@ -287,7 +287,7 @@ class _Double(TorchFunctionMode):
 
 @contextmanager
 def _default_double() -> Iterator[None]:
-    """New tensors are float64."""
+    """Make new tensors float64 by default."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     try:

@@ -1,4 +1,4 @@
-"""What a walk through the exported graph knows, and the few words in which rules are written."""
+"""The state of a walk through the exported graph, and the operations with which rules are written."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -20,13 +20,13 @@ Site = tuple[str, int]
 Side = Literal["output", "input", "parameter"]
 
 OUTPUT = "an output of the network"
-"""Why logits cannot leave."""
+"""The reason why logits cannot leave."""
 
 
 class Place(NamedTuple):
     """Where a gate multiplies: a module's output or input (by path), or a tensor (by name), along a dimension.
 
-    `item` says which tensor, if the module takes or returns several (counted through nested tuples).
+    `item` is the number of the tensor, counted through nested tuples, if the module takes or returns several.
     """
 
     where: str
@@ -38,10 +38,10 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Created:
-    """Where channels come into being: an operator and the dimensions of parameters and buffers that write them.
+    """Where channels are created: an operator and the dimensions of parameters and buffers that write them.
 
-    `gates` are the places that together scale these channels once on every path; without any they are found from
-    the graph.
+    `gates` are the places that together scale these channels once on every path; if there are none, they are found
+    from the graph.
     """
 
     node: Node
@@ -51,7 +51,7 @@ class Created:
 
 @dataclass(frozen=True)
 class Read:
-    """Where channels are read: a parameter dimension (None: one computed) that is multiplied by them, and summed."""
+    """Where channels are read: multiplied by, and summed over, a parameter's dimension (None: it is computed)."""
 
     node: Node
     site: Site | None
@@ -60,7 +60,30 @@ class Read:
 
 @dataclass
 class Walk:
-    """The labels of every value in the graph, and all that the rules noted on the way."""
+    """The labels of every value in the graph, and everything that the rules recorded on the way.
+
+    Attributes:
+        model: The model, untouched.
+        program: Its graph.
+        labels: All labels, with the equalities and prohibitions found so far.
+        values: The labels of each node's value; a tuple for several results.
+        tensors: The labels of each parameter and buffer, by name.
+        origin: For each placeholder of a parameter or buffer, its name.
+        made: Nodes computed from parameters and buffers alone.
+        parametric: Labels below this number are those of parameters.
+        created: Where channels are created.
+        reads: Where channels are read.
+        recreated: Labels of heads and hidden units, which are gated where they are read.
+        grids: All grids of labels made so far.
+        spread: Labels of values that are the same along a dimension.
+        norms: For each norm, its scale and shift, if they are parameters.
+        attributes: For each module integer (module, attribute, position or None), the labels that it counts.
+        guesses: For each module integer that may be a size in the module's code, the labels that it may count.
+        arguments: For each node with a count of groups, one label per group.
+        positions: For each slice, the labels of what is sliced, and where the slice starts and stops.
+        macs: Pairs of a weight's name and how often each of its entries is used.
+        unruled: For each place where an operator without a record touches labels of parameters, the reason.
+    """
 
     model: nn.Module
     program: Program
@@ -88,7 +111,7 @@ class Walk:
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
         self.names = canonical_names(self.model)
 
-    # What rules are made of -------------------------------------------------------------------------
+    # Operations for rules ---------------------------------------------------------------------------
 
     def raw(self, node: Any) -> Dims:
         """The labels of a tensor argument, grids of labels among them."""
@@ -96,27 +119,27 @@ class Walk:
         return value if isinstance(value, list) else unlabelled(node)
 
     def dims(self, node: Any) -> list[Any]:
-        """The labels of a tensor argument, dimension by dimension: of each grid the first axis is left, others are
-        fixed."""
+        """The labels of a tensor argument without grids: of each, the first axis stays and the others are fixed."""
         dims = self.raw(node)
         later = [d for d, one in enumerate(dims) if isinstance(one, Axis) and d != _places(dims, one.grid)[0]]
         self.fix(node, later)
         return self.raw(node)
 
     def fix(self, node: Any, dims: Iterable[int]) -> None:
-        """These dimensions of a value cannot shrink where they are axes of a grid: what varies along them is one."""
+        """Fix those of these dimensions of a value that are axes of a grid: they cannot shrink, and become uniform."""
         if isinstance(value := self.values.get(node), list):
             self.values[node] = self.fixed(value, dims)
 
     def fixed(self, dims: Dims, among: Iterable[int]) -> Dims:
-        """The labels of a value in which these dimensions, where they are axes of a grid, cannot shrink."""
+        """The labels of a value after fixing those of these dimensions that are axes of a grid."""
         among = {d % len(dims) for d in among}
         result = list(dims)
         for grid in {id(one.grid): one.grid for one in dims if isinstance(one, Axis)}.values():
             places = _places(dims, grid)
             if among.isdisjoint(places):
                 continue
-            # Entries along a fixed axis are one: they leave together, and its first index speaks for all of them.
+            # Nothing leaves along a fixed axis, so its entries only leave all together: unite them, and let the first
+            # index stand for all.
             labels = grid.labels.permute([dims[d].axis for d in places])  # type: ignore[union-attr]
             for axis, d in enumerate(places):
                 if d in among:
@@ -129,7 +152,7 @@ class Walk:
         return result
 
     def arrange(self, labels: Tensor) -> Dims:
-        """The labels of a value of any shape: along one dimension, or in a grid along those where they vary."""
+        """Labels in the shape of a value, per dimension: plain if they vary along one dimension, else as a grid."""
         varying = [k for k in range(labels.ndim) if not bool((labels == labels.narrow(k, 0, 1)).all())]
         result: Dims = [None] * labels.ndim
         plain = labels
@@ -145,7 +168,7 @@ class Walk:
         return result
 
     def freeze(self, node: Node, reason: str, dims: Iterable[int] | None = None) -> None:
-        """Nothing that this value is labelled with may leave at all, or along `dims`, which an operator mixes."""
+        """Freeze every label of this value, or only those along `dims`, which an operator mixes."""
         if dims is not None:
             dims = list(dims)
             self.fix(node, dims)
@@ -156,17 +179,17 @@ class Walk:
                     self.labels.freeze(one.grid.labels if isinstance(one, Axis) else one, reason)
 
     def align(self, values: list[tuple[Dims, tuple[int, ...]]], skip: int | None = None) -> list[Dims]:
-        """The labels of values that are combined entry by entry, grids brought to the same axes.
+        """The labels of values that are combined entry by entry, with their grids brought to the same axes.
 
         Args:
-            values: Labels and shapes, broadcast from the last dimension on.
-            skip: A dimension in which they are not combined.
+            values: Labels and shapes, which are broadcast from the last dimension on.
+            skip: A dimension along which they are not combined but put side by side.
         """
         ndim = max(len(shape) for _, shape in values)
         every: list[Dims] = [[None] * (ndim - len(dims)) + list(dims) for dims, _ in values]
         sizes = [(1,) * (ndim - len(shape)) + shape for _, shape in values]
-        # To fix an axis of one value may leave it unlike another, so this goes on until all fit. It ends, for each
-        # time there is an axis less.
+        # Fixing an axis of one value may make it misfit another, so this repeats until all fit. It ends because each
+        # round leaves fewer axes.
         while True:
             for number, dims in enumerate(every):
                 if fix := self._misfits(number, every, sizes, skip):
@@ -179,16 +202,16 @@ class Walk:
             for grid in {id(one.grid): one.grid for one in dims if isinstance(one, Axis)}.values():
                 places = _places(dims, grid)
                 labels = grid.labels.permute([dims[d].axis for d in places])  # type: ignore[union-attr]
-                if skip not in places:  # by now, values that share dimensions have grids over the same ones
+                if skip not in places:  # by now, grids that share a dimension lie along the same dimensions
                     self.labels.unite(first.setdefault(tuple(places), labels), labels)
         return [dims[ndim - len(own) :] for dims, (own, _) in zip(every, values, strict=True)]
 
     def _misfits(self, number: int, every: list[Dims], sizes: list[tuple[int, ...]], skip: int | None) -> list[int]:
-        """Axes of this value's grids that another value, combined with it, does not have."""
+        """Dimensions of this value to fix, since they are axes of a grid that another value does not share."""
         dims = every[number]
         for grid in {id(one.grid): one.grid for one in dims if isinstance(one, Axis)}.values():
             places = _places(dims, grid)
-            if skip in places:  # along it the values lie side by side, and each has its own labels
+            if skip in places:  # along it the values are put side by side, each with its own labels
                 return [skip]  # type: ignore[list-item]
             for other, size in zip(every, sizes, strict=True):
                 common = [d for d in places if size[d] > 1]
@@ -196,7 +219,7 @@ class Walk:
                     continue
                 if fixed := [d for d in common if other[d] is None]:  # the other cannot shrink there
                     return fixed
-                # the other has channels along one axis only; that of a parameter decides, for a layer made it
+                # the other has plain channels: keep the dimension with a parameter's labels, since a layer made it
                 if vectors := [d for d in common if not isinstance(other[d], Axis)]:
                     made = next((d for d in vectors if self._of_parameters(other[d])), None)
                     kept = places[0] if made is None else made
@@ -207,7 +230,7 @@ class Walk:
         return []
 
     def tie(self, a: Tensor | None, b: Tensor | None, reason: str) -> Tensor | None:
-        """Two dimensions are one; if one of them cannot shrink, neither can the other."""
+        """Unite two dimensions; if one of them cannot shrink, freeze the other."""
         if a is None or b is None or a.numel() != b.numel():
             self.labels.freeze(a, reason)
             self.labels.freeze(b, reason)
@@ -216,7 +239,7 @@ class Walk:
         return a if a is not None else b
 
     def of_parameters(self, node: Node) -> bool:
-        """Whether some of the labels of a value are those of parameters, rather than of buffers or constants."""
+        """Whether a value has some labels of parameters, rather than only of buffers or constants."""
         value = self.values.get(node)
         parts = value if isinstance(value, tuple) else (value,)
         return any(self._of_parameters(one) for dims in parts if isinstance(dims, list) for one in dims)
@@ -226,13 +249,13 @@ class Walk:
         return labels is not None and bool((labels < self.parametric).any())
 
     def create(self, node: Node, *sites: tuple[Any, int], gates: tuple[Place, ...] = ()) -> None:
-        """Note that `node` creates channels with these parameters or buffers, or with what is computed from them."""
+        """Record that `node` creates channels with these parameters or buffers, or with values computed from them."""
         named = tuple(site for arg, dim in sites for site in self.sites_of(arg, dim))
         if named:
             self.created.append(Created(node, named, gates))
 
     def sites_of(self, arg: Any, dim: int) -> list[Site]:
-        """The dimensions of parameters and buffers that a dimension of an argument comes from."""
+        """The dimensions of parameters and buffers from which a dimension of an argument is computed."""
         if not isinstance(arg, Node):
             return []
         if arg in self.origin:
@@ -240,7 +263,7 @@ class Walk:
         labels = self.raw(arg)[dim]
         if not isinstance(labels, Tensor) or arg not in self.made:
             return []
-        for one in before(arg):  # all terms of a sum; of a product the factor whose labels it has, which scales it
+        for one in before(arg):  # all terms of a sum; of a product only the factor with these labels, which scales it
             labels = torch.cat([labels, *self._beside(one, labels)])
         return [
             (name, d)
@@ -250,7 +273,7 @@ class Walk:
         ]
 
     def _beside(self, node: Node, labels: Tensor) -> list[Tensor]:
-        """Of a sum or a concatenation: what its operands have in the dimension where one of them has these labels."""
+        """For a sum or concatenation: its operands' labels along each dimension where one of them has these labels."""
         kind = operator_of(node).kind
         if not kind.joins:
             return []
@@ -265,7 +288,7 @@ class Walk:
         return found
 
     def read(self, node: Node, weight: Any, dim: int, labels: Tensor | None) -> None:
-        """Note that a parameter's entries along `dim`, or those of what is computed from it, read these channels."""
+        """Record that a parameter's entries along `dim`, or those of a value computed from it, read these channels."""
         if labels is None:
             return
         if weight in self.origin:
@@ -274,7 +297,7 @@ class Walk:
             self.reads.append(Read(node, None, labels))
 
     def attribute(self, node: Node, name: str, labels: Tensor | None, index: int | None = None) -> None:
-        """An integer of the module that ran `node` counts these labels."""
+        """Record that an integer of the module that ran `node` counts these labels."""
         if labels is None:
             return
         path = module_of(node)
@@ -286,7 +309,7 @@ class Walk:
             self.attributes[path, name, index] = labels
 
     def guess(self, node: Node, labels: Tensor | Axis | None) -> None:
-        """A size in the code of a module may come from an integer of it that happens to be as large."""
+        """Record the integers of a module from which its code may take this size: those that are equal to it."""
         if isinstance(labels, Axis):
             labels = labels.along()
         path = module_of(node)
@@ -302,7 +325,7 @@ class Walk:
                     self.guesses.setdefault((path, name, position if several else None), []).append(labels)
 
     def where(self, node: Node) -> str:
-        """The operator and the module that ran it, for people."""
+        """The operator and the module that ran it, for messages."""
         path = module_of(node)
         operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         return f"{operator} in `{path}`" if path else f"{operator} in the model's own forward"
@@ -325,13 +348,13 @@ def _places(dims: Dims, grid: Grid) -> list[int]:
 
 
 def upstream(walk: Walk, node: Node) -> list[tuple[str, list[Tensor | None]]]:
-    """The parameters and buffers that a value, computed from nothing else, is computed from."""
+    """The parameters and buffers, with their labels, from which a value is computed that has no other origin."""
     names = dict.fromkeys(walk.origin[one] for one in before(node) if one in walk.origin)
     return [(name, walk.tensors[name]) for name in names]
 
 
 def tensors_of(model: nn.Module) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers under their first names, each object once."""
+    """Parameters and buffers under their first names, each object only once."""
     seen: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         seen.setdefault(id(tensor), (name, tensor))
@@ -339,7 +362,7 @@ def tensors_of(model: nn.Module) -> list[tuple[str, Tensor]]:
 
 
 def canonical_names(model: nn.Module) -> dict[str, str]:
-    """From every name of a parameter or buffer to the first name of the same object."""
+    """Maps every name of a parameter or buffer to the first name of the same object."""
     first: dict[int, str] = {}
     names = {}
     for name, tensor in [

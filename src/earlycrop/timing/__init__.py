@@ -1,13 +1,13 @@
-"""When is the moment? Each rule is a pure function of what an instrument saw at each look.
+"""When is the moment to prune? Each rule is a pure function of what an instrument saw at each look.
 
 fixed.py          before training, after an epoch, never
-after_training.py when training is over, and then again for a while
-rewinding.py      when training is over, and then back to an early epoch, round after round
-tick_tock.py      when training is over, a few channels at a time
+after_training.py after training, followed by retraining
+rewinding.py      after training, then back to an early epoch, round after round
+tick_tock.py      after training, a few channels at a time
 spread.py         several times, early in training
 early_bird.py     on the masks of the last epochs
 lazy_regime.py    the poster's rule, on the drift of the weights
-rate_settled.py   on the pace of that drift
+rate_settled.py   on the rate of that drift
 score_settled.py  on what a scoring would keep
 ntk_settled.py    on the empirical neural tangent kernel
 """

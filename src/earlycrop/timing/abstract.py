@@ -1,4 +1,4 @@
-"""When: what a timing is asked, and what a detector adds to it."""
+"""When to prune: what every timing answers, and what a detector adds to it."""
 
 import math
 from abc import ABC, abstractmethod
@@ -9,17 +9,19 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from torch import Tensor
 
 Reason = Literal["init", "epoch", "trigger", "static", "cap", "round"]
+"""Why a method cut: before training, at its epoch, by its rule, because nothing moved, at the cap, or as one of several
+rounds."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """What a method asks of training between two checks, beside what the loop does anyway.
+    """What a method asks of training between two checks, besides what the loop does anyway.
 
     Args:
         name: For whoever sets the learning rate.
-        penalty: λ of λ Σ|γ| over the scales γ of all norms, added to each backward pass.
-        frozen: Convolutions and linear layers stand still.
-        gated: Batch norms compute φ (x̂ + β/γ) with φ = γ, so that one number opens and closes a channel.
+        penalty: λ of the penalty λ Σ|γ| over the scales γ of all norms, whose gradient each backward pass adds.
+        frozen: Whether convolutions and linear layers are frozen.
+        gated: Whether batch norms compute φ (x̂ + β/γ) with φ = γ, so that one number opens and closes a channel.
     """
 
     name: Literal["", "tick", "tock"] = ""
@@ -29,19 +31,23 @@ class Phase:
 
 
 class AbstractInstrument(ABC):
-    """Something that looks at the network at each check and remembers what it must."""
+    """Measures the network at each look, and remembers what it needs for the next."""
 
     @abstractmethod
     def read(self, epoch: float) -> float | None:
-        """What is seen now; None while there is nothing to compare with."""
+        """The measurement now; None while there is nothing to compare with.
+
+        Args:
+            epoch: Epochs finished.
+        """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """What it remembers."""
+        """What it remembers, for a checkpoint."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember that."""
+        """Continue from a state that `state_dict` returned."""
 
 
 @runtime_checkable
@@ -49,7 +55,7 @@ class Observed(Protocol):
     """What an instrument may look at."""
 
     def parameters(self, which: Literal["prunable", "all"]) -> dict[str, Tensor]:
-        """The parameters as they are now, by name."""
+        """The present parameters by name: the prunable weights, or all."""
         ...
 
     def choose(self) -> Tensor:
@@ -57,21 +63,21 @@ class Observed(Protocol):
         ...
 
     def kernel(self, samples: int, most: int | None = None) -> Tensor:
-        """The empirical neural tangent kernel now, on the first samples of the scoring set, of so many outputs."""
+        """The empirical neural tangent kernel now, on the first samples of the scoring set; at most `most` outputs."""
         ...
 
 
 @dataclass(frozen=True)
 class Now:
-    """What is known when a timing is asked whether to prune.
+    """What is known when a timing decides whether to prune.
 
     Attributes:
         epoch: Epochs finished.
-        epochs: The whole budget, if known.
+        epochs: The training budget in epochs, None if not given.
         curve: What the instrument has seen so far.
         sparsity: The requested sparsity.
         done: How many cuts there have been.
-        cuts: How many there will be in all.
+        cuts: How many cuts there will be in all.
     """
 
     epoch: float
@@ -83,12 +89,12 @@ class Now:
 
 
 class AbstractTiming(ABC):
-    """When to prune, and what that takes.
+    """Decides when to prune, from the epoch, the training budget and what an instrument saw.
 
     Attributes:
-        needs_budget: The number of epochs of one training, from which its moments follow.
-        needs_data: A loss and a scoring set, whatever the score needs.
-        weights_only: Whole channels cannot leave at such moments.
+        needs_budget: Whether its moments follow from the number of epochs of one training.
+        needs_data: Whether it needs a loss and a scoring set, whatever the score needs.
+        weights_only: Whether it is only for single weights, not for whole channels.
     """
 
     needs_budget: ClassVar[bool] = False
@@ -97,62 +103,86 @@ class AbstractTiming(ABC):
 
     @abstractmethod
     def reason(self, now: Now) -> Reason | None:
-        """Why now, or None if not yet; asked only while `now.done < now.cuts`."""
+        """The reason to prune now, or None if the moment has not come; called only while `now.done < now.cuts`."""
 
     @property
     def detector(self) -> "AbstractDetector | None":
-        """Itself, if it watches training to find its moment."""
+        """The timing itself, if it watches training to find its moment; None otherwise."""
         return None
 
     @property
     def rewinds_to(self) -> float | None:
-        """The epoch to whose weights each cut goes back; None if what is left stays as it is."""
+        """The epoch to whose weights each cut rewinds; None if the weights that are left stay as they are."""
         return None
 
     def cuts(self, steps: int) -> int:
-        """How often units leave, where the method has so many steps: once, in all of them, by default."""
+        """The number of cuts of a method with that many steps; by default one cut, which takes all of them."""
         return 1
 
     def total(self, epochs: float, cuts: int) -> float:
-        """All epochs that are trained where the budget of one training is `epochs` and the method cuts so often."""
+        """The total number of training epochs.
+
+        Args:
+            epochs: The budget of one training.
+            cuts: How often the method cuts.
+        """
         return epochs
 
     def phase(self, epoch: float, epochs: float | None, cuts: int) -> Phase:
-        """What is asked of training from this epoch on."""
+        """What the method asks of training from this epoch on.
+
+        Args:
+            epoch: Epochs finished.
+            epochs: The training budget in epochs, None if not given.
+            cuts: How often the method cuts.
+        """
         return Phase()
 
 
 class AbstractPruningSchedule(AbstractTiming):
-    """A timing that trains in full, prunes and goes on: its moments follow from the budget of one training."""
+    """A timing whose moments follow from the budget of one training, one cut at each."""
 
     needs_budget: ClassVar[bool] = True
 
     @abstractmethod
     def moments(self, epochs: float, cuts: int) -> list[float]:
-        """The epochs, counted over everything that is trained, at which units leave."""
+        """The epochs at which units leave, counted over all trainings.
+
+        Args:
+            epochs: The budget of one training.
+            cuts: How often the method cuts.
+        """
 
     @abstractmethod
     def total(self, epochs: float, cuts: int) -> float:
-        """All epochs that are trained."""
+        """The total number of training epochs.
+
+        Args:
+            epochs: The budget of one training.
+            cuts: How often the method cuts.
+        """
 
     def cuts(self, steps: int) -> int:
-        """One at each step."""
+        """One cut for each step."""
         return steps
 
     def reason(self, now: Now) -> Reason | None:
-        """At the next of its moments."""
+        """`round`, once the next of its moments has come."""
         assert now.epochs is not None  # `needs_budget`
         return "round" if now.epoch >= self.moments(now.epochs, now.cuts)[now.done] - 1e-9 else None
 
 
 @dataclass(frozen=True)
 class AbstractDetector(AbstractTiming):
-    """A timing that watches: it looks every `interval` epochs and prunes by its own rule, or at the cap.
+    """A timing that watches training: it looks every `interval` epochs and prunes by its own rule, or at the cap.
 
     Args:
         interval: Epochs between two looks; may be a fraction.
-        min_epochs: Not before.
-        max_epochs: Then in any case; a quarter of the budget if not said.
+        min_epochs: The rule cannot fire before this epoch.
+        max_epochs: The cap: at this epoch it prunes in any case; default: a quarter of the budget.
+
+    Raises:
+        ValueError: `interval` is not positive.
     """
 
     _: KW_ONLY  # so that a rule's own options come first
@@ -166,37 +196,51 @@ class AbstractDetector(AbstractTiming):
 
     @property
     def detector(self) -> "AbstractDetector":
-        """This."""
+        """The timing itself."""
         return self
 
     @abstractmethod
     def instrument(self, observed: Observed) -> AbstractInstrument:
-        """What this rule looks through; made before training."""
+        """The instrument by which this rule sees the network; created before training."""
 
     @abstractmethod
     def signal(self, curve: Sequence[float]) -> list[float]:
-        """The quantity that must become small, at each look; nan where it is not defined yet."""
+        """The quantity that must become small, at each look; nan while it is not defined.
+
+        Args:
+            curve: What the instrument saw at each look.
+        """
 
     @abstractmethod
     def threshold(self, sparsity: float) -> float:
-        """Below this it is small."""
+        """The signal must fall below this, for the requested sparsity."""
 
     def ready(self, curve: Sequence[float], sparsity: float) -> bool:
-        """Whether the last look shows the moment."""
+        """Whether the moment had come at the last look: the signal is below the threshold.
+
+        Args:
+            curve: What the instrument saw at each look.
+            sparsity: The requested sparsity.
+        """
         return bool(curve) and self.signal(curve)[-1] < self.threshold(sparsity)
 
     def due(self, epoch: float, last: float | None) -> bool:
-        """Whether an interval has ended since the last look; intervals are counted from epoch 0."""
+        """Whether an interval has ended since the last look; intervals are counted from epoch 0.
+
+        Args:
+            epoch: Epochs finished.
+            last: The epoch of the last look, None before the first.
+        """
         return math.floor(epoch / self.interval + 1e-9) > math.floor((last or 0) / self.interval + 1e-9)
 
     def cap(self, epochs: float | None) -> float:
-        """The epoch at which it prunes in any case."""
+        """The epoch at which it prunes in any case: `max_epochs`, or a quarter of the budget `epochs`."""
         if self.max_epochs is not None:
             return self.max_epochs
         return math.inf if epochs is None else max(epochs / 4, self.min_epochs)
 
     def reason(self, now: Now) -> Reason | None:
-        """The rule's moment, or the cap."""
+        """`trigger` by the rule, `cap` at the cap, else None."""
         if now.epoch >= self.min_epochs and self.ready(now.curve, now.sparsity):
             return "trigger"
         return "cap" if now.epoch >= self.cap(now.epochs) - 1e-9 else None

@@ -1,4 +1,4 @@
-"""Early-Bird tickets: the moment when what would be kept hardly changes any more (You et al., 2020)."""
+"""Early-Bird tickets: the moment when the units that would be kept hardly change any more (You et al., 2020)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,16 +13,19 @@ from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Obse
 
 @dataclass(frozen=True)
 class EarlyBird(AbstractDetector):
-    """The newest of `window` masks differs from each of the others in at most `distance` of the entries.
+    """The newest of `window` masks differs from each of the others in at most the part ε of the entries.
 
-    The distance is Hamming's, over all units: of masks that keep a part s at random about 2 s (1 − s) differ, so that
-    at high sparsity most entries agree trivially. Until the last moment, λ Σ|γ| on the scales of the norms drives
-    apart what stays and what leaves, and goes on doing so afterwards.
+    This is the Hamming distance over all units (You et al., 2020). Two random masks that keep a part s differ in about
+    2 s (1 − s) of the entries, so at high sparsity most entries agree trivially. The penalty λ Σ|γ| on the scales of
+    the norms drives apart what stays and what leaves; it acts before the cut and after it.
 
     Args:
         distance: ε.
-        window: Masks that are compared, the newest included.
+        window: The number of masks that are compared, the newest included.
         penalty: λ.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     distance: float = 0.1
@@ -37,14 +40,14 @@ class EarlyBird(AbstractDetector):
             raise ValueError(f"`penalty` cannot be negative; found {self.penalty}.")
 
     def instrument(self, observed: Observed) -> AbstractInstrument:
-        """The distance of the masks."""
+        """The distance between the masks of the last looks."""
         return MaskDistance(observed.choose, self.window)
 
     def signal(self, curve: Sequence[float]) -> list[float]:
-        """The largest distance of the newest mask from an older one; nan until there are enough.
+        """The largest distance of the newest mask from an older one; nan until the window is full.
 
         Args:
-            curve: That distance from those that there are, from the second mask on.
+            curve: That distance from the masks there were, at each look from the second on.
 
         >>> EarlyBird(window=3).signal([0.2, 0.1, 0.05])
         [nan, 0.1, 0.05]
@@ -52,15 +55,15 @@ class EarlyBird(AbstractDetector):
         return [math.nan if n < self.window - 2 else distance for n, distance in enumerate(curve)]
 
     def threshold(self, sparsity: float) -> float:
-        """ε, itself included."""
+        """ε; a distance of exactly ε counts."""
         return self.distance + 1e-12
 
     def cap(self, epochs: float | None) -> float:
-        """A quarter of the budget, but not before the masks can have been compared."""
+        """`max_epochs`, or a quarter of the budget, but not before the window can be full."""
         return max(super().cap(epochs), self.interval * self.window) if self.max_epochs is None else self.max_epochs
 
     def phase(self, epoch: float, epochs: float | None, cuts: int) -> Phase:
-        """The penalty, always."""
+        """The penalty, during the whole training."""
         return Phase(penalty=self.penalty)
 
 
@@ -69,7 +72,7 @@ class MaskDistance(AbstractInstrument):
 
     Args:
         choose: Scores and returns what would stay.
-        window: Masks that are remembered, the newest included.
+        window: The number of masks that are remembered, the newest included.
     """
 
     def __init__(self, choose: Callable[[], Tensor], window: int) -> None:
@@ -83,9 +86,9 @@ class MaskDistance(AbstractInstrument):
         return max((float((newest ^ mask).double().mean()) for mask in self._masks[:-1]), default=None)
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks."""
+        """The masks in the window."""
         return {"masks": torch.stack(self._masks) if self._masks else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from those."""
+        """Continue with the saved masks."""
         self._masks = [] if state["masks"] is None else list(state["masks"])

@@ -1,4 +1,4 @@
-"""Moments that nobody has to look for."""
+"""Moments that are known in advance: never, before training, after an epoch."""
 
 from dataclasses import dataclass
 
@@ -7,40 +7,43 @@ from earlycrop.timing.abstract import AbstractTiming, Now, Reason
 
 @dataclass(frozen=True)
 class Never(AbstractTiming):
-    """The dense network."""
+    """Never prunes: the dense network."""
 
     def cuts(self, steps: int) -> int:
-        """None."""
+        """0, however many steps there are."""
         return 0
 
     def reason(self, now: Now) -> Reason | None:
-        """None."""
+        """None, as it never prunes."""
         return None
 
 
 @dataclass(frozen=True)
 class AtInit(AbstractTiming):
-    """At the first check, before training."""
+    """Prunes at the first check, before training (as SNIP, GraSP and CroP do)."""
 
     def reason(self, now: Now) -> Reason | None:
-        """At once."""
+        """`init`, at every epoch."""
         return "init"
 
 
 @dataclass(frozen=True)
 class AtEpoch(AbstractTiming):
-    """After so many epochs.
+    """Prunes after a given number of epochs.
 
     Args:
         epoch: Epochs of dense training; may be a fraction.
+
+    Raises:
+        ValueError: `epoch` is negative.
     """
 
     epoch: float
 
     def __post_init__(self) -> None:
         if self.epoch < 0:
-            raise ValueError(f"`epoch` counts epochs of dense training; found {self.epoch}.")
+            raise ValueError(f"`epoch` counts epochs of dense training and cannot be negative; found {self.epoch}.")
 
     def reason(self, now: Now) -> Reason | None:
-        """Once they are over."""
+        """`epoch`, once that many epochs are finished."""
         return "epoch" if now.epoch >= self.epoch - 1e-9 else None

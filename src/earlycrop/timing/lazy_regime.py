@@ -1,4 +1,4 @@
-"""The lazy kernel regime: the moment when the weights stop leaving where they began (Rachwan et al., 2022)."""
+"""The lazy kernel regime: the moment when the weights stop moving away from their start (Rachwan et al., 2022)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,14 +16,18 @@ from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Now,
 class LazyRegime(AbstractDetector):
     """|Δ(t) − Δ(t−1)| / |Δ(1)| < τ with Δ(t) = ‖θ(t) − θ(0)‖² / ‖θ(0)‖² (Rachwan et al., 2022).
 
-    The rule needs a constant learning rate: under a schedule it sees the schedule. Weights that have not
-    moved at all by the first look are pruned then, for the reason `static`.
+    The rule needs a constant learning rate: under a schedule it sees the schedule. If no weight has moved by the first
+    look, it prunes there, for the reason `static`.
 
     Args:
-        tau: τ; one minus the requested sparsity if not said, at least 0.01.
-        power: 2 is the poster's; the authors' code has 1, the distance unsquared.
-        reference: θ(0): the weights when the pruner was made (`init`), or after the first epoch (the code).
-        params: Which parameters θ are: `prunable` weights or `all` parameters (the code).
+        tau: τ; default: one minus the requested sparsity, at least 0.01.
+        power: 2 in the poster; 1, the unsquared distance, in the authors' code.
+        reference: θ(0): the weights when the pruner was created (`init`), or after the first epoch (`epoch1`, as in the
+            code).
+        params: What θ is: the `prunable` weights, or `all` parameters (as in the code).
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     tau: float | None = None
@@ -43,7 +47,7 @@ class LazyRegime(AbstractDetector):
             raise ValueError(f"`params` is 'prunable' or 'all'; found {self.params!r}.")
 
     def instrument(self, observed: Observed) -> AbstractInstrument:
-        """The drift of the parameters that were asked for."""
+        """The drift r(t) of the parameters that `params` selects."""
         return Drift(lambda: observed.parameters(self.params), from_epoch=1 if self.reference == "epoch1" else 0)
 
     def signal(self, curve: Sequence[float]) -> list[float]:
@@ -59,11 +63,11 @@ class LazyRegime(AbstractDetector):
         return [math.nan, *(move / moves[0] if moves[0] else math.nan for move in moves[1:])][: len(moves)]
 
     def threshold(self, sparsity: float) -> float:
-        """τ."""
+        """τ: the signal must fall below it."""
         return self.tau if self.tau is not None else max(1 - sparsity, 0.01)
 
     def reason(self, now: Now) -> Reason | None:
-        """The moment, the cap, or `static`: nothing moves, so waiting would show nothing."""
+        """`trigger`, `cap`, or `static`: nothing moves, so waiting would show nothing."""
         return "static" if now.curve and now.curve[0] == 0 else super().reason(now)
 
 
@@ -71,8 +75,8 @@ class Drift(AbstractInstrument):
     """r(t) = ‖θ(t) − θ(0)‖ / ‖θ(0)‖ over some parameters, accumulated in float64.
 
     Args:
-        parameters: Gives the parameters by name.
-        from_epoch: Take the reference at the first look at or after this epoch; at 0, now.
+        parameters: Returns the present parameters by name.
+        from_epoch: The reference θ(0) is taken at the first look at or after this epoch; 0: at once.
     """
 
     def __init__(self, parameters: Callable[[], dict[str, Tensor]], from_epoch: float = 0) -> None:
@@ -80,7 +84,7 @@ class Drift(AbstractInstrument):
         self._reference = self._snapshot() if from_epoch <= 0 else None
 
     def read(self, epoch: float) -> float | None:
-        """r now; None at the look that takes the reference."""
+        """r(t) now; None until the reference has been taken, and at the look that takes it."""
         if self._reference is None:
             if epoch >= self._from - 1e-9:
                 self._reference = self._snapshot()
@@ -93,11 +97,11 @@ class Drift(AbstractInstrument):
         return math.sqrt(moved / start) if start else math.sqrt(moved)
 
     def state_dict(self) -> dict[str, Any]:
-        """θ(0)."""
+        """The reference weights θ(0)."""
         return {"reference": self._reference}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that θ(0)."""
+        """Continue from the saved θ(0)."""
         self._reference = state["reference"]
 
     def _snapshot(self) -> dict[str, Tensor]:

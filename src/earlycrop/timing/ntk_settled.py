@@ -12,15 +12,19 @@ from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Obse
 
 @dataclass(frozen=True)
 class NtkSettled(AbstractDetector):
-    """‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F < tolerance for the empirical NTK K = J Jᵀ on a few training samples.
+    """‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F < tolerance for the empirical NTK K = J Jᵀ on a few training samples (ours).
 
-    Costs, at each look, about two backward passes over these samples for every one of their outputs; a network that
-    says something of every pixel or word has more of them than can be paid for, so they are not all taken.
+    Each look costs about two backward passes over these samples for every one of their outputs; a network with an
+    output for every pixel or word has too many, so only some of them are taken.
 
     Args:
-        tolerance: The relative change of the kernel that counts as none.
-        samples: From the beginning of the scoring set.
-        outputs: Of all samples together, which are those of 256 classes; of more, so many that are spread evenly.
+        tolerance: The relative change of the kernel below which it counts as settled.
+        samples: How many samples, from the beginning of the scoring set.
+        outputs: The most outputs that are taken, over all samples together (the default suffices for 8 samples of 256
+            classes); if there are more, that many are taken, spread evenly.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     tolerance: float = 0.1
@@ -37,7 +41,7 @@ class NtkSettled(AbstractDetector):
             raise ValueError(f"`outputs` counts outputs of the network, at least 1; found {self.outputs}.")
 
     def instrument(self, observed: Observed) -> AbstractInstrument:
-        """The kernel's relative change."""
+        """The kernel's relative change from look to look."""
         return KernelChange(lambda: observed.kernel(self.samples, self.outputs))
 
     def signal(self, curve: Sequence[float]) -> list[float]:
@@ -45,12 +49,12 @@ class NtkSettled(AbstractDetector):
         return list(curve)
 
     def threshold(self, sparsity: float) -> float:
-        """The tolerance."""
+        """The tolerance: the signal must fall below it."""
         return self.tolerance
 
 
 class KernelChange(AbstractInstrument):
-    """‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F.
+    """The kernel's relative change since the last look, ‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F.
 
     Args:
         kernel: Computes K now.
@@ -68,9 +72,9 @@ class KernelChange(AbstractInstrument):
         return float(torch.linalg.norm(self._last - before) / torch.linalg.norm(before).clamp_min(1e-300))
 
     def state_dict(self) -> dict[str, Any]:
-        """The last kernel."""
+        """The kernel of the last look."""
         return {"last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that kernel."""
+        """Continue from the saved kernel."""
         self._last = state["last"]

@@ -1,4 +1,4 @@
-"""The pace of the drift settles: weights still move, but no longer faster or slower (ours)."""
+"""The rate of the drift settles: weights still move, but no longer faster or slower than before (ours)."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,14 @@ from earlycrop.timing.lazy_regime import Drift
 
 @dataclass(frozen=True)
 class RateSettled(AbstractDetector):
-    """|rate(t) / rate(t−1) − 1| < tolerance, with rate(t) = r(t) − r(t−1), r(t) = ‖θ(t) − θ(0)‖ / ‖θ(0)‖.
+    """|rate(t) / rate(t−1) − 1| < tolerance, rate(t) = r(t) − r(t−1), r(t) = ‖θ(t) − θ(0)‖ / ‖θ(0)‖ (ours).
 
     Args:
-        tolerance: How nearly the rates of two consecutive looks agree.
+        tolerance: How closely the rates of two consecutive looks must agree.
         agreements: How many such agreements in a row it takes.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     tolerance: float = 0.1
@@ -31,7 +34,10 @@ class RateSettled(AbstractDetector):
         return Drift(lambda: observed.parameters("prunable"))
 
     def signal(self, curve: Sequence[float]) -> list[float]:
-        """|rate(t) / rate(t−1) − 1| at each look, the largest of the last `agreements`; nan before.
+        """|rate(t) / rate(t−1) − 1| at each look, the largest of the last `agreements`; nan while there are fewer.
+
+        Args:
+            curve: r(t) at each look.
 
         >>> [round(value, 2) for value in RateSettled().signal([1.0, 1.5, 1.95])]
         [nan, 0.5, 0.1]
@@ -42,5 +48,5 @@ class RateSettled(AbstractDetector):
         return [math.nan, *(max(some) if len(some) == self.agreements else math.nan for some in last)][: len(rates)]
 
     def threshold(self, sparsity: float) -> float:
-        """The tolerance."""
+        """The tolerance: the signal must fall below it."""
         return self.tolerance

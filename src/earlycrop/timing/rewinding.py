@@ -1,4 +1,4 @@
-"""Rounds: train in full, let weights leave, go back to an early moment, and train again."""
+"""Rounds: train in full, remove weights, go back to an early epoch, and train again."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,11 +10,14 @@ from earlycrop.timing.abstract import AbstractPruningSchedule
 class Rewinding(AbstractPruningSchedule):
     """Iterative pruning with rewinding (Frankle et al., 2020): each cut comes at the end of a training.
 
-    After it everything that is left, and norms, biases and buffers, is as it was after `to` epochs, the optimizer has
-    forgotten its state, and the learning rate goes on from there. Rewinding to 0 is iterative magnitude pruning.
+    After a cut all weights that are left, norms, biases and buffers are as they were after `to` epochs, the optimizer's
+    state is cleared, and the learning rate continues from there. Rewinding to 0 is iterative magnitude pruning.
 
     Args:
-        to: Epochs after which the weights are kept to be rewound to.
+        to: Rewind to the weights after this many epochs.
+
+    Raises:
+        ValueError: `to` is negative.
     """
 
     to: float = 1.0
@@ -23,15 +26,22 @@ class Rewinding(AbstractPruningSchedule):
 
     def __post_init__(self) -> None:
         if self.to < 0:
-            raise ValueError(f"`to` counts epochs; found {self.to}.")
+            raise ValueError(f"`to` counts epochs and cannot be negative; found {self.to}.")
 
     @property
     def rewinds_to(self) -> float:
-        """`to`."""
+        """The epoch `to`."""
         return self.to
 
     def moments(self, epochs: float, cuts: int) -> list[float]:
         """The end of each training but the last.
+
+        Args:
+            epochs: The budget of one training.
+            cuts: How often the method cuts.
+
+        Raises:
+            ValueError: the budget ends before the epoch to rewind to.
 
         >>> Rewinding(to=1).moments(10, 3), Rewinding(to=1).total(10, 3)
         ([10, 19, 28], 37)
@@ -40,7 +50,15 @@ class Rewinding(AbstractPruningSchedule):
         return [epochs + n * (epochs - self.to) for n in range(cuts)]
 
     def total(self, epochs: float, cuts: int) -> float:
-        """The first training whole, the others from the rewound moment on."""
+        """The first training in full, the others from the epoch `to` on.
+
+        Args:
+            epochs: The budget of one training.
+            cuts: How often the method cuts.
+
+        Raises:
+            ValueError: the budget ends before the epoch to rewind to.
+        """
         self._check(epochs)
         return epochs + cuts * (epochs - self.to)
 

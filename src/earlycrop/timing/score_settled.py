@@ -11,9 +11,9 @@ from earlycrop.timing.abstract import AbstractDetector, AbstractInstrument, Obse
 
 @dataclass(frozen=True)
 class ScoreSettled(AbstractDetector):
-    """1 − |A ∩ B| / |A| ≤ tolerance, A and B being what two consecutive scorings keep at the target.
+    """1 − |A ∩ B| / |A| ≤ tolerance, A and B being what two consecutive scorings keep at the target (ours).
 
-    Costs one scoring a look.
+    Each look costs one scoring.
 
     Args:
         tolerance: The part of the kept units that may change.
@@ -22,7 +22,7 @@ class ScoreSettled(AbstractDetector):
     tolerance: float = 0.1
 
     def instrument(self, observed: Observed) -> AbstractInstrument:
-        """The overlap of what would stay."""
+        """The overlap between what two looks in a row would keep."""
         return Overlap(observed.choose)
 
     def signal(self, curve: Sequence[float]) -> list[float]:
@@ -30,7 +30,7 @@ class ScoreSettled(AbstractDetector):
         return [1 - overlap for overlap in curve]
 
     def threshold(self, sparsity: float) -> float:
-        """The tolerance, itself included."""
+        """The tolerance; a change of exactly that much counts."""
         return self.tolerance + 1e-12
 
 
@@ -51,9 +51,9 @@ class Overlap(AbstractInstrument):
         return None if before is None else int((before & self._last).sum()) / max(int(before.sum()), 1)
 
     def state_dict(self) -> dict[str, Any]:
-        """The last keep-set."""
+        """The keep-set of the last look."""
         return {"last": self._last}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that keep-set."""
+        """Continue from the saved keep-set."""
         self._last = state["last"]

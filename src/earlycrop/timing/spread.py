@@ -7,13 +7,16 @@ from earlycrop.timing.abstract import AbstractPruningSchedule
 
 @dataclass(frozen=True)
 class Spread(AbstractPruningSchedule):
-    """The cuts of a method come one after the other while training goes on; each is scored on what is left then.
+    """The cuts of a method come one after the other while training goes on; each is scored on what is left by then.
 
-    Nothing is rewound and no epoch is added. Hold the learning rate constant until the last cut (`pruner.done`).
+    Nothing is rewound and no epoch is added. Keep the learning rate constant until the last cut (`pruner.done`).
 
     Args:
         first: The part of the budget after which the first cut comes.
-        last: The part after which the last one comes.
+        last: The part of the budget after which the last cut comes.
+
+    Raises:
+        ValueError: not 0 ≤ first ≤ last < 1.
     """
 
     first: float = 0.1
@@ -26,7 +29,7 @@ class Spread(AbstractPruningSchedule):
             )
 
     def moments(self, epochs: float, cuts: int) -> list[float]:
-        """Evenly from the first to the last; a single cut comes at the last.
+        """Evenly spaced from the first cut to the last; a single cut comes at the last moment.
 
         >>> Spread(0.1, 0.4).moments(10, 4), Spread(0.1, 0.4).total(10, 4)
         ([1.0, 2.0, 3.0, 4.0], 10)
@@ -37,5 +40,5 @@ class Spread(AbstractPruningSchedule):
         return [round((self.first + k * pace) * epochs, 9) for k in range(cuts)]
 
     def total(self, epochs: float, cuts: int) -> float:
-        """The budget."""
+        """The budget: no epoch is added."""
         return epochs

@@ -9,15 +9,19 @@ from earlycrop.timing.abstract import AbstractPruningSchedule, Phase
 class TickTock(AbstractPruningSchedule):
     """Train in full; a Tock; then Ticks, each followed by a cut, with a Tock after every few; then tune what is left.
 
-    In a Tick convolutions and linear layers stand still while the gates learn and are judged. In a Tock everything
-    learns, with λ Σ|φ| on the gates. The original has Ticks of an epoch, Tocks of 10 and a tuning of 40, of 160.
+    In a Tick, convolutions and linear layers are frozen while the gates learn and are judged. In a Tock everything
+    learns, with the penalty λ Σ|φ| on the gates. The original has, for a budget of 160 epochs, Ticks of one epoch,
+    Tocks of 10 and a tuning of 40 (You et al., 2019).
 
     Args:
-        ticks: Ticks between two Tocks.
-        tick: Epochs of a Tick.
-        tock: A Tock's part of the budget, rounded to whole epochs, one at least.
-        tune: The last training's part of the budget, likewise.
+        ticks: The number of Ticks between two Tocks.
+        tick: The epochs of a Tick.
+        tock: A Tock's part of the budget, rounded to whole epochs, at least one.
+        tune: The final tuning's part of the budget, rounded likewise.
         penalty: λ.
+
+    Raises:
+        ValueError: an option is out of range.
     """
 
     ticks: int = 10
@@ -33,7 +37,11 @@ class TickTock(AbstractPruningSchedule):
             raise ValueError("`tock`, `tune` and `penalty` cannot be negative.")
 
     def stretches(self, epochs: float, cuts: int) -> list[tuple[str, float, float]]:
-        """What is trained, from which epoch on, for how many: `dense`, `tock`, `tick` or `tune`.
+        """The stretches of training: name (`dense`, `tock`, `tick` or `tune`), first epoch, and length in epochs.
+
+        Args:
+            epochs: The budget of one training.
+            cuts: How often the method cuts.
 
         >>> [f"{name} {start}+{length}" for name, start, length in TickTock(ticks=2).stretches(16, 3)]
         ['dense 0+16', 'tock 16+1', 'tick 17+1', 'tick 18+1', 'tock 19+1', 'tick 20+1', 'tune 21+4']
@@ -52,7 +60,7 @@ class TickTock(AbstractPruningSchedule):
         return [start + length for name, start, length in self.stretches(epochs, cuts) if name == "tick"]
 
     def total(self, epochs: float, cuts: int) -> float:
-        """All stretches."""
+        """The end of the last stretch."""
         _, start, length = self.stretches(epochs, cuts)[-1]
         return start + length
 

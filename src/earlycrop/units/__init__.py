@@ -1,8 +1,8 @@
 """What may leave? Single weights (masks) or classes of channels (cuts).
 
 abstract.py  what a pruner asks of units
-weights.py   masks that stay zero through training
-channels.py  classes that really leave
+weights.py   weights that are masked, and stay zero through training
+channels.py  classes of channels that really leave
 coordinates.py    how the network computes with a vector of units
 """
 

@@ -1,4 +1,4 @@
-"""What may leave: what a pruner asks of units, whichever they are."""
+"""What may leave: what a pruner asks of units, whether weights or channels."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ class LayerUnits(NamedTuple):
     Attributes:
         index: Their numbers among all units.
         spaces: Layers with a number in common are coupled.
-        frozen: Why its other units cannot leave, if there are such.
+        frozen: Why its other units cannot leave, if there are any.
     """
 
     index: Tensor | slice
@@ -46,7 +46,7 @@ class AbstractUnitKind(ABC):
     """Which units of a model may leave; `of` finds them.
 
     Attributes:
-        noun: What they are called in reports.
+        noun: What reports call the units.
         whole_channels: Whether whole channels leave, and the network becomes smaller.
     """
 
@@ -68,7 +68,7 @@ class AbstractUnitKind(ABC):
         Args:
             model: The network.
             example_inputs: What `model(*example_inputs)` takes.
-            optimizer: Its state leaves with the units.
+            optimizer: Its state is cut or masked with the units.
             ignore: Names of modules or parameters to keep whole.
             coupled: Tuples of layers whose channels leave together, by position.
             ways: Calls of the model beside that of the example inputs, as the loss makes them.
@@ -81,13 +81,13 @@ class AbstractUnitKind(ABC):
 class AbstractUnits(ABC):
     """The units of a model, and which of them are left.
 
-    Scores see them as one vector (`coordinates`). `keep` has an entry for each unit of the dense network; scores and
-    `alive`, `layer` and `choose` have one for each unit that has a score now (channels that left have none).
+    Scores see them as one vector (`coordinates`). `keep` has an entry for each unit of the dense network; scores,
+    `alive`, `layer` and `choose` have one for each unit that has a score now (channels that have left have none).
 
     Attributes:
-        kind: Whose answer to "what may leave" this is.
+        kind: The kind of units.
         model: The network, which is cut or masked in place.
-        optimizer: Whose state leaves with them; None leaves optimizer state alone.
+        optimizer: Its state is cut or masked with the units; None leaves optimizer state alone.
         copies: Models with the same parameter names (averages) that are cut or masked with the model.
         keep: For each unit of the dense network whether it is left.
         frozen: What cannot leave, and why.
@@ -105,7 +105,7 @@ class AbstractUnits(ABC):
     @property
     @abstractmethod
     def example_inputs(self) -> tuple[object, ...]:
-        """The inputs that were given, on the device and in the precision to which the model has moved since."""
+        """The given inputs, moved to the model's present device and precision."""
 
     @property
     @abstractmethod
@@ -134,10 +134,10 @@ class AbstractUnits(ABC):
 
     @abstractmethod
     def per_class(self, scores: Vector) -> Float[Tensor, "units"]:
-        """From a score for each entry of the vector to one for each unit."""
+        """The score of each unit, from the scores of the entries of the vector."""
 
     def check_gates(self, batch_statistics: bool) -> None:  # noqa: B027 - nothing to refuse where there are no gates
-        """Refuse gates that change no loss, see `ChannelUnits`; weights have none."""
+        """Refuse gates on which the loss does not depend, see `ChannelUnits`; weights have no gates."""
 
     def rehearse(self, rehearsal: Callable[["AbstractUnits"], Rehearsal]) -> None:  # noqa: B027 - masks change no shape
         """Freeze what a cut would keep from running, by trials; only channels can."""
@@ -146,31 +146,46 @@ class AbstractUnits(ABC):
 
     @abstractmethod
     def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "units"]:
-        """The units that stay."""
+        """True for each unit that stays.
+
+        Args:
+            budget: How much is to leave.
+            scores: The score of each unit; the higher stays.
+            allocation: How layers share the budget.
+
+        Raises:
+            BudgetError: the target is out of reach.
+            ScoreError: some score is nan or infinite.
+        """
 
     @property
     @abstractmethod
     def alive(self) -> Bool[Tensor, "units"]:
-        """Of the units that have a score, those that have not left."""
+        """True for each unit with a score that has not left."""
 
     @property
     @abstractmethod
     def layer(self) -> Int[Tensor, "units"]:
-        """For each unit that has a score the number of its layer."""
+        """For each unit with a score the number of its layer."""
 
     @abstractmethod
     def places(self, before: Bool[Tensor, "dense"]) -> Int[Tensor, "units"]:
-        """For each unit that has a score now its place among those that had one when `keep` was `before`."""
+        """For each unit that has a score now, its place among those that had one when `keep` was `before`."""
 
     # The cut ------------------------------------------------------------------------------------------
 
     @abstractmethod
     def keep_only(self, keep: Bool[Tensor, "units"]) -> None:
-        """All others leave."""
+        """Remove all units for which `keep` is false."""
 
     @abstractmethod
     def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
-        """Go with this optimizer from now on; `carry` its state through a cut, or leave that alone."""
+        """Go with this optimizer from now on.
+
+        Args:
+            optimizer: The optimizer, if there is one.
+            carry: Whether its state is carried through a cut, or left alone.
+        """
 
     @abstractmethod
     def on(self, model: nn.Module) -> "AbstractUnits":
@@ -178,15 +193,15 @@ class AbstractUnits(ABC):
 
     @abstractmethod
     def snapshot(self) -> Callable[[], None]:
-        """A function that goes back to what is left now (the model is put back by others)."""
+        """A function that restores what is left now (the caller restores the model)."""
 
     def proof(self) -> tuple[Callable[[], Verification] | None, str | None]:
-        """What proves, after a cut, that the model computes the same; or why there is none. By default neither."""
+        """A function that verifies a cut once it is made, or the reason why there is none; by default neither."""
         return None, None
 
     @contextmanager
     def all_or_nothing(self, optimizer: Optimizer | None = None) -> Iterator[None]:
-        """If anything fails, model, copies and units, and the state of this optimizer or their own, are as before."""
+        """If the body fails, model, copies, units, and the state of this optimizer or the units' own, are as before."""
         restore = self.snapshot()
         try:
             with ExitStack() as stack:
@@ -200,10 +215,10 @@ class AbstractUnits(ABC):
 
     @contextmanager
     def tried(self) -> Iterator["AbstractUnits"]:
-        """Units that may leave for a trial: in the end nothing has left.
+        """Units that may leave in a trial: at the end of the context nothing has left.
 
-        In a process group they are those of a copy: DistributedDataParallel loses a parameter that is cut, even if
-        that is undone. Elsewhere no copy of the model has to fit into memory.
+        In a process group they are the units of a copy, because DistributedDataParallel loses a parameter that is cut,
+        even if the cut is undone. Otherwise the model itself is cut and restored, so no copy has to fit into memory.
         """
         if grouped():
             yield self.on(duplicate(self.model))
@@ -216,48 +231,52 @@ class AbstractUnits(ABC):
 
     @abstractmethod
     def counts(self, cost: AbstractCost | None = None) -> Counts:
-        """What is left of the network; and a cost, if it is none of the usual."""
+        """The counts of what is left of the network; and a cost, if it is none of the usual four."""
 
     @abstractmethod
     def widths(self) -> list[tuple[str, int]]:
-        """Per layer the units that are left."""
+        """For each layer its name and the number of units that are left."""
 
     @abstractmethod
     def by_layer(self) -> Sequence[LayerUnits]:
-        """Per layer of `widths` its units, by their numbers in the dense network."""
+        """For each layer of `widths` its units, by their numbers in the dense network."""
 
     @property
     def classes(self) -> list[ChannelClass]:
-        """Every class of coupled channels of the dense network; weights leave alone."""
+        """Every class of coupled channels of the dense network; empty for weights, which leave one by one."""
         return []
 
     def collapsed(self) -> list[str]:
-        """What no longer carries a signal; nothing where each layer keeps a unit."""
+        """What no longer carries a signal; empty where every layer always keeps a unit."""
         return []
 
     def masks(self) -> dict[str, Tensor]:
-        """By parameter name which of its entries are left; empty where what leaves is gone."""
+        """By parameter name, which of its entries are left; empty where units are cut rather than masked."""
         return {}
 
     def held(self) -> Iterator[Tensor]:
-        """Every tensor that is kept beside the model from step to step."""
+        """Every tensor that is kept from step to step besides the model."""
         return iter(())
 
     @property
     def masked(self) -> "WeightUnits | None":
-        """Itself, if what leaves stays in the model as zeros, of which a harvest can cut whole channels."""
+        """The units themselves, if what leaves stays in the model as zeros, which a harvest can cut; None otherwise."""
         return None
 
     # States -------------------------------------------------------------------------------------------
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Which units of the dense network are left."""
+        """Which units of the dense network are left, for a checkpoint."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Let leave, of the dense model, what had left when that state was taken."""
+        """Remove from the dense model what had left when the state was saved.
+
+        Raises:
+            EarlyCropError: the state is of another network, or this model is not dense.
+        """
 
 
 class _Undone(Exception):
-    """Ends a trial, so that all of it is put back."""
+    """Raised to end a trial, so that all of it is undone."""

@@ -1,4 +1,4 @@
-"""Channels: classes of them that only leave together, and then really leave."""
+"""Channels: classes that only leave together, and are then really cut."""
 
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy as shallow
@@ -35,11 +35,15 @@ class Channels(AbstractUnitKind):
     """Classes of coupled channels of every convolution, linear, recurrent and embedding layer.
 
     Args:
-        gate: Where a class's gate sits: behind the norm that directly follows a creator (`post_norm`), or on
-            the creator's own output (`pre_norm`, as in the authors' code).
+        gate: Where a class's gate sits: after the norm that directly follows a creator (`post_norm`), or on the
+            creator's own output (`pre_norm`, as in the authors' code).
         reduce: One gate for all creators of a class (`shared`: their effects cancel or add up before the score is
-            taken), or one each, whose scores a class sums (`sum_abs`) or of which it has the largest (`max`).
-        embeddings: Whether weights and columns of embeddings count as prunable weights and nodes. They leave anyway.
+            taken), or one for each creator, whose scores are summed (`sum_abs`) or of which the largest counts (`max`).
+        embeddings: Whether weights and columns of embeddings count as prunable weights and nodes. They leave with their
+            class in any case.
+
+    Raises:
+        ValueError: `gate` or `reduce` is something else.
     """
 
     gate: Literal["post_norm", "pre_norm"] = "post_norm"
@@ -64,7 +68,16 @@ class Channels(AbstractUnitKind):
         coupled: tuple[tuple[str, ...], ...] = (),
         ways: Sequence[Call] = (),
     ) -> "ChannelUnits":
-        """The classes of a model; traces it."""
+        """The channel classes of a model, found by tracing it, see `AbstractUnitKind.of`.
+
+        Args:
+            model: The network.
+            example_inputs: What `model(*example_inputs)` takes.
+            optimizer: Its state is cut with the channels.
+            ignore: Names of modules or parameters to keep whole.
+            coupled: Tuples of layers whose channels leave together, by position.
+            ways: Other calls of the model, as the loss makes them.
+        """
         return ChannelUnits(model, example_inputs, optimizer, ignore, coupled, self, ways)
 
 
@@ -74,8 +87,8 @@ class ChannelUnits(AbstractUnits):
     Attributes:
         keep: For each class of the dense network whether it is left.
         structure: The classes that are left, in the model as it is now.
-        optimizer: Whose state is cut with the model; None leaves optimizer state alone.
-        copies: Models of the same parameters (averages) that are cut with it.
+        optimizer: Its state is cut with the model; None leaves optimizer state alone.
+        copies: Models with the same parameter names (averages) that are cut with it.
     """
 
     def __init__(
@@ -100,12 +113,12 @@ class ChannelUnits(AbstractUnits):
 
     @property
     def example_inputs(self) -> tuple[object, ...]:
-        """The inputs that were given, on the device and in the precision to which the model has moved since."""
+        """The given inputs, moved to the model's present device and precision."""
         return inputs_for(self.model, *self._given)
 
     @property
     def coordinates(self) -> GateCoordinates:
-        """One gate of value 1 for each class that is left; or for each of its creators, if they are not shared."""
+        """One gate of value 1 for each class that is left; or for each of its creators, if gates are not shared."""
         gates, count = self._gates, len(self.structure)
         if self.reduce != "shared":
             owners = self._owners()
@@ -117,7 +130,7 @@ class ChannelUnits(AbstractUnits):
         return GateCoordinates(gates, count, self._like)
 
     def per_class(self, scores: Vector) -> Float[Tensor, "classes"]:
-        """Scores of gates that are not shared, reduced over each class; others are those of the classes already."""
+        """The score of each class: scores of gates that are not shared are reduced, others are returned unchanged."""
         if self.reduce == "shared" or scores.numel() != (owners := self._owners()).numel():
             return scores
         classes = (owners // self._creators).to(scores.device)
@@ -136,7 +149,7 @@ class ChannelUnits(AbstractUnits):
 
     @property
     def readers(self) -> Entries:
-        """The weights that each class is read by."""
+        """The weights that read each class."""
         made, matrices = set(self.structure.creators), {n for n, p in self.model.named_parameters() if p.ndim > 1}
         return self._entries(
             (name, dim) for name, dim, _ in self.structure.dimensions() if name in matrices and (name, dim) not in made
@@ -155,13 +168,13 @@ class ChannelUnits(AbstractUnits):
         return units
 
     def check_gates(self, batch_statistics: bool) -> None:
-        """Refuse gates that a norm with the batch's own statistics divides out again: they change no loss.
+        """Refuse gates that a norm with the batch's own statistics divides out again: the loss does not depend on them.
 
         Args:
-            batch_statistics: Whether norms that have running statistics do not use them.
+            batch_statistics: Whether norms use the batch's statistics even if they have running ones.
 
         Raises:
-            EarlyCropError: names the layer and its norm.
+            EarlyCropError: there is such a gate; names the layer and its norm.
         """
         for gate in self._gates:
             if gate.norm is None:
@@ -171,13 +184,13 @@ class ChannelUnits(AbstractUnits):
             raise EarlyCropError(
                 f"The gates of `{gate.where}` sit before `{gate.norm}`, which divides each channel by its own scale in "
                 f"the batch: the loss does not depend on them, so their scores would be rounding noise. Use "
-                f"`Channels(gate='post_norm')` with a norm that is a module; or let it keep running statistics and "
-                f"score with `bn_mode='running'` or 'calibrated'; or use a method that does not score by gates "
+                f"`Channels(gate='post_norm')` with a norm that is a module; or let the norm track running statistics "
+                f"and score with `bn_mode='running'` or 'calibrated'; or use a method that does not score by gates "
                 f"(magnitude-s)."
             )
 
     def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "classes"]:
-        """The classes that stay, nearest to the target as counted in the dense network."""
+        """True for each class that stays: their cost is nearest to the target, a part of the dense network's cost."""
         check_scores(scores)  # before an allocation turns them into ranks
         shared = allocation(scores.cpu(), self.layer)
         dense, counter = (Counter(one, self.model, self.embeddings) for one in (self.dense, self.structure))
@@ -187,20 +200,20 @@ class ChannelUnits(AbstractUnits):
 
     @property
     def alive(self) -> Bool[Tensor, "classes"]:
-        """True for each class of the network as it is now: all of them, for those that left are gone."""
+        """True for each class of the network as it is now; those that left are gone."""
         return torch.ones(len(self.structure), dtype=torch.bool)
 
     @property
     def layer(self) -> Int[Tensor, "classes"]:
-        """For each class the number of its layer: classes of one space live in the same dimensions."""
+        """For each class the number of its space, which stands for a layer: its classes live in the same dimensions."""
         return self.structure.spaces()
 
     def places(self, before: Bool[Tensor, "dense"]) -> Int[Tensor, "classes"]:
-        """Its place among the classes that were left then: those that leave have no entry any more."""
+        """For each class its place among those that were left when `keep` was `before`."""
         return self.keep[before].nonzero().flatten()
 
     def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
-        """Its state is cut with the model, or left alone."""
+        """Go with this optimizer; its state is cut with the model if `carry`, or left alone."""
         self.optimizer = optimizer if carry else None
 
     def keep_only(self, keep: Bool[Tensor, "classes"]) -> None:
@@ -214,7 +227,7 @@ class ChannelUnits(AbstractUnits):
         self.keep = left
 
     def retrace(self) -> None:
-        """Have the graph of what is left, which a cut forgets, where the same classes are found in it."""
+        """Restore the graph, which a cut discards, by tracing what is left, provided that the classes are the same."""
         self.structure = self.structure.with_graph_of(self._traced())
 
     def _traced(self) -> Structure:
@@ -245,15 +258,15 @@ class ChannelUnits(AbstractUnits):
             self.keep, self.frozen = torch.ones(len(self.structure), dtype=torch.bool), self.structure.frozen
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
-        """What is left, from shapes; and a cost, if it is none of these."""
+        """The counts of what is left, from shapes; and a cost, if it is none of the usual four."""
         return Counter(self.structure, self.model, self.embeddings)(cost=cost)
 
     def widths(self) -> list[tuple[str, int]]:
-        """Per layer its output channels."""
+        """For each layer its name and its number of output channels."""
         return [(layer.name, layer.channels) for layer in self.structure.layers]
 
     def by_layer(self) -> list[LayerUnits]:
-        """Per layer its classes, the spaces that they live in, and why its other channels are frozen."""
+        """For each layer its classes, the spaces that they live in, and why its other channels are frozen."""
         spaces = self.dense.spaces()
         return [self._in_layer(layer, spaces) for layer in self.layers]
 
@@ -263,11 +276,11 @@ class ChannelUnits(AbstractUnits):
         return self.dense.classes
 
     def proof(self) -> tuple[Callable[[], Verification] | None, str | None]:
-        """The gated network in float64, to be held against what the cut leaves."""
+        """A function that compares what the cut leaves with the gated network, in float64; or why there is none."""
         if self.structure.graph is None:
             self.retrace()
         if self.structure.graph is None:
-            return None, "the graph of what the last cut left couples other channels, so nothing was compared"
+            return None, "the graph of what the last cut left couples channels differently, so nothing was compared"
         verifier, before = Verifier(self.structure, self.model, self.example_inputs), self.keep
         return lambda: verifier.compare(self.model, self.keep[before]), None
 
@@ -276,19 +289,23 @@ class ChannelUnits(AbstractUnits):
         return {"keep": self.keep}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Cut a dense model as that state's had been cut; its weights are then for the caller to load."""
+        """Cut a dense model as the saved one had been cut; the caller then loads the weights.
+
+        Raises:
+            EarlyCropError: the state is of another network, or this model is not dense.
+        """
         keep = state["keep"]
         if keep.shape != self.keep.shape or not bool(self.keep.all()):
             raise EarlyCropError(
                 f"This state keeps {int(keep.sum())} of {keep.numel()} classes of channels of a dense model; the "
-                f"model here has {int(self.keep.sum())} of {self.keep.numel()}. Build the dense network anew, and "
-                f"load into that."
+                f"model here has {int(self.keep.sum())} of {self.keep.numel()}. Build the dense network again and "
+                f"load the state into that."
             )
         if not bool(keep.all()):
             self.keep_only(keep)
 
     def snapshot(self) -> Callable[[], None]:
-        """A function that goes back to what is left now (the model is put back by others)."""
+        """A function that restores what is left now (the caller restores the model)."""
         structure, keep = self.structure, self.keep
 
         def restore() -> None:
@@ -315,7 +332,7 @@ class ChannelUnits(AbstractUnits):
         return self.structure.gates if self.gate == "post_norm" else self.structure.creating_gates
 
     def _owners(self) -> Int[Tensor, "gates"]:
-        """Every pair of a class and a creator of it that has a gate, as one number, in the order of the classes."""
+        """Every pair of a class and one of its creators that has a gate, as one number, in the order of the classes."""
         pairs = [gate.classes[gate.classes >= 0] * self._creators + gate.creator for gate in self._gates]
         return torch.cat(pairs).unique() if pairs else torch.zeros(0, dtype=torch.int64)
 

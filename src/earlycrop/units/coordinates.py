@@ -1,7 +1,7 @@
-"""From one vector to what the network computes with: weights as they are, or gates that multiply what flows.
+"""From one vector to what the network computes with: the weights themselves, or gates that multiply activations.
 
-A coordinates names the *leaves* to differentiate with respect to (the parameters themselves, or factors of one), and
-puts them, or other tensors like them, in place while the model computes. Derivatives then are autograd's own.
+Coordinates name the *leaves* to differentiate with respect to (the parameters themselves, or factors of value one), and
+put them, or other tensors like them, in place while the model computes. Derivatives are then autograd's own.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,9 +26,9 @@ class WeightCoordinates:
     """The vector of all entries of some parameters; entries that have left are zero and have no slope.
 
     Args:
-        model: Where the values are.
-        names: The parameters.
-        alive: Which entries have not left; None if all.
+        model: The network that holds the values.
+        names: The names of the parameters.
+        alive: True for each entry that has not left; None: all.
     """
 
     model: nn.Module
@@ -39,21 +39,21 @@ class WeightCoordinates:
 
     @property
     def values(self) -> Vector:
-        """θ, flat."""
+        """θ: all entries of the parameters as one vector; those that have left are zero."""
         return self.total([parameter.detach() for parameter in self.leaves(self.model)])
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
-        """The parameters, in the model that is given; or what stands in their place there."""
+        """The parameters of the given model, or the tensors that are in their place there."""
         return [_tensor(model, name) for name in self.names]
 
     @contextmanager
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """Within it the model computes with these in the parameters' place."""
+        """Within the context the model computes with these tensors in place of the parameters."""
         with swapped(model, dict(zip(self.names, tensors, strict=True))):
             yield
 
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
-        """The flat vector in the parameters' shapes and precision."""
+        """The direction, divided into tensors of the parameters' shapes and precision."""
         leaves = self.leaves(model)
         return [
             part.view_as(leaf).to(leaf.dtype)
@@ -61,7 +61,7 @@ class WeightCoordinates:
         ]
 
     def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
-        """Σ share · slopes, flat; the parts of each leaf are added where they belong, without a copy of all."""
+        """Σ share · slopes as one vector; the slopes by each leaf are added in place, without a second copy of all."""
         leaves = self.leaves(model)
         total = torch.zeros(
             sum(leaf.numel() for leaf in leaves), dtype=_at_least_float32(leaves[0]), device=leaves[0].device
@@ -71,11 +71,11 @@ class WeightCoordinates:
             for place, part in zip(places, parts, strict=True):
                 if part is not None:
                     place.add_(part.reshape(-1), alpha=share)
-            del parts  # before the next batch is worked through
+            del parts  # free them before the next batch is processed
         return total if self.alive is None else total.mul_(self.alive)
 
     def total(self, tensors: Sequence[Tensor]) -> Vector:
-        """Per unit the sum of its entries; a weight has one."""
+        """The sum over each unit's entries: a weight has a single one, so this flattens the tensors."""
         return self._alive(torch.cat([tensor.reshape(-1) for tensor in tensors]))
 
     def _alive(self, vector: Vector) -> Vector:
@@ -84,12 +84,12 @@ class WeightCoordinates:
 
 @dataclass(frozen=True, eq=False)
 class GateCoordinates:
-    """The vector of gates, all one; each place where they multiply has a leaf, a factor per channel.
+    """The vector of gates, all one; each place where gates multiply has a leaf, with one factor for each channel.
 
     Args:
         gates: The places, and which entry of the vector multiplies each channel there.
         count: The length of the vector.
-        like: A tensor of the precision and device that the vector has.
+        like: A tensor with the precision and device of the vector.
     """
 
     gates: tuple[Gate, ...]
@@ -102,20 +102,20 @@ class GateCoordinates:
 
     @property
     def values(self) -> Vector:
-        """Ones."""
+        """One for each gate."""
         return torch.ones(self.count, dtype=_at_least_float32(self.like), device=self.like.device)
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
-        """A factor of one for each channel at each place, in the precision of the model that is given."""
+        """For each place a factor of one for each channel, in the precision of the given model."""
         return [torch.ones(gate.classes.numel(), **_precision(model)) for gate in self.gates]
 
     @contextmanager
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """Within it these factors multiply what flows."""
+        """Within the context these factors multiply activations or parameters at their places."""
         with ExitStack() as stack:
             scaled: dict[str, Tensor] = {}
             for gate, factor in zip(self.gates, tensors, strict=True):
-                if gate.side == "parameter":  # one that is scaled in two dimensions is scaled by both
+                if gate.side == "parameter":  # a parameter that is gated in two dimensions is scaled by both gates
                     before = scaled.get(gate.where)
                     scaled[gate.where] = _times(_tensor(model, gate.where) if before is None else before, gate, factor)
                 elif gate.side == "output":
@@ -128,12 +128,12 @@ class GateCoordinates:
             yield
 
     def push(self, model: nn.Module, direction: Vector) -> list[Tensor]:
-        """The factors' move for a move of the vector."""
+        """How the factors at each place move when the gates move in this direction."""
         padded = torch.cat([direction, direction.new_zeros(1)])  # class -1 has no gate
         return [padded[gate.classes.to(direction.device)].to(**_precision(model)) for gate in self.gates]
 
     def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
-        """Σ share · slopes, summed over the places of each gate."""
+        """Σ share · slopes for each gate, summed over its places."""
         total = torch.zeros(self.count + 1, **_precision(model))
         numbers = [torch.where(gate.classes < 0, self.count, gate.classes).to(total.device) for gate in self.gates]
         for parts, share in slopes:
@@ -149,8 +149,8 @@ class Entries:
 
     Args:
         structure: The classes.
-        like: A tensor of the model's precision and device.
-        sites: The parameters and their dimensions.
+        like: A tensor with the model's precision and device.
+        sites: Pairs of a parameter's name and the dimension in which the classes live.
     """
 
     structure: Structure
@@ -159,20 +159,20 @@ class Entries:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The parameters."""
+        """The names of the parameters, each once."""
         return tuple(dict.fromkeys(name for name, _ in self.sites))
 
     def leaves(self, model: nn.Module) -> list[Tensor]:
-        """The parameters, in the model that is given."""
+        """The parameters of the given model."""
         return [model.get_parameter(name) for name in self.names]
 
     @contextmanager
     def placed(self, model: nn.Module, tensors: Sequence[Tensor]) -> Iterator[None]:
-        """They are in their place."""
+        """Nothing to do: the parameters are in their place already."""
         yield
 
     def collect(self, model: nn.Module, slopes: Slopes) -> Vector:
-        """Per class Σ θ ∘ slope over its entries."""
+        """For each class Σ share · θ ∘ slope over its entries."""
         parameters = [parameter.detach() for parameter in self.leaves(model)]
         total = self.like.new_zeros(len(self.structure), dtype=_at_least_float32(self.like))
         for parts, share in slopes:
@@ -182,7 +182,7 @@ class Entries:
         return total
 
     def total(self, tensors: Sequence[Tensor]) -> Vector:
-        """Per class the sum over its entries, given one tensor per name."""
+        """For each class the sum over its entries of `tensors`, one for each name."""
         by_name = dict(zip(self.names, tensors, strict=True))
         total = self.like.new_zeros(len(self.structure) + 1, dtype=_at_least_float32(self.like))
         for name, dim in self.sites:
@@ -195,7 +195,12 @@ class Entries:
 
 @contextmanager
 def swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
-    """Within it the model has these tensors in the place of its own, under every name that they have."""
+    """Within the context the model has these tensors in place of its own, under every name of a shared one.
+
+    Args:
+        model: The network.
+        tensors: By the name of the parameter or buffer that each replaces.
+    """
     new = {id(old): tensor for name, tensor in tensors.items() if (old := _tensor(model, name)) is not tensor}
     before: list[tuple[dict[str, Any], dict[str, Any]]] = []
     for module in model.modules() if new else ():
@@ -203,7 +208,7 @@ def swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
         for held in (module._parameters, module._buffers):
             if any(id(tensor) in new for tensor in held.values()):
                 before.append((held, dict(held)))  # type: ignore[arg-type]
-                # a recurrent layer has its own list of its parameters
+                # a recurrent layer keeps its own lists of its parameters
                 lists = ("_flat_weights", "_flat_weight_refs")
                 before.append((own, {name: own[name] for name in lists if name in own}))
     try:
@@ -220,7 +225,7 @@ def swapped(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
 
 
 def _tensor(model: nn.Module, name: str) -> Tensor:
-    """What stands under the name of a parameter or buffer now."""
+    """The tensor that the model has under the name of a parameter or buffer now."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
     found = (module._parameters if attribute in module._parameters else module._buffers)[attribute]
@@ -254,7 +259,7 @@ def _scaled(value: Any, gate: Gate, factor: Tensor) -> Any:
 
 
 def _precision(model: nn.Module) -> dict[str, Any]:
-    """The dtype and device of what is computed beside this model."""
+    """The dtype and device for vectors that belong to this model."""
     like = next(model.parameters())
     return {"dtype": _at_least_float32(like), "device": like.device}
 

@@ -1,4 +1,4 @@
-"""Single weights: they leave by being zero, and stay zero whatever the optimizer does."""
+"""Single weights: they leave by being set to zero, and stay zero whatever the optimizer does."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy as shallow
@@ -33,7 +33,8 @@ class Weights(AbstractUnitKind):
     """The weights of every convolution, linear and recurrent layer, one by one; biases and norms stay.
 
     Args:
-        embeddings: Whether those of embeddings are among them. A row that no scoring batch picks is worth nothing.
+        embeddings: Whether the weights of embeddings may leave too. For scores on data, a row that no scoring batch
+            looks up is worth nothing.
     """
 
     embeddings: bool = False
@@ -50,7 +51,19 @@ class Weights(AbstractUnitKind):
         coupled: tuple[tuple[str, ...], ...] = (),
         ways: Sequence[Call] = (),
     ) -> "WeightUnits":
-        """The weights of a model."""
+        """The prunable weights of a model, see `AbstractUnitKind.of`.
+
+        Args:
+            model: The network.
+            example_inputs: What `model(*example_inputs)` takes.
+            optimizer: Its state is masked with the weights.
+            ignore: Names of modules or parameters to keep whole.
+            coupled: Must be empty.
+            ways: Other calls of the model, for a harvest.
+
+        Raises:
+            EarlyCropError: `coupled` is not empty, or the model has no prunable weight.
+        """
         if coupled:
             raise EarlyCropError("`coupled` is for channels, but this method removes single weights: leave it out.")
         units = WeightUnits(model, example_inputs, optimizer, ignore, self)
@@ -61,16 +74,19 @@ class Weights(AbstractUnitKind):
 class WeightUnits(AbstractUnits):
     """The prunable weights of a model and which of them are left.
 
-    Masked weights stay exactly zero: their gradient is set to zero as it arrives, so clipping, momentum and
-    Adam's moments never feel it, their optimizer state is zeroed when they leave, and they are set to zero
-    again after each optimizer step. The forward pass is the model's own.
+    Masked weights stay exactly zero: their gradient is set to zero as soon as it is accumulated, so clipping, momentum
+    and Adam's moments never see it, their optimizer state is zeroed when they leave, and they are set to zero again
+    after each optimizer step. The forward pass is the model's own.
 
     Attributes:
         keep: For each prunable weight whether it is left.
-        optimizer: Whose state is masked with the model.
-        copies: Models of the same parameters (averages) that are masked with it.
-        left: After a harvest the classes of channels of the dense network that are left.
+        optimizer: Its state is masked with the model.
+        copies: Models with the same parameter names (averages) that are masked with it.
+        left: After a harvest, which channel classes of the dense network are left; None before.
         ways: Calls of the model beside that of the example inputs, for the harvest.
+
+    Raises:
+        EarlyCropError: the model has no prunable weight.
     """
 
     def __init__(
@@ -87,7 +103,7 @@ class WeightUnits(AbstractUnits):
         self.copies: tuple[nn.Module, ...] = ()
         self.left: Tensor | None = None
         self.ways: tuple[Call, ...] = ()
-        titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is told by itself
+        titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is reported by itself
         ignored = ignoring(model, ignore)
         for layer in counted(layers_of(model), kind.embeddings):
             for name in layer.weights:
@@ -110,28 +126,28 @@ class WeightUnits(AbstractUnits):
 
     @property
     def example_inputs(self) -> tuple[object, ...]:
-        """The inputs that were given, on the device and in the precision to which the model has moved since."""
+        """The given inputs, moved to the model's present device and precision."""
         return inputs_for(self.model, *self._given)
 
     @property
     def coordinates(self) -> WeightCoordinates:
-        """All prunable weights as one vector; the units, what they are made of, and the weights are one thing here."""
+        """All prunable weights as one vector; here the units, what they are made of, and the weights are the same."""
         return WeightCoordinates(self.model, self.names, self.keep)
 
     made_of = scales = readers = weights = coordinates
 
     def per_class(self, scores: Vector) -> Vector:
-        """Scores of weights are those of the units."""
+        """The scores, unchanged: every weight is a unit."""
         return scores
 
     def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "weights"]:
-        """The weights that stay, an exact number of them."""
+        """True for each weight that stays; their number is exact."""
         alive = self.keep.to(scores.device)
         scores = torch.where(alive, scores, 0.0)
         check_scores(scores)  # before an allocation turns them into ranks
         if not isinstance(
             allocation, Global
-        ):  # which has no use for a number per weight, twice as large as the weights
+        ):  # `Global` does not need `layer`, which takes twice the memory of the weights
             shared = allocation(torch.where(alive, scores, -torch.inf), self.layer.to(scores.device))
             scores = torch.where(alive, shared, 0.0)
         return choose_weights(budget, scores, alive, self.sizes, Sizes(self.model, embeddings=self.embeddings))
@@ -147,11 +163,11 @@ class WeightUnits(AbstractUnits):
         return torch.repeat_interleave(torch.arange(len(self.sizes)), torch.tensor(self.sizes))
 
     def places(self, before: Bool[Tensor, "weights"]) -> Int[Tensor, "weights"]:
-        """Its own: a weight that has left keeps its entry in the vector."""
+        """For each weight its own number: weights that have left keep their entries in the vector."""
         return torch.arange(self.keep.numel())
 
     def adopt(self, optimizer: Optimizer | None, carry: bool) -> None:
-        """Masks are applied after its steps in any case; only a cut of channels may do without its state."""
+        """Apply masks after this optimizer's steps, whatever `carry`, which only matters where channels are cut."""
         self.optimizer = optimizer
         if self._held:
             self.hold()
@@ -171,7 +187,12 @@ class WeightUnits(AbstractUnits):
         self.hold()
 
     def reap(self, structure: Structure, keep: Bool[Tensor, "classes"]) -> None:
-        """The classes of channels outside `keep` leave; the masks go on with what stays."""
+        """Cut the channel classes outside `keep`; the masks follow.
+
+        Args:
+            structure: The classes of the masked network.
+            keep: True for each class that stays.
+        """
         masks, held = self.masks(), bool(self._handles)
         self.release()
         cut(structure, self.model, keep, self.optimizer)
@@ -191,24 +212,24 @@ class WeightUnits(AbstractUnits):
         return units
 
     def masks(self) -> dict[str, Tensor]:
-        """By parameter name which of its entries are left."""
+        """By parameter name, which of its entries are left."""
         shapes = zip(self.names, self._parameters(), self.keep.cpu().split(self.sizes), strict=True)
         return {name: keep.view(parameter.shape) for name, parameter, keep in shapes}
 
     def held(self) -> Iterator[Tensor]:
-        """The masks, in the two forms that are kept: a truth a weight, and its bits."""
+        """The masks, in the two forms that are kept: a boolean for each weight, and a bit mask for each weight."""
         yield self.keep
         yield from (bits for _, bits in self._held)
 
     def hold(self) -> None:
-        """From now on masked weights stay zero through gradients and optimizer steps."""
+        """Keep masked weights at zero from now on, through gradients and optimizer steps."""
         self.release()
         for parameter, gone in self._gone():
             bits = torch.zeros_like(as_integers(parameter)).masked_fill_(~gone, -1)
             self._held.append((parameter, bits))
         for parameter, bits in self._held:
             if (parameter.is_floating_point() or parameter.is_complex()) and not parameter.is_inference():
-                flag = parameter.requires_grad  # what is frozen now may be thawed later, and only then has gradients
+                flag = parameter.requires_grad  # a parameter that is frozen now may be unfrozen later
                 self._handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(_masking(bits)))
                 parameter.requires_grad_(flag)
         if self.optimizer is not None:
@@ -221,7 +242,7 @@ class WeightUnits(AbstractUnits):
             _mask(parameter, bits)
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
-        """What is left: masked weights count as gone, and save no FLOPs; and a cost, if it is none of these."""
+        """The counts of what is left: masked weights count as gone, but save no FLOPs; and a cost, if it is another."""
         prunable, params = size_of(self.model, self.embeddings)
         gone, other = int((~self.keep).sum()), None
         if cost is not None and cost.key == "other":
@@ -229,33 +250,37 @@ class WeightUnits(AbstractUnits):
         return Counts(prunable - gone, params - gone, 0, self._flops, other)
 
     def widths(self) -> list[tuple[str, int]]:
-        """Per layer (per weight of a recurrent one) the weights that are left."""
+        """For each layer (for each weight of a recurrent one) its name and the number of weights that are left."""
         kept = [int(part.sum()) for part in self.keep.split(self.sizes)]
         return list(zip(self.titles, kept, strict=True))
 
     def by_layer(self) -> list[LayerUnits]:
-        """A stretch of the vector each."""
+        """For each layer its stretch of the vector."""
         stops = list(accumulate(self.sizes))
         return [LayerUnits(slice(stop - size, stop)) for size, stop in zip(self.sizes, stops, strict=True)]
 
     @property
     def masked(self) -> "WeightUnits":
-        """This."""
+        """The units themselves: weights that left are zeros in the model."""
         return self
 
     def collapsed(self) -> list[str]:
-        """Layers without a weight, and whether anything of the input still reaches the output."""
+        """Layers that keep no weight, and a line if the output no longer depends on the input; empty if all is well."""
         empty = [f"{name} keeps no weight" for name, width in self.widths() if width == 0]
         if not self._reaches():
             empty.append("the output no longer depends on the input")
         return empty
 
     def state_dict(self) -> dict[str, Any]:
-        """The masks, and what a harvest left."""
+        """The masks, and which channel classes a harvest left."""
         return {"keep": self.keep.cpu(), "left": self.left}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Close what that state had closed, of the dense model; harvest what it had harvested."""
+        """Mask the dense model as the saved one had been masked, after cutting what had been harvested.
+
+        Raises:
+            EarlyCropError: the state is of another network, or this model is not dense.
+        """
         keep, left = state["keep"], state.get("left")
         if left is not None:
             structure = trace(self.model, self.example_inputs, self.ignore, ways=self.ways)
@@ -263,18 +288,19 @@ class WeightUnits(AbstractUnits):
                 raise EarlyCropError(
                     f"This state harvested a dense model with {left.numel()} classes of channels; the model here has "
                     f"{len(structure)}{' after a harvest' if self.left is not None else ''}. Build the dense network "
-                    f"anew, and load into that."
+                    f"again and load the state into that."
                 )
             self.reap(structure, left)
         if keep.shape != self.keep.shape:
             raise EarlyCropError(
-                f"This state masks {keep.numel()} weights, the model has {self.keep.numel()}: build the same network."
+                f"This state masks {keep.numel()} weights, but the model has {self.keep.numel()}: build the network "
+                f"that was saved."
             )
         if not bool(keep.all()):
             self.keep_only(keep)
 
     def release(self) -> None:
-        """Undo `hold`: what is zero may become something again."""
+        """Undo `hold`: masked weights may become nonzero again."""
         for handle in self._handles:
             handle.remove()
         self._handles, self._held = [], []
@@ -283,7 +309,7 @@ class WeightUnits(AbstractUnits):
         return [self.model.get_parameter(name) for name in self.names]
 
     def snapshot(self) -> Callable[[], None]:
-        """A function that goes back to what is left now (the model is put back by others)."""
+        """A function that restores what is left now (the caller restores the model)."""
         keep, held = self.keep, bool(self._handles)
         shape = self.sizes, self.left, self._flops
 
@@ -299,7 +325,7 @@ class WeightUnits(AbstractUnits):
             yield parameter, ~keep.view_as(parameter).to(parameter.device)
 
     def _reaches(self) -> bool:
-        """Whether the outputs differ for two inputs; it cannot be asked of every model."""
+        """Whether the outputs differ for two random inputs; true if the model cannot be run on random inputs."""
         if not any(
             isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(self.example_inputs)
         ):
@@ -322,7 +348,7 @@ class WeightUnits(AbstractUnits):
             with torch.no_grad():
                 pairs = zip(outputs(), outputs(), strict=True)
             return any(not torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
-        except Exception:  # no reason to fail: the model may take more than the example inputs
+        except Exception:  # no reason to fail: the model may not accept random inputs
             return True
         finally:
             for module, training in modes:
@@ -330,9 +356,9 @@ class WeightUnits(AbstractUnits):
 
 
 def _mask(tensor: Tensor, bits: Tensor) -> None:
-    """Clear, in place, every bit of the entries that left, and none of the others.
+    """Clear, in place, all bits of the entries that left, and none of the others.
 
-    Several times faster than filling by a boolean, and exact where a product is not: infinity times zero is nan.
+    Several times faster than filling by a boolean mask, and exact where a product is not: infinity times zero is nan.
     """
     integers = as_integers(tensor)
     integers.bitwise_and_(bits.to(integers))

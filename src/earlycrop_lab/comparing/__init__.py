@@ -1,12 +1,12 @@
-"""Many runs: which, where they are run, how long they will take, and the table of all.
+"""Many runs: which ones, where they execute, how long they will take, and the table of all.
 
-    compare     those that have no result yet are run; one table
+    compare     run those that have no result yet, and collect one table
     estimate    how long they will take
-    dashboard   all of them, as they are watched
+    dashboard   the progress of all of them, live
     grids       methods × sparsities × seeds × networks × data sets; the poster's tables by name
-    isolation   a run in a process of its own
+    isolation   one run in its own process
     beside      runs at equal cost, derived from the results of pruned ones
-    engines     here, or on a Ray cluster
+    engines     execution on this machine, or on a Ray cluster
 
 Imports point down this list and never up.
 """

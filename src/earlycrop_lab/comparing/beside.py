@@ -1,8 +1,8 @@
-"""Runs that stand beside pruned ones at equal cost, derived from the results of the rows that they stand beside.
+"""Runs for comparison at equal cost, derived from the results of pruned ones.
 
 A pruned network has fewer FLOPs and parameters than the dense one, and how many is known only once it has been cut. So
-these runs are a second wave: what each has is the mean of its row, so that all seeds of a row have the same run beside
-them. The runs are of the same seeds, data and training.
+these runs are a second wave. The cost of each is the mean over the seeds of its pruned row, so that all seeds of a row
+are compared with the same network. Seeds, data and training are the same.
 """
 
 from bisect import bisect_left
@@ -27,9 +27,9 @@ KINDS = {
     "narrow-flops": "the dense network whose width gives it the same FLOPs",
     "narrow-params": "the dense network whose width gives it as many parameters",
     "random-flops": "random channels removed until it has the same FLOPs",
-    "longer": "where the cut is before training, as many epochs as the dense run's training FLOPs allow",
+    "longer": "for cuts before training, as many epochs as the dense run's training FLOPs allow",
 }
-"""What can be run beside each row that removes channels."""
+"""The kinds of runs that can be added for each method that removes channels."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ class Derived:
     """The runs of a second wave.
 
     Args:
-        runs: Each once.
-        lacking: For each that cannot be, a sentence.
+        runs: The runs, each once.
+        lacking: For each run that is impossible, a sentence that says why.
     """
 
     runs: tuple[Description, ...]
@@ -46,26 +46,27 @@ class Derived:
 
 
 def check_kinds(names: Iterable[str]) -> None:
-    """Whether these can be run beside pruned rows.
+    """Check that these are names of `KINDS`.
 
     Raises:
-        ValueError: One cannot; it names the nearest.
+        ValueError: One is not; the message suggests the nearest.
     """
     for name in names:
         if name not in KINDS:
             near = nearest(name, KINDS)
-            raise ValueError(f"Nothing called {name!r} can be run beside a row. Did you mean {near!r}?")
+            raise ValueError(f"There is no kind of comparison run {name!r}. Did you mean {near!r}?")
 
 
 def derived(results: Mapping[str, Sequence[Result]], root: str | None) -> Derived:
-    """The runs beside the rows of these results.
+    """The runs to compare these results with.
 
     Args:
-        results: By the kind of run that is to stand beside them. Rows that mask weights, and dense ones, have none.
-        root: Where data sets lie.
+        results: The pruned results by the kind of run wanted for them; those that mask weights, and dense ones, get
+            none.
+        root: The folder of the data sets.
 
     Raises:
-        OSError: Data cannot be had.
+        OSError: The data cannot be read or downloaded.
     """
     runs: dict[Description, None] = {}
     lacking = []
@@ -85,7 +86,7 @@ def derived(results: Mapping[str, Sequence[Result]], root: str | None) -> Derive
 
 
 def _run(kind: str, row: Row, narrowed: "Callable[[Description], Narrowed]") -> Description | None:
-    """The run of the first seed; None where the kind means nothing to the row."""
+    """The run of the first seed; None where the kind does not apply to the row."""
     d = row.description
     dense = d.dense_twin()
     if kind in ("narrow-flops", "narrow-params"):
@@ -102,7 +103,7 @@ def _run(kind: str, row: Row, narrowed: "Callable[[Description], Narrowed]") -> 
 
 
 def _kept(row: Row, count: str) -> float:
-    """The part of the FLOPs or parameters that stays, the mean over the seeds."""
+    """The fraction of the FLOPs or parameters that stays, as the mean over the seeds."""
     reports = [result.report for result in row.results if result.report]
     part = fmean(report["after"][count] / report["before"][count] for report in reports)
     if not 0 < part < 1:
@@ -112,12 +113,12 @@ def _kept(row: Row, count: str) -> float:
 
 @dataclass(frozen=True)
 class Narrowed:
-    """How large a network is in each width up to its own.
+    """The size of a network in each width up to its own.
 
     Args:
-        widths: Those that it can have, increasing; the last is its own.
-        flops: In each of them.
-        params: In each of them.
+        widths: The possible widths, increasing; the last is its own.
+        flops: FLOPs per example in each width.
+        params: Parameters in each width.
     """
 
     widths: tuple[int, ...]
@@ -126,11 +127,11 @@ class Narrowed:
 
     @classmethod
     def of(cls, dense: Description, root: str | None) -> "Narrowed":
-        """Counted on networks that have shapes and no weights.
+        """Count on the meta device, where networks have shapes but no weights.
 
         Raises:
             ValueError: The network has only one width.
-            OSError: Data cannot be had.
+            OSError: The data cannot be read or downloaded.
         """
         setup = prepare(dense, root)
         if setup.in_width is None or dense.width is None:
@@ -141,14 +142,14 @@ class Narrowed:
             try:
                 with torch.device("meta"):
                     network = setup.in_width(width)
-            except ValueError:  # its groups of channels would not be whole
+            except ValueError:  # its groups would not have whole numbers of channels
                 continue
             sizes[width] = (flops(network, example), _parameters(network))
         operations, parameters = zip(*sizes.values(), strict=True)
         return cls(tuple(sizes), operations, parameters)
 
     def width(self, count: str, part: float) -> int:
-        """The width whose count is nearest, by its logarithm, to this part of the count of the whole network.
+        """The width whose count is nearest, on a logarithmic scale, to this fraction of the whole network's count.
 
         >>> Narrowed((1, 2, 3, 4), (1.0, 4.0, 9.0, 16.0), (1, 2, 3, 4)).width("flops", 0.4)  # 6.4 is nearer to 9
         3

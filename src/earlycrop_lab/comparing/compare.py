@@ -1,4 +1,4 @@
-"""Many runs, one table: those that have no result yet are run, each in a process of its own."""
+"""Many runs, one table: those that have no result yet are run, each in its own process."""
 
 import csv
 import io
@@ -23,16 +23,16 @@ from earlycrop_lab.runs import RESULT, Result, folder_name, read
 from earlycrop_lab.tasks.description import Description
 
 Entry = tuple[Description, Result | str]
-"""A run, and its result or why it has none."""
+"""A run, and its result or the reason why it has none."""
 
 
 def todo(runs: Sequence[Description], out: Path) -> list[Description]:
-    """Those without a result."""
+    """The runs without a result."""
     return [run for run in runs if not (out / folder_name(run) / RESULT).exists()]
 
 
 def result_of(run: Description, out: Path) -> Result | str:
-    """The result of a run, or why there is none."""
+    """The result of a run, or the reason why there is none."""
     folder = out / folder_name(run)
     if not (folder / RESULT).exists():
         return failure(folder) or "it was not run"
@@ -46,17 +46,17 @@ def result_of(run: Description, out: Path) -> Result | str:
 def compare(
     runs: Sequence[Description], isolated: Isolated, engine: Engine, console: Console, workers: int = 1
 ) -> list[Entry]:
-    """Every run with its result, or with the reason why it has none.
+    """Run what has no result yet, and return every run with its result or the reason why it has none.
 
     Args:
-        runs: What to run, in this order, as far as it has no result; what failed before is tried again.
-        isolated: Runs one.
-        engine: Where.
-        console: Where it is told how far they are.
-        workers: How many run side by side.
+        runs: The runs, in order; those that failed before are tried again.
+        isolated: Executes one run in its own process.
+        engine: Where the processes run.
+        console: Where progress is printed.
+        workers: The number of runs side by side.
 
     Raises:
-        KeyboardInterrupt: all processes are stopped; says how many runs are done.
+        KeyboardInterrupt: Interrupted; all processes are stopped. Its message says how many runs are done.
     """
     waiting = todo(runs, isolated.out)
     lost: dict[Description, str] = {}
@@ -77,10 +77,10 @@ def compare(
 
 
 def second_wave(grids: Sequence[Grid], entries: Sequence[Entry], root: str | None) -> Derived:
-    """The runs that stand beside the pruned rows of the grids, as far as these have results.
+    """The runs at equal cost that the grids ask for, for those pruned runs that have results.
 
     Raises:
-        OSError: Data cannot be had.
+        OSError: The data cannot be read or downloaded.
     """
     asked = {kind: {run for grid in grids if kind in grid.beside for run in grid.runs()} for kind in KINDS}
     results = {
@@ -90,7 +90,7 @@ def second_wave(grids: Sequence[Grid], entries: Sequence[Entry], root: str | Non
 
 
 def keep(entries: Sequence[Entry], out: Path) -> list[Path]:
-    """Write the table of all results, with a row for each run that has none, as `table.md` and `table.csv`."""
+    """Write the table of all results and the list of runs without one to `table.md` and `table.csv`; both paths."""
     out.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in (("table.md", markdown(entries)), ("table.csv", comma_separated(entries))):
@@ -101,7 +101,7 @@ def keep(entries: Sequence[Entry], out: Path) -> list[Path]:
 
 
 def markdown(entries: Sequence[Entry]) -> str:
-    """The table in the poster's form, then the rows at equal cost; what is no result, and why, stands above it."""
+    """The runs without a result and why, the table in the poster's form, then the comparisons at equal cost."""
     results, failed = _split(entries)
     rows = tables.table(results)
     parts = [tables.markdown(rows).strip() if rows else "", equal_cost.markdown(comparisons(rows)).strip()]
@@ -113,7 +113,7 @@ def markdown(entries: Sequence[Entry]) -> str:
 
 
 def comma_separated(entries: Sequence[Entry]) -> str:
-    """The same with every number unrounded; its last column says why a row has no numbers."""
+    """The table as CSV with every number unrounded; the last column says why a run has no numbers."""
     results, failed = _split(entries)
     header, *rows = csv.reader(io.StringIO(tables.csv(tables.table(results))))
     text = io.StringIO()
@@ -128,11 +128,11 @@ def comma_separated(entries: Sequence[Entry]) -> str:
 
 
 BRIEF = ("weight_sparsity", "optimizer_steps", "seconds", "sparse_step_milliseconds", "disk_bytes")
-"""The columns for a terminal beside the figure that counts; all of them are in the files."""
+"""The columns shown in a terminal, besides the main metric; the files have all of them."""
 
 
 def brief(entries: Sequence[Entry]) -> list[Table | str]:
-    """For a terminal: a table for each setting with what its data are, rows at equal cost, what has no result."""
+    """For a terminal: a table for each setting with its data, comparisons at equal cost, runs without a result."""
     results, failed = _split(entries)
     told: list[Table | str] = []
     whole = tables.table(results)

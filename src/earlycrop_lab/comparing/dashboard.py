@@ -1,4 +1,4 @@
-"""All runs of a comparison, as they are watched: bars that fit the terminal, or plain lines in a log."""
+"""The progress of a comparison, live: bars that fit the terminal, or plain lines in a log."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ from earlycrop_lab.tasks.description import Description
 
 
 def duration(seconds: float) -> str:
-    """About how long, in two units at most.
+    """A duration, rounded, in at most two units.
 
     >>> duration(7), duration(100), duration(3900), duration(200_000)
     ('7 s', '1 min 40 s', '1 h 05 min', '2 d 07 h')
@@ -28,13 +28,13 @@ def duration(seconds: float) -> str:
 
 
 class Dashboard:
-    """What is told of runs while they run. Each run's process keeps a note in the run's folder; here they are read.
+    """Shows the progress of runs, from the note that each run's process keeps in the run's folder.
 
     Args:
         console: Where to print.
-        todo: The runs that are to be done.
+        todo: The runs to be done.
         out: Where their folders are.
-        workers: How many run side by side.
+        workers: The number of runs side by side.
     """
 
     def __init__(self, console: Console, todo: Sequence[Description], out: Path, workers: int = 1):
@@ -57,12 +57,12 @@ class Dashboard:
 
     @contextmanager
     def live(self) -> Iterator["Dashboard"]:
-        """While they run; what moves is gone afterwards, the lines stay."""
+        """Show the bars within the block; afterwards the bars disappear and the lines stay."""
         with self.bars:
             yield self
 
     def look(self) -> None:
-        """Read the notes of all runs."""
+        """Read the notes of all runs and update the bars."""
         for run in self.open:
             note = progress(self.out / folder_name(run))
             if note is None or note == self._stale.get(run):  # left by a process that was killed
@@ -78,7 +78,7 @@ class Dashboard:
         self.bars.update(self._all, completed=done + under_way, far=f"{done} of {self.count}{self._left()}")
 
     def ended(self, run: Description, how: Result | str) -> None:
-        """A run has its result, or has none because of that."""
+        """Print that a run has ended: with its result, or without one for the given reason."""
         self.open.remove(run)
         if run in self._tasks:
             self.bars.remove_task(self._tasks.pop(run))
@@ -95,10 +95,10 @@ class Dashboard:
         self._line(f"{text} ({done} of {self.count}{self._left()})")
 
     def seconds_left(self) -> float | None:
-        """How long the open runs will take at the pace of those seen so far; None before anything was seen.
+        """Estimate of how long the open runs will take, in seconds; None before any progress.
 
-        An epoch is taken to last as long as the mean one of the runs of the same network on the same data, else as
-        the mean one of all.
+        An epoch is assumed to take the mean time of epochs of the same network on the same data or, if there are none,
+        of all epochs.
         """
         paced = [(run, note.epoch - note.first, note.seconds) for run, note in self.notes.items()]
         seconds = 0.0

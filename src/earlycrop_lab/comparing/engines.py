@@ -1,8 +1,8 @@
-"""Where runs are run: in processes of this machine, or on a Ray cluster.
+"""Where runs execute: in processes of this machine, or on a Ray cluster.
 
-An engine takes a function that does one piece of work and the pieces, and gives each piece back with what the function
-returned, as they end. It knows neither runs nor tables. While nothing ends it gives None from time to time, so that
-whoever waits can look around; when nobody waits any more, work in hand is stopped:
+An engine takes a function and the pieces of work to call it on, and yields each piece with the function's return value
+as it ends. It knows neither runs nor tables. While nothing ends it yields None from time to time, so that the caller
+can do something else; when the caller closes the generator, work in progress is stopped:
 
     with closing(engine.each(work, pieces)) as ended:
         for piece, said in filter(None, ended):
@@ -21,34 +21,34 @@ from typing import Any, Protocol, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 PAUSE = 0.5
-"""Seconds between two looks."""
+"""Seconds between two checks for ended work."""
 RETRIES = 3
-"""How often a piece of work is taken up again whose worker died."""
+"""How often a piece of work is tried again after its worker died."""
 
 Work = Callable[[T, Callable[[], bool]], R]
-"""Does a piece of work; asks its second argument from time to time whether to leave it."""
+"""Does a piece of work; calls its second argument from time to time to learn whether to stop."""
 
 
 class Engine(Protocol):
     """Does pieces of work somewhere, several at a time."""
 
     def each(self, work: Work[T, R], pieces: Sequence[T]) -> Generator[tuple[T, R | str] | None, None, None]:
-        """Every piece as it ends, with what `work` returned, or why its worker was lost; None now and then."""
+        """Yield each piece as it ends, with what `work` returned or why its worker was lost; None from time to time."""
         ...
 
 
 @dataclass(frozen=True)
 class Local:
-    """In this process, which is to be no more than a caller of others.
+    """In threads of this process, for work that is done by other processes.
 
     Args:
-        workers: Pieces at a time.
+        workers: The number of pieces at a time.
     """
 
     workers: int = 1
 
     def each(self, work: Work[T, R], pieces: Sequence[T]) -> Generator[tuple[T, R | str] | None, None, None]:
-        """As `Engine` says; an exception of `work` comes out here."""
+        """See `Engine`; an exception of `work` is raised here."""
         stop = threading.Event()
         with ThreadPoolExecutor(self.workers) as pool:
             try:
@@ -65,15 +65,15 @@ class Local:
 
 @dataclass(frozen=True)
 class Ray:
-    """On a Ray cluster, a piece a task; a piece whose worker is killed is taken up again by another.
+    """On a Ray cluster, one task per piece; a piece whose worker is killed is done again by another worker.
 
     Workers need what `work` imports, and share nothing but the files that it reads and writes.
 
     Args:
-        address: Of a cluster that is there; without it one is started on this machine, for as long as it is needed.
-        cpus: What a piece needs.
-        gpus: The same; a part of one lets others share it.
-        workers: Pieces at a time where the cluster is started; elsewhere the cluster decides.
+        address: Address of an existing cluster; without it one is started on this machine for as long as needed.
+        cpus: CPUs that a piece needs.
+        gpus: GPUs that a piece needs; a fraction lets several pieces share one.
+        workers: The number of pieces at a time on a cluster started here; an existing cluster decides itself.
     """
 
     address: str | None = None
@@ -83,16 +83,16 @@ class Ray:
 
     def __post_init__(self):
         if find_spec("ray") is None:
-            raise ValueError("The engine ray needs Ray: `pip install ray`; --engine local does without.")
+            raise ValueError("The engine ray needs Ray: `pip install ray`; --engine local works without it.")
 
     def each(self, work: Work[T, R], pieces: Sequence[T]) -> Generator[tuple[T, R | str] | None, None, None]:
-        """As `Engine` says.
+        """See `Engine`.
 
         Raises:
-            ConnectionError: there is no cluster at that address.
-            ValueError: no machine of the cluster has what one piece needs.
+            ConnectionError: There is no cluster at that address.
+            ValueError: No machine of the cluster has the CPUs and GPUs that one piece needs.
         """
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read where the cluster is started: nothing is sent anywhere
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"  # read when the cluster is started: nothing is sent anywhere
         import ray  # pyright: ignore[reportMissingImports] - an extra
         from ray.exceptions import RayError, RayTaskError  # pyright: ignore[reportMissingImports]
 
@@ -107,7 +107,7 @@ class Ray:
                 for each in ended:
                     try:
                         said = ray.get(each)
-                    except RayTaskError:  # of `work` itself
+                    except RayTaskError:  # an exception of `work` itself
                         raise
                     except RayError as error:
                         said = f"its worker was lost {RETRIES + 1} times ({type(error).__name__})"
@@ -115,10 +115,10 @@ class Ray:
                 if not ended:
                     yield None
         finally:
-            ray.shutdown()  # which ends the workers
+            ray.shutdown()  # also ends the workers
 
     def _check(self, machines: Sequence[Mapping[str, float]]) -> None:
-        """A piece is done on one machine, however many there are."""
+        """Check that one machine of the cluster has what a piece needs: a piece cannot span machines."""
         have = [(machine.get("CPU", 0.0), machine.get("GPU", 0.0)) for machine in machines]
         if not any(cpus >= self.cpus and gpus >= self.gpus for cpus, gpus in have):
             there = ", ".join(f"{cpus:g} CPUs and {gpus:g} GPUs" for cpus, gpus in sorted(set(have)))
@@ -129,5 +129,5 @@ class Ray:
 
 
 def _unasked(work: Work[T, R], piece: T) -> R:
-    """On a worker, which is stopped by ending it."""
+    """Do a piece on a worker, which is stopped by killing it, not by asking."""
     return work(piece, lambda: False)

@@ -1,4 +1,4 @@
-"""How long runs will take on this machine, before any is started: from a few steps of each network, dense and cut."""
+"""How long runs will take on this machine, estimated before any starts, from a few steps of each network."""
 
 import subprocess
 import sys
@@ -24,34 +24,35 @@ from earlycrop_lab.tasks.description import Description, prunes, pruning_method
 from earlycrop_lab.tasks.session import Setup, pruner_of
 
 BOUNDED = 7
-"""Scorings of steps whose size is bounded, rather too many: 4 to 7 on the networks that we tried."""
+"""Scorings assumed for steps of bounded size, an upper estimate: 4 to 7 on the networks that we tried."""
 STEPS = 3
-"""Steps that are timed, after one to warm up."""
+"""Training steps that are timed, after one to warm up."""
 PASSES = 4
-"""Gradient passes over the scoring set that a score with data costs at most; docs/speed.md has what they cost."""
+"""Gradient passes over the scoring set that a score with data costs at most; docs/speed.md has the measurements."""
 NETWORKS = 3
-"""Gradient passes over what NTK-SAP draws: two networks at once, and before that one that only sees, for its norms."""
+"""Gradient passes per draw of NTK-SAP: two networks at once, and before them one pass for its norms' statistics."""
 
 HOW = f"""\
 Estimated from the median of {STEPS} training steps of each network after a random cut of its channels to the same \
-sparsity, and dense, if a run has a dense phase or masks. Masks are taken to save nothing, a detector to wait until \
-its cap, a method of several cuts to be dense until the last. At each cut a score with data is taken to cost {PASSES} \
-gradient passes, SynFlow {PASSES} of one sample, NTK-SAP {NETWORKS} over each of its draws. Evaluation, loading the \
-data and starting each process are in it. Runs with a result count nothing; runs that were cut off count in full."""
+sparsity, and dense, if a run has a dense phase or masks. The estimate assumes that masks save nothing, that a \
+detector waits until its cap, and that a method of several cuts is dense until the last; that at each cut a score with \
+data costs {PASSES} gradient passes, SynFlow {PASSES} of one sample, NTK-SAP {NETWORKS} over each of its draws. It \
+includes evaluation, loading the data and starting each process. Runs with a result count nothing; interrupted runs \
+count in full."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a run is made of, in seconds.
+    """The parts of a run's time, in seconds.
 
     Args:
-        start: Its process, the data, the network.
+        start: Starting the process, loading the data, making the network.
         scoring: A gradient pass over the scoring set.
-        sample: The part of one sample in it.
-        evaluation: Once over the test split.
-        dense: A training epoch with all channels; not looked at where no run has one.
-        sparse: The same with the channels that stay.
-        cut: Tracing the network and taking channels out.
+        sample: The share of one sample in that pass.
+        evaluation: One evaluation on the test split.
+        dense: A training epoch with all channels; 0 where no run has one.
+        sparse: A training epoch with the channels that stay.
+        cut: Tracing the network and removing channels.
     """
 
     start: float
@@ -64,7 +65,7 @@ class Cost:
 
 
 def seconds(d: Description, cost: Cost) -> float:
-    """How long a run takes that is made of such parts; rather too much than too little."""
+    """How long a run of this cost takes, in seconds; an upper estimate."""
     dense, method = dense_epochs(d), pruning_method(d)
     cuts = scorings(method, d.sparsity) if prunes(method) else 0
     training = dense * cost.dense + (d.total_epochs - dense) * cost.sparse
@@ -72,7 +73,7 @@ def seconds(d: Description, cost: Cost) -> float:
 
 
 def scorings(method: earlycrop.Method, sparsity: float) -> int:
-    """How often a method scores: before each of its steps, or of those in which its widths are found."""
+    """How often a method scores: before each of its steps, or each of the steps that decide its widths."""
     steps = method.allocation.steps if isinstance(method.allocation, WidthsOf) else method.steps
     times = len(steps.towards(sparsity)) if steps.most is None else BOUNDED
     spread = isinstance(method.allocation, WidthsOf) and method.allocation.taken == "cut"
@@ -80,7 +81,7 @@ def scorings(method: earlycrop.Method, sparsity: float) -> int:
 
 
 def _scored(method: earlycrop.Method, cost: Cost) -> float:
-    """Seconds of scoring all units once."""
+    """Seconds to score all units once."""
     match method.score:
         case NtkSap(resamplings=draws, batch_size=samples):
             return NETWORKS * draws * samples * cost.sample
@@ -90,7 +91,7 @@ def _scored(method: earlycrop.Method, cost: Cost) -> float:
 
 
 def dense_epochs(d: Description) -> float:
-    """Epochs before the last cut, at most."""
+    """The greatest number of epochs before the last cut."""
     method = pruning_method(d)
     match method.timing:
         case AtInit():
@@ -105,13 +106,13 @@ def dense_epochs(d: Description) -> float:
 
 
 def measured(runs: Iterable[Description], root: str | None, device: str) -> Iterator[tuple[Description, Cost | str]]:
-    """Each run with its cost, or why that cannot be told here: most often for want of memory.
+    """Each run with its cost, or the reason why it cannot be measured here, most often too little memory.
 
     A network on its data is measured once, with all channels only if a run trains so, and cut once for each sparsity.
 
     Raises:
-        ValueError: If a run's data, network and method do not fit together.
-        OSError: If data cannot be had.
+        ValueError: A run's data, network and method do not fit together.
+        OSError: The data cannot be read or downloaded.
     """
     bench = _Bench(root, torch.device(device))
     for run in runs:
@@ -119,11 +120,11 @@ def measured(runs: Iterable[Description], root: str | None, device: str) -> Iter
 
 
 Parts = dict[str, float]
-"""Some of the fields of a cost."""
+"""Some of the fields of a `Cost`."""
 
 
 class _Bench:
-    """Measures what runs are made of, everything once."""
+    """Measures the parts of runs, each part once."""
 
     def __init__(self, root: str | None, device: torch.device):
         self.root, self.device = root, device
@@ -133,7 +134,7 @@ class _Bench:
         self._known: dict[tuple[Any, Description], Parts | str] = {}
 
     def cost(self, run: Description) -> Cost | str:
-        """What a run costs, or why that cannot be told."""
+        """The cost of a run, or the reason why it cannot be measured."""
         dense, channels = replace(run.dense_twin(), seed=0), isinstance(pruning_method(run).units, Channels)
         found = [self._once(_around, dense)]
         if dense_epochs(run) or not channels:
@@ -152,13 +153,13 @@ class _Bench:
         if (measure, d) not in self._known:
             try:
                 self._known[measure, d] = measure(d, self.root, self.device)
-            except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError is one, on a CPU it has no name
+            except (RuntimeError, MemoryError) as error:  # torch's OutOfMemoryError, on a CPU a plain RuntimeError
                 self._known[measure, d] = f"{type(error).__name__}: {' '.join(str(error).split())}"
         return self._known[measure, d]
 
 
 def _around(d: Description, root: str | None, device: torch.device) -> Parts:
-    """What all runs with this training share, whatever is trained."""
+    """The parts that are the same for all runs with this training, whatever the method."""
     start = time.perf_counter()
     setup = prepare(d, root, device)
     start = time.perf_counter() - start
@@ -183,13 +184,13 @@ def _dense(d: Description, root: str | None, device: torch.device) -> Parts:
 def _cut(d: Description, root: str | None, device: torch.device) -> Parts:
     """Seconds of the cut, and of an epoch after it."""
     setup, cut = prepare(d, root, device), 0.0
-    with suppress(EarlyCropError):  # it cannot be cut so far at random: perhaps by another score; taken as dense
+    with suppress(EarlyCropError):  # a random cut this deep fails, though another score's may not: timed as dense
         cut = timed(lambda: pruner_of(d, setup).check(0), device)
     return {"cut": cut, "sparse": _epoch(setup, device)}
 
 
 def _gradient(setup: Setup, batch: Any, samples: int, device: torch.device) -> float:
-    """Seconds of a sample's gradient in a batch of the size that is scored at once; there is no optimizer yet."""
+    """Seconds per sample of a gradient pass over one scoring batch, before there is an optimizer."""
     leaves = [parameter for parameter in setup.model.parameters() if parameter.requires_grad]
     with MeanLoss(setup.model, setup.loss, [batch], bn_mode="running").scoring(leaves):
         return (
@@ -199,13 +200,13 @@ def _gradient(setup: Setup, batch: Any, samples: int, device: torch.device) -> f
 
 
 def _epoch(setup: Setup, device: torch.device) -> float:
-    """Seconds of training for an epoch: its steps, and having batches where it is an environment that gives them."""
+    """Seconds of one training epoch: its steps, and collecting its batches where they come from an environment."""
     making = timed(lambda: [None for _ in setup.batches.epoch(0)], device) if setup.parts else 0.0
     return making + len(setup.batches) * _step(setup, device)
 
 
 def _step(setup: Setup, device: torch.device) -> float:
-    """Seconds of a training step."""
+    """Seconds of one training step."""
     batch = next(setup.batches.epoch(0))
     optimizer = torch.optim.Adam(setup.model.parameters())
     setup.model.train()
@@ -223,7 +224,7 @@ def _median(action: Callable[[], Any], device: torch.device) -> float:
 
 
 def timed(action: Callable[[], Any], device: torch.device | None = None) -> float:
-    """Seconds that it takes."""
+    """Seconds that an action takes."""
     start = time.perf_counter()
     action()
     if device is not None and device.type == "cuda":
@@ -232,7 +233,7 @@ def timed(action: Callable[[], Any], device: torch.device | None = None) -> floa
 
 
 def table(costs: Sequence[tuple[Description, Cost | str]], done: Sequence[Description], workers: int) -> str:
-    """What each kind of run will take and all together, as text; below it, of which that cannot be told and why."""
+    """The time of each kind of run and of all together, as text; below it, what could not be measured and why."""
     kinds = dict.fromkeys(_name(run) for run in [*(run for run, _ in costs), *done])
     told = {
         kind: [seconds(d, cost) for d, cost in costs if isinstance(cost, Cost) and _name(d) == kind] for kind in kinds

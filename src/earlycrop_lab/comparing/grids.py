@@ -1,4 +1,4 @@
-"""Methods × sparsities × seeds × networks × data sets, as the runs that they stand for, and the poster's tables so."""
+"""Grids of methods × sparsities × seeds × networks × data sets, the runs they stand for, and the poster's tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -14,32 +14,32 @@ from earlycrop_lab.tasks import get_task
 from earlycrop_lab.tasks.description import OF_CHANNELS, OF_SIZES, PRUNING, Description, TooShort, divisible, prunes
 
 AXES = {"method": "methods", "sparsity": "sparsities", "seed": "seeds", "network": "networks", "data": "data"}
-"""Fields of a description that a grid has several of, and what the grid calls them."""
+"""Fields of a description that vary in a grid, and what the grid calls them."""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every method at every sparsity on every network and data set, from every seed.
+    """Every method at every sparsity on every network and data set, with every seed.
 
     >>> grid = Grid(("dense", "snip"), sparsities=(0.9, 0.98), data=("digits",), fixed={"epochs": 5})
     >>> [(run.method, run.sparsity) for run in grid.runs() if run.method == "snip"]
     [('snip', 0.9), ('snip', 0.98)]
-    >>> len(grid.runs())  # what removes nothing is not repeated at each sparsity
+    >>> len(grid.runs())  # the dense run is not repeated at each sparsity
     3
 
     Args:
         methods: Names of the table of methods.
-        sparsities: Parts to remove.
-        seeds: Of weights, order of images, augmentation and scoring batches.
-        networks: Names of networks; None is the data set's usual.
-        data: Names of data; None is the task's usual.
-        fixed: Other fields of a description, the same in all runs but for those that mean nothing to a method.
-        task: Of which task the runs are.
-        beside: What is run beside each row that removes channels, once the row has its results; see `beside.KINDS`.
+        sparsities: Fractions to remove.
+        seeds: Seeds of weights, order of images, augmentation and scoring batches.
+        networks: Names of networks; None is the data set's usual one.
+        data: Names of data sets; None is the task's usual one.
+        fixed: Other fields of a description, the same in all runs; those that do not apply to a method are left out.
+        task: The task of the runs.
+        beside: Kinds of runs to add for each method that removes channels, once it has results; see `beside.KINDS`.
 
     Raises:
-        ValueError: an axis is empty, there is no such task, `fixed` names no field of its descriptions, or `beside`
-            names nothing that can be run.
+        ValueError: An axis is empty, there is no such task, `fixed` names no field of its descriptions, or `beside`
+            names no kind of run.
     """
 
     methods: tuple[str, ...]
@@ -59,24 +59,24 @@ class Grid:
         known = [each.name for each in fields(get_task(self.task).description) if each.name not in AXES]
         for name in self.fixed:
             if name in AXES:
-                raise ValueError(f"A grid has several of {name!r}: give them as {AXES[name]!r}, not among the fixed.")
+                raise ValueError(f"{name!r} varies in a grid: give its values as {AXES[name]!r}, not in `fixed`.")
             if name not in known:
                 raise ValueError(f"No run has a {name!r}. Did you mean {nearest(name, known)!r}?")
 
     def runs(self) -> list[Description]:
-        """Each run that can be, once; all of the first seed before the next, so that a table is whole early.
+        """Each possible run, once; all runs of the first seed before the next, so that a table is complete early.
 
         Raises:
-            ValueError: a run cannot be, and not for want of epochs; for instance a name is unknown: it names the
-                nearest.
+            ValueError: A run is invalid, for a reason other than too few epochs: for example, a name is unknown, and
+                the message suggests the nearest.
         """
         return [run for run, why in self._laid_out().items() if why is None]
 
     def too_short(self) -> dict[Description, str]:
-        """Each run for which there are not epochs enough, and why.
+        """Each run that has too few epochs, and why.
 
         Raises:
-            ValueError: as `runs`.
+            ValueError: See `runs`.
         """
         return {run: why for run, why in self._laid_out().items() if why is not None}
 
@@ -100,7 +100,7 @@ class Grid:
 
 
 def meaningless(method: earlycrop.Method, said: Mapping[str, Any]) -> set[str]:
-    """Those of these fields of a description that mean nothing to a method."""
+    """The given fields of a description that do not apply to a method."""
     masks, fixed = isinstance(method.units, Weights), isinstance(method.timing, Rewinding | TickTock)
     once = not isinstance(method.timing, AbstractPruningSchedule) or (said.get("prune_at") is not None and not fixed)
     idle = (
@@ -111,7 +111,7 @@ def meaningless(method: earlycrop.Method, said: Mapping[str, Any]) -> set[str]:
         (not any(score.needs_data for score in method.scores), ("bn_mode",)),
         (fixed, ("prune_at",)),
         (once, ("rounds", "per_round")),
-        (once or not divisible(method), ("equal_budget",)),  # one training, which has the whole budget
+        (once or not divisible(method), ("equal_budget",)),  # one training, which gets the whole budget
     )
     return {name for where, names in idle if where for name in names if name in said}
 
@@ -134,7 +134,7 @@ TABLE_A = (
     "earlycrop-u",
     "ltr",
 )
-"""The rows of the poster's Table A, in its order."""
+"""The methods of the poster's Table A, in its order."""
 
 LARGE, SMALLER = "resnext101-32x48d", "resnext101-32x16d"
 THIRTY, EIGHTY = {"epochs": 30}, {"epochs": 80}
@@ -147,7 +147,7 @@ RECIPE = (
     *("dense", "random-s", "snap", "crop-s", "earlycrop-s", "earlycrop-s-random"),
     *("earlycrop-s-steps", "earlycrop-s-poster"),
 )
-"""The rows on which the default of EarlyCroP-S rests: its own, random choices in the same widths, the paper's score."""
+"""The methods behind the default of EarlyCroP-S: its own, random choices in the same widths, the paper's score."""
 OTHERS = ("cropit-s", "crop-s-poster", "crop-s-spread", "earlybird", "efficient-convnets", "gate-decorators")
 EQUAL_COST = ("narrow-flops", "narrow-params", "random-flops")
 QUARTER_WIDTH = {"train_size": 10_000, "width": 16, "batch_size": 128}
@@ -156,7 +156,7 @@ PART_OF_PTB = {"train_size": 200_000, "epochs": 4, "batch_size": 16, "learning_r
 
 
 def _small(task: str, data: str, fixed: Mapping[str, Any]) -> tuple[Grid, ...]:
-    """What two cores can train: channels at two sparsities, three seeds of the main rows and weights at one."""
+    """What two cores can train: channels at two sparsities; three seeds of the main methods, and weights, at one."""
     where: Any = {"data": (data,), "fixed": fixed, "task": task}
     return (
         Grid(("dense", *BY_CHANNELS), (0.8, 0.95), **where),
@@ -168,7 +168,7 @@ def _small(task: str, data: str, fixed: Mapping[str, Any]) -> tuple[Grid, ...]:
 def _recipe(
     sparsities: tuple[float, ...], seeds: tuple[int, ...], network: str, data: str, fixed: Mapping[str, Any]
 ) -> tuple[Grid, ...]:
-    """What the recipe of EarlyCroP rests on: ours and their controls, then the others, each at equal cost too."""
+    """The runs behind EarlyCroP's recipe: our methods and their controls, then the others, all at equal cost too."""
     where: Any = {"seeds": seeds, "networks": (network,), "data": (data,), "fixed": fixed, "beside": EQUAL_COST}
     return (Grid(RECIPE, sparsities, **where), Grid(OTHERS, sparsities[-1:], **where))
 
@@ -186,7 +186,9 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(("dense", *MAIN, "snip", "snap"), (0.98,), (0, 1, 2), data=("cifar10",), fixed=PART_OF_CIFAR),
         Grid(MAIN, (0.9, 0.95), data=("cifar10",), fixed=PART_OF_CIFAR),
         Grid(("earlycrop-s", "crop-s", "snap"), (0.98,), (0, 1, 2), (None,), ("cifar10",), {**PART_OF_CIFAR, **FLOOR}),
-        Grid(("dense",), seeds=(0, 1, 2), data=("cifar10",), fixed={**PART_OF_CIFAR, "width": 4}),  # small from birth
+        Grid(
+            ("dense",), seeds=(0, 1, 2), data=("cifar10",), fixed={**PART_OF_CIFAR, "width": 4}
+        ),  # small from the start
     ),
     "recipe-cnn": _recipe((0.8, 0.95), tuple(range(5)), "cnn", "digits", {"epochs": 12}),
     "recipe-vgg16": _recipe((0.98,), (0, 1, 2), "vgg16-paper", "cifar10", {**QUARTER_WIDTH, "epochs": 16}),
@@ -204,16 +206,16 @@ PRESETS: dict[str, tuple[Grid, ...]] = {
         Grid(BY_WEIGHTS, (0.9, 0.98), (0, 1, 2), task="control"),  # at 98 % a mask leaves nothing of the policy's head
     ),
 }
-"""Tables that can be asked for by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster;
-FCRN and PSMM by their recipes, and on parts of the data that two cores can train; policies, ten seeds; and what
-the default recipe rests on, with narrow dense networks and random cuts at equal cost beside each row."""
+"""Grids by name: Table A on digits, in minutes on two cores; Tables A and B as on the poster; FCRN and PSMM by their
+recipes, and on parts of the data that two cores can train; policies, with ten seeds; and the runs behind the default
+recipe, with narrow dense networks and random cuts at equal cost for each method."""
 
 
 def get_preset(name: str) -> tuple[Grid, ...]:
     """The grids of that name.
 
     Raises:
-        ValueError: there are none; it names the nearest.
+        ValueError: There is no such preset; the message suggests the nearest.
     """
     if name not in PRESETS:
         near = nearest(name, PRESETS)
@@ -227,15 +229,15 @@ def runs_of(grids: Iterable[Grid]) -> list[Description]:
 
 
 def too_short(grids: Iterable[Grid]) -> dict[Description, str]:
-    """The runs of several grids for which there are not epochs enough, and why."""
+    """The runs of several grids that have too few epochs, and why."""
     return {run: why for grid in grids for run, why in grid.too_short().items()}
 
 
 def check_meaning(said: Mapping[str, Any], grids: Sequence[Grid]) -> None:
-    """Whether each of these fields means something to one method at least.
+    """Check that each of these fields applies to at least one method.
 
     Raises:
-        ValueError: one means nothing to any of them; names it and them.
+        ValueError: A field applies to none of the methods; the message names it and them.
     """
     methods = dict.fromkeys(method for grid in grids for method in grid.methods)
     idle = set.intersection(*(meaningless(earlycrop.get_method(name), said) for name in methods))

@@ -1,7 +1,7 @@
-"""A run in a process of its own, so that its memory is its own and nothing is warm from the run before it.
+"""A run in its own process, so that its memory is measured alone and no cache is warm from the run before it.
 
-The process ends with whoever waits for it, however that ends: it reads its standard input, on which nothing is ever
-written, and leaves at once when that closes. A run that is cut off so goes on from its last checkpoint next time.
+The process ends with its caller, however the caller ends: it reads its standard input, on which nothing is ever
+written, and exits at once when that closes. The interrupted run resumes from its last checkpoint next time.
 """
 
 import json
@@ -32,24 +32,24 @@ PROGRESS = "progress.json"
 OCCUPIED = 75
 """Exit code of a process that found another at work in its folder."""
 PAUSE = 0.2
-"""Seconds between two looks."""
+"""Seconds between two checks, and between two notes of progress."""
 LAST_WORDS = 4000
-"""Bytes of what a process said that are kept if it could not say why it ended."""
+"""Bytes of a process's last output that are kept if it died without reporting why."""
 
 
 @dataclass(frozen=True)
 class Isolated:
-    """Runs a description in a fresh process; all that it leaves is in the run's folder.
+    """Runs a description in a fresh process, which leaves everything in the run's folder.
 
     Args:
         out: Where the folders of runs are.
-        root: Where data sets lie.
-        device: Where to train; `auto` is decided by the process, where it runs.
-        country: Whose electricity mix counts.
+        root: The folder of the data sets.
+        device: The device to train on; `auto` is decided by the process, on the machine where it runs.
+        country: ISO code of the country whose electricity mix counts.
         pue: Power usage effectiveness of the site.
-        checkpoint_every: At least so many seconds between two checkpoints.
-        threads: Of the process.
-        patience: Seconds to wait for another process in the run's folder, which may be on its way out because its own
+        checkpoint_every: The least number of seconds between two checkpoints.
+        threads: The number of threads of the process.
+        patience: Seconds to wait for another process in the run's folder, which may be about to exit because its own
             caller was killed.
     """
 
@@ -63,11 +63,12 @@ class Isolated:
     patience: float = 10.0
 
     def __call__(self, description: Description, stopped: Callable[[], bool]) -> str | None:
-        """Why there is no result; None where there is one.
+        """Run it, and return None, or the reason why there is no result.
 
         Args:
             description: What to run.
-            stopped: Asked from time to time whether to leave it; it goes on from its last checkpoint next time.
+            stopped: Called from time to time to learn whether to stop; the run resumes from its last checkpoint next
+                time.
         """
         folder = self.out / folder_name(description)
         (folder / FAILURE).unlink(missing_ok=True)  # it is tried again
@@ -85,7 +86,7 @@ class Isolated:
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 env={**os.environ, **threaded(self.threads)},
-                process_group=0,  # Ctrl+C reaches the caller alone, who decides
+                process_group=0,  # Ctrl+C reaches only the caller, which decides
             )
             assert process.stdin is not None
             with process.stdin:
@@ -97,7 +98,7 @@ class Isolated:
                 return "stopped"
             if code == OCCUPIED:
                 return f"another process is at work in {folder}"
-            if code and not (folder / FAILURE).exists():  # it could not say itself
+            if code and not (folder / FAILURE).exists():  # it could not report the failure itself
                 how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
                 said.seek(max(0, said.seek(0, os.SEEK_END) - LAST_WORDS))
                 fail(folder, f"its process {how}", said.read().decode(errors="replace"))
@@ -105,12 +106,12 @@ class Isolated:
 
 
 def threaded(threads: int) -> dict[str, str]:
-    """The environment of a process with so many threads, which sleep while they wait."""
+    """The environment variables of a process with that many threads, which sleep while they wait."""
     return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def fail(folder: Path, error: str, trace: str) -> None:
-    """Leave word of a failure in a run's folder."""
+    """Record a failure in a run's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / FAILURE) as file:
         file.write((json.dumps({"error": error, "traceback": trace}, indent=1) + "\n").encode())
@@ -118,13 +119,13 @@ def fail(folder: Path, error: str, trace: str) -> None:
 
 @dataclass(frozen=True)
 class Note:
-    """How far a run is.
+    """The progress of a run.
 
     Args:
-        epoch: Epochs that are done, with the part of the present one.
-        epochs: Of so many.
-        first: Epochs that were done when this process was started.
-        seconds: Since then.
+        epoch: Epochs done, with the fraction of the current one.
+        epochs: All epochs of the run.
+        first: Epochs that were done when this process started.
+        seconds: Seconds since this process started.
     """
 
     epoch: float
@@ -134,17 +135,17 @@ class Note:
 
 
 def progress(folder: Path) -> Note | None:
-    """How far the run in that folder is, as its process last said; None where none is at work or has trained yet."""
+    """The last note of the process at work in a run's folder; None if there is none or it has not begun to train."""
     with suppress(OSError, ValueError, TypeError):
         return Note(**json.loads((folder / PROGRESS).read_text(encoding="utf-8")))
     return None
 
 
 class Beacon:
-    """Watches a run train, and keeps a note of how far it is in its folder.
+    """Watches a run train, and keeps a note of its progress in its folder.
 
     Args:
-        folder: The run's.
+        folder: The run's folder.
         since: When its process was started, in seconds of `time.time()`.
     """
 
@@ -152,34 +153,34 @@ class Beacon:
         self._path, self._since, self._file, self._last = folder / PROGRESS, since, -1, 0.0
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """The first note."""
+        """Write the first note."""
         self._epochs, self._steps, self._first = epochs, steps, done
         self._done = float(done)
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
         self._write()
 
     def step(self) -> None:
-        """Another one, if the last is old."""
+        """Write a new note, if the last is old."""
         self._done += 1 / self._steps
         if time.time() - self._last > PAUSE:
             self._write()
 
     def cut(self, report: Report) -> None:
-        """Nothing."""
+        """Do nothing: a cut is no progress."""
 
     def epoch(self, done: Epoch) -> None:
-        """Another one."""
+        """Write a new note."""
         self._done = float(done.epoch)
         self._write()
 
     def end(self) -> None:
-        """No process is at work any more."""
+        """Remove the note: the process is no longer at work."""
         if self._file >= 0:
             os.close(self._file)
             self._path.unlink(missing_ok=True)
 
     def _write(self) -> None:
-        # in one short write, in place, so that no half of it is ever there
+        # one short write in place, so that a reader never finds half a note
         self._last = time.time()
         note = asdict(Note(round(self._done, 3), self._epochs, self._first, round(self._last - self._since, 3)))
         with suppress(OSError):  # a full disk: only a bar depends on it
@@ -200,7 +201,7 @@ def _leave_with_the_caller() -> None:
 
 
 def main(order: dict[str, Any]) -> int:
-    """Do what was ordered; the exit code."""
+    """Execute the order of an `Isolated` and return the exit code."""
     threading.Thread(target=_leave_with_the_caller, daemon=True).start()
     description, out = described(order.pop("task"), order.pop("description")), Path(order.pop("out"))
     folder, device = out / folder_name(description), order.pop("device")
@@ -214,8 +215,10 @@ def main(order: dict[str, Any]) -> int:
             if time.monotonic() - began > patience:
                 return OCCUPIED
             time.sleep(PAUSE)
-        except Exception as error:  # whatever it is, the other runs go on, and it is told in the table
-            kind = "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "  # the others say it
+        except Exception as error:  # whatever it is, the other runs go on, and the table reports it
+            kind = (
+                "" if isinstance(error, ValueError | OSError) else f"{type(error).__name__}: "
+            )  # whose messages suffice
             fail(folder, kind + " ".join(str(error).split()), traceback.format_exc())
             return 1
         finally:

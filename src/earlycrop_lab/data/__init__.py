@@ -11,12 +11,12 @@ digits: 1,437 training and 360 test images of 8x8 pixels, 10 classes (inside sci
 >>> images.shape, len(batches)
 (torch.Size([64, 1, 8, 8]), 15)
 
-Texts have a `load` of their own, in `text`, and so have images with their depths, in `depths`. The other files:
-`dataset` (images in memory and the batches made from them), `augmentation`, `balance` (fixed parts), `chance`;
-`digits`, `cifar`, `tiny_imagenet` and `folder` read one kind of data each, by way of `archive` (find, download,
-unpack), `pickled` (CIFAR's files) and `pictures` (decode). Of depth: `pairs` (images with their depths and the
-batches made from them), `scenes` (rendered rooms) and `nyu_depth`. Of control, which has no data set: `environments`
-(what can be acted in) and `rollouts` (what is learned from there).
+Texts have their own `load`, in `text`, and so have images with their depths, in `depths`. The other files: `dataset`
+(images in memory and the batches made from them), `augmentation`, `balance` (fixed parts), `chance`; `digits`, `cifar`,
+`tiny_imagenet` and `folder` read one kind of data each, with the help of `archive` (find, download, unpack), `pickled`
+(CIFAR's files) and `pictures` (decode). For depth: `pairs` (images with their depths and the batches made from them),
+`scenes` (rendered rooms) and `nyu_depth`. For control, which has no data set: `environments` and `rollouts` (a policy's
+experience in them).
 """
 
 from collections.abc import Callable, Mapping
@@ -55,8 +55,8 @@ class Source:
     """A data set of the table.
 
     Args:
-        read: Reads it from where data sets lie.
-        paper: What the authors' code does otherwise, as fields of `Dataset`; empty if it is not offered.
+        read: Reads it from the store of data sets.
+        paper: What the authors' code does differently, as fields of `Dataset`; empty if that is not offered.
     """
 
     read: Callable[[Store], Dataset]
@@ -72,10 +72,10 @@ DATASETS = {
 
 
 def check_name(name: str) -> None:
-    """Whether there can be a data set of that name; no file is looked at.
+    """Check the name of a data set, without reading any file.
 
     Raises:
-        DataError: If not; it names the nearest.
+        DataError: The name is unknown; the message suggests the nearest.
     """
     if name not in DATASETS and not name.startswith(FOLDER):
         near = nearest(name, [*DATASETS, FOLDER + "PATH"])
@@ -98,20 +98,20 @@ def load(
 
     Args:
         name: A name of `DATASETS`, or `folder:PATH` for any folder of class folders.
-        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, by default.
-        size: Pixels a side of the images in a batch; their own by default, and 64 for a folder.
+        root: The folder of the data sets, in their official forms; by default $EARLYCROP_DATA, or else `data`.
+        size: Pixels per side of the images in a batch; by default their own size, and 64 for a folder.
         recipe: "paper" for the authors' sizes and augmentation where they differ from the usual ones.
-        download: Whether an absent archive is downloaded.
-        mirror: An address to download from instead of the official one.
+        download: Whether to download a missing archive.
+        mirror: A URL to download from instead of the official one.
 
     Raises:
-        DataError: If the name is unknown (it names the nearest), or the files are absent, damaged or not the official
-            ones. They are left as they were.
+        DataError: The name is unknown, or the files are missing, damaged or not the official ones. Files are never
+            changed.
     """
     if recipe not in ("usual", "paper"):
         raise DataError(f"There is no recipe {recipe!r}; use 'usual' or 'paper'.")
     if size is not None and size < 1:
-        raise DataError(f"Images cannot have {size} pixels a side; the least is 1.")
+        raise DataError(f"Images cannot have {size} pixels per side; the least is 1.")
     source = DATASETS.get(name)
     if recipe == "paper" and not (source and source.paper):
         offered = " and ".join(key for key, row in DATASETS.items() if row.paper)

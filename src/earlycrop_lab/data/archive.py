@@ -1,4 +1,4 @@
-"""Official archives: found under the data root, unpacked or downloaded there, checked, and never half in place."""
+"""Official archives: found under the data root, unpacked or downloaded there, verified, and never left half done."""
 
 import hashlib
 import http.client
@@ -24,9 +24,9 @@ class Archive:
 
     Args:
         title: The data set's name, for messages.
-        url: Where it is published.
-        md5: Its sum, in hexadecimal.
-        folder: What it unpacks to.
+        url: The URL where it is published.
+        md5: Its MD5 sum, in hexadecimal.
+        folder: The name of the folder that it contains.
     """
 
     title: str
@@ -41,19 +41,19 @@ class Archive:
 
 
 def data_root(said: Path | str | None) -> Path:
-    """Where data sets lie: there, or in $EARLYCROP_DATA, or in `data`."""
+    """The folder of the data sets: the given one, or $EARLYCROP_DATA, or `data`."""
     return Path(said or os.environ.get("EARLYCROP_DATA") or "data")
 
 
 @dataclass(frozen=True)
 class Store:
-    """The folder under which data sets lie in their official forms, and where absent ones come from.
+    """The folder of the data sets, in their official forms, and where missing ones come from.
 
     Args:
         root: That folder.
-        download: Whether an absent archive is downloaded.
-        mirror: An address to download from instead of the official one; the file names are the same.
-        patience: Seconds that a server may be silent.
+        download: Whether to download a missing archive.
+        mirror: A URL to download from instead of the official one; the file names are the same.
+        patience: Seconds to wait for a server that does not respond.
     """
 
     root: Path
@@ -62,10 +62,11 @@ class Store:
     patience: float = 30.0
 
     def folder(self, archive: Archive) -> Path:
-        """The archive's folder under the root; unpacked if only the archive is there, downloaded if nothing is.
+        """The archive's folder under the root; unpacked if only the archive exists, downloaded if neither does.
 
         Raises:
-            DataError: If it cannot be had, or the archive is not the published one. What was there stays as it was.
+            DataError: It cannot be downloaded or unpacked, or the archive is not the published one. Existing files are
+                not changed.
         """
         folder, file = self.root / archive.folder, self.root / archive.file
         if folder.is_dir():
@@ -81,7 +82,7 @@ class Store:
         return folder
 
     def _download(self, archive: Archive, file: Path) -> None:
-        """Into a file of another name first, which takes its place when it is whole and has the right sum."""
+        """Download to a temporary file, which is renamed once it is complete and has the right sum."""
         where = (
             f"Put {archive.url} (MD5 {archive.md5}) at {file.absolute()}, or its folder, unpacked, at "
             f"{file.with_name(archive.folder).absolute()}; another place is named with --data-root or EARLYCROP_DATA."
@@ -103,7 +104,7 @@ class Store:
                     f"What {url} sent is not the published {archive.title} archive: its MD5 sum is {found}, not "
                     f"{archive.md5} ({part.stat().st_size:,} bytes came). It was not kept. Try again, or: {where}"
                 )
-            part.chmod(0o644)  # temporary files are their maker's alone
+            part.chmod(0o644)  # temporary files are readable only by their owner
             part.replace(file)
         except (OSError, http.client.HTTPException) as error:
             raise DataError(
@@ -116,18 +117,18 @@ class Store:
 
 
 def md5(file: Path) -> str:
-    """The file's MD5 sum, which finds damage; it is no defence against forgery."""
+    """The file's MD5 sum, which detects damage but not forgery."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def unpack(file: Path, folder: str) -> None:
-    """Put the folder that a tar or zip archive holds beside the archive, whole or not at all.
+    """Unpack a folder from a tar or zip archive to the archive's own folder, completely or not at all.
 
-    Only plain files and folders are admitted, and only inside.
+    Only plain files and folders are accepted, and only paths inside the archive.
 
     Raises:
-        DataError: If the archive is damaged, holds anything else or does not hold that folder.
+        DataError: The archive is damaged, contains anything else, or does not contain that folder.
     """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=f".{folder}.") as scratch:
         inside = Path(scratch).resolve()
@@ -146,12 +147,12 @@ def unpack(file: Path, folder: str) -> None:
             ) from error
         if not (inside / folder).is_dir():
             raise DataError(f"{file} does not hold the folder {folder}. Nothing was unpacked.")
-        if not (file.parent / folder).is_dir():  # else another process was quicker
+        if not (file.parent / folder).is_dir():  # otherwise another process was faster
             os.replace(inside / folder, file.parent / folder)
 
 
 def contents(file: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """Name and content of each file in a tar or zip archive."""
+    """Yield name and content of each file in a tar or zip archive."""
     if file.suffix == ".zip":
         with zipfile.ZipFile(file) as archive:
             for entry in archive.infolist():

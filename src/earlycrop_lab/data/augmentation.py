@@ -1,7 +1,7 @@
-"""Random crops, mirror images and rotations for a whole batch at once, on the device where it lies.
+"""Random crops, mirror images and rotations of a whole batch at once, on its device.
 
-An augmentation is a pure function of images and of numbers drawn beforehand, four for each image. The numbers of a
-whole epoch are drawn together on the CPU, so an epoch is the same on every device and nothing waits for a transfer.
+An augmentation is a pure function of images and of random numbers drawn beforehand, four for each image. The numbers of
+a whole epoch are drawn together on the CPU, so an epoch is the same on every device and nothing waits for a transfer.
 """
 
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random crop from the image with a black border, then perhaps its mirror image, then a rotation.
+    """A random crop of the image with a black border, then a random horizontal flip, then a random rotation.
 
     Args:
         pad: Width of the border in pixels; the crop has the image's own size.
-        flip: Whether half of the images are mirrored.
-        degrees: The largest rotation either way, to the nearest pixel.
+        flip: Whether to mirror half of the images.
+        degrees: The largest rotation in either direction; pixels are taken from the nearest place.
     """
 
     pad: int = 0
@@ -28,11 +28,11 @@ class Augmentation:
 
     @staticmethod
     def draw(n: int, generator: torch.Generator) -> Float[Tensor, "n 4"]:
-        """What chance decides about n images: row, column, mirror and angle, uniform in [0, 1)."""
+        """Random numbers for n images: row, column, flip and angle, uniform in [0, 1)."""
         return torch.rand(n, 4, generator=generator)
 
     def __call__(self, images: UInt8[Tensor, "n c h w"], chances: Float[Tensor, "n 4"]) -> UInt8[Tensor, "n c h w"]:
-        """The images as chance has it."""
+        """The images, augmented as the random numbers decide."""
         n, c, h, w = images.shape
         row, column, mirror, turn = chances[:, :, None].unbind(1)  # n x 1 each
         places = 2 * self.pad + 1
@@ -51,11 +51,11 @@ class Augmentation:
 
 
 def rotate(images: UInt8[Tensor, "n c h w"], degrees: Float[Tensor, "n"]) -> UInt8[Tensor, "n c h w"]:
-    """Each image turned about its centre, counter-clockwise, to the nearest pixel; black where nothing was."""
+    """Each image rotated about its centre, counter-clockwise, by the nearest pixel; black outside the image."""
     angle = degrees.deg2rad()
     cos, sin = angle.cos(), angle.sin()
     h, w = images.shape[-2:]
-    zero = torch.zeros_like(cos)  # the grid's coordinates run from -1 to 1 whatever the side, hence h / w
+    zero = torch.zeros_like(cos)  # the grid's coordinates run from -1 to 1 along either side, hence h / w
     turn = torch.stack([cos, -sin * h / w, zero, sin * w / h, cos, zero], dim=1).view(-1, 2, 3)
     grid = F.affine_grid(turn, list(images.shape), align_corners=False)
     return F.grid_sample(images.float(), grid, mode="nearest", align_corners=False).to(images.dtype)

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the official Python version, pickles of Python 2."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the official Python version, which are Python 2 pickles."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,19 +18,19 @@ SIDE = 32
 
 @dataclass(frozen=True)
 class Cifar:
-    """Which files of an archive hold what.
+    """The layout of an archive's files.
 
     Args:
         name: The data set's name on the command line.
-        archive: Where the files come from.
+        archive: The archive that contains the files.
         train: The files of the training split.
         test: The file of the test split.
         labels: The entry of those files that holds the labels.
-        meta: The file that holds the names of the classes.
-        names: Its entry that does.
-        count: How many classes there are.
-        mean: Of each channel, as the EarlyCroP authors' code has it.
-        std: Of each channel, likewise.
+        meta: The file with the names of the classes.
+        names: The entry of that file with the names.
+        count: The number of classes.
+        mean: Mean of each channel, as in the EarlyCroP authors' code.
+        std: Standard deviation of each channel, likewise.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Cifar:
     std: tuple[float, float, float]
 
     def read(self, store: Store) -> Dataset:
-        """The data set, with crops from a border of four pixels and mirror images in training.
+        """The data set, augmented in training by crops with a border of four pixels and flips.
 
         Raises:
-            DataError: If a file is absent, damaged or holds anything but its arrays.
+            DataError: A file is missing, damaged or holds anything but its arrays.
         """
         folder = store.folder(self.archive)
         train = [self._split(folder / file) for file in self.train]
@@ -104,7 +104,7 @@ class Cifar:
 
 
 def official(archive: str, md5: str, folder: str, title: str) -> Archive:
-    """An archive of the authors' page."""
+    """An archive on the CIFAR authors' page."""
     return Archive(title, f"https://www.cs.toronto.edu/~kriz/{archive}", md5, folder)
 
 

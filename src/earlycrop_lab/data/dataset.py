@@ -22,7 +22,7 @@ Batch = tuple[Float[Tensor, "n c h w"], Int64[Tensor, "n"]]
 
 
 class DataError(ValueError):
-    """A data set is absent, damaged or not what it is said to be; its files are as they were."""
+    """A data set is missing, damaged or not the expected one; its files are not changed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +30,18 @@ class Dataset:
     """Images and labels of a training and a test split, and how they become batches.
 
     Args:
-        name: What it is called on the command line.
-        train_images: Pixels, square, 0 to 255.
+        name: Its name on the command line.
+        train_images: Square images of pixels from 0 to 255.
         train_labels: Numbers of the classes, from 0.
         test_images: As `train_images`.
         test_labels: As `train_labels`.
         classes: Names of the classes.
-        mean: Of each channel, of pixels in [0, 1]; taken off in every batch.
-        std: Of each channel; divided by in every batch.
-        augmentation: What happens to images in training.
-        resize: Pixels a side of the images in a batch, if not their own.
-        enlargeable: Whether images may be enlarged for a network that cannot take their size.
-        note: What a reader of results must know about this data set.
+        mean: Mean of each channel, for pixels in [0, 1]; subtracted in every batch.
+        std: Standard deviation of each channel; every batch is divided by it.
+        augmentation: The augmentation of training images.
+        resize: Pixels per side of the images in a batch, if not their own size.
+        enlargeable: Whether images may be enlarged for a network that needs larger ones.
+        note: What readers of results must know about this data set.
     """
 
     unit: ClassVar[str] = "images"
@@ -79,49 +79,49 @@ class Dataset:
 
     @property
     def channels(self) -> int:
-        """Channels of an image."""
+        """The number of channels of an image."""
         return self.train_images.shape[1]
 
     @property
     def size(self) -> int:
-        """Pixels a side of the images in a batch."""
+        """Pixels per side of the images in a batch."""
         return self.resize or self.train_images.shape[-1]
 
     @property
     def device(self) -> torch.device:
-        """Where the images lie and the batches appear."""
+        """The device of the images and the batches."""
         return self.train_images.device
 
     @property
     def train_size(self) -> int:
-        """How many images there are to train on."""
+        """The number of training images."""
         return len(self.train_labels)
 
     def to(self, device: torch.device | str) -> "Dataset":
-        """The same data set on that device."""
+        """The data set on that device."""
         names = ("train_images", "train_labels", "test_images", "test_labels")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def at(self, size: int) -> "Dataset":
-        """The same data set with batches of images of that size, in pixels a side."""
+        """The data set with images of that size in its batches, in pixels per side."""
         if size < 1:
-            raise DataError(f"Images of {self.name} cannot have {size} pixels a side; the least is 1.")
+            raise DataError(f"Images of {self.name} cannot have {size} pixels per side; the least is 1.")
         return replace(self, resize=size)
 
     def enlarged(self, least: int) -> "Dataset":
-        """For a network that takes images of `least` pixels and more: enlarged to that, if need be and if allowed.
+        """The data set for a network that needs `least` pixels per side: enlarged if necessary and allowed.
 
-        Only the digits, of eight pixels, allow it. A network refuses what is too small for it and says so.
+        Only the digits, of eight pixels, allow it. For other data sets the network itself refuses images too small.
         """
         return self.at(least) if self.enlargeable and self.size < least else self
 
     def subset(self, train_size: int, seed: int = 0) -> "Dataset":
-        """With a fixed part of the training split, as many of each class as there can be; the test split is whole.
+        """The data set with a fixed, class-balanced part of the training split and the whole test split.
 
-        With the same seed a smaller part lies within a larger one.
+        With the same seed, a smaller part is contained in a larger one.
 
         Raises:
-            DataError: If there are fewer training images, or it would leave a class without any.
+            DataError: There are fewer training images, or a class would have none.
         """
         n, classes = len(self.train_labels), len(self.classes)
         if not classes <= train_size <= n:
@@ -133,15 +133,15 @@ class Dataset:
         return replace(self, train_images=self.train_images[part], train_labels=self.train_labels[part])
 
     def tested_on(self, test_size: int) -> "Dataset":
-        """With the first so many images of the test split, or all that there are; the training split is whole."""
+        """The data set with at most the first `test_size` test images and the whole training split."""
         return replace(self, test_images=self.test_images[:test_size], test_labels=self.test_labels[:test_size])
 
     def batches(self, batch_size: int, seed: int = 0, part: int = 0, parts: int = 1) -> "Batches":
-        """Shuffled and augmented batches of the training split, or one of several parts of each."""
+        """Shuffled and augmented batches of the training split, or one of several parts of each batch."""
         return Batches(self, batch_size, seed, part=part, parts=parts)
 
     def training_batch(self, which: Int64[Tensor, "b"], chances: Float[Tensor, "b k"]) -> Batch:
-        """Those images of the training split, augmented as chance has it."""
+        """Training images by index, augmented as the random numbers decide, and their labels."""
         return self.plain(self.augmentation(self.train_images[which], chances)), self.train_labels[which]
 
     def test_batches(self, batch_size: int = 250) -> Iterator[Batch]:
@@ -153,8 +153,8 @@ class Dataset:
         """A fixed, class-balanced part of the TRAINING split with the plain transform.
 
         Args:
-            samples: How many, at most the training split; ten of each class and at least 512 by default.
-            seed: Which.
+            samples: The number of samples, at most the training split; by default ten per class and at least 512.
+            seed: Seed of the selection.
             batch_size: The most samples in a batch.
         """
         if samples is None:
@@ -162,14 +162,14 @@ class Dataset:
         if samples < 1:
             raise DataError(f"Cannot score on {samples} samples of {self.name}; use 1 or more.")
         part = balanced(self.train_labels.cpu(), samples, seed)
-        part = part[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))]  # each batch a fair mix
+        part = part[torch.randperm(len(part), generator=torch.Generator().manual_seed(seed))]  # mix classes in batches
         return [
             (self.plain(self.train_images[some]), self.train_labels[some])
             for some in part.to(self.device).split(batch_size)
         ]
 
     def plain(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c s s"]:
-        """The test-time transform: resized, if batches are, and normalised."""
+        """The test-time transform: resized to `size` and normalised."""
         pixels = images.float()
         if self.size != images.shape[-1]:
             shrinks = self.size < images.shape[-1]
@@ -185,10 +185,10 @@ class Dataset:
 
 
 class Chances(Protocol):
-    """What an augmentation leaves to chance."""
+    """An augmentation, as the source of its random numbers."""
 
     def draw(self, n: int, generator: torch.Generator) -> Float[Tensor, "n k"]:
-        """What chance decides about n samples, on the CPU."""
+        """Random numbers for n samples, on the CPU."""
         ...
 
 
@@ -196,25 +196,25 @@ class Trainable(Protocol):
     """A data set whose training split makes batches."""
 
     unit: ClassVar[str]
-    """What a sample is, in the plural."""
+    """The plural noun for its samples, such as "images"."""
 
     @property
     def device(self) -> torch.device:
-        """Where the batches appear."""
+        """The device of the batches."""
         ...
 
     @property
     def train_size(self) -> int:
-        """How many samples there are to train on."""
+        """The number of training samples."""
         ...
 
     @property
     def augmentation(self) -> Chances:
-        """What happens to a sample in training."""
+        """The augmentation of training samples."""
         ...
 
     def training_batch(self, which: Int64[Tensor, "b"], chances: Float[Tensor, "b k"]) -> Any:
-        """Those samples of the training split, augmented as chance has it."""
+        """Training samples by index, augmented as the random numbers decide."""
         ...
 
 
@@ -222,16 +222,16 @@ class Trainable(Protocol):
 class Batches:
     """The training split, epoch by epoch: shuffled, augmented, normalised; the last, smaller batch is left out.
 
-    An epoch depends on the seed and its own number and on nothing before it, so a run that was cut off goes on with
-    the epoch where it was. It is the same on every device.
+    An epoch depends only on the seed and its own number, so an interrupted run can resume at any epoch. It is the same
+    on every device.
 
     Args:
-        dataset: Where the samples come from.
+        dataset: The data set of the samples.
         batch_size: Samples in each batch; the whole split if that is smaller.
-        seed: Decides order and augmentation, with the epoch's number.
-        most: The most batches of an epoch; all of them by default.
-        part: Which part of each batch, counted from 0.
-        parts: Into how many each is divided.
+        seed: Decides order and augmentation, together with the epoch's number.
+        most: The most batches of an epoch; by default all.
+        part: The part of each batch to yield, counted from 0.
+        parts: The number of parts into which each batch is divided.
     """
 
     dataset: Trainable
@@ -255,7 +255,7 @@ class Batches:
         return whole if self.most is None else min(self.most, whole)
 
     def epoch(self, number: int) -> Iterator[Any]:
-        """The batches of that epoch, counted from 0."""
+        """The batches of an epoch, whose number counts from 0."""
         data, n = self.dataset, self.dataset.train_size
         chance = generator(self.seed, number)
         order = torch.randperm(n, generator=chance).to(data.device)
@@ -266,7 +266,7 @@ class Batches:
 
 
 def statistics(images: UInt8[Tensor, "n c h w"]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, of pixels in [0, 1]; exact, from counts of the 256 values.
+    """Mean and standard deviation of each channel, for pixels in [0, 1]; exact, from counts of the 256 values.
 
     >>> statistics(torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1))
     ((0.5,), (0.5,))

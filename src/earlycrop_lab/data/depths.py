@@ -21,14 +21,14 @@ DEPTHS: dict[str, Callable[[Path, Size, Size], Pairs]] = {
     "scenes": lambda _, size, depth_size: scenes(size, depth_size),
     "nyu-depth-v2": nyu_depth,
 }
-"""Read from where data sets lie, with images of a size and training depths of another."""
+"""By name, the function that reads a data set, given the folder of data sets and the sizes of images and depths."""
 
 
 def check_name(name: str) -> None:
-    """Whether there can be images and depths of that name; no file is looked at.
+    """Check the name of a data set of depths, without reading any file.
 
     Raises:
-        DataError: If not; it names the nearest.
+        DataError: The name is unknown; the message suggests the nearest.
     """
     if name not in DEPTHS:
         near = nearest(name, DEPTHS)
@@ -40,13 +40,13 @@ def load(name: str, root: Path | str | None = None, *, size: Size, depth_size: S
 
     Args:
         name: A name of `DEPTHS`.
-        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, by default.
-        size: Rows and columns of the images.
-        depth_size: Rows and columns of the training depths.
+        root: The folder of the data sets, in their official forms; by default $EARLYCROP_DATA, or else `data`.
+        size: Height and width of the images, in pixels.
+        depth_size: Height and width of the training depths, in pixels.
 
     Raises:
-        DataError: If the name is unknown (it names the nearest), or the files are absent, damaged or not the official
-            ones. They are left as they were.
+        DataError: The name is unknown, or the files are missing, damaged or not the official ones. Files are never
+            changed.
     """
     check_name(name)
     return DEPTHS[name](data_root(root), size, depth_size)

@@ -9,11 +9,11 @@ from earlycrop_lab.data.dataset import Dataset, statistics
 
 
 def digits() -> Dataset:
-    """1,437 for training and a fixed 36 of each digit for testing; augmented by crops from a border of one pixel."""
-    from sklearn.datasets import load_digits  # takes a second to import, and only this needs it
+    """The digits: 36 fixed images of each for testing, 1,437 for training, augmented by crops with a 1-pixel border."""
+    from sklearn.datasets import load_digits  # takes a second to import, and only this function needs it
 
     pixels, numbers = (torch.from_numpy(np.asarray(part)) for part in load_digits(return_X_y=True))
-    images = (pixels.view(-1, 1, 8, 8) / 16 * 255).round().to(torch.uint8)  # 0 to 16 in the source
+    images = (pixels.view(-1, 1, 8, 8) / 16 * 255).round().to(torch.uint8)  # from 0 to 16 in the source
     labels = numbers.long()
     test = torch.zeros(len(labels), dtype=torch.bool)
     test[balanced(labels, 360, seed=0)] = True

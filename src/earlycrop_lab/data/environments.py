@@ -1,8 +1,8 @@
-"""The environments of gymnasium that a policy of a small network can be trained in: flat observations, few actions.
+"""Environments of gymnasium in which a small policy network can be trained: flat observations, discrete actions.
 
-CartPole has the rules of its two versions: 200 steps and solved at a mean return of 195, 500 steps and solved at 475,
-over a hundred episodes. It is built as version 1, whose vectorised form steps all its copies at once; the original
-version is called out of date by gymnasium and has the same dynamics. Any other environment is stepped copy by copy.
+CartPole has the rules of its two versions: 200 steps, solved at a mean return of 195, and 500 steps, solved at 475,
+over a hundred episodes. Both are built as version 1, whose vectorised form steps all copies at once; gymnasium warns
+that the original version is out of date, and its dynamics are the same. Any other environment is stepped copy by copy.
 """
 
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ GYM = "gym:"
 
 @dataclass(frozen=True)
 class Rules:
-    """How an environment is built, and what its returns are held against.
+    """How an environment is built, and when it counts as solved.
 
     Args:
-        id: What gymnasium calls it.
-        limit: The most steps of an episode; gymnasium's by default.
-        solved: The mean return over a hundred episodes from which on it counts as solved; gymnasium's by default.
-        vectorised: Whether it steps all its copies at once.
+        id: Its id in gymnasium.
+        limit: The most steps of an episode; by default gymnasium's.
+        solved: The least mean return over a hundred episodes at which it counts as solved; by default gymnasium's.
+        vectorised: Whether it has a vectorised form that steps all copies at once.
     """
 
     id: str
@@ -42,15 +42,15 @@ ENVIRONMENTS = {
 
 @dataclass(frozen=True)
 class Environment:
-    """An environment that exists here and fits.
+    """An environment that is installed and suitable.
 
     Args:
-        name: What it is called on the command line.
+        name: Its name on the command line.
         rules: How it is built.
         observations: Numbers in an observation.
         actions: Number of actions.
         limit: The most steps of an episode.
-        solved: The mean return from which on it counts as solved; None where nobody says.
+        solved: The least mean return at which it counts as solved; None if it is not defined.
     """
 
     name: str
@@ -66,18 +66,18 @@ class Environment:
         return f"{self.name}: {self.rules.id} of gymnasium, simulated on the spot, {episodes}"
 
     def copies(self, count: int) -> "VectorEnv":
-        """So many of them side by side.
+        """A number of copies side by side.
 
-        One whose episode has ended takes no action in the next step: that step begins the next episode.
+        A copy whose episode has ended ignores the action of the next step: that step begins the next episode.
         """
         return _make(self.rules, count)
 
 
 def check_environment(name: str) -> None:
-    """Whether there can be an environment of that name; gymnasium is not asked.
+    """Check the name of an environment, without importing gymnasium.
 
     Raises:
-        DataError: If not; it names the nearest.
+        DataError: The name is unknown; the message suggests the nearest.
     """
     if name not in ENVIRONMENTS and not (name.startswith(GYM) and name != GYM):
         near = nearest(name, [*ENVIRONMENTS, GYM + "ID"])
@@ -91,8 +91,8 @@ def load_environment(name: str) -> Environment:
     """The environment of that name.
 
     Raises:
-        DataError: If the name is unknown, gymnasium or what the environment needs is not installed, or its observations
-            and actions are not those of a small network.
+        DataError: The name is unknown, gymnasium or what the environment needs is not installed, or its observations
+            are not flat or its actions not discrete.
     """
     check_environment(name)
     rules = ENVIRONMENTS.get(name) or Rules(name.removeprefix(GYM))
@@ -122,7 +122,7 @@ def _make(rules: Rules, count: int) -> "VectorEnv":
     try:
         import gymnasium
     except ImportError as error:
-        raise DataError("Control needs gymnasium, and it is not here: `pip install gymnasium`.") from error
+        raise DataError("Control needs gymnasium, which is not installed: `pip install gymnasium`.") from error
     way = gymnasium.VectorizeMode.VECTOR_ENTRY_POINT if rules.vectorised else gymnasium.VectorizeMode.SYNC
     options: dict[str, Any] = {} if rules.limit is None else {"max_episode_steps": rules.limit}
     try:

@@ -1,4 +1,4 @@
-"""Any folder of class folders, of pictures of any size."""
+"""Any folder of class folders, with pictures of any size."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,12 +19,13 @@ TEST_PART = 0.2
 def folder(path: Path, size: int = 64) -> Dataset:
     """The pictures of `path/train/CLASS/` and `path/test/CLASS/` (or val), or of `path/CLASS/`, split here.
 
-    A folder that is not split yet is split once and for all: a fifth of each class is the test split. Pictures are
-    resized and cropped to `size` pixels a side; in training they are cropped from a border of an eighth of that, and
-    mirrored.
+    A folder without a split always gets the same one: a fifth of each class is the test split. Pictures are resized and
+    cropped to `size` pixels per side; in training they are augmented by crops with a border of an eighth of that, and
+    by flips.
 
     Raises:
-        DataError: If there is no such folder, fewer than two classes, a class without pictures or a damaged one.
+        DataError: There is no such folder, there are fewer than two classes, a class has no pictures, or a picture is
+            damaged.
     """
     if not path.is_dir():
         raise DataError(f"There is no folder {path.absolute()}. Use folder:PATH with a PATH that holds class folders.")
@@ -61,7 +62,7 @@ def folder(path: Path, size: int = 64) -> Dataset:
         test_labels=test_labels,
         classes=tuple(train),
         mean=mean,
-        std=tuple(max(s, 1 / 255) for s in std),  # pictures of one colour
+        std=tuple(max(s, 1 / 255) for s in std),  # 0 if all pictures have the same single colour
         augmentation=Augmentation(pad=size // 8, flip=True),
         note=note,
     )
@@ -81,6 +82,6 @@ def classes_of(path: Path) -> dict[str, list[Path]]:
 def decoded(
     files: Mapping[str, list[Path]], classes: tuple[str, ...], size: int
 ) -> tuple[UInt8[Tensor, "n 3 s s"], Int64[Tensor, "n"]]:
-    """Pictures and labels, class by class."""
+    """Decoded pictures and their labels, class by class."""
     labels = [number for number, name in enumerate(classes) for _ in files.get(name, [])]
     return decode([file for name in classes for file in files.get(name, [])], size), torch.tensor(labels)

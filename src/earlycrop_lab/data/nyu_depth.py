@@ -2,7 +2,7 @@
 
 The authors' files are `nyu_depth_v2/nyu_depth_v2_labeled.mat`, an HDF5 file with MATLAB's order of axes (`images`,
 pairs x 3 x columns x rows, bytes; `depths`, pairs x columns x rows, metres), and `nyu_depth_v2/splits.mat`
-(`trainNdxs` and `testNdxs`, counted from 1). Smaller versions of them are read alike.
+(`trainNdxs` and `testNdxs`, counted from 1). Smaller versions of these files can be read too.
 """
 
 from collections.abc import Iterator
@@ -24,23 +24,23 @@ PUBLISHED = {
     SPLITS: "http://horatio.cs.nyu.edu/mit/silberman/indoor_seg_sup/splits.mat",
 }
 INNER = 0.95
-"""The part of rows and columns that stays, 228 x 304 of 240 x 320: around it the photographs have a white frame."""
+"""The fraction of rows and columns that is kept, 228 x 304 of 240 x 320: the photographs have a white frame."""
 
 BLOCK = 32
-"""Pairs that are read at once."""
+"""The number of pairs to read at once."""
 
 
 def nyu_depth(root: Path, size: tuple[int, int], depth_size: tuple[int, int]) -> Pairs:
     """The pairs of the official split, without their frame.
 
     Args:
-        root: The folder with the folder `nyu_depth_v2`.
-        size: Rows and columns of the images.
-        depth_size: Rows and columns of the training depths, each the mean of what it covers; test depths stay as
-            they are.
+        root: The folder that contains `nyu_depth_v2`.
+        size: Height and width of the images, in pixels.
+        depth_size: Height and width of the training depths, each the mean over the area it covers; test depths keep
+            their resolution.
 
     Raises:
-        DataError: If the files are absent, damaged or not the official ones, or there is nothing to read them with.
+        DataError: The files are missing, damaged or not the official ones, or h5py or scipy is not installed.
     """
     try:
         import h5py
@@ -76,7 +76,7 @@ def nyu_depth(root: Path, size: tuple[int, int], depth_size: tuple[int, int]) ->
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """While that file is read: damage makes h5py and loadmat raise nearly anything."""
+    """Turn any exception in reading a file into a `DataError`: damage makes h5py and loadmat raise nearly anything."""
     try:
         yield
     except DataError:
@@ -102,8 +102,8 @@ def _foreign(path: Path, what: str) -> DataError:
 
 
 def _set(file: Any, path: Path, name: str, kind: str, dims: int) -> Any:
-    """A data set of an HDF5 file, of that kind of numbers."""
-    # not file.get(name), which takes a damaged one for an absent one
+    """A data set of an HDF5 file, checked for its type of numbers and number of dimensions."""
+    # not file.get(name), which reports a damaged data set as a missing one
     if name not in file or getattr(found := file[name], "shape", None) is None:
         raise _foreign(path, f"it holds {', '.join(sorted(file)) or 'nothing'}, but no {name}")
     if found.dtype.kind != kind or (kind == "u" and found.dtype.itemsize != 1) or found.ndim != dims:
@@ -113,7 +113,7 @@ def _set(file: Any, path: Path, name: str, kind: str, dims: int) -> Any:
 
 
 def _indices(path: Path, found: dict[str, Any], name: str, count: int) -> Tensor:
-    """Where the pairs of a split are, from 0 and ascending."""
+    """The indices of a split's pairs, from 0 and ascending."""
     if name not in found:
         others = sorted(key for key in found if not key.startswith("__"))
         raise _foreign(path, f"it holds {', '.join(others) or 'nothing like it'}, but no {name}")
@@ -151,7 +151,7 @@ def _read(
             raise _foreign(path, f"depths run from {metres.min():g} to {metres.max():g}, which are no metres")
         pixels.append(resized(seen, size))
         small.append(averaged(metres, depth_size))
-        whole.append(metres[tested[block]])  # of the others only the small ones are needed
+        whole.append(metres[tested[block]])  # training pairs need only the small depths
     pixels, small = torch.cat(pixels), torch.cat(small)
     mean, std = statistics(pixels[train])
     return Pairs(

@@ -2,7 +2,7 @@
 
 Images have the size that the network reads and training depths the size that it writes, so that a batch is a gather,
 an augmentation and a normalisation, as in `dataset`. Test depths keep their own resolution: errors are measured there.
-A depth is along the optical axis, in metres; 0 says that it is not known.
+A depth is along the optical axis, in metres; 0 means unknown.
 """
 
 from collections.abc import Iterator
@@ -22,15 +22,15 @@ PairBatch = tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n i j"]]
 
 @dataclass(frozen=True)
 class PairAugmentation:
-    """A random part of the view, enlarged, perhaps mirrored, in other colours (Eigen et al., 2014; Laina et al., 2016).
+    """Random zoom into a part of the view, flip and colour scaling (Eigen et al., 2014; Laina et al., 2016).
 
     What is enlarged by s looks s times nearer, so its depths are divided by s. Images are sampled bilinearly, depths
-    at the nearest place: a depth between those of two things belongs to neither.
+    at the nearest pixel: a depth interpolated between two objects belongs to neither.
 
     Args:
-        zoom: The largest enlargement; the least is 1.
-        flip: Whether half of the pairs are mirrored.
-        colour: The largest part by which a colour grows brighter or darker.
+        zoom: The largest zoom factor; the least is 1.
+        flip: Whether to mirror half of the pairs.
+        colour: The largest relative change of a colour channel's brightness, up or down.
     """
 
     zoom: float = 1.0
@@ -39,16 +39,16 @@ class PairAugmentation:
 
     @staticmethod
     def draw(n: int, generator: torch.Generator) -> Float[Tensor, "n 7"]:
-        """What chance decides about n pairs: enlargement, row, column, mirror and three colours, uniform in [0, 1)."""
+        """Random numbers for n pairs: zoom, row, column, flip and three colours, uniform in [0, 1)."""
         return torch.rand(n, 7, generator=generator)
 
     def __call__(
         self, images: UInt8[Tensor, "n 3 h w"], depths: Float[Tensor, "n i j"], chances: Float[Tensor, "n 7"]
     ) -> PairBatch:
-        """The pairs as chance has it; pixels still run from 0 to 255."""
+        """The pairs, augmented as the random numbers decide; pixels still run from 0 to 255."""
         zoom, row, column, mirror = chances[:, :4].unbind(1)
         scale = 1 + zoom * (self.zoom - 1)
-        spare = 1 - 1 / scale  # how far the middle of the part may lie from that of the view, which runs from -1 to 1
+        spare = 1 - 1 / scale  # how far the part's centre may be from the view's, whose coordinates run from -1 to 1
         across = torch.where(mirror < 0.5, -1, 1) / scale if self.flip else 1 / scale
         zero = torch.zeros_like(scale)
         part = torch.stack(
@@ -61,7 +61,7 @@ class PairAugmentation:
 
 
 def sample(maps: Float[Tensor, "n c h w"], part: Float[Tensor, "n 2 3"], mode: str) -> Float[Tensor, "n c h w"]:
-    """The part of each map at the map's own size."""
+    """The part of each map under an affine transform, enlarged to the map's own size."""
     grid = F.affine_grid(part, list(maps.shape), align_corners=False)
     return F.grid_sample(maps, grid, mode=mode, padding_mode="border", align_corners=False)
 
@@ -71,15 +71,15 @@ class Pairs:
     """Images and depths of a training and a test split, and how they become batches.
 
     Args:
-        name: What it is called on the command line.
-        train_images: Pixels, 0 to 255, at the size that the network reads.
-        train_depths: Metres, at the size that the network writes; 0 where it is not known.
+        name: Its name on the command line.
+        train_images: Pixels from 0 to 255, at the size of the network's input.
+        train_depths: Depths in metres, at the size of the network's output; 0 where unknown.
         test_images: As `train_images`.
-        test_depths: Metres, at any size.
-        mean: Of each channel, of pixels in [0, 1]; taken off in every batch.
-        std: Of each channel; divided by in every batch.
-        augmentation: What happens to pairs in training.
-        note: What a reader of results must know about this data set.
+        test_depths: Depths in metres, at any size; 0 where unknown.
+        mean: Mean of each channel, for pixels in [0, 1]; subtracted in every batch.
+        std: Standard deviation of each channel; every batch is divided by it.
+        augmentation: The augmentation of training pairs.
+        note: What readers of results must know about this data set.
     """
 
     unit: ClassVar[str] = "pairs"
@@ -114,31 +114,31 @@ class Pairs:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Rows and columns of an image."""
+        """Height and width of an image, in pixels."""
         return self.train_images.shape[-2], self.train_images.shape[-1]
 
     @property
     def device(self) -> torch.device:
-        """Where the pairs lie and the batches appear."""
+        """The device of the pairs and the batches."""
         return self.train_images.device
 
     @property
     def train_size(self) -> int:
-        """How many pairs there are to train on."""
+        """The number of training pairs."""
         return len(self.train_images)
 
     def to(self, device: torch.device | str) -> "Pairs":
-        """The same data set on that device."""
+        """The data set on that device."""
         names = ("train_images", "train_depths", "test_images", "test_depths")
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def subset(self, train_size: int, seed: int = 0) -> "Pairs":
-        """With a fixed part of the training split; the test split is whole.
+        """The data set with a fixed part of the training split and the whole test split.
 
-        With the same seed a smaller part lies within a larger one.
+        With the same seed, a smaller part is contained in a larger one.
 
         Raises:
-            DataError: If there are fewer training pairs.
+            DataError: There are fewer training pairs.
         """
         if not 1 <= train_size <= self.train_size:
             raise DataError(
@@ -149,31 +149,31 @@ class Pairs:
         return replace(self, train_images=self.train_images[part], train_depths=self.train_depths[part])
 
     def tested_on(self, test_size: int) -> "Pairs":
-        """With the first so many pairs of the test split, or all that there are; the training split is whole."""
+        """The data set with at most the first `test_size` test pairs and the whole training split."""
         return replace(self, test_images=self.test_images[:test_size], test_depths=self.test_depths[:test_size])
 
     def batches(self, batch_size: int, seed: int = 0, part: int = 0, parts: int = 1) -> Batches:
-        """Shuffled and augmented batches of the training split, or one of several parts of each."""
+        """Shuffled and augmented batches of the training split, or one of several parts of each batch."""
         return Batches(self, batch_size, seed, part=part, parts=parts)
 
     def training_batch(self, which: Int64[Tensor, "b"], chances: Float[Tensor, "b 7"]) -> PairBatch:
-        """Those pairs of the training split, augmented as chance has it."""
+        """Training pairs by index, augmented as the random numbers decide."""
         images, depths = self.augmentation(self.train_images[which], self.train_depths[which], chances)
         return self.plain(images), depths
 
     def test_batches(self, batch_size: int = 32) -> Iterator[PairBatch]:
-        """The whole test split in its own order, plain; depths have their own resolution."""
+        """The whole test split in its own order, with the plain transform; depths keep their resolution."""
         for images, depths in zip(self.test_images.split(batch_size), self.test_depths.split(batch_size), strict=True):
             yield self.plain(images), depths
 
     def scoring_batches(self, samples: int = 128, seed: int = 0, batch_size: int = 16) -> list[PairBatch]:
-        """A fixed part of the TRAINING split, plain.
+        """A fixed part of the TRAINING split with the plain transform.
 
-        A pair has thousands of depths, so fewer pairs than class labels say as much.
+        A pair has thousands of depths, so fewer pairs are needed than images with one label each.
 
         Args:
-            samples: How many pairs, at most the training split.
-            seed: Which.
+            samples: The number of pairs, at most the training split.
+            seed: Seed of the selection.
             batch_size: The most pairs in a batch.
         """
         if samples < 1:
@@ -198,14 +198,14 @@ class Pairs:
 
 
 def resized(images: UInt8[Tensor, "n 3 h w"], size: tuple[int, int]) -> UInt8[Tensor, "n 3 i j"]:
-    """The images at that size: bilinear, and with antialiasing where they shrink."""
+    """The images at that size: bilinear, with antialiasing where they shrink."""
     if images.shape[-2:] == size:
         return images
     return F.interpolate(images.float(), size, mode="bilinear", antialias=True).round().clamp(0, 255).to(torch.uint8)
 
 
 def averaged(depths: Float[Tensor, "n h w"], size: tuple[int, int]) -> Float[Tensor, "n i j"]:
-    """The depths at that size: over each place the mean of those that are known; 0 where none is."""
+    """The depths at that size: the mean of the known depths in each area, 0 where none is known."""
     total, known = (
         F.interpolate(each[:, None], size, mode="area")[:, 0] for each in (depths, (depths > 0).to(depths.dtype))
     )

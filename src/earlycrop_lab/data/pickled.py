@@ -1,8 +1,8 @@
-"""A reader of pickles that admits plain containers and arrays of bytes, and nothing else.
+"""A reader of pickles that accepts plain containers and arrays of bytes, and nothing else.
 
 A pickle may name any function for its reader to call. The official CIFAR files name four, with which numpy (under the
-module names of its versions 1 and 2) rebuilds an array. Here each of the four stands for something harmless that keeps
-what it is given, and the array is built from that after the shape has been checked; every other name is an error.
+module names of its versions 1 and 2) rebuilds an array. Here each of the four is replaced by a harmless object that
+keeps its arguments, and the array is built from these after a check of the shape; every other name is an error.
 """
 
 import math
@@ -13,14 +13,14 @@ import numpy as np
 
 
 class PickleError(ValueError):
-    """The file is no whole pickle, or it asks for more than containers and arrays of bytes."""
+    """The file is not a complete pickle, or it asks for more than containers and arrays of bytes."""
 
 
 def load(file: Path) -> object:
-    """What the pickle holds, its arrays as `numpy.ndarray` of uint8; text of Python 2 is read as Latin-1.
+    """The content of a pickle, with arrays as `numpy.ndarray` of uint8; Python 2 strings are read as Latin-1.
 
     Raises:
-        PickleError: If it is damaged or names anything but the parts of such an array.
+        PickleError: It is damaged, or names anything but the parts of such an array.
     """
     with file.open("rb") as content:
         try:
@@ -41,7 +41,7 @@ class _Array:
         self.state = state
 
     def array(self) -> np.ndarray:
-        """From numpy's state of an array: version, shape, type, whether columns come first, content."""
+        """The array from numpy's state of it: version, shape, type, whether in Fortran order, content."""
         match self.state:
             case (_, tuple(shape), _Type("u1"), False, (str() | bytes()) as content):
                 pixels = content.encode("latin1") if isinstance(content, str) else content
@@ -59,11 +59,11 @@ class _Type:
         self.code = code
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and the like, which bytes do not have."""
+        """Ignore byte order and the like, which do not matter for bytes."""
 
 
 def _encoded(text: object, encoding: object) -> bytes:
-    """How Python 3 writes bytes into a pickle that Python 2 can read."""
+    """Stands for `_codecs.encode`, by which Python 3 writes bytes into a pickle that Python 2 can read."""
     if not isinstance(text, str) or encoding != "latin1":
         raise PickleError(f"it asks for the encoding {encoding!r}")
     return text.encode("latin1")
@@ -86,7 +86,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def arrays(value: object) -> object:
-    """The value of an entry: arrays are built, and a dictionary's are too."""
+    """The value with its arrays built, inside dictionaries too."""
     if isinstance(value, dict):
         return {key: arrays(entry) for key, entry in value.items()}
     return value.array() if isinstance(value, _Array) else value

@@ -20,19 +20,19 @@ SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 
 
 def pictures(folder: Path) -> list[Path]:
-    """The picture files in a folder and below it, in the order of their names; hidden ones are left out."""
+    """The picture files in a folder and its subfolders, sorted by path, without hidden files."""
     found = (path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
     return sorted(path for path in found if path.is_file())
 
 
 def decode(files: Sequence[Path], size: int, cached: bool = True) -> UInt8[Tensor, "n 3 s s"]:
-    """Each file's picture in RGB: its shorter side made `size` pixels long, then the middle square.
+    """Each file's picture in RGB: its shorter side resized to `size` pixels, then the central square.
 
-    The result is kept under $XDG_CACHE_HOME/earlycrop (~/.cache/earlycrop), under a name made from the files' paths,
-    sizes and times of change, and read from there the next time. Where that cannot be written it is not kept.
+    The result is cached under $XDG_CACHE_HOME/earlycrop (~/.cache/earlycrop), under a name derived from the files'
+    paths, sizes and times of modification. Without write access there, it is not cached.
 
     Raises:
-        DataError: If a file is no whole picture, or there are more than fit into half of the memory.
+        DataError: A file is not a complete picture, or the pictures need more than half of the memory.
     """
     shape = (len(files), 3, size, size)
     needed, memory = len(files) * 3 * size**2, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -43,12 +43,12 @@ def decode(files: Sequence[Path], size: int, cached: bool = True) -> UInt8[Tenso
         )
     cache = cache_file(files, size)
     if cached:
-        with contextlib.suppress(OSError, ValueError, EOFError):  # absent or damaged: decoded again
+        with contextlib.suppress(OSError, ValueError, EOFError):  # missing or damaged: decode again
             kept = np.load(cache, allow_pickle=False)
             if kept.shape == shape and kept.dtype == np.uint8:
                 return torch.from_numpy(kept)
     images = np.empty(shape, np.uint8)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes outside of the interpreter's lock
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
         for i, image in enumerate(pool.map(lambda file: read(file, size), files)):
             images[i] = image.transpose(2, 0, 1)
     if cached:
@@ -58,7 +58,7 @@ def decode(files: Sequence[Path], size: int, cached: bool = True) -> UInt8[Tenso
 
 
 def read(file: Path, size: int) -> np.ndarray:
-    """One picture, size x size x 3."""
+    """One picture, as an array of shape (size, size, 3)."""
     try:
         with Image.open(file) as picture:
             upright = ImageOps.exif_transpose(picture).convert("RGB")
@@ -71,8 +71,8 @@ def read(file: Path, size: int) -> np.ndarray:
 
 
 def cache_file(files: Sequence[Path], size: int) -> Path:
-    """Where the decoded pictures of exactly these files, as they are now, are kept."""
-    signature = hashlib.sha256(f"1 {size}".encode())  # 1: count up when decoding changes
+    """The path of the cache for exactly these files in their current state."""
+    signature = hashlib.sha256(f"1 {size}".encode())  # 1: the version, to increase when decoding changes
     for file in files:
         status = file.stat()
         signature.update(
@@ -83,7 +83,7 @@ def cache_file(files: Sequence[Path], size: int) -> Path:
 
 
 def keep(images: np.ndarray, cache: Path) -> None:
-    """Write the cache, whole or not at all."""
+    """Write the cache, atomically."""
     cache.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=cache.parent, delete=False) as part:
         try:

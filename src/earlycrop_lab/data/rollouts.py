@@ -1,9 +1,9 @@
-"""What a policy learns from in an environment: transitions, collected by the policy as it is, with their advantages.
+"""A policy's experience in an environment: transitions collected by the current policy, with their advantages.
 
-An epoch is so many steps of several copies of the environment, divided into rollouts. Each is collected by the policy
-as it then is and gone through several times in minibatches, which is what proximal policy optimisation does (Schulman
-et al., 2017). An epoch begins with fresh environments and depends on the seed, its number and the policy alone, so a
-run that was cut off goes on with the epoch where it was.
+An epoch is a number of steps in several copies of the environment, divided into rollouts. Each rollout is collected by
+the current policy and used for several passes in minibatches, as in proximal policy optimisation (Schulman et al.,
+2017). An epoch begins with fresh environments and depends only on the seed, its number and the policy, so an
+interrupted run can resume at any epoch.
 """
 
 from collections.abc import Iterator
@@ -23,42 +23,42 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
 TRAINING, SCORING, EVALUATION = range(3)
-"""What a stream of random numbers is for."""
+"""The purposes of the streams of random numbers."""
 
 
 class Transitions(NamedTuple):
-    """Steps that a policy took, in any order; the mean over them is a loss."""
+    """Steps that a policy took, in any order; losses are means over them."""
 
     observations: Float[Tensor, "n d"]
     actions: Int64[Tensor, "n"]
     log_probabilities: Float[Tensor, "n"]
-    """Of the actions, when they were taken."""
+    """Log-probabilities of the actions when they were taken."""
     advantages: Float[Tensor, "n"]
-    """With mean 0 and standard deviation 1 over the rollout."""
+    """Advantages, normalised to mean 0 and standard deviation 1 over the rollout."""
     returns: Float[Tensor, "n"]
-    """What the value is to become."""
+    """Targets of the value."""
 
 
 @dataclass(eq=False)
 class Experience:
-    """What the policy does in copies of an environment, epoch by epoch, as minibatches to learn from.
+    """A policy's experience in copies of an environment, epoch by epoch, as minibatches.
 
-    The policy maps observations to the logits of the actions and to a value, which stands for (1 − γ) times the
-    discounted sum of rewards, that is for a mean of rewards: so the loss of the value is of the size of the policy's,
+    The policy maps observations to the logits of the actions and to a value, which estimates (1 − γ) times the
+    discounted sum of rewards, that is, a weighted mean of rewards: so the value's loss has the scale of the policy's,
     whatever the length of an episode.
 
     Args:
-        environment: Where it acts.
-        policy: Who acts, as it is whenever that is.
+        environment: The environment to act in.
+        policy: The policy that acts, always in its current state.
         batch_size: Transitions in a minibatch; a few less where an episode ended in the rollout.
-        copies: Environments side by side.
-        steps: Of each copy in a rollout.
-        rollouts: In an epoch; by default, as many as the longest episode needs, so that its end is seen too.
-        passes: Through each rollout.
-        discount: γ.
+        copies: The number of environments side by side.
+        steps: Steps of each copy in a rollout.
+        rollouts: Rollouts in an epoch; by default enough for the longest episode, so that its end is seen too.
+        passes: Passes through each rollout.
+        discount: The discount factor γ.
         trace: λ of the advantages.
-        seed: Of environments, actions and order.
-        most: The most minibatches of an epoch; all of them by default.
+        seed: Seed of environments, actions and order.
+        most: The most minibatches of an epoch; by default all.
     """
 
     environment: Environment
@@ -73,7 +73,7 @@ class Experience:
     seed: int = 0
     most: int | None = None
     taken: int = field(default=0, init=False)
-    """Steps of environments so far, those of scoring included."""
+    """Environment steps so far, those for scoring included."""
 
     def __post_init__(self):
         self._env = self.environment.copies(self.copies)
@@ -81,7 +81,7 @@ class Experience:
 
     @property
     def _minibatches(self) -> int:
-        """Of a pass."""
+        """The number of minibatches in a pass."""
         return -(-self.copies * self.steps // self.batch_size)
 
     def __len__(self) -> int:
@@ -89,7 +89,7 @@ class Experience:
         return whole if self.most is None else min(self.most, whole)
 
     def epoch(self, number: int) -> Iterator[Transitions]:
-        """The minibatches of that epoch, counted from 0, each rollout collected when its first is asked for."""
+        """The minibatches of an epoch, counted from 0; each rollout is collected just before its first minibatch."""
         return islice(self._epoch(generator(TRAINING, self.seed, number)), len(self))
 
     def _epoch(self, chance: torch.Generator) -> Iterator[Transitions]:
@@ -100,14 +100,14 @@ class Experience:
                     yield Transitions(*(part[some] for part in rollout))
 
     def scoring(self) -> list[Transitions]:
-        """One rollout of an epoch's length by the policy as it is, from the same beginnings each time."""
+        """One rollout of an epoch's length by the current policy, always from the same initial states."""
         steps = self.steps * (self._in_an_epoch if self.most is None else 1)
         return list(self._rollouts(generator(SCORING, self.seed), steps, 1))
 
     def _rollouts(self, chance: torch.Generator, steps: int, count: int) -> Iterator[Transitions]:
-        """So many in a row, of so many steps, from fresh environments."""
+        """Collect `count` consecutive rollouts of `steps` steps each, beginning with fresh environments."""
         now, _ = self._env.reset(seed=_seed(chance))
-        begins = np.zeros(self.copies, bool)  # the last episode has ended, and the next step only begins another
+        begins = np.zeros(self.copies, bool)  # whether the last episode has ended, so that a step only begins another
         for _ in range(count):
             taken: list[tuple[Tensor, ...]] = []
             for _ in range(steps):
@@ -138,11 +138,11 @@ class Experience:
             yield Transitions(*(part[~begun].to(device) for part in parts))
 
     def state_dict(self) -> dict[str, int]:
-        """How many steps were taken."""
+        """The number of steps taken."""
         return {"taken": self.taken}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Count on from there."""
+        """Continue counting from there."""
         self.taken = state["taken"]
 
 
@@ -156,8 +156,8 @@ def advantages(
 ) -> Float[Tensor, "t n"]:
     """Â_t = Σ_k (γλ)^k δ_{t+k} with δ_t = r_t + γ V(s_{t+1}) − V(s_t) (Schulman et al., 2016, equation 16).
 
-    The sum ends with the episode. Where that was terminated nothing comes after it and V(s_{t+1}) counts as 0; where it
-    was only cut (by its limit of steps, or because the rollout ends) the value stands for what would have come.
+    The sum ends with the episode. After a terminated episode V(s_{t+1}) counts as 0; where an episode was only cut (by
+    its limit of steps, or by the end of the rollout) the value stands for the rest.
 
     >>> one = torch.ones(2, 1)
     >>> ends = torch.tensor([[False], [True]])
@@ -172,7 +172,7 @@ def advantages(
 
 
 def play(environment: Environment, policy: nn.Module, episodes: int = 100) -> Float[Tensor, "episodes"]:
-    """The return of each of so many episodes of the likeliest actions; the same beginnings for every policy."""
+    """The returns of episodes in which the likeliest action is taken, always from the same initial states."""
     env, observed = _begun(environment, episodes)
     returns, going = np.zeros(episodes), np.ones(episodes, bool)
     while going.any():
@@ -186,7 +186,7 @@ def play(environment: Environment, policy: nn.Module, episodes: int = 100) -> Fl
 
 
 def beginnings(environment: Environment, episodes: int) -> Float[Tensor, "episodes d"]:
-    """What is observed at the beginning of the episodes that are played."""
+    """The observations at the beginning of the episodes of `play`."""
     env, observed = _begun(environment, episodes)
     env.close()
     return observed
@@ -202,7 +202,7 @@ def _begun(environment: Environment, episodes: int) -> tuple["VectorEnv", Float[
 def _act(
     policy: nn.Module, observations: Float[Tensor, "n d"]
 ) -> tuple[Float[Tensor, "n actions"], Float[Tensor, "n"]]:
-    """Logits and values on the host, where the environments are."""
+    """The policy's logits and values, on the CPU, where the environments are."""
     logits, value = policy(observations.to(next(policy.parameters()).device))
     return logits.cpu(), value.cpu()
 

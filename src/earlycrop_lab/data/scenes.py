@@ -1,11 +1,11 @@
-"""Rendered rooms with exact depths, made on the spot: what depth is tried on without a download.
+"""Rendered rooms with exact depths, made on the spot, so that depth can be tried without a download.
 
-A scene is a room with boxes and balls on its floor, under one lamp, seen through a pinhole. A ray of pixel (i, j)
-leaves the camera along (x, y, 1), so that the number t at which it meets a surface is the depth along the optical
-axis. Every shape is met in closed form, and a ray sees the nearest.
+A room has boxes and balls on its floor and one lamp, and is seen by a pinhole camera. The ray of a pixel leaves the
+camera along (x, y, 1), so that the parameter t at which it meets a surface is the depth along the optical axis.
+Intersections with every shape have a closed form, and a ray sees the nearest.
 
 Coordinates, in metres: x to the right, y down to the floor at y = 0, z away. Walls are parallel to these axes; boxes
-are turned about the vertical, and the camera about the vertical and then down.
+are rotated about the vertical, and the camera about the vertical and then downwards.
 """
 
 import math
@@ -20,33 +20,33 @@ from earlycrop_lab.data.dataset import statistics
 from earlycrop_lab.data.pairs import Pairs, averaged
 
 FOCAL = 0.9
-"""Focal length in widths of the image: a view of 58 degrees, as a Kinect's."""
+"""Focal length in widths of the image: a view of 58 degrees, like a Kinect's."""
 
 BALLS, BOXES = 3, 3
 TRAIN, TEST = 400, 100
 SEED = 2022
 WALLS = (-2, 2, 1, -1, 3, -3)
-"""Floor, ceiling, left, right, behind and ahead by their normals: the number of the axis, and its sign."""
+"""The normals of floor, ceiling, left, right, rear and front wall: the number of the axis, and its sign."""
 BLOCK = 50
-"""Scenes that are rendered at once."""
+"""The number of rooms to render at once."""
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """n rooms with their lamps, cameras, balls and boxes.
+    """n rooms with their lamps, cameras, balls and boxes; lengths in metres.
 
     Args:
-        walls: The least x, y, z of each room, and the largest.
-        lamp: Where it hangs.
-        camera: Where it stands.
-        axes: The camera's right, down and ahead, as columns.
-        middles: Of the balls.
-        radii: Of the balls.
-        centres: Of the boxes.
-        halves: Of the boxes' sides, along their own axes.
+        walls: The least and the largest x, y, z of each room.
+        lamp: Position of the lamp.
+        camera: Position of the camera.
+        axes: The camera's axes right, down and ahead, as columns.
+        middles: Centres of the balls.
+        radii: Radii of the balls.
+        centres: Centres of the boxes.
+        halves: Half the sides of the boxes, along their own axes.
         box_axes: The boxes' own axes, as columns.
-        colours: Of floor, ceiling, the walls left, right, behind and ahead, the balls and the boxes; 0 to 1.
-        grains: Of the textures on these: checks in a metre.
+        colours: Colours of floor, ceiling, left, right, rear and front wall, balls and boxes; 0 to 1.
+        grains: Density of the texture on each of these, in checks per metre.
     """
 
     walls: Float[Tensor, "n 2 3"]
@@ -62,16 +62,16 @@ class Scenes:
     grains: Float[Tensor, "n surfaces"]
 
     def __getitem__(self, some: slice) -> "Scenes":
-        """Some of the rooms."""
+        """A slice of the rooms."""
         return Scenes(**{each.name: getattr(self, each.name)[some] for each in fields(self)})
 
 
 def scenes(size: tuple[int, int], depth_size: tuple[int, int], train: int = TRAIN, test: int = TEST) -> Pairs:
-    """So many rooms to train on and so many others to test on, always the same ones.
+    """Rooms to train on and others to test on, always the same ones.
 
     Args:
-        size: Rows and columns of the images and of the test depths.
-        depth_size: Rows and columns of the training depths, each the mean of what it covers.
+        size: Height and width of the images and of the test depths, in pixels.
+        depth_size: Height and width of the training depths, each the mean over the area it covers.
         train: Rooms in the training split.
         test: Rooms in the test split.
     """
@@ -94,13 +94,13 @@ def scenes(size: tuple[int, int], depth_size: tuple[int, int], train: int = TRAI
 
 
 def furnished(n: int, generator: torch.Generator) -> Scenes:
-    """n rooms as chance has them, in float64; what would lie behind a wall is not seen."""
+    """n random rooms, in float64; shapes may lie behind a wall, where they are not visible."""
 
     def between(low: float, high: float, *shape: int) -> Tensor:
         return low + (high - low) * torch.rand(n, *shape, generator=generator, dtype=torch.float64)
 
     def before(camera: Tensor, ahead: Tensor, height: Tensor) -> Tensor:
-        """Places before the camera, at that height."""
+        """Random places in front of the camera, at the given heights."""
         distance, bearing = between(1.2, 5.0, *height.shape[1:]), ahead + between(-0.45, 0.45, *height.shape[1:])
         x, z = camera[:, None, 0] + distance * bearing.sin(), camera[:, None, 2] + distance * bearing.cos()
         return torch.stack([x, height, z], dim=-1)
@@ -127,19 +127,19 @@ def furnished(n: int, generator: torch.Generator) -> Scenes:
 
 
 def about_y(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
-    """The axes after a turn to the right."""
+    """The axes after a rotation to the right by an angle in radians, as columns."""
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack([cos, zero, sin, zero, one, zero, -sin, zero, cos], -1).unflatten(-1, (3, 3))
 
 
 def about_x(angle: Float[Tensor, "*n"]) -> Float[Tensor, "*n 3 3"]:
-    """The axes after a turn downwards."""
+    """The axes after a rotation downwards by an angle in radians, as columns."""
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     return torch.stack([one, zero, zero, zero, cos, sin, zero, -sin, cos], -1).unflatten(-1, (3, 3))
 
 
 def rays(size: tuple[int, int]) -> Float[Tensor, "rays 3"]:
-    """Through the middle of each pixel, row by row; one metre ahead."""
+    """The points (x, y, 1) through the centre of each pixel, row by row, in the camera's axes."""
     rows, columns = size
     y, x = torch.meshgrid(
         (torch.arange(rows, dtype=torch.float64) + 0.5 - rows / 2) / (FOCAL * columns),
@@ -150,10 +150,10 @@ def rays(size: tuple[int, int]) -> Float[Tensor, "rays 3"]:
 
 
 def render(rooms: Scenes, size: tuple[int, int]) -> tuple[UInt8[Tensor, "n 3 h w"], Float[Tensor, "n h w"]]:
-    """What the cameras see, and how far away it is along their optical axes; without shadows."""
+    """Render the rooms: images, and depths in metres along the optical axes; without shadows."""
     start, way = rooms.camera[:, None, None], (rays(size) @ rooms.axes.mT)[:, None]  # n x shapes x rays x 3
 
-    # The depth at which each ray meets each shape, and which way its surface looks there.
+    # The depth at which each ray meets each shape, and the surface's normal there.
     room, room_normal = inside(start, way, rooms.walls[:, None, :1], rooms.walls[:, None, 1:])
     ball, ball_normal = balls(start, way, rooms.middles[:, :, None], rooms.radii[:, :, None])
     own_start, own_way = (start - rooms.centres[:, :, None]) @ rooms.box_axes, way @ rooms.box_axes
@@ -162,7 +162,7 @@ def render(rooms: Scenes, size: tuple[int, int]) -> tuple[UInt8[Tensor, "n 3 h w
     normals = torch.cat([room_normal, ball_normal, box_normal @ rooms.box_axes.mT], dim=1)
     normal = normals.gather(1, shape[:, None, :, None].expand(-1, -1, -1, 3))[:, 0]  # n x rays x 3
 
-    # Lambert's light of one lamp, and some from everywhere, on colours with blurred checks.
+    # Lambertian light of one lamp, plus ambient light, on colours with blurred checks.
     place = start[:, 0] + depth[:, :, None] * way[:, 0]
     wall = (normal * torch.tensor([1.0, 2.0, 3.0], dtype=normal.dtype)).sum(-1)  # ±1, ±2, ±3 on a wall
     surface = torch.where(shape > 0, shape + 5, sum((wall == code) * i for i, code in enumerate(WALLS)))
@@ -177,17 +177,17 @@ def render(rooms: Scenes, size: tuple[int, int]) -> tuple[UInt8[Tensor, "n 3 h w
 
 
 Shape = tuple[Float[Tensor, "n shapes rays"], Float[Tensor, "n shapes rays 3"]]
-"""Where each ray meets each shape first, in metres ahead, infinity if never, and the normal there."""
+"""The depth in metres at which each ray first meets each shape, infinity if never, and the normal there."""
 
 
 def inside(start: Tensor, way: Tensor, low: Tensor, high: Tensor) -> Shape:
-    """The first wall of a room that a ray from within meets: the one that it would leave through."""
+    """The intersection of a ray from inside a room with the wall through which it leaves."""
     leaves, axis = torch.maximum((low - start) / way, (high - start) / way).min(-1)
     return leaves, facing(way, axis)
 
 
 def boxes(start: Tensor, way: Tensor, halves: Tensor) -> Shape:
-    """A box's first face, in its own coordinates: a ray is inside while it is between all three pairs of faces."""
+    """The first intersection with a box, in its coordinates: a ray is inside while between all three pairs of faces."""
     first, second = (-halves - start) / way, (halves - start) / way
     enters, axis = torch.minimum(first, second).max(-1)
     leaves = torch.maximum(first, second).amin(-1)
@@ -195,16 +195,16 @@ def boxes(start: Tensor, way: Tensor, halves: Tensor) -> Shape:
 
 
 def balls(start: Tensor, way: Tensor, middles: Tensor, radii: Tensor) -> Shape:
-    """The smaller root t of |start + t way - middle|² = radius²."""
+    """The first intersection with a ball: the smaller root t of |start + t way - middle|² = radius²."""
     away = start - middles
     a, b, c = way.square().sum(-1), (way * away).sum(-1), away.square().sum(-1) - radii.square()
-    root = (b.square() - a * c).sqrt()  # nan where there is none
+    root = (b.square() - a * c).sqrt()  # nan where the ray misses the ball
     depth = (-b - root) / a
     depth = torch.where(depth > 0, depth, torch.inf)
     return depth, (away + depth.nan_to_num(posinf=0)[..., None] * way) / radii[..., None]
 
 
 def facing(way: Tensor, axis: Tensor) -> Tensor:
-    """The normal of a face across that axis, against the ray."""
+    """The normal of a face perpendicular to an axis, pointing against the ray."""
     across = one_hot(axis, 3).to(way.dtype)
     return -way.sign() * across

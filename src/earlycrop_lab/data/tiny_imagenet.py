@@ -19,13 +19,13 @@ SIZE = 64
 
 
 def tiny_imagenet(store: Store) -> Dataset:
-    """The training split and, as the test split, the official validation one: the test split has no labels.
+    """The official training split, with the validation split as the test split, because the latter has no labels.
 
-    The classes are those of `wnids.txt`, in alphabetical order, named by `words.txt`. The validation pictures may lie
-    in one folder beside `val_annotations.txt`, as published, or in class folders.
+    The classes are those of `wnids.txt`, in alphabetical order, named by `words.txt`. The validation pictures may be in
+    one folder beside `val_annotations.txt`, as published, or in class folders.
 
     Raises:
-        DataError: If a file or folder is absent or damaged, or `wnids.txt` and the folders do not agree.
+        DataError: A file or folder is missing or damaged, or `wnids.txt` and the folders do not agree.
     """
     path = store.folder(ARCHIVE)
     train = classes_of(path / "train") if (path / "train").is_dir() else {}
@@ -58,7 +58,7 @@ def tiny_imagenet(store: Store) -> Dataset:
 
 def validation(path: Path, classes: tuple[str, ...]) -> dict[str, list[Path]]:
     """The picture files of each of these classes in the validation folder."""
-    if not (path / "images").is_dir():  # sorted into class folders, as many have it
+    if not (path / "images").is_dir():  # sorted into class folders, a common variant
         found = classes_of(path) if path.is_dir() else {}
     else:
         found = defaultdict(list)
@@ -74,7 +74,7 @@ def validation(path: Path, classes: tuple[str, ...]) -> dict[str, list[Path]]:
 
 
 def lines(file: Path) -> list[str]:
-    """The lines of a text file that are not empty."""
+    """The non-empty lines of a text file."""
     try:
         return [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:

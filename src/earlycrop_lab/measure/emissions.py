@@ -10,20 +10,20 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 COUNTRY = "DEU"
-"""Whose electricity mix counts where none is named (ISO 3166-1 alpha-3): Germany's, where the authors worked."""
+"""The default country of the electricity mix (ISO 3166-1 alpha-3): Germany, where the authors worked."""
 
 
 @dataclass(frozen=True)
 class Emissions:
-    """What a run cost in energy and CO₂.
+    """Energy and CO₂ of a run.
 
     Args:
-        grams_co2: CO₂ equivalent of the energy, for the country's mix of electricity; None if it could not be had.
-        kwh: Energy in kilowatt hours, PUE included.
+        grams_co2: CO₂ equivalent of the energy in grams, for the country's electricity mix; None if not measured.
+        kwh: Energy in kilowatt hours, PUE included; None if not measured.
         country: ISO 3166-1 alpha-3 code of the country.
         pue: Power usage effectiveness: energy of the whole site over energy of the machine; 1 counts the machine alone.
-        power: How the power was had, in words that say what was measured and what was assumed.
-        seconds: How long it was measured.
+        power: What of the power was measured and what was assumed, in words.
+        seconds: The measured time, in seconds.
     """
 
     grams_co2: float | None
@@ -34,7 +34,7 @@ class Emissions:
     seconds: float = 0.0
 
     def including(self, seconds: float) -> "Emissions":
-        """With so many seconds more, during which nobody measured, at the mean power."""
+        """Extrapolated, at the mean power, to a time that is longer by that many unmeasured seconds."""
         if self.kwh is None or self.grams_co2 is None or not seconds or not self.seconds:
             return self
         more = 1 + seconds / self.seconds
@@ -48,15 +48,15 @@ class Emissions:
 class Tracker:
     """`with Tracker("DEU", pue=1.0) as tracker: train()`, then `tracker.emissions`.
 
-    It asks no network, writes no file and never stops a run: where CodeCarbon fails, `emissions.power` says how. It
-    counts the whole machine, so other programs of the same time are in it. With the `state_dict` of a tracker in a
-    process that died it goes on from there.
+    It uses no network, writes no file and never stops a run: where CodeCarbon fails, `emissions.power` says how. It
+    counts the whole machine, so other programs that run at the same time are included. Loaded with the `state_dict` of
+    a tracker in an earlier process, it continues from there.
 
     Args:
-        country: ISO 3166-1 alpha-3 code.
+        country: ISO 3166-1 alpha-3 code of the country.
         pue: Power usage effectiveness of the site.
-        every: Seconds between two looks at the power.
-        counts: Whether to count at all: where several processes work on one run, one of them does.
+        every: Seconds between two readings of the power.
+        counts: Whether to count at all: where several processes work on one run, only one of them does.
     """
 
     def __init__(self, country: str = COUNTRY, pue: float = 1.0, every: float = 10.0, counts: bool = True):
@@ -80,11 +80,11 @@ class Tracker:
                     country_iso_code=country,
                     pue=pue,
                     measure_power_secs=every,
-                    output_methods=[],  # nothing is written or sent, whatever a .codecarbon.config says
+                    output_methods=[],  # write and send nothing, whatever a .codecarbon.config says
                     allow_multiple_runs=True,
                     log_level=logging.CRITICAL,
                 )
-        except Exception as error:  # whatever a measurement trips over, the run goes on
+        except Exception as error:  # whatever goes wrong with a measurement, the run goes on
             self._failed = f"{type(error).__name__}: {error}"
         finally:
             for number, handler in handlers.items():  # CodeCarbon would turn Ctrl+C into a plain exit
@@ -103,46 +103,46 @@ class Tracker:
 
     @property
     def emissions(self) -> Emissions:
-        """What was found, once the block has ended."""
+        """The measurement, available once the block has ended."""
         if self._emissions is None:
             raise RuntimeError("Ask for emissions after the tracker's block, not within it.")
         return self._emissions
 
     def state_dict(self) -> dict[str, Any]:
-        """What was spent so far, in earlier processes too."""
+        """What was spent so far, in earlier processes and this one."""
         grams_co2, kwh, seconds = _sum(self._earlier, self._spent())
         return {"grams_co2": grams_co2, "kwh": kwh, "seconds": seconds}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that; what was spent before in this process is not counted."""
+        """Continue from that; what this process has spent so far is not counted."""
         grams_co2, kwh, seconds = self._spent()
         now = (None if grams_co2 is None else -grams_co2, None if kwh is None else -kwh, -seconds)
         self._earlier = _sum((state["grams_co2"], state["kwh"], state["seconds"]), now)
 
     def _spent(self) -> "Spent":
-        """Grams, kilowatt hours and seconds of this process."""
+        """Grams of CO₂, kilowatt hours and seconds of this process."""
         seconds = time.perf_counter() - self._start
         try:
             kilograms = self._tracker.flush()
             return 1000 * kilograms, self._tracker._total_energy.kWh, seconds
-        except Exception:  # whatever a measurement trips over, the run goes on
+        except Exception:  # whatever goes wrong with a measurement, the run goes on
             return None, None, seconds
 
     def _stop(self) -> Emissions:
         if self._tracker is None:
-            return Emissions(None, None, self.country, self.pue, f"not had: {self._failed}")
+            return Emissions(None, None, self.country, self.pue, f"not measured: {self._failed}")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 kilograms = self._tracker.stop()
             data = self._tracker.final_emissions_data
             if kilograms is None or not data.energy_consumed:
-                return Emissions(None, None, self.country, self.pue, "not had: CodeCarbon gave no figure")
+                return Emissions(None, None, self.country, self.pue, "not measured: CodeCarbon gave no figure")
             now = (1000 * kilograms, data.energy_consumed, time.perf_counter() - self._start)
             grams_co2, kwh, seconds = _sum(self._earlier, now)
             return Emissions(grams_co2, kwh, self.country, self.pue, self._power(data), seconds)
         except Exception as error:
-            return Emissions(None, None, self.country, self.pue, f"not had: {type(error).__name__}: {error}")
+            return Emissions(None, None, self.country, self.pue, f"not measured: {type(error).__name__}: {error}")
 
     def _power(self, data: Any) -> str:
         """One sentence from CodeCarbon's own choice of hardware readings."""
@@ -167,16 +167,16 @@ Spent = tuple[float | None, float | None, float]
 
 
 def _sum(a: Spent, b: Spent) -> Spent:
-    """Entry by entry; what one of them has not had, nobody has."""
+    """The sum of two measurements; an entry that is unknown in one of them is unknown in the sum."""
     grams_co2, kwh = (None if x is None or y is None else x + y for x, y in zip(a[:2], b[:2], strict=True))
     return grams_co2, kwh, a[2] + b[2]
 
 
 def check_country(code: str) -> str:
-    """The code, if CodeCarbon knows the country's mix of electricity.
+    """The code, if CodeCarbon knows the country's electricity mix.
 
     Raises:
-        ValueError: If it does not.
+        ValueError: CodeCarbon does not know it.
     """
     with suppress(ImportError, OSError):
         from codecarbon.input import DataSource

@@ -1,4 +1,4 @@
-"""A network as it is used: in eval mode and without gradients; afterwards its training flag is as it was."""
+"""A network in eval mode and without gradients, with its training flag restored afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """While a network is looked at."""
+    """Put a network into eval mode, without gradients, within the block."""
     training = model.training
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""On what a run ran, and with what: recorded beside every result, printed beside every timing."""
+"""The hardware and software of a run: recorded with every result, printed with every timing."""
 
 import os
 import platform
@@ -13,7 +13,7 @@ PACKAGES = ("earlycrop", "torch", "safetensors", "jaxtyping", "numpy", "scikit-l
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, commit and hardware, JSON-ready."""
+    """Versions, commit, hardware and load, JSON-ready."""
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -32,7 +32,7 @@ def find_device(name: str) -> str:
     """The device of that name; `auto` is a CUDA GPU where there is one.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: There is no such device on this machine.
     """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
@@ -48,17 +48,17 @@ def find_device(name: str) -> str:
 
 
 def cpus() -> int:
-    """CPUs that this process may use."""
+    """The number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load() -> float | None:
-    """Load average of the last minute: above the number of CPUs, somebody else's work is in the timings."""
+    """Load average of the last minute; above the number of CPUs, the timings include other processes' work."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def cpu_name() -> str:
-    """The processor, as the system calls it."""
+    """The processor's name, as the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -73,7 +73,7 @@ def commit() -> str | None:
     here = Path(__file__).parent
     try:
         head = _git(here, "rev-parse", "HEAD")
-        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy lies in somebody else's repository
+        _git(here, "ls-files", "--error-unmatch", __file__)  # an installed copy may lie in another repository
         return head + ("-changed" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -91,6 +91,6 @@ def _version(package: str) -> str | None:
         return None
 
 
-if __name__ == "__main__":  # what `make test-all` heads its summary with
+if __name__ == "__main__":  # `make test-all` prints this above its summary
     for name, value in environment(torch.device("cuda" if torch.cuda.is_available() else "cpu")).items():
         print(f"{name}: {value}")

@@ -1,7 +1,7 @@
 """Peak memory of a training step: the bytes of every tensor that is alive at once.
 
 One instrument for every device: it counts what the program holds (parameters, buffers, gradients, optimizer state,
-the batch, activations), whatever the allocator beneath makes of it. The scratch space inside an operator is not seen.
+the batch, activations), whatever the allocator makes of it. Scratch space inside an operator is not counted.
 """
 
 import sys
@@ -17,10 +17,10 @@ from torch.utils._pytree import tree_iter
 
 
 class LiveBytes(TorchDispatchMode):
-    """Within it, `peak` is the greatest number of bytes of storage alive at once, the `held` tensors included.
+    """Within the block, tracks the bytes of storage alive (`now`) and their maximum (`peak`), `held` tensors included.
 
     A storage counts once, however many views it has, from the operator that made it until the last tensor, saved
-    activation or Python name lets go of it.
+    activation or Python name releases it.
 
     >>> x = torch.zeros(1000)
     >>> with LiveBytes([x]) as live:
@@ -47,7 +47,7 @@ class LiveBytes(TorchDispatchMode):
     def __exit__(self, *exception):
         super().__exit__(*exception)
         for end in self._alive.values():
-            end.detach()  # what lives on is no longer watched
+            end.detach()  # stop watching what outlives the block
         self._alive.clear()
 
     def _see(self, tensor: Tensor) -> None:
@@ -58,8 +58,8 @@ class LiveBytes(TorchDispatchMode):
         if key in self._alive:
             return
         size = storage.nbytes()
-        # torch keeps one Python object for a storage as long as the storage itself lives, also where only autograd
-        # holds it: the object's end is the storage's end
+        # torch keeps one Python object per storage for as long as the storage lives, even if only autograd holds it:
+        # the end of the object is the end of the storage
         self._alive[key] = weakref.finalize(storage, self._gone, key, size)
         self._alive[key].atexit = False
         self.now += size
@@ -83,9 +83,9 @@ def held_by(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[Te
 
 
 def process_peak_bytes() -> int | None:
-    """The most memory that this process ever had resident, in bytes; None where the system does not say.
+    """Peak resident memory of this process, in bytes; None where the system does not report it.
 
-    It holds the interpreter, the libraries and the data too: only the figures of two fresh processes compare.
+    It includes the interpreter, the libraries and the data: only numbers of two fresh processes can be compared.
     """
     try:
         status = Path("/proc/self/status").read_text()

@@ -1,4 +1,4 @@
-"""The instruments of one run, in one hand, beside its training loop."""
+"""All instruments of one run, around its training loop."""
 
 import gc
 from collections import defaultdict
@@ -14,7 +14,7 @@ from earlycrop_lab.measure.memory import LiveBytes, held_by
 from earlycrop_lab.measure.time import Clock
 
 WATCHED = 3
-"""Which step of a phase is watched for its memory: by then the optimizer has its state."""
+"""The step of a phase whose memory is measured: by then the optimizer has its state."""
 
 
 class Meters:
@@ -25,13 +25,13 @@ class Meters:
             with meters.step("dense", x, y):
                 ...  # forward, backward, optimizer
 
-    The third step of a phase is a step like any other, but watched for its memory and therefore not timed.
+    The third step of a phase is a step like any other, but its memory is measured and it is therefore not timed.
 
     Args:
-        model: What is trained.
-        optimizer: Of its parameters.
-        device: Where.
-        beside: What else lives from step to step.
+        model: The model being trained.
+        optimizer: The optimizer of its parameters.
+        device: The device of both.
+        beside: Returns other tensors that live from step to step.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Meters:
 
     @contextmanager
     def step(self, phase: str, *batch: Tensor) -> Iterator[None]:
-        """Measure the training step within."""
+        """Measure the training step within the block."""
         self.taken += 1
         self.count[phase] += 1
         if self.count[phase] == WATCHED:
@@ -61,17 +61,17 @@ class Meters:
                 yield
 
     def forget(self, phase: str) -> None:
-        """The network is another one from here on: what a step of that phase takes is measured again."""
+        """Discard the steps of a phase, whose network has changed, and measure them again."""
         self.count.pop(phase, None)
         self.clock.forget(phase)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was measured so far."""
+        """The measurements so far."""
         measured = {"peak_bytes": self.peak_bytes, "cuda_bytes": self.cuda_bytes, "count": dict(self.count)}
         return {"clock": self.clock.state_dict(), "taken": self.taken, **measured}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that; what was measured before in this process is forgotten."""
+        """Continue from that; what this process has measured so far is discarded."""
         self.clock.load_state_dict(state["clock"])
         self.peak_bytes, self.cuda_bytes = dict(state["peak_bytes"]), dict(state["cuda_bytes"])
         self.count, self.taken = defaultdict(int, state["count"]), state["taken"]
@@ -81,7 +81,7 @@ class Meters:
         cuda = self.clock.cuda
         if cuda:
             gc.collect()
-            torch.cuda.empty_cache()  # what the dense phase left behind is not the sparse phase's
+            torch.cuda.empty_cache()  # memory cached in the dense phase must not count for the sparse one
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
         with LiveBytes([*held_by(self.model, self.optimizer), *self.beside(), *batch]) as live:

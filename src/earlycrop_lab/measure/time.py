@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from earlycrop_lab.measure.evaluating import evaluating
 
 WARM = 5
-"""Steps at the start of each phase, and of each process, that do not count: caches fill, kernels are chosen."""
+"""Steps at the start of each phase and process that do not count: caches fill, kernels are chosen."""
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """A training step: medians over the warm ones.
+    """The time of a training step, as medians over warm steps.
 
     Args:
-        milliseconds: On the wall's clock (CUDA: the device's).
-        cpu_milliseconds: Of all threads of this process: on a shared machine, what others do is not in it.
-        steps: How many warm steps the medians are of.
+        milliseconds: Wall-clock time (CUDA: the device's time).
+        cpu_milliseconds: CPU time of all threads of this process, which excludes others' work on a shared machine.
+        steps: The number of warm steps in the medians.
     """
 
     milliseconds: float
@@ -33,12 +33,12 @@ class StepTime:
 
 
 def inference(model: nn.Module, images: Tensor, seconds: float = 1.0) -> float:
-    """Median milliseconds of a forward pass in eval mode over these images, among at least five after a first one.
+    """Median milliseconds of a forward pass in eval mode on these images, over at least five passes after a first one.
 
     Args:
-        model: The network; its training flag is left as found.
-        images: A batch, where the model is.
-        seconds: After the five it goes on until so much time has gone.
+        model: The network; its training flag is restored.
+        images: A batch, on the model's device.
+        seconds: How long to go on after five passes, in seconds since the start.
     """
     clock, start = Clock(images.device, warm=1), time.perf_counter()
     with evaluating(model):
@@ -51,9 +51,9 @@ def inference(model: nn.Module, images: Tensor, seconds: float = 1.0) -> float:
 
 
 class Clock:
-    """What each phase took.
+    """The time of each phase and of its steps.
 
-    `with clock.phase(name)` adds its wall-clock seconds to `seconds[name]`; `with clock.step(name)` notes one training
+    `with clock.phase(name)` adds its wall-clock seconds to `seconds[name]`; `with clock.step(name)` times one training
     step (forward, backward, optimizer), on CUDA by events, which do not make the device wait.
 
     >>> clock = Clock()
@@ -67,7 +67,7 @@ class Clock:
     True
 
     Args:
-        device: Where the steps are.
+        device: The device of the steps.
         warm: Steps at the start of each phase that do not count.
     """
 
@@ -79,18 +79,18 @@ class Clock:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the time within to `seconds[name]`."""
+        """Add the time of the block to `seconds[name]`."""
         start = time.perf_counter()
         try:
             yield
             if self.cuda:
-                torch.cuda.synchronize()  # work that was only asked for belongs to the phase that asked
+                torch.cuda.synchronize()  # work that is still queued belongs to the phase that queued it
         finally:
             self.seconds[name] += time.perf_counter() - start
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Note the time within as one training step of a phase."""
+        """Record the time of the block as one training step of a phase."""
         worked = time.process_time()
         if self.cuda:
             start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
@@ -108,7 +108,7 @@ class Clock:
             self._warm[name].append((took, 1000 * (time.process_time() - worked)))
 
     def steps(self, name: str) -> StepTime | None:
-        """The time of a step of that phase; None where it had no warm one."""
+        """The time of a step of that phase; None if it has had no warm step."""
         noted = self._milliseconds(name)
         if not noted:
             return None
@@ -116,21 +116,21 @@ class Clock:
         return StepTime(median(took), median(worked), len(noted))
 
     def forget(self, name: str) -> None:
-        """The steps of that phase; its seconds stay."""
+        """Discard the steps of a phase, but keep its seconds."""
         self._warm.pop(name, None)
         self._cold.pop(name, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was noted so far."""
+        """The measurements so far."""
         return {"seconds": dict(self.seconds), "steps": {name: self._milliseconds(name) for name in list(self._warm)}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from that; what was noted before in this process is forgotten."""
+        """Continue from that; what this process has measured so far is discarded."""
         self.seconds = defaultdict(float, state["seconds"])
         self._warm = defaultdict(list, state["steps"])
 
     def _milliseconds(self, name: str) -> list[tuple[float, float]]:
-        """The warm steps of that phase; CUDA's events are read once."""
+        """Wall-clock and CPU milliseconds of the warm steps of a phase; CUDA's events are read once."""
         if self.cuda and any(isinstance(took, tuple) for took, _ in self._warm[name]):
             torch.cuda.synchronize()
             self._warm[name] = [

@@ -1,15 +1,15 @@
 """The networks of the tasks, by name.
 
-`NETWORKS` is the table, `build` makes a row:
+`NETWORKS` is the table, `build` makes a network of it:
 
 >>> from earlycrop_lab.models import NETWORKS, build
 >>> model = build("resnet18", classes=10, channels=1, size=8, width=16, seed=0)
->>> NETWORKS["resnet18-paper"].least  # the smallest image, in pixels a side, on which each of its layers has a place
+>>> NETWORKS["resnet18-paper"].least  # the smallest image, in pixels per side, that its layers can process
 32
 
 The files: `resnet` (ResNet18, ResNet50, ResNeXt-101), `vgg`, `lenet`, `cnn`, `mlp`, and `paper` for what the authors'
-forms share. Of other tasks than image classification are `fcrn` (depth), `actor_critic` (control), `psmm` and `lstm`
-(language). Each is plain torch; nothing here knows of pruning.
+variants have in common. For tasks other than image classification there are `fcrn` (depth), `actor_critic` (control),
+`psmm` and `lstm` (language). Each is plain torch; nothing here knows about pruning.
 """
 
 from collections.abc import Callable
@@ -47,7 +47,7 @@ class Network:
 
     Args:
         make: Makes it from `classes`, `channels_in`, `width` and, if `sized`, `size`.
-        least: The smallest image it takes, in pixels a side: below it a stride or a pool would have nothing to halve.
+        least: The smallest image it accepts, in pixels per side: below it a stride or pool would have nothing to halve.
         width: Its usual base width: channels of the first layer (hidden units of the MLP).
         sized: Whether its parameters depend on the size of the images.
     """
@@ -75,10 +75,10 @@ NETWORKS = {
 
 
 def get_network(name: str) -> Network:
-    """The row of that name.
+    """The network of that name.
 
     Raises:
-        ValueError: If there is none; it names the nearest.
+        ValueError: There is no such network; the message suggests the nearest.
     """
     if name not in NETWORKS:
         near = nearest(name, NETWORKS)
@@ -95,18 +95,19 @@ def build(
     width: int | None = None,
     seed: int | None = None,
 ) -> nn.Module:
-    """A new network of the table, on the CPU (or the default device of the moment), in training mode.
+    """A new network of the table, on the current default device, in training mode.
 
     Args:
         name: Its name in `NETWORKS`.
         classes: Number of logits.
         channels: Channels of an image.
-        size: Pixels a side of an image.
-        width: Base width; the network's usual one by default.
-        seed: Where its weights start; the global random state stays as it was. Without it they are drawn from that.
+        size: Pixels per side of an image.
+        width: Base width; by default the network's usual one.
+        seed: Seed of its initial weights, which leaves the global random state as it was. Without a seed they are drawn
+            from the global random state.
 
     Raises:
-        ValueError: If the name is unknown, the images are too small or the width or number of classes makes no network.
+        ValueError: The name is unknown, the images are too small, or the width, channels or classes are too few.
     """
     network = get_network(name)
     if size < network.least:

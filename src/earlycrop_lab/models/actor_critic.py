@@ -8,7 +8,7 @@ from earlycrop_lab.models.seeded import seeded
 
 
 class ActorCritic(nn.Module):
-    """Two hidden layers of `width` rectified units that both heads read (for CartPole 4 → 128 → 128 → 2).
+    """Two hidden layers of `width` ReLU units, shared by both heads (for CartPole 4 → 128 → 128 → 2 and 1).
 
     Args:
         observations: Numbers in an observation.
@@ -24,12 +24,12 @@ class ActorCritic(nn.Module):
         self.value = nn.Linear(width, 1)
 
     def forward(self, observations: Float[Tensor, "n d"]) -> tuple[Float[Tensor, "n actions"], Float[Tensor, "n"]]:
-        """Logits of the actions, and the value."""
+        """The logits of the actions, and the value."""
         hidden = torch.relu(self.fc2(torch.relu(self.fc1(observations))))
         return self.policy(hidden), self.value(hidden).squeeze(1)
 
 
 def actor_critic(*, observations: int, actions: int, width: int = 128, seed: int) -> ActorCritic:
-    """The network at PyTorch's own initial weights; the global random state stays as it was."""
+    """The network at PyTorch's default initial weights; the global random state stays as it was."""
     with seeded(seed):
         return ActorCritic(observations, actions, width)

@@ -6,7 +6,7 @@ from torch import nn
 def cnn(*, classes: int, channels_in: int = 1, width: int = 16) -> nn.Sequential:
     """Three 3x3 convolutions of `width`, twice and four times as many channels, norms, a pool, a linear layer.
 
-    The weights start as PyTorch makes them.
+    The weights have PyTorch's default initialisation.
 
     >>> sum(p.numel() for p in cnn(classes=10).parameters())
     24170

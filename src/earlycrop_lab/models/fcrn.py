@@ -1,8 +1,8 @@
 """FCRN, a map of depths from one image (Laina et al., 2016): ResNet50's maps, then four up-projections.
 
-Each up-projection doubles the map and halves its channels. Laina et al. double a map by putting zeros between its
-places and then convolve with a 5x5 kernel; that is one transposed convolution of stride 2, padding 2 and output
-padding 1 with the same kernel, turned by 180 degrees, and three quarters of whose products are never made.
+Each up-projection doubles the map's sides and halves its channels. Laina et al. put zeros between the map's pixels and
+then convolve with a 5x5 kernel. That equals one transposed convolution of stride 2, padding 2 and output padding 1 with
+the same kernel, rotated by 180 degrees, which skips the three quarters of the products that are with zeros.
 """
 
 from collections import OrderedDict
@@ -14,7 +14,7 @@ from earlycrop_lab.models.resnet import resnet50
 
 
 class UpProjection(nn.Module):
-    """A map of twice the size: a 5x5 and a 3x3 convolution beside a shortcut of one 5x5, each after zeros between."""
+    """Doubles the sides of a map: a 5x5 and a 3x3 convolution beside a shortcut of one 5x5; each 5x5 is `doubling`."""
 
     def __init__(self, channels_in: int, channels: int):
         super().__init__()
@@ -31,7 +31,7 @@ class UpProjection(nn.Module):
 
 
 def doubling(channels_in: int, channels: int) -> nn.ConvTranspose2d:
-    """Zeros between the places of a map, then a 5x5 convolution, without the products with zeros."""
+    """Zeros between the pixels of a map, then a 5x5 convolution, without computing the products with zeros."""
     return nn.ConvTranspose2d(channels_in, channels, 5, stride=2, padding=2, output_padding=1, bias=False)
 
 
@@ -43,7 +43,7 @@ class Fcrn(nn.Module):
     Args:
         width: Channels of the encoder's first layer and of the last map; the published network has 64.
         channels_in: Channels of an image.
-        dropout: The part of the last map that is dropped in training; the paper does not say how much.
+        dropout: Dropout rate on the last map; the paper does not give it.
     """
 
     def __init__(self, *, width: int = 64, channels_in: int = 3, dropout: float = 0.0):
@@ -65,7 +65,7 @@ class Fcrn(nn.Module):
 
 
 def depth_size(height: int, width: int) -> tuple[int, int]:
-    """Rows and columns of the map of depths for an image of that size.
+    """Height and width of the depth map for an image of that size.
 
     >>> depth_size(228, 304), depth_size(114, 152), depth_size(57, 76)
     ((128, 160), (64, 80), (32, 48))

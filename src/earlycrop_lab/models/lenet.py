@@ -1,4 +1,4 @@
-"""LeNet-5 (LeCun et al., 1998) with rectified units and max-pools, as it is used today."""
+"""LeNet-5 (LeCun et al., 1998) with ReLUs and max-pools, as it is used today."""
 
 from collections import OrderedDict
 
@@ -6,9 +6,9 @@ from torch import nn
 
 
 def lenet(*, classes: int, channels_in: int = 1, size: int = 32, width: int = 6) -> nn.Sequential:
-    """Two 5x5 convolutions and three linear layers for images of `size` pixels a side, 16 at least.
+    """Two 5x5 convolutions and three linear layers for images of `size` pixels per side, at least 16.
 
-    >>> sum(p.numel() for p in lenet(classes=10).parameters())  # as LeCun et al. would count it today
+    >>> sum(p.numel() for p in lenet(classes=10).parameters())
     61706
     """
     second, side = round(width * 16 / 6), ((size - 4) // 2 - 4) // 2

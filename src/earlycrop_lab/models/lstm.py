@@ -8,9 +8,9 @@ class LstmLanguageModel(nn.Module):
     """log p(xₜ₊₁ | x₁ … xₜ) = log softmax(W hₜ + b) at xₜ₊₁, h the hidden states of an LSTM on the embeddings of x.
 
     Args:
-        vocabulary: How many tokens there are.
-        width: Of the embedding, and hidden units.
-        dropout: The part of embedding and hidden state that is left out in training; never of the logits.
+        vocabulary: Number of distinct tokens.
+        width: Width of the embedding, and number of hidden units.
+        dropout: Dropout rate of embedding and hidden state; the logits have none.
     """
 
     def __init__(self, vocabulary: int, width: int = 300, dropout: float = 0.3):

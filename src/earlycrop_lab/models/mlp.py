@@ -6,7 +6,7 @@ from torch import nn
 
 
 def mlp(*, classes: int, channels_in: int = 1, size: int = 8, width: int = 128) -> nn.Sequential:
-    """Two hidden layers of `width` rectified units on images of `size` pixels a side."""
+    """Two hidden layers of `width` ReLU units on images of `size` pixels per side."""
     return nn.Sequential(
         OrderedDict(
             flatten=nn.Flatten(),

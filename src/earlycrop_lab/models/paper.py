@@ -1,4 +1,4 @@
-"""What the authors' ResNet18 and VGG16 share: leaky units, a head with dropout, an orthogonal start.
+"""What the authors' ResNet18 and VGG16 have in common: leaky ReLUs, a head with dropout, orthogonal initial weights.
 
 Source: the public code of Rachwan et al. (2022), "Winning the Lottery Ahead of Time".
 """
@@ -16,7 +16,7 @@ def leaky() -> nn.LeakyReLU:
 
 
 def head(*widths: int, classes: int) -> nn.Sequential:
-    """For each pair of widths dropout, Linear, batch norm and LeakyReLU; then dropout and the logits."""
+    """A head: for each pair of widths dropout, Linear, batch norm and LeakyReLU; then dropout and the logits."""
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers += [nn.Dropout(0.3), nn.Linear(before, after), nn.BatchNorm1d(after), leaky()]
@@ -24,9 +24,9 @@ def head(*widths: int, classes: int) -> nn.Sequential:
 
 
 def initialise(model: nn.Module) -> None:
-    """Make every weight orthogonal, with gain √(2 / (1 + 0.05²)) and 1 for the logits.
+    """Make every weight orthogonal, with gain √(2 / (1 + 0.05²)), and 1 for the logits.
 
-    Biases stay U(±1/√fan_in), which is how PyTorch makes them.
+    Biases keep PyTorch's default, U(±1/√fan_in).
     """
     layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     gain = nn.init.calculate_gain("leaky_relu", SLOPE)

@@ -8,17 +8,17 @@ from torch import Tensor, nn
 class Psmm(nn.Module):
     """log p(xₜ₊₁ | x₁ … xₜ), with p = Σ aₜⱼ over j ≤ t with xⱼ = xₜ₊₁, plus gₜ · softmax(W hₜ + b) at xₜ₊₁.
 
-    h are the hidden states of an LSTM. The query qₜ = tanh(U hₜ + c) meets all of them so far and the sentinel s, a
-    parameter: (aₜ₁ … aₜₜ, gₜ) = softmax(qₜ·h₁ … qₜ·hₜ, qₜ·s). Position j stands for the token xⱼ that was read there,
-    so nothing is known of xₜ₊₁ before it is read. What the sentinel wins goes to the vocabulary.
+    h are the hidden states of an LSTM. The query qₜ = tanh(U hₜ + c) attends to all of them so far and to the sentinel
+    s, a parameter: (aₜ₁ … aₜₜ, gₜ) = softmax(qₜ·h₁ … qₜ·hₜ, qₜ·s). Position j stands for the token xⱼ that was read
+    there, so nothing about xₜ₊₁ leaks in. The sentinel's share gₜ goes to the vocabulary.
 
-    All positions are computed at once. Of the pointer's distribution only the part that points at the next token is
-    needed, so nothing is scattered over the vocabulary; sums of probabilities are had by logsumexp.
+    All positions are computed at once. Only the part of the pointer's distribution that points at the next token is
+    needed, so nothing is scattered over the vocabulary; sums of probabilities are computed by logsumexp.
 
     Args:
-        vocabulary: How many tokens there are.
-        width: Of the embedding, and hidden units.
-        dropout: The part of embedding and hidden state that is left out in training; never of the logits.
+        vocabulary: Number of distinct tokens.
+        width: Width of the embedding, and number of hidden units.
+        dropout: Dropout rate of embedding and hidden state; the logits have none.
     """
 
     def __init__(self, vocabulary: int, width: int = 300, dropout: float = 0.3):
@@ -32,7 +32,7 @@ class Psmm(nn.Module):
 
     def forward(self, tokens: Int64[Tensor, "n t"]) -> Float[Tensor, "n t-1"]:
         read, following = tokens[:, :-1], tokens[:, 1:]
-        # once for all that see it, where the authors drop the query's and the logits' entries: docs/tasks.md says why
+        # one mask for all that read it; the authors drop entries of the query and the logits: docs/tasks.md says why
         hidden = self.drop(self.lstm(self.drop(self.embedding(read)))[0])
         query = torch.tanh(self.query(hidden))
         later = torch.ones(read.shape[1], read.shape[1], dtype=torch.bool, device=read.device).triu(1)
@@ -41,5 +41,5 @@ class Psmm(nn.Module):
         others = read.unsqueeze(1) != following.unsqueeze(2)
         pointed = shares[..., :-1].masked_fill(others, -torch.inf)
         spoken = self.decoder(hidden).log_softmax(-1).gather(-1, following.unsqueeze(-1))
-        # the last entry is always finite, so no logsumexp is of nothing, whose slope would be nan
+        # the last entry is always finite, so no logsumexp is over -inf only, whose gradient would be nan
         return torch.cat([pointed, shares[..., -1:] + spoken], -1).logsumexp(-1)

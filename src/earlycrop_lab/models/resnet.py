@@ -1,7 +1,7 @@
 """Residual networks: ResNet18 and ResNet50 (He et al., 2016), ResNeXt-101 (Xie et al., 2017).
 
-One class, two blocks, two stems. Parameters have the field's usual names (`conv1`, `layer1.0.bn2`, `fc`), so published
-weights load wherever the architecture is the published one: the forms "imagenet".
+One class, two blocks, two stems. Parameters have the usual names (`conv1`, `layer1.0.bn2`, `fc`), so published weights
+load where the architecture is the published one, that is into the forms "imagenet".
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (grouped in a ResNeXt) and 1x1 convolutions beside a shortcut; the stride is the 3x3's."""
+    """1x1, 3x3 (grouped in a ResNeXt) and 1x1 convolutions beside a shortcut; the 3x3 has the stride."""
 
     expansion = 4
 
@@ -91,10 +91,10 @@ class ResNet(nn.Module):
         channels_in: Channels of an image.
         width: Channels of the stem and base of the first stage.
         stem: "small" (3x3, stride 1) or "large" (7x7, stride 2, and a max-pool).
-        pool: Side of the map that the head sees.
-        head: Makes the head from its number of inputs; one Linear by default.
+        pool: Side of the map that the head reads.
+        head: Makes the head from its number of inputs; by default one Linear.
         activation: Makes the stem's activation.
-        **block_options: What else every block is told.
+        **block_options: Further arguments of every block.
     """
 
     def __init__(
@@ -151,10 +151,10 @@ class ResNet(nn.Module):
 def resnet18(
     form: Literal["small", "paper", "imagenet"] = "small", *, classes: int, channels_in: int = 3, width: int = 64
 ) -> ResNet:
-    """ResNet18 for images of 32 pixels ("small"), as the authors have it ("paper"), or as published ("imagenet").
+    """ResNet18 for images of 32 pixels ("small"), in the authors' form ("paper"), or as published ("imagenet").
 
-    The authors' has biases in its 3x3 convolutions, LeakyReLU(0.05), a 2x2 pool, a hidden layer with dropout in its
-    head and an orthogonal start; its stem is the large one, so they enlarge CIFAR-10 to 64 pixels.
+    The authors' form has biases in its 3x3 convolutions, LeakyReLU(0.05), a 2x2 pool, a hidden layer with dropout in
+    its head and orthogonal initial weights; its stem is the large one, so they enlarge CIFAR-10 to 64 pixels.
 
     >>> sum(p.numel() for p in resnet18(classes=10).parameters())
     11173962
@@ -181,13 +181,13 @@ def resnet18(
 def resnet50(
     form: Literal["small", "imagenet"] = "small", *, classes: int, channels_in: int = 3, width: int = 64
 ) -> ResNet:
-    """ResNet50, its stride in the 3x3 convolutions, with the small-image stem or the published one."""
+    """ResNet50 with strides in the 3x3 convolutions and the stem for small images or the published one."""
     stem = "small" if form == "small" else "large"
     return ResNet(Bottleneck, (3, 4, 6, 3), classes=classes, channels_in=channels_in, width=width, stem=stem)
 
 
 def resnext101(group_width: Literal[16, 48], *, classes: int, channels_in: int = 3, width: int = 64) -> ResNet:
-    """ResNeXt-101 of 32 groups: 32x16d and 32x48d are the poster's RN16 and RN48.
+    """ResNeXt-101 with 32 groups: 32x16d and 32x48d are the poster's RN16 and RN48.
 
     The authors keep the 1000-way head for ten classes; here the head has as many outputs as there are classes.
     """

@@ -1,4 +1,4 @@
-"""Where the weights of a new network start."""
+"""Seeded initial weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,9 +8,9 @@ import torch
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Weights that are drawn within come from this seed, and the global random state stays as it was.
+    """Draw weights within the block from this seed, and leave the global random state as it was.
 
-    Without a seed they are drawn from that.
+    Without a seed they are drawn from the global random state.
     """
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:

@@ -1,4 +1,4 @@
-"""VGG16 with batch norm (Simonyan and Zisserman, 2015), as used on small images and as the authors have it."""
+"""VGG16 with batch norm (Simonyan and Zisserman, 2015), as used on small images and in the authors' form."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -15,7 +15,7 @@ PAPER = (1, 1, POOL, 2, 2, POOL, 4, 4, 4, POOL, 8, 8, 8, POOL, 8, 8, 16)  # twic
 
 
 class VGG(nn.Module):
-    """`features`, a pool and a `classifier`, numbered inside as the published networks are."""
+    """`features`, a pool and a `classifier`, whose layers are numbered as in the published networks."""
 
     def __init__(self, features: nn.Sequential, pool: int, classifier: nn.Module):
         super().__init__()
@@ -28,10 +28,10 @@ class VGG(nn.Module):
 
 
 def vgg16(form: Literal["small", "paper"] = "small", *, classes: int, channels_in: int = 3, width: int = 64) -> VGG:
-    """VGG16 with a single Linear as its head ("small"), or as the authors have it ("paper").
+    """VGG16 with a single Linear as its head ("small"), or in the authors' form ("paper").
 
-    The authors' ends in a convolution of twice the channels and no pool, has LeakyReLU(0.05) throughout, an average
-    pool to 2x2, two hidden layers with dropout and an orthogonal start.
+    The authors' form ends in a convolution of twice the channels without a pool, and has LeakyReLU(0.05) throughout, an
+    average pool to 2x2, two hidden layers with dropout and orthogonal initial weights.
 
     >>> sum(p.numel() for p in vgg16(classes=10).parameters())
     14728266
@@ -53,7 +53,7 @@ def vgg16(form: Literal["small", "paper"] = "small", *, classes: int, channels_i
 def convolutions(
     plan: tuple[int | str, ...], channels_in: int, width: int, activation: Callable[[], nn.Module]
 ) -> nn.Sequential:
-    """The plan's 3x3 convolutions, each with its norm and activation, and its 2x2 max-pools."""
+    """The 3x3 convolutions of a plan, each with norm and activation, and its 2x2 max-pools."""
     layers: list[nn.Module] = []
     for step in plan:
         if isinstance(step, str):

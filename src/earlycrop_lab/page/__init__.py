@@ -1,8 +1,8 @@
-"""A folder of runs as one page that needs nothing else, with tables and pictures; and these as files, for a paper.
+"""A folder of runs as one self-contained page with tables and charts, and these as files, for a paper.
 
     html        the page
-    pictures    pictures as files, and as parts of the page
-    style       how it looks
+    pictures    charts as files, and as parts of the page
+    style       the page's style sheet and frame
 
 Imports point down this list and never up.
 """
@@ -27,11 +27,11 @@ from earlycrop_lab.why.inquiry import Inquiry
 
 
 def write(folder: Path, file: Path) -> list[Path]:
-    """Write the page of a folder of runs, and beside it, in a folder of its name, its tables and pictures as files.
+    """Write the page of a folder of runs, and its tables and charts as files in a folder beside it; all paths.
 
     Raises:
-        ValueError: If no run has a result.
-        OSError: If something cannot be read or written.
+        ValueError: No run has a result.
+        OSError: A file cannot be read or written.
     """
     results, lacking = finished(folder)
     if not results:
@@ -61,20 +61,20 @@ def write(folder: Path, file: Path) -> list[Path]:
 
 
 def _sampled(rows: Sequence[Row], folder: Path) -> list[Chart]:
-    """What dense and pruned networks make of a few samples, for each sparsity; of each method the first seed."""
+    """For each sparsity a chart of dense and pruned networks' predictions for a few samples, at their first seeds."""
     found = []
     for level in sorted({row.sparsity for row in rows if row.sparsity is not None}) or [None]:
         among = sorted((row for row in rows if row.sparsity in (None, level)), key=lambda row: row.prunes)
         figure = sampled({row.name: row.results[0] for row in among}, folder, width=WIDTH / 72, across=False)
         if figure is not None:
             at = "" if level is None else f" at {100 * level:g} % sparsity"
-            note = "Test samples, the same for all, after the last epoch of each method's first seed."
+            note = "Test samples, the same for all methods, after the last epoch of each method's first seed."
             found.append(Chart(f"samples{'' if level is None else f'-{level:g}'}", f"What they see{at}", note, figure))
     return found
 
 
 def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
-    """The results of a folder of runs, and for each of its runs that has none, by name, the reason."""
+    """The results of a folder of runs, and for each run without a result, by name, the reason."""
     results, lacking = [], {}
     for run in sorted(path for path in folder.iterdir() if path.is_dir()):
         if (run / RESULT).exists():
@@ -90,7 +90,7 @@ def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
 
 
 def inquiries(folder: Path) -> tuple[list[Inquiry], dict[str, str]]:
-    """What `earlycrop why` kept among the runs, and of its folders that cannot be read, by name, the reason."""
+    """The answers that `earlycrop why` kept among the runs, and for each that cannot be read, by name, the reason."""
     found, unread = [], {}
     for kept in sorted(folder.glob("why-*/records.json")):
         try:

@@ -1,4 +1,4 @@
-"""The page: well-formed XML, without a script."""
+"""The page: well-formed XML, without scripts."""
 
 import base64
 import re
@@ -40,7 +40,7 @@ def page(
     asked: Sequence[Inquiry],
     lacking: Mapping[str, str],
 ) -> str:
-    """The page, which is well-formed XML too; no script, and its policy forbids every request."""
+    """The page as HTML that is also well-formed XML, without scripts; its security policy forbids every request."""
     groups = by_setting(rows)
     runs = [result for row in rows for result in row.results]
     days = sorted({day[:10] for run in runs if (day := run.environment.get("started"))})
@@ -78,13 +78,13 @@ def _count(n: int, noun: str) -> str:
 
 
 def _link(name: str, kind: str, text: str) -> str:
-    """A file that lies in the page itself."""
+    """A link to a file that is embedded in the page."""
     data = base64.b64encode(text.encode()).decode()
     return f"<a download='{name}' href='data:{kind};charset=utf-8;base64,{data}'>{name}</a>"
 
 
 def _summary(rows: Sequence[Row], narrow: Sequence[Row]) -> str:
-    """Which row is the best, and which are on the frontiers, narrow dense ones too; nothing of a smoke run."""
+    """Which row is the best and which are on the frontiers, narrow dense ones included; empty for smoke runs."""
     if rows[0].description.max_steps is not None:
         return ""
     best, names, among = ranked(rows)[0], labels([*rows, *narrow]), [*rows, *narrow]
@@ -124,7 +124,7 @@ def _table(rows: Sequence[Row], setting: str) -> str:
 
 
 def _cell(row: Row, column: Column) -> str:
-    """The mean, which holds itself unrounded too; then its deviation, n if runs lack it, the multiple, the interval."""
+    """The mean, rounded and as an unrounded attribute; its deviation, n if runs lack it, the multiple, the interval."""
     spread = row.spread(column)
     if spread is None:
         return NONE
@@ -140,7 +140,7 @@ def _cell(row: Row, column: Column) -> str:
 
 
 def _equal(found: Sequence[Comparison]) -> str:
-    """Who is better at equal cost."""
+    """The comparisons at equal cost."""
     if not found:
         return ""
     head = "".join(f"<th scope='col'>{each}</th>" for each in HEADINGS)
@@ -155,7 +155,7 @@ def _equal(found: Sequence[Comparison]) -> str:
 
 
 def _claims(found: Sequence[Finding]) -> str:
-    """What the poster claims, and what became of it here."""
+    """The poster's claims and their verdicts."""
     if not found:
         return ""
     lines = [
@@ -168,7 +168,7 @@ def _claims(found: Sequence[Finding]) -> str:
 
 
 def _inquiry(asked: Inquiry) -> str:
-    """What was asked of one network, with its pictures."""
+    """One answer of `earlycrop why`, with its charts."""
     pictures = "".join(_picture(chart, chart.name) for chart in asked.charts)
     said = f"<p class='note'>{escape(asked.setting)}</p>"
     return f"<section><h2>{escape(asked.title)}</h2>{said}<div class='pictures'>{pictures}</div></section>"
@@ -180,7 +180,7 @@ def _picture(chart: Chart, name: str) -> str:
 
 
 def _whole(text: str) -> str:
-    """Escaped, with numbers and their units on one line."""
+    """The text escaped, with no line break between a number and its unit."""
     return escape(re.sub(r"(?<=\d) (?=(?:s|ms|g|MB|runs)\b|%)|(?<=±) |(?<=n) (?==)|(?<==) (?=\d)", "\u00a0", text))
 
 
@@ -190,7 +190,7 @@ def _conditions(rows: Sequence[Row]) -> str:
     if len(notes) > 1:
         several = "Rows with a letter have runs under other conditions than most; their times cannot be compared."
     items = "".join(f"<li>{f'<b>{letter}</b> ' if letter else ''}{escape(text)}</li>" for letter, text in notes)
-    return f"<section><h2>Under what conditions</h2><p class='note'>{several}</p><ul>{items}</ul></section>"
+    return f"<section><h2>Conditions</h2><p class='note'>{several}</p><ul>{items}</ul></section>"
 
 
 def _lacking_note(lacking: Mapping[str, str]) -> str:
@@ -205,7 +205,7 @@ def _lacking(lacking: Mapping[str, str]) -> str:
 
 
 def _runs(rows: Iterable[Row]) -> str:
-    """Every run with its description, what left and when it began."""
+    """Every run with its description, what was removed and when it began."""
     parts = []
     for row in rows:
         runs = "".join(_run(result) for result in row.results)

@@ -1,4 +1,4 @@
-"""Pictures as files, for a paper, and as parts of the page, in its colours and letters."""
+"""Charts as files, for a paper, and as parts of the page, in its colours and fonts."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from earlycrop_lab.reporting.charts import Chart
 
 FONT: Any = {"font.family": "DejaVu Sans", "svg.fonttype": "none", "svg.hashsalt": "earlycrop"}
 UNDATED = {".png": {"Software": None}, ".svg": {"Date": None, "Creator": None}}
-"""Equal results make equal files."""
+"""Metadata without dates and versions, so that equal results give equal files."""
 
 
 def keep(drawn: Mapping[str, Sequence[Chart]], folder: Path) -> list[Path]:
-    """Write the pictures of each setting as files; where they are."""
+    """Write the charts of each setting as files; their paths."""
     paths = []
     for number, found in enumerate(drawn.values(), start=1):
         for chart in found:
@@ -32,7 +32,7 @@ def keep(drawn: Mapping[str, Sequence[Chart]], folder: Path) -> list[Path]:
 
 
 def inline(chart: Chart, name: str) -> str:
-    """The picture for a page: as wide as there is room, in the page's colours and letters, ids under its name."""
+    """A chart as SVG for the page: as wide as the page allows, in its colours and fonts, its ids prefixed by `name`."""
     file = StringIO()
     with rc_context(FONT):
         chart.figure.savefig(file, format="svg", transparent=True, metadata=UNDATED[".svg"])

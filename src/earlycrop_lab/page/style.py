@@ -1,4 +1,4 @@
-"""How the page looks, on a light screen and on a dark one, and what stands around its body."""
+"""The page's style, for light and dark screens, and the frame around its body."""
 
 from earlycrop_lab.reporting.charts.canvas import DENSE, GRID, HUES, INK, PAPER, SOFT
 
@@ -37,7 +37,7 @@ DARK = {
         )
     ),
 }
-"""What each colour of the pictures is on a light screen, and its twin on a dark one."""
+"""Each colour of the charts on a light screen, and its counterpart on a dark one."""
 
 STYLE = """
 :root{color-scheme:light dark;--letters:system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}

@@ -1,18 +1,18 @@
-"""What results say, and how that is shown: tables, tests of claims, pictures.
+"""What results show, and how: tables, tests of claims, plots.
 
-    display         training, as it is watched
-    claims          what the poster claims, tested on runs
+    display         the progress of training, live
+    claims          the poster's claims, tested on runs
     summary         results of a few runs as tables and sentences
-    charts          the pictures of a table of runs
-    figures         the pictures of a run
-    equal_cost      who is better at equal cost
+    charts          the plots of a table of runs
+    figures         the plots of one run
+    equal_cost      which method is better at equal cost
     depth_figures   images and their depths, side by side
-    differences     two rows beside each other
+    differences     two rows of the table compared
     tables          results as the poster's table
-    columns         what can stand in a column
-    conditions      what runs share, in words
-    numbers         numbers as people read them
-    intervals       of means, from few values
+    columns         the columns of the table
+    conditions      what runs have in common, in words
+    numbers         numbers, formatted for people
+    intervals       confidence intervals of means, from few values
 
 Imports point down this list and never up.
 """

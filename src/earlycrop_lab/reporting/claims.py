@@ -1,9 +1,9 @@
-"""What the poster claims, each claim tested on the runs that are there: it holds, it fails, or it is inconclusive.
+"""The poster's claims, each tested on the runs at hand: it holds, it fails, or it is inconclusive.
 
-Figures of two rows are compared by the difference of their means, costs by the ratio of their geometric means, with
-Welch's 95 % interval over the seeds; what a run measured of itself before and after its cut is compared run by run. A
-claim holds where the whole interval is on its side, and fails where the whole interval is on the other. With one run
-there is no interval, and the claim is inconclusive. A claim about rows of different FLOPs says their ratio; the
+Metrics of two methods are compared by the difference of their means, costs by the ratio of their geometric means, with
+Welch's 95 % interval over the seeds; what a run measures before and after its own cut is compared run by run. A claim
+holds where the whole interval is on its side, and fails where the whole interval is on the other. With one run there is
+no interval, and the claim is inconclusive. A claim about networks of different FLOPs states their ratio; the
 comparisons at equal cost are in `equal_cost`.
 """
 
@@ -23,9 +23,9 @@ from earlycrop_lab.tasks.description import PRUNING, Metric
 
 Verdict = Literal["holds", "fails", "inconclusive"]
 POINTS = 0.03
-"""What much better is, where the figure is a part of one."""
+"""The least difference that counts as "much better", for metrics between 0 and 1."""
 STEP, NOTHING, COST = 0.6, 0.95, 0.25
-"""Of dense's step, what is short, and from where on nothing is saved; of LTR's cost, what is a fraction."""
+"""Thresholds: a short step (fraction of dense's), no saving (fraction of dense's), a small cost (fraction of LTR's)."""
 LARGEST = Column(
     "largest_bytes",
     "memory",
@@ -34,24 +34,24 @@ LARGEST = Column(
     "MB",
     1e-6,
 )
-"""Of the largest step of a run, before the cut or after it: what a device must have. Every device has this measure."""
+"""Memory of the largest step of a run, before or after the cut: what a device must have. Defined on every device."""
 HOW = (
     "A claim holds where the whole 95 % interval of the difference (of a cost: of the ratio) is on its side, and fails "
-    "where it is on the other. With one run a row there is no interval, and the claim is inconclusive. A "
-    "claim about rows of different FLOPs gives their ratio; masked weights save none."
+    "where it is on the other. With one run on a side there is no interval, and the claim is inconclusive. A "
+    "claim about networks of different FLOPs gives their ratio; masked weights save none."
 )
 NAMED = {each.name: each for each in (*COLUMNS, LARGEST)}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A claim and what became of it.
+    """A claim and its verdict.
 
     Args:
-        aim: Which of the poster's four it belongs to.
-        claim: In words.
+        aim: The number of the poster's aim to which it belongs, 1 to 4.
+        claim: The claim, in words.
         verdict: Whether it holds.
-        why: The figures, with n.
+        why: The numbers behind the verdict, with n.
     """
 
     aim: int
@@ -62,13 +62,13 @@ class Finding:
 
 @dataclass(frozen=True)
 class Better:
-    """The figure of one method is better than another's.
+    """The claim that one method's metric is better than another's.
 
     Args:
         aim: See `Finding`.
-        method: The one.
-        than: The other.
-        much: By three points at least, where the figure is a part of one.
+        method: The method that is claimed to be better.
+        than: The method it is compared with.
+        much: Whether by at least three points, for metrics between 0 and 1.
     """
 
     aim: int
@@ -87,15 +87,15 @@ BETTER = (
     Better(2, "crop-u", "snip"),
     Better(2, "snip", "random-u", much=True),
 )
-"""Whose figure the poster claims to be better (Rachwan et al., 2022), each with the number of its aim."""
+"""The comparisons that the poster claims (Rachwan et al., 2022), each with the number of its aim."""
 OWN = {"earlycrop-s": 1, "earlycrop-u": 2}
-"""The poster's own methods, and which aim is about the figure of each."""
+"""The poster's own methods, and the aim that is about the metric of each."""
 
 
 def findings(rows: Sequence[Row]) -> dict[str, list[Finding]]:
-    """By setting, the claims whose rows are there, those of a lower aim first.
+    """By setting, the claims whose methods have runs, ordered by aim.
 
-    Smoke runs are no rows; nor are runs whose moment was given, for the claims are about what each method chooses.
+    Smoke runs are left out, and so are runs with a given epoch of pruning: the claims are about each method's choice.
     """
     rows = [row for row in rows if row.description.max_steps is None and row.description.prune_at is None]
     groups = by_setting(rows)
@@ -106,7 +106,7 @@ def findings(rows: Sequence[Row]) -> dict[str, list[Finding]]:
 
 
 def markdown(found: dict[str, list[Finding]]) -> str:
-    """A Markdown table for each setting."""
+    """The findings as one Markdown table for each setting."""
     parts = []
     for setting, each in found.items():
         lines = [f"| {f.aim} | {f.claim} | **{f.verdict}** | {f.why} |" for f in each]
@@ -117,7 +117,7 @@ def markdown(found: dict[str, list[Finding]]) -> str:
 
 
 def verdict(interval: Interval, least: float, strict: bool = False) -> Verdict:
-    """Whether a number in this interval is at least so much, or more than that.
+    """Whether a number in this interval is at least `least`; with `strict`, whether it is greater.
 
     >>> verdict((0.1, 0.3), 0.1), verdict((-0.3, 0.0), 0.1), verdict((0.0, 0.2), 0.1)
     ('holds', 'fails', 'inconclusive')
@@ -131,7 +131,7 @@ def verdict(interval: Interval, least: float, strict: bool = False) -> Verdict:
 
 
 def better(aim: int, claim: str, a: Row, b: Row, by: float = 0.0) -> Finding:
-    """Whether a row's figure is better than another's, by so much at least; by less than nothing: not much worse."""
+    """Whether a row's metric is better than another's by at least `by`; a negative `by` lets it be that much worse."""
     found = Difference.of(a, b)
     return Finding(
         aim,
@@ -142,7 +142,7 @@ def better(aim: int, claim: str, a: Row, b: Row, by: float = 0.0) -> Finding:
 
 
 def as_good(aim: int, a: Row, name: str, b: Row, other: str) -> Finding:
-    """Whether a row's figure is no worse than another's but for the tolerance."""
+    """Whether a row's metric is no worse than another's, within the tolerance."""
     kept, told = tolerance(a.metric, b.figure.mean)
     return better(aim, f"{name} is as good as {other}, within {told}", a, b, -kept)
 
@@ -150,7 +150,7 @@ def as_good(aim: int, a: Row, name: str, b: Row, other: str) -> Finding:
 def cheaper(
     aim: int, claim: str, logs: Interval, centre: float, n: str, most: float = inf, least: float = 0
 ) -> Finding:
-    """Whether a ratio, whose logarithm is in that interval, is at most or at least so much."""
+    """Whether a ratio whose logarithm has the interval `logs` is at most `most`, or at least `least`."""
     within = "" if logs[0] == -inf else f" ({times(exp(logs[0]))} to {times(exp(logs[1]))})"
     upside_down = (-logs[1], -logs[0])
     found = verdict(upside_down, -log(most), strict=most == 1) if most < inf else verdict(logs, log(least))
@@ -158,7 +158,7 @@ def cheaper(
 
 
 def _figures(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Aims 1 and 2: what each method's figure is beside another's."""
+    """Aims 1 and 2: each method's metric compared with that of others."""
     for row in rows:
         if row.description.method in OWN:
             for dense in (other for other in rows if not other.prunes):
@@ -176,7 +176,7 @@ def _figures(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def tolerance(metric: Metric, dense: float) -> tuple[float, str]:
-    """How much worse than dense is still kept, and in words.
+    """How much worse than dense still counts as equal, as a number and in words.
 
     >>> tolerance(Metric("test_accuracy", "test accuracy", unit="%"), 0.9)
     (0.01, '1 point')
@@ -187,12 +187,12 @@ def tolerance(metric: Metric, dense: float) -> tuple[float, str]:
 
 
 def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
-    """Aims 2 and 3: EarlyCroP-U beside LTR, and of each run of EarlyCroP its step after the cut beside that before."""
+    """Aims 2 and 3: the cost of EarlyCroP-U against LTR's, and EarlyCroP's training step after and before the cut."""
     for row in rows:
         if row.description.method == "earlycrop-u":
             for ltr in _beside(row, "ltr", rows):
                 if ltr.description.equal_budget:
-                    continue  # it was asked to cost as much
+                    continue  # this LTR was given the same budget
                 for name, what in (("optimizer_steps", "steps"), ("seconds", "training time")):
                     claim = f"{row.label} takes a quarter of the {what} of {ltr.name} at most"
                     yield from _compared(2, claim, row, ltr, name, most=COST)
@@ -215,14 +215,14 @@ def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
 
 
 def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
-    """Rows of EarlyCroP and CroP by channels, each with the dense row of a smaller network that was trained alike."""
+    """Each row of EarlyCroP-S and CroP-S, with each dense row of a smaller network trained in the same way."""
     for large in rows:
         if large.description.method not in ("earlycrop-s", "crop-s"):
             continue
         size = large.results[0].columns.parameters_before
         for small in rows:
             d = small.description
-            if type(d) is not type(large.description):  # of another task, to which this network may mean nothing
+            if type(d) is not type(large.description):  # another task, which may not have this network
                 continue
             alike = replace(large.description.dense_twin(), network=d.network, width=d.width, seed=d.seed) == d
             if alike and small.results[0].columns.parameters_before < size:
@@ -230,7 +230,7 @@ def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
 
 
 def _large(large: Row, small: Row) -> Iterator[Finding]:
-    """Aim 4: the large network, pruned, beside the small one, dense."""
+    """Aim 4: the large network, pruned, compared with the small one, dense."""
     wide, narrow = (
         f"{row.label}, {row.description.network} of width {row.description.width}" for row in (large, small)
     )
@@ -241,7 +241,7 @@ def _large(large: Row, small: Row) -> Iterator[Finding]:
 
 
 def _compared(aim: int, claim: str, a: Row, b: Row, name: str, most: float) -> Iterator[Finding]:
-    """Whether a cost of one row is at most so many times another's; nothing if a row has not got it."""
+    """Whether a cost of one row is at most `most` times another's; no finding if it is unknown for a row."""
     logs = [[log(value) for value in _values(row, name) if value] for row in (a, b)]
     if not all(logs):
         return
@@ -252,15 +252,15 @@ def _compared(aim: int, claim: str, a: Row, b: Row, name: str, most: float) -> I
 
 
 def _untold(found: Finding) -> Finding:
-    """What was measured on unlike machines tells nothing."""
+    """The finding as inconclusive: times and energy of unlike machines cannot be compared."""
     return replace(found, verdict="inconclusive", why=f"{found.why}; on unlike machines")
 
 
 def _beside(row: Row, method: str, rows: Sequence[Row]) -> list[Row]:
-    """The rows of another method that were asked for the same.
+    """The rows of another method with the same pruning options.
 
-    Of how often it cuts, and how its trainings share the budget, each method may have its own: the row's name says it.
-    Their readings are the same where both score by what has readings.
+    The number of cuts and the division of the budget may differ between methods; the row's name contains them. The
+    readings are compared only if both methods have readings.
     """
     own = ["rounds", "per_round", "equal_budget"]
     if not all(map(_has_readings, (row.description.method, method))):
@@ -277,5 +277,5 @@ def _has_readings(method: str) -> bool:
 
 
 def _values(row: Row, name: str) -> list[float]:
-    """A column's values of the runs that have it."""
+    """A column's values, one for each run that has it."""
     return [float(value) for result in row.results if (value := NAMED[name].read(result)) is not None]

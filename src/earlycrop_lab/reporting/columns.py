@@ -1,4 +1,4 @@
-"""What can stand in a column: the poster's figures of a run, and what each is over the seeds."""
+"""The columns of the poster's table, and the statistics of each over the seeds."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from earlycrop_lab.tasks.description import Metric
 
 @dataclass(frozen=True)
 class Spread:
-    """What a number is over the seeds: mean, sample standard deviation (over n − 1), n, 95 % interval of the mean.
+    """Statistics of a number over the seeds: mean, sample standard deviation (n − 1), n, 95 % interval of the mean.
 
     >>> spread = Spread.of([1.0, None, 2.0, 3.0])
     >>> spread.mean, spread.deviation, spread.n, [round(end, 2) for end in spread.interval]
@@ -29,7 +29,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Iterable[float | None], bounds: Interval = (-inf, inf)) -> "Spread | None":
-        """Of the runs that have the number, which is within these bounds; None if none has."""
+        """Over the runs that have the number, with the interval clipped to `bounds`; None if no run has it."""
         had = [value for value in values if value is not None]
         if not had:
             return None
@@ -41,14 +41,14 @@ class Column:
     """One column of the table.
 
     Args:
-        name: In a CSV file, with its unit.
-        group: What it is of.
-        label: Which of the group's; empty if it is alone.
-        read: The number of a run, None where it does not apply or was not had.
-        unit: Of what is shown, which is the number times `scale`.
+        name: Its name in a CSV file, which includes the unit.
+        group: The heading of its group of columns.
+        label: Its label within the group; empty if it is the only one.
+        read: Reads the number from a result; None where it does not apply or was not measured.
+        unit: The unit in which it is shown, as the number times `scale`.
         scale: See `unit`.
-        multiple: Whether it says how many times the dense run's it is.
-        bounds: What the number can be.
+        multiple: Whether it is also shown as a multiple of the dense run's.
+        bounds: The least and the greatest possible number.
     """
 
     name: str
@@ -62,12 +62,12 @@ class Column:
 
     @property
     def heading(self) -> str:
-        """The group, the label and the unit in one line."""
+        """The group, the label and the unit on one line."""
         named = f"{self.group}, {self.label}" if self.label else self.group
         return f"{named} [{self.unit}]" if self.unit else named
 
     def show(self, value: float | None) -> str:
-        """A value without its unit: percents to a tenth, counts whole, else three digits that count."""
+        """A value without its unit: percents to a tenth, counts whole, others to three significant digits."""
         if value is None:
             return NONE
         if self.unit == "%":
@@ -76,7 +76,7 @@ class Column:
         return digits(shown) if self.unit and 0.001 <= shown < 1000 else amount(shown)
 
     def show_deviation(self, spread: Spread) -> str:
-        """A deviation with the decimals of its mean; empty for one run, and where all runs agree."""
+        """The deviation with as many decimals as the mean; empty for one run, and where all runs agree."""
         if not spread.deviation:
             return ""
         shown = self.show(spread.mean)
@@ -87,7 +87,7 @@ class Column:
 
 
 def _pruned(read: Callable[[Result], float | None]) -> Callable[[Result], float | None]:
-    """Nothing for a dense run, which has no such phase."""
+    """`read` for pruned runs; None for dense ones, which have no such phase."""
     return lambda result: None if result.report is None else read(result)
 
 
@@ -113,12 +113,12 @@ COLUMNS: tuple[Column, ...] = (
     Column("grams_co2", "emissions", "CO₂", lambda r: r.columns.grams_co2, "g", multiple=True),
     Column("kwh", "emissions", "energy", lambda r: r.columns.kwh, "Wh", 1000),
 )
-"""The poster's beside accuracy, in its order; a step and memory are those of the dense phase and after the cut."""
+"""The poster's columns but accuracy, in its order; steps and memory are those of the dense phase and after the cut."""
 NAMED = {each.name: each for each in COLUMNS}
 
 
 def column(metric: Metric) -> Column:
-    """Of a figure that a task is judged by."""
+    """The column of a task's metric."""
     return Column(
         metric.name,
         metric.label,
@@ -130,7 +130,7 @@ def column(metric: Metric) -> Column:
 
 
 def shown(metric: Metric, value: float | None) -> str:
-    """A value of it with its unit.
+    """A value of a metric with its unit.
 
     >>> shown(Metric("test_accuracy", "test accuracy", unit="%"), 0.987)
     '98.7 %'
@@ -141,7 +141,7 @@ def shown(metric: Metric, value: float | None) -> str:
 
 
 def spread_percent(parts: Sequence[float]) -> str:
-    """The mean of parts ± their sample standard deviation, in percent.
+    """The mean of fractions ± their sample standard deviation, in percent.
 
     >>> spread_percent([0.25, 0.75]), spread_percent([0.5])
     ('50.0 ± 35.4 %', '50.0 %')

@@ -1,4 +1,4 @@
-"""What runs share, in words: the setting in which they can be compared, and the conditions of their figures."""
+"""What runs have in common, in words: the setting in which they can be compared, and the conditions of measurement."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from earlycrop_lab.tasks.description import PRUNING, Description
 
 
 def setting(d: Description) -> str:
-    """What a run shares with its dense twin, in words; what is usual for the data is left out, a smoke run is named.
+    """What a run shares with its dense twin, in words, without what is usual for the data; smoke runs are marked.
 
     >>> from earlycrop_lab.tasks.classification import Classification
     >>> setting(Classification(data="cifar10", train_size=10_000, epochs=12, learning_rate=0.001))
@@ -32,7 +32,7 @@ def setting(d: Description) -> str:
 
 
 def condition(result: Result) -> str:
-    """Under what the figures of a run were had, but for the load: hardware, threads, versions, electricity."""
+    """The conditions under which a run was measured, except for the load: hardware, threads, versions, electricity."""
     e, m = result.environment, result.emissions
     device = e["cpu"] if e["device"] == "cpu" else f"{e['device']}, {e['cpu']}"
     packages = e["packages"]
@@ -47,7 +47,7 @@ def condition(result: Result) -> str:
 
 
 def conditions(results: Iterable[Result]) -> dict[str, list[Result]]:
-    """The runs by condition, the commonest first."""
+    """The runs by condition, the most common condition first."""
     groups: dict[str, list[Result]] = defaultdict(list)
     for result in results:
         groups[condition(result)].append(result)
@@ -55,7 +55,7 @@ def conditions(results: Iterable[Result]) -> dict[str, list[Result]]:
 
 
 def letter(number: int) -> str:
-    """Of the n-th condition: none, a, b, …, z, aa, bb, …"""
+    """The mark of the n-th condition: none, a, b, …, z, aa, bb, …"""
     return "" if number == 0 else chr(ord("a") + (number - 1) % 26) * (1 + (number - 1) // 26)
 
 

@@ -1,4 +1,4 @@
-"""Images, their true depths and what networks make of them, side by side and in one scale of metres."""
+"""Images, their true depths and the networks' predictions, side by side and on one scale of metres."""
 
 from collections.abc import Mapping
 
@@ -6,19 +6,19 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 Samples = Mapping[str, Tensor]
-"""Of a run of the task `depth`, as it keeps them: `images`, `truths`, `predictions`."""
+"""The tensors that a run of the task `depth` keeps: `images`, `truths`, `predictions`."""
 
 COLOURS = "viridis"
-"""Equal steps of depth are equal steps of lightness."""
+"""A colour map in which equal steps of depth are equal steps of lightness."""
 
 
 def beside(runs: Mapping[str, Samples], width: float, across: bool = True) -> Figure:
-    """Each image with its truth and each run's prediction, whose scale is that of the truths.
+    """Plot each image with its true depths and each run's prediction, on the scale of the true depths.
 
     Args:
         runs: By name, samples of the same images.
-        width: Of the figure, in inches.
-        across: Whether an image's pictures stand in a row, or else in a column.
+        width: Width of the figure, in inches.
+        across: Whether the panels of one image form a row; otherwise they form a column.
     """
     first = next(iter(runs.values()))
     truths = first["truths"].float()
@@ -31,7 +31,7 @@ def beside(runs: Mapping[str, Samples], width: float, across: bool = True) -> Fi
     figure = Figure(figsize=(width, 0.35 + (cell * height / breadth + 0.04) * rows), layout="constrained")
     figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, wspace=0, hspace=0)  # type: ignore[union-attr]
     grid = figure.subplots(rows, columns, squeeze=False)
-    grid = grid.T if across else grid  # a picture for each of `input`, `truth` and the runs, then for each image
+    grid = grid.T if across else grid  # panels by `input`, `truth` and the runs, then by image
     drawn = None
     for place, name in enumerate(["input", *maps]):
         for number in range(count):

@@ -1,4 +1,4 @@
-"""Two rows beside each other: how much better the one's figure is, and whether their times can be compared."""
+"""Two rows of the table compared: how much better one's metric is, and whether their times can be compared."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,12 +18,12 @@ Comparative = Literal["better", "worse", "inconclusive"]
 
 @dataclass(frozen=True)
 class Difference:
-    """How much better the figure of one row is than another's.
+    """How much better the metric of one row is than another's.
 
     Args:
-        metric: The figure that counts.
-        mine: Its values in the runs of the one row.
-        theirs: Its values in the runs of the other.
+        metric: The task's main metric.
+        mine: Its values in the runs of the first row.
+        theirs: Its values in the runs of the second row.
     """
 
     metric: Metric
@@ -32,7 +32,7 @@ class Difference:
 
     @classmethod
     def of(cls, a: Row, b: Row) -> "Difference":
-        """Of a row over another of the same task."""
+        """The difference of row `a` from row `b` of the same task."""
         mine, theirs = (
             tuple(value for result in row.results if (value := column(a.metric).read(result)) is not None)
             for row in (a, b)
@@ -41,12 +41,12 @@ class Difference:
 
     @property
     def gain(self) -> float:
-        """The difference of the means, positive where the one is better."""
+        """The difference of the means, positive where the first row is better."""
         return self.metric.gain(fmean(self.mine), fmean(self.theirs))
 
     @property
     def interval(self) -> Interval:
-        """Welch's 95 % interval of the gain, within what it can be; of one run on a side it is all that it can be.
+        """Welch's 95 % interval of the gain, clipped to the possible gains; with one run on a side, all possible gains.
 
         >>> accuracy = Metric("test_accuracy", "test accuracy", unit="%")
         >>> Difference(accuracy, (0.9, 1.0), (0.1, 0.5)).interval[1]  # Welch's interval ends at 2.4
@@ -59,7 +59,7 @@ class Difference:
 
     @property
     def verdict(self) -> Comparative:
-        """Better or worse where the whole interval is on that side of zero."""
+        """Better or worse where the whole interval is on that side of zero, otherwise inconclusive."""
         low, high = self.interval
         return "better" if low > 0 else "worse" if high < 0 else "inconclusive"
 
@@ -72,7 +72,7 @@ class Difference:
 
     @property
     def text(self) -> str:
-        """The gain with its interval, if there are runs enough for one."""
+        """The gain, with its interval if there are enough runs for one."""
         scale, unit = (100, "points") if self.metric.unit == "%" else (1, self.metric.unit)
         text = f"{scale * self.gain:+.3g} {unit}".rstrip()
         if min(len(self.mine), len(self.theirs)) < 2:
@@ -82,7 +82,7 @@ class Difference:
 
 
 def ratio(a: Row, b: Row, cost: Column) -> float | None:
-    """The mean cost of the first row over the second's; None where it is not known, or measured on unlike machines."""
+    """The mean cost of the first row over the second's; None where it is unknown or was measured on unlike machines."""
     if cost.name == "seconds" and not same_machine((*a.results, *b.results)):
         return None
     own, other = a.mean(cost), b.mean(cost)
@@ -90,23 +90,23 @@ def ratio(a: Row, b: Row, cost: Column) -> float | None:
 
 
 def with_flops(a: Row, b: Row) -> str:
-    """How many times the other's FLOPs a row has, for a sentence that compares them; empty where they are equal."""
+    """The ratio of two rows' FLOPs, as the end of a sentence that compares them; empty where they are equal."""
     found = ratio(a, b, NAMED["flops"])
     return "" if found is None or 1 / SAME <= found <= SAME else f", with {times(found)} of its FLOPs"
 
 
 def same_machine(results: Iterable[Result]) -> bool:
-    """Whether times and energy of these runs can be compared."""
+    """Whether the times and energies of these runs can be compared."""
     results = tuple(results)
     return len(set(map(_machine, results))) == 1 and not any(map(moved, results))
 
 
 def moved(result: Result) -> bool:
-    """Whether it went on under other conditions than it began with, on which time and energy depend."""
+    """Whether a run resumed under conditions other than it began with, so that its time and energy mix both."""
     return bool({"cpu", "device", "threads", "ranks", "packages"} & set(result.environment.get("changed_from", ())))
 
 
 def _machine(result: Result) -> tuple[object, ...]:
-    """On what time and energy depend."""
+    """The conditions on which time and energy depend."""
     e = result.environment
     return (e["cpu"], e["device"], e["threads"], e["cpus"], e.get("ranks", 1), e["packages"].get("torch"))

@@ -1,4 +1,4 @@
-"""Training, as it is watched: a bar that fits the terminal, or one plain line an epoch in a log."""
+"""The progress of training, live: a bar that fits the terminal, or one plain line per epoch in a log."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,14 +14,14 @@ from earlycrop_lab.tasks.description import Metric
 
 
 class Display:
-    """Prints an epoch a line; beneath it, in a terminal, how far training is.
+    """Prints one line per epoch and, in a terminal, a progress bar below.
 
     Use it as the `progress` of a run, within `with display.live():`.
 
     Args:
         console: Where to print.
         title: Printed when training begins.
-        metric: The figure that counts.
+        metric: The task's main metric.
     """
 
     def __init__(self, console: Console, title: str, metric: Metric):
@@ -43,12 +43,12 @@ class Display:
 
     @contextmanager
     def live(self) -> Iterator["Display"]:
-        """While it is watched; what moves is gone afterwards, the lines stay."""
+        """Show the bar within the block; afterwards the bar disappears and the lines stay."""
         with self.bar:
             yield self
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Head the columns."""
+        """Print the title and the headings of the columns."""
         self.epochs = epochs
         now = f"{min(done + 1, epochs)}/{epochs}"
         self.task = self.bar.add_task("", total=epochs * steps, completed=done * steps, epoch=now)
@@ -59,12 +59,12 @@ class Display:
         self._line(f"{'epoch':>9}  {'phase':6}  {'loss':>7}  {'train':>7}  {'test':>7}  {'rate':>7}  {'seconds':>7}")
 
     def step(self) -> None:
-        """Move on by a step."""
+        """Advance the bar by one step."""
         if self.terminal:
             self.bar.advance(self.task)
 
     def cut(self, report: Any) -> None:
-        """Say what left."""
+        """Print what was removed."""
         self._line(what_left(report.as_dict()), wrap=True)
 
     def epoch(self, done: Epoch) -> None:
@@ -76,7 +76,7 @@ class Display:
         self.bar.update(self.task, epoch=f"{min(done.epoch + 1, self.epochs)}/{self.epochs}")
 
     def _line(self, text: str, wrap: bool = False) -> None:
-        # a log takes the whole line; a terminal that is too narrow for the columns shows their beginning
+        # a log gets the whole line; a terminal too narrow for the columns shows the beginning of the line
         self.console.print(
             text,
             markup=False,

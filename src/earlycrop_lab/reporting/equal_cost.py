@@ -1,10 +1,11 @@
-"""Who is better at equal cost: each row that removes channels beside what costs as much.
+"""Which method is better at equal cost: each one that removes channels, compared with networks that cost as much.
 
-There are three budgets: the FLOPs and the parameters of the network that is trained to the end, and the FLOPs of
-training, which are those of the network as it is in each epoch, over all epochs. At equal FLOPs and equal parameters a
-row stands beside the dense network that is narrow from birth, at equal FLOPs beside a random cut too. A row that is cut
-before training can be trained for more epochs: at equal training FLOPs it stands beside dense, and beside rows that are
-cut later. Widths and epochs are whole numbers, so costs are only nearly equal, and each comparison says how nearly.
+There are three budgets: the FLOPs and the parameters of the final network, and the FLOPs of training, which are those
+of the network as it is in each epoch, summed over all epochs. At equal FLOPs and at equal parameters, a method is
+compared with the dense network that is narrow from the start; at equal FLOPs, also with a random cut. A network pruned
+before training can be trained for more epochs: at equal training FLOPs it is compared with the dense network, and with
+methods that prune later. Widths and epochs are whole numbers, so costs are only nearly equal, and each comparison
+gives their ratios.
 """
 
 from collections import defaultdict
@@ -21,17 +22,18 @@ from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.description import Description, pruning_method
 
 NEAR = 1.5
-"""Costs further apart than this factor are not equal; the nearest whole width never is, from a width of 2 on."""
+"""Costs that differ by more than this factor are not equal; from width 2 on, the nearest whole width is closer."""
 HOW = (
-    "Each row that removes channels beside what costs nearly as much. The multiples are of the other's cost: ×1.07 "
-    "FLOPs means that the other has 1.07 times as many. A row is better or worse where the whole 95 % interval of the "
-    "difference is on that side; else the comparison is inconclusive. Training FLOPs are those of the network as it is "
-    "in each epoch, over all epochs. Training time is measured; it is given where both ran on the same kind of machine."
+    "Each method that removes channels, compared with networks that cost nearly as much. The multiples are the other "
+    "network's cost: ×1.07 FLOPs means that it has 1.07 times as many. A method is better or worse where the whole "
+    "95 % interval of the difference is on that side; otherwise the comparison is inconclusive. Training FLOPs are "
+    "those of the network as it is in each epoch, summed over all epochs. Training time is measured; it is given where "
+    "both ran on the same kind of machine."
 )
 
 
 def training_flops(result: Result) -> float | None:
-    """FLOPs of an example, of the network as it is in each epoch, over all epochs; None if training is between cuts."""
+    """FLOPs per example of the network in each epoch, summed over all epochs; None if it is trained between cuts."""
     c = result.columns
     if _trains_between_cuts(result.description) or c.flops_before is None or c.flops_after is None:
         return None
@@ -39,7 +41,7 @@ def training_flops(result: Result) -> float | None:
 
 
 def _trains_between_cuts(d: Description) -> bool:
-    """Whether there are networks between the first and the last, whose FLOPs no result has."""
+    """Whether there are networks between the first and the last, whose FLOPs no result records."""
     method = pruning_method(d)
     if not isinstance(method.timing, AbstractPruningSchedule):
         return False
@@ -52,19 +54,19 @@ BUDGETS = {
     "training FLOPs": Column("training_flops", "training FLOPs", "", training_flops),
     "training time": NAMED["seconds"],
 }
-"""In what costs are compared. Training time is only reported: it is noisy, so no run is made to take as long."""
+"""The costs that are compared. Training time is only reported: it is noisy, so no run is derived from it."""
 HEADINGS = ("pruned", "beside", "at equal", "figures", "difference", "verdict", *BUDGETS)
-"""Of a comparison's cells."""
+"""The headings of a comparison's cells."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row beside another that costs nearly as much.
+    """A pruned row compared with another that costs nearly as much.
 
     Args:
-        row: It removes channels.
-        other: What it is compared with.
-        equal: Of `BUDGETS`, those that are equal.
+        row: The row, of a method that removes channels.
+        other: The row that it is compared with.
+        equal: The names of the `BUDGETS` that are equal.
     """
 
     row: Row
@@ -73,16 +75,16 @@ class Comparison:
 
     @property
     def difference(self) -> Difference:
-        """How much better the row's figure is."""
+        """How much better the row's metric is."""
         return Difference.of(self.row, self.other)
 
     def ratio(self, budget: str) -> float | None:
-        """How many times the row's cost the other has."""
+        """The other row's cost as a multiple of this row's; None where it is unknown."""
         return ratio(self.other, self.row, BUDGETS[budget])
 
     @property
     def names(self) -> tuple[str, str]:
-        """The row and the other; of the other also the width and the epochs if they are not the row's."""
+        """The names of both rows, with the other's width and both numbers of epochs where these differ."""
         mine, theirs = self.row.description, self.other.description
         width = f", width {theirs.width}" * (theirs.width != mine.width)
         epochs = ", {} epochs" * (theirs.epochs != mine.epochs)
@@ -90,13 +92,13 @@ class Comparison:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """As `HEADINGS`."""
+        """The comparison as texts, in the order of `HEADINGS`."""
         found = self.difference
         costs = [NONE if (each := self.ratio(budget)) is None else times(each) for budget in BUDGETS]
         return (*self.names, " and ".join(self.equal), found.figures, found.text, found.verdict, *costs)
 
     def marked(self, bold: str, escaped: Callable[[str], str] = str) -> list[str]:
-        """The cells, with the verdict and the costs that are equal in that form."""
+        """The cells, each escaped, with the verdict and the equal costs formatted by `bold`."""
         heavy = ("verdict", *self.equal)
         texts = zip(HEADINGS, map(escaped, self.cells), strict=True)
         return [bold.format(text) if heading in heavy else text for heading, text in texts]
@@ -110,7 +112,7 @@ class Comparison:
 
 
 def comparisons(rows: Iterable[Row]) -> dict[str, list[Comparison]]:
-    """By setting, each row that removes channels beside what there is at equal cost; smoke runs are no rows."""
+    """By setting, each row that removes channels with those of equal cost; smoke runs are left out."""
     rows = [row for row in rows if row.description.max_steps is None]
     found: dict[str, list[Comparison]] = defaultdict(list)
     for row in rows:
@@ -127,7 +129,7 @@ def comparisons(rows: Iterable[Row]) -> dict[str, list[Comparison]]:
 
 
 def narrower(row: Row, rows: Iterable[Row]) -> list[Row]:
-    """The dense rows of the same network in a smaller width, trained alike; the narrowest first."""
+    """The dense rows of the same network in smaller widths, trained in the same way; the narrowest first."""
     twin = row.description.dense_twin()
     alike = [
         (width, each)
@@ -140,14 +142,14 @@ def narrower(row: Row, rows: Iterable[Row]) -> list[Row]:
 
 
 def controls(rows: Sequence[Row]) -> list[Row]:
-    """Of rows of one setting, the random cuts to the FLOPs of the others, whose sparsity is of another kind."""
+    """Of the rows of one setting, the random cuts to the FLOPs of others whose sparsity counts something else."""
     others = {row.description.target for row in rows if row.prunes and row.description.method != "random-s"}
     random = [row for row in rows if row.description.method == "random-s" and row.description.target == "flops"]
     return random if others and "flops" not in others else []
 
 
 def _shorter(row: Row, rows: Iterable[Row]) -> list[Row]:
-    """Of a row that is cut before training: dense, and rows cut later to the same sparsity, with fewer epochs."""
+    """For a row pruned before training: dense rows, and rows pruned later to the same sparsity, with fewer epochs."""
     d = row.description
     if any(result.report is None or result.report["epoch"] > 0 for result in row.results):
         return []
@@ -167,7 +169,7 @@ def _late(row: Row) -> bool:
 
 
 def _nearest(row: Row, others: Sequence[Row], budgets: Sequence[str]) -> list[Comparison]:
-    """The row beside those of these whose costs are nearest, each once; nothing where none is near."""
+    """The row compared with the nearest of the others in each budget, each at most once; empty where none is near."""
     equal: dict[int, list[str]] = defaultdict(list)
     for budget in budgets:
         ratios = [(place, ratio(other, row, BUDGETS[budget])) for place, other in enumerate(others)]
@@ -178,7 +180,7 @@ def _nearest(row: Row, others: Sequence[Row], budgets: Sequence[str]) -> list[Co
 
 
 def markdown(found: dict[str, list[Comparison]], heading: str = "## At equal cost") -> str:
-    """A Markdown table for each setting; nothing where there is none."""
+    """The comparisons as one Markdown table for each setting; empty where there are none."""
     if not found:
         return ""
     parts = [heading, HOW]

@@ -1,7 +1,6 @@
-"""The pictures of a run: the figure that counts over time, the lazy regime, channels per layer.
+"""The plots of a run: the main metric over time, the lazy regime, channels per layer; and the plot of a plan.
 
-They are drawn from `result.json` alone; what a task shows of a few samples, from what the run kept of these. And the
-picture of a plan: what each layer would keep.
+They are drawn from `result.json` alone, except for a task's samples, which come from the tensors that the run kept.
 """
 
 import math
@@ -25,7 +24,7 @@ STYLE = {"linewidth": 2, "markersize": 4.5, "solid_capstyle": "round"}
 
 
 def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path]:
-    """Draw what the run has pictures of into its folder; where they are."""
+    """Draw the run's plots into its folder; their paths."""
     figures = {
         "progress.png": progress(result, dense),
         "regime.png": regime(result),
@@ -36,18 +35,18 @@ def draw(result: Result, folder: Path, dense: Result | None = None) -> list[Path
 
 
 SAMPLED = {"depth": beside}
-"""By task: how samples of runs are drawn, by the names of the runs and so many inches wide."""
+"""By task, the function that plots samples of runs, given by name, in a figure of a width in inches."""
 
 
 def sampled(runs: Mapping[str, Result], out: Path, width: float = 7.2, **options: Any) -> Figure | None:
-    """What these runs under `out` make of a few samples, by their names; None if they or their task keep none."""
+    """The predictions of these runs under `out` for a few samples; None if the task or one of the runs keeps none."""
     kept = {name: samples(run.description, out) for name, run in runs.items()}
     draw_samples = SAMPLED.get(next(iter(runs.values())).description.task)
     return draw_samples(kept, width, **options) if draw_samples and all(kept.values()) else None
 
 
 def draw_plan(plan: earlycrop.Plan, path: Path) -> Path:
-    """Draw what each layer would keep, from `pruner.dry_run()`."""
+    """Draw what each layer would keep, as `pruner.dry_run()` reports it; the path."""
     rows = plan.as_dict()["rows"]
     return _save(_widths(rows, plan.unit == "weights", f"{plan.method}: what each layer would keep"), path)
 
@@ -59,7 +58,7 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def progress(result: Result, dense: Result | None = None) -> Figure:
-    """The figure that counts over seconds of training, beside the dense run if there is one."""
+    """The main metric over seconds of training, with the dense run's if there is one."""
     figure, axes = _figure(4.2)
     metric = result.description.metric
     runs = [(result, PRUNED)] if dense is None else [(dense, DENSE), (result, PRUNED)]
@@ -91,9 +90,9 @@ def progress(result: Result, dense: Result | None = None) -> Figure:
 
 
 def regime(result: Result) -> Figure | None:
-    """What must become small, with its threshold and the moment of the cut; what was seen; the learning rate.
+    """The signal that must become small, with its threshold and the cut; the value observed; the learning rate.
 
-    None for a run that did not watch: dense, or pruned at a moment that was fixed.
+    None for a run without a detector: dense, or pruned at a fixed epoch.
     """
     timing = earlycrop.get_method(result.description.method).timing
     if result.report is None or not result.report["curve"]:
@@ -105,7 +104,7 @@ def regime(result: Result) -> Figure | None:
         curve[-1]["threshold"],
     )
     signal = [math.nan if look["signal"] is None else look["signal"] for look in curve]
-    small, what = LABELS.get(type(timing), ("what must become small", "what was seen"))
+    small, what = LABELS.get(type(timing), ("what must become small", "what was observed"))
     moment = result.report["epoch"]
 
     figure = Figure(figsize=(7.2, 5.4), layout="constrained")
@@ -140,7 +139,7 @@ def regime(result: Result) -> Figure | None:
         fontsize=9,
     )
     _note(above, moment, f"cut at epoch {moment:g}: {WHY[result.report['reason']]}")
-    figure.suptitle(f"{result.description.method}: when is the moment?", x=0.01, ha="left")
+    figure.suptitle(f"{result.description.method}: when to prune?", x=0.01, ha="left")
     return figure
 
 
@@ -153,7 +152,7 @@ LABELS = {
     EarlyBird: ("what must become small: the largest distance of masks", "the same, from the second mask on"),
     NtkSettled: ("what must become small: the change of the kernel", "‖K(t) − K(t−1)‖ / ‖K(t−1)‖"),
 }
-"""By detector: what must become small, and what its instrument sees."""
+"""By detector: the signal that must become small, and the value that its instrument observes."""
 
 
 def channels(result: Result) -> Figure | None:
@@ -165,10 +164,10 @@ def channels(result: Result) -> Figure | None:
 
 
 def _widths(widths: Sequence[dict[str, Any]], masks: bool, title: str) -> Figure:
-    """Bars of each layer before and after; of its weights as parts if they are masked."""
+    """Bars of each layer before and after the cut; masked weights as fractions of their layer."""
     figure, axes = _figure(1.5 + 0.24 * len(widths))
     rows = range(len(widths))
-    # channels as they are; weights, of which one layer has a thousand times another's, as parts of their layer
+    # channels as counts; weights, of which one layer may have a thousand times another's, as fractions of their layer
     before = [1.0 if masks else w["before"] for w in widths]
     after = [w["after"] / w["before"] if masks else w["after"] for w in widths]
     axes.barh(rows, before, height=0.72, color=FAINT, label="dense")
@@ -185,7 +184,7 @@ def _widths(widths: Sequence[dict[str, Any]], masks: bool, title: str) -> Figure
     axes.set_ylim(len(widths) - 0.4, -0.6)
     axes.grid(False, axis="y")
     axes.set_xlabel(
-        "part of each layer's weights that stays" if masks else "output channels of each layer, after / before"
+        "fraction of each layer's weights that stays" if masks else "output channels of each layer, after / before"
     )
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
     axes.set_title(title, loc="left")
@@ -200,7 +199,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 
 def plain(axes: Axes) -> None:
-    """Axes with two quiet spines and a faint grid."""
+    """Style axes with two muted spines and a faint grid."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(DENSE)
     axes.tick_params(color=DENSE)
@@ -209,7 +208,7 @@ def plain(axes: Axes) -> None:
 
 
 def _note(axes: Axes, x: float, text: str) -> None:
-    """Text at the top of a vertical line, on the side where there is room."""
+    """Write text at the top of a vertical line, on the side where there is room."""
     left, right = axes.get_xlim()
     late = x > left + 0.7 * (right - left)
     axes.annotate(

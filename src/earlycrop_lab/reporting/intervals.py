@@ -1,4 +1,4 @@
-"""95 % intervals of means and of their differences, from few values (Student; Welch, 1947), within what can be."""
+"""95 % intervals of means and of their differences, from few values (Student, 1908; Welch, 1947)."""
 
 from collections.abc import Sequence
 from math import inf, sqrt
@@ -11,7 +11,7 @@ LEVEL = 0.95
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> Interval:
-    """Welch's interval of mean(a) − mean(b), everything with one value on a side.
+    """Welch's interval of mean(a) − mean(b); (−∞, ∞) with one value on a side.
 
     Degrees of freedom by Satterthwaite: (u + v)² / (u² / (n − 1) + v² / (m − 1)), u and v the squared standard errors.
 
@@ -28,7 +28,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> Interval:
 
 
 def student(values: Sequence[float]) -> Interval:
-    """Student's interval of the mean, everything with one value.
+    """Student's interval of the mean, x̄ ± t · s / √n; (−∞, ∞) with one value.
 
     >>> low, high = student([1.0, 2.0, 3.0])  # df 2: 2 ± 4.3027 / √3
     >>> round(low, 4), round(high, 4)
@@ -40,7 +40,7 @@ def student(values: Sequence[float]) -> Interval:
 
 
 def within(interval: Interval, bounds: Interval) -> Interval:
-    """The part of an interval that the number can be in: an accuracy is never above one.
+    """An interval clipped to bounds: an accuracy is never above one.
 
     >>> within((0.9, 1.2), (0.0, 1.0))
     (0.9, 1.0)

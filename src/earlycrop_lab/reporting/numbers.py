@@ -1,10 +1,10 @@
-"""Numbers as people read them: percents, three digits that count, multiples."""
+"""Numbers formatted for people: percents, three significant digits, multiples."""
 
 NONE = "–"
 
 
 def percent(part: float | None) -> str:
-    """A part, in percent.
+    """A fraction in percent.
 
     >>> percent(0.9501), percent(None)
     ('95.0 %', '–')
@@ -13,7 +13,7 @@ def percent(part: float | None) -> str:
 
 
 def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
-    """Three digits that count, thousands apart.
+    """Three significant digits, with a separator between thousands.
 
     >>> amount(11173962), amount(0.01234, "g"), amount(1536000, "MB", 1e-6), amount(64.128, "s"), amount(0)
     ('11,173,962', '0.0123 g', '1.54 MB', '64.1 s', '0')
@@ -33,7 +33,7 @@ def amount(value: float | None, unit: str = "", scale: float = 1.0) -> str:
 
 
 def times(multiple: float) -> str:
-    """A multiple.
+    """A multiple, to three significant digits.
 
     >>> times(0.7), times(11.82)
     ('×0.700', '×11.8')
@@ -42,7 +42,7 @@ def times(multiple: float) -> str:
 
 
 def large(value: float | None) -> str:
-    """With a letter for the thousands.
+    """Three significant digits and a letter for the power of a thousand.
 
     >>> large(1234567), large(62_000_000_000), large(12)
     ('1.23 M', '62 G', '12')
@@ -56,5 +56,5 @@ def large(value: float | None) -> str:
 
 
 def digits(value: float) -> str:
-    """Three of them, zeros too, so that a column can be read down."""
+    """Three significant digits, with trailing zeros, so that the numbers of a column align."""
     return f"{value:#.3g}".rstrip(".")

@@ -1,4 +1,4 @@
-"""Results as tables and sentences for a terminal; every figure comes from a `result.json`."""
+"""Results as tables and sentences for a terminal; every number comes from a `result.json`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -21,7 +21,7 @@ from earlycrop_lab.tasks.description import prunes
 
 
 def comparison(results: Sequence[Result]) -> Table:
-    """Every column of the poster that applies, a run a column; with two runs, the first over the second beside it.
+    """Every quantity of the poster that applies, with a column for each run and, for two runs, one for their ratio.
 
     Args:
         results: One run, or a pruned one and its dense twin.
@@ -41,7 +41,7 @@ def comparison(results: Sequence[Result]) -> Table:
 
 
 def rows(results: Sequence[Result]) -> list[tuple[str, list[str], str]]:
-    """For each figure and column of the poster that applies to any run: label, what each run shows, as in `ROWS`."""
+    """For each quantity that applies to any run its label, the text of each run, and the column to compare (`ROWS`)."""
     metrics = dict.fromkeys(metric for result in results for metric in result.description.metrics)
     table = [
         (
@@ -56,7 +56,7 @@ def rows(results: Sequence[Result]) -> list[tuple[str, list[str], str]]:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """The same as a Markdown table, for a README; the dense run first, then by name."""
+    """The rows as a Markdown table, for a README; the dense run first, then by name."""
     results = sorted(results, key=lambda result: (result.report is not None, result.description.method))
     names = [
         f"`{each.description.method}`" + " (smoke run)" * (each.description.max_steps is not None) for each in results
@@ -67,7 +67,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 
 def title(result: Result) -> str:
-    """What was trained, for how long, and that it is one run."""
+    """What was trained and for how long, and that it is one run (n = 1)."""
     d = result.description
     total = "" if d.total_epochs == d.epochs else f", {d.total_epochs} epochs in all"
     return f"{setting(d)}{total}, seed {d.seed} (n = 1)"
@@ -116,11 +116,11 @@ ROWS: tuple[tuple[str, Callable[[Columns], str], str], ...] = (
     ),
     ("optimizer steps", lambda c: f"{c.optimizer_steps:,}", "optimizer_steps"),
 )
-"""Label, how a run shows it, and the column that the ratio of a pruned run to its dense twin is of."""
+"""For each row its label, how it is formatted, and the column of the ratio of a pruned run to its dense twin."""
 
 
 def conditions(result: Result) -> str:
-    """Under what the figures were had: data, hardware, threads, load, versions, electricity."""
+    """The conditions of the measurement: data, hardware, threads, load, versions, electricity."""
     e, m = result.environment, result.emissions
     load = f"load {e['load']} → {e['load_after']}" if e.get("load") is not None else "load unknown"
     device = e["cpu"] if e["device"] == "cpu" else f"{e['device']}, {e['cpu']}"
@@ -133,7 +133,7 @@ def conditions(result: Result) -> str:
 
 
 def what_left(report: dict[str, Any]) -> str:
-    """The cut in two sentences: when and why, what left, what could not."""
+    """The cut in a few sentences: when and why, what is left, what could not be removed."""
     why = {
         "init": "before training",
         "epoch": f"at epoch {report['epoch']:g}, as asked",
@@ -150,21 +150,21 @@ def what_left(report: dict[str, Any]) -> str:
         f"scored {on}, {report['seconds']:.2g} s."
     )
     if report.get("bottlenecks"):
-        floor = ": a floor under every layer helps, such as --min-part 0.1" if report["unit"] == "channels" else ""
+        floor = ": a minimum for every layer helps, such as --min-part 0.1" if report["unit"] == "channels" else ""
         text += f" {narrow(report['bottlenecks'])}{floor}."
     if report["collapsed"]:
         text += f" COLLAPSED: {', '.join(report['collapsed'])} lost everything."
     if report["frozen"]:
         names = [frozen["where"] for frozen in report["frozen"]]
         more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-        text += f" Could not leave: {', '.join(names[:4])}{more} (reasons in result.json)."
+        text += f" Could not be removed: {', '.join(names[:4])}{more} (reasons in result.json)."
     return text
 
 
 def curve(report: dict[str, Any]) -> Table:
-    """What the detector saw at each look, and what its rule made of it."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="what was watched until the cut", title_justify="left")
-    for name in ("epoch", "seen", "signal", "threshold", "learning rate"):
+    """What the detector observed at each check, and the signal that its rule derived from it."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title="the detector until the cut", title_justify="left")
+    for name in ("epoch", "observed", "signal", "threshold", "learning rate"):
         table.add_column(name, justify="right")
     for look in report["curve"]:
         numbers = (look["value"], look["signal"], look["threshold"], look["learning_rate"])
@@ -173,9 +173,9 @@ def curve(report: dict[str, Any]) -> Table:
 
 
 def methods() -> Table:
-    """The table of methods: a row chooses worth, units, moment, steps, and allocation and floor if not the usual.
+    """The table of methods: score, units, timing and steps of each, with allocation and floor where not the default.
 
-    Where another score decides the widths, the steps are those in which it does.
+    Where another score decides the widths, the steps are those of that decision.
     """
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0))
     longest = max(map(len, earlycrop.METHODS))
@@ -196,7 +196,7 @@ def methods() -> Table:
 
 
 def _brief(part: Any) -> str:
-    """As its own source, without what it has by default."""
+    """A part as its own source code, without arguments at their defaults."""
     said = [(each.name, getattr(part, each.name)) for each in fields(part) if getattr(part, each.name) != each.default]
     values = [name if value is True else str(value) for name, value in said]
     return type(part).__name__ + (f"({', '.join(values)})" if said else "")

@@ -1,7 +1,7 @@
-"""Finished runs as the poster's table: a row a description, its numbers over the seeds, beside its dense twin's.
+"""Finished runs as the poster's table: one row per description, with its numbers over the seeds and its dense twin's.
 
-`rows = table(results)`, then `markdown(rows)` or `csv(rows)`; other forms read `row.spread(column)` of `columns(rows)`:
-the figures that the task is judged by, then what they cost, which is the same for all tasks.
+`rows = table(results)`, then `markdown(rows)` or `csv(rows)`; other forms read `row.spread(column)` for each of
+`columns(rows)`: the task's metrics, then the costs, which are the same for all tasks.
 """
 
 import io
@@ -26,7 +26,7 @@ class Row:
     Args:
         results: The runs, by seed; their descriptions differ in nothing else.
         dense: The runs of the dense twin, by seed; empty if there is none.
-        marks: Letters of the conditions of its runs that are not the table's commonest (see `footnotes`).
+        marks: Letters of those of its runs' conditions that are not the table's most common one (see `footnotes`).
     """
 
     results: tuple[Result, ...]
@@ -35,44 +35,44 @@ class Row:
 
     @property
     def description(self) -> Description:
-        """Of its first seed."""
+        """The description of its first seed."""
         return self.results[0].description
 
     @property
     def metric(self) -> Metric:
-        """The figure that counts."""
+        """The task's main metric."""
         return self.description.metric
 
     @property
     def figure(self) -> Spread:
-        """That figure over the seeds."""
+        """The main metric over the seeds."""
         found = self.spread(column(self.metric))
         assert found is not None  # every run has it
         return found
 
     @property
     def prunes(self) -> bool:
-        """Whether anything ever leaves."""
+        """Whether the method removes anything."""
         return prunes(earlycrop.get_method(self.description.method))
 
     @property
     def masks(self) -> bool:
-        """Whether weights are masked, so that no layer becomes smaller."""
+        """Whether the method masks weights, so that no layer becomes smaller."""
         return self.prunes and isinstance(earlycrop.get_method(self.description.method).units, Weights)
 
     @property
     def setting(self) -> str:
-        """What it shares with its dense twin: the network, the data, the training."""
+        """What it has in common with its dense twin: the network, the data, the training."""
         return setting(self.description)
 
     @property
     def name(self) -> str:
-        """The method, with what was asked of its cut that is not every task's default: a usual floor is told too."""
+        """The method and the pruning options that are not every task's default, so a task's usual floor is shown."""
         return self._named(lambda name, value: "" if value is True else f" {value}")
 
     @property
     def line(self) -> str:
-        """What it is called together with other sparsities: the same, without how much it is where that is usual."""
+        """Its name among other sparsities: as `name`, but without the values of options that are usual for the task."""
         usual = self.description.usual()
         return self._named(lambda name, value: "" if value is True or value == getattr(usual, name) else f" {value}")
 
@@ -87,42 +87,42 @@ class Row:
 
     @property
     def sparsity(self) -> float | None:
-        """What was asked to leave; None for dense."""
+        """The requested sparsity; None for dense."""
         return self.description.sparsity if self.prunes else None
 
     @property
     def asked(self) -> str:
-        """The same in percent."""
+        """The requested sparsity in percent."""
         return NONE if self.sparsity is None else f"{100 * self.sparsity:g} %"
 
     @property
     def label(self) -> str:
-        """The method and what was asked, for a picture."""
+        """The method and the requested sparsity, for a plot."""
         return self.name if self.sparsity is None else f"{self.name} {self.asked}"
 
     def spread(self, column: Column) -> Spread | None:
-        """The number over the seeds."""
+        """A column's statistics over the seeds; None where no run has it."""
         return Spread.of(map(column.read, self.results), column.bounds)
 
     def mean(self, column: Column) -> float | None:
-        """Its mean over the seeds; None where no run has it."""
+        """A column's mean over the seeds; None where no run has it."""
         spread = self.spread(column)
         return None if spread is None else spread.mean
 
     def multiple(self, column: Column) -> float | None:
-        """Its mean over the dense twin's; None for dense itself and without a twin."""
+        """A column's mean over the dense twin's; None for dense itself and without a twin."""
         own, dense = self.spread(column), Spread.of(map(column.read, self.dense))
         return own.mean / dense.mean if self.prunes and own and dense and dense.mean else None
 
     def interval(self, column: Column) -> str:
-        """Of the figure that counts, between what its mean is at 95 %; else, and without deviation, empty."""
+        """The 95 % interval of the main metric's mean; empty for other columns, and without a deviation."""
         spread = self.spread(column)
         if column.name != self.metric.name or spread is None or not column.show_deviation(spread):
             return ""
         return " to ".join(map(column.show, spread.interval))
 
     def text(self, column: Column) -> str:
-        """As shown in a line: mean ± deviation (n where not all runs have it), and the multiple."""
+        """A cell of the table: mean ± deviation, the interval, n where not all runs have it, and the multiple."""
         spread = self.spread(column)
         if spread is None:
             return NONE
@@ -138,7 +138,7 @@ class Row:
 
 
 def table(results: Iterable[Result]) -> list[Row]:
-    """The rows: by setting, in each dense first, then by sparsity, masks after channels, as the methods are listed."""
+    """The rows by setting; in each, dense first, then by sparsity, masks after channels, in the order of `METHODS`."""
     results = list(results)
     groups: dict[Description, list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.description.seed):
@@ -161,7 +161,7 @@ def table(results: Iterable[Result]) -> list[Row]:
 
 
 def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """The rows that can be compared with each other, by what they share."""
+    """The rows by setting; those of one setting can be compared with each other."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.setting].append(row)
@@ -169,19 +169,19 @@ def by_setting(rows: Iterable[Row]) -> dict[str, list[Row]]:
 
 
 def columns(rows: Iterable[Row]) -> list[Column]:
-    """The figures of the rows' tasks, then all others."""
+    """The metrics of the rows' tasks, then all other columns."""
     return [*map(column, dict.fromkeys(metric for row in rows for metric in row.description.metrics)), *COLUMNS]
 
 
 def shown_columns(rows: Sequence[Row]) -> list[Column]:
-    """The columns that any of the rows has."""
+    """The columns for which any of the rows has a number."""
     return [column for column in columns(rows) if any(row.spread(column) for row in rows)]
 
 
 def frontier(rows: Iterable[Row], cost: Column) -> list[Row]:
-    """The rows that no other beats, by increasing cost: none is as good for less, nor better for as much.
+    """The Pareto frontier by increasing cost: no other row is as good at a lower cost, or better at the same.
 
-    Both are means; rows without the cost are left out.
+    Metric and cost are means; rows without the cost are left out.
     """
     points = [(c.mean, row.metric.gain(row.figure.mean, 0), row) for row in rows if (c := row.spread(cost))]
     best = [
@@ -193,11 +193,11 @@ def frontier(rows: Iterable[Row], cost: Column) -> list[Row]:
 
 
 def unequal(rows: Iterable[Row]) -> str:
-    """A sentence where the FLOPs of rows differ, so that nobody takes their ranking for one at equal cost."""
+    """A warning where FLOPs differ, so that nobody takes the ranking for one at equal cost; otherwise empty."""
     known = [flops for row in rows if (flops := row.mean(NAMED["flops"]))]
     if not known or max(known) <= SAME * min(known):
         return ""
-    return f"The rows have {large(min(known))} to {large(max(known))} FLOPs, so this is no comparison at equal cost."
+    return f"The networks have {large(min(known))} to {large(max(known))} FLOPs: this is no comparison at equal cost."
 
 
 SAME = 1.01
@@ -205,7 +205,7 @@ SAME = 1.01
 
 
 def footnotes(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """For each condition its letter in `Row.marks`, empty for the commonest, and the condition with its runs' load."""
+    """For each condition its letter in `Row.marks`, empty for the most common, and its text with the runs' load."""
     notes = []
     for number, (text, runs) in enumerate(conditions(result for row in rows for result in row.results).items()):
         loads = [run.environment.get(name) for run in runs for name in ("load", "load_after")]
@@ -216,12 +216,12 @@ def footnotes(rows: Iterable[Row]) -> list[tuple[str, str]]:
 
 
 def data_of(rows: Iterable[Row]) -> str:
-    """What the runs were trained and tested on, in words; empty where no run knows."""
+    """What the runs were trained and tested on, in words; empty where no result records it."""
     return "; ".join(dict.fromkeys(result.data for row in rows for result in row.results if result.data))
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A Markdown table for each setting, and under what the figures were had."""
+    """A Markdown table for each setting, and the conditions of the measurements."""
     parts = []
     for name, group in by_setting(rows).items():
         columns = shown_columns(group)
@@ -238,14 +238,14 @@ def markdown(rows: Sequence[Row]) -> str:
 
 
 SPREAD = (
-    "Mean ± sample standard deviation over the seeds, n runs a row; no ± where all agree; of the figure that counts "
-    "Student's 95 % interval of the mean too. "
+    "Mean ± sample standard deviation over the seeds, n runs per row; no ± where all agree; for the main metric also "
+    "Student's 95 % interval of the mean. "
     "× is the multiple of the dense run's mean. “Dense” is the phase before the cut, “cut” what is left after it."
 )
 
 
 def csv(rows: Sequence[Row]) -> str:
-    """Every number unrounded and in the unit of its name: what was asked, then mean, deviation and n of each column."""
+    """The description, and unrounded mean, deviation, n and interval of each column, in the unit of its name."""
     file = io.StringIO()
     lines = writer(file, lineterminator="\n")
     described = {row.description.task: fields(row.description) for row in rows}

@@ -1,7 +1,8 @@
 """The tasks; each is one file that reads from top to bottom: description, data, model, optimizer, loop, evaluation.
 
-A task is a row of `TASKS`: what describes a run of it, what trains one, and the setup in which that happens. Everything
-else of the laboratory (runs, grids, tables, estimates, reports) goes by the row and knows no task.
+A task is an entry of `TASKS`: the class that describes a run, the function that trains one, and the function that
+prepares its setup. Everything else in the laboratory (runs, grids, tables, estimates, reports) uses the entry and knows
+no particular task.
 """
 
 from collections.abc import Callable
@@ -19,12 +20,12 @@ from earlycrop_lab.tasks.session import Setup, Trained, pruner_of
 
 @dataclass(frozen=True)
 class Task:
-    """One row of the table.
+    """An entry of `TASKS`.
 
     Args:
-        description: Describes a run.
-        train: Trains one as described.
-        prepare: Maps a description, the root of the data and a device to the setup.
+        description: The class whose instances describe runs.
+        train: Trains a run as described.
+        prepare: Maps a description, the folder of the data sets and a device to the setup.
     """
 
     description: type[Description]
@@ -41,10 +42,10 @@ TASKS = {
 
 
 def get_task(name: str) -> Task:
-    """The row of that name.
+    """The task of that name.
 
     Raises:
-        ValueError: If there is none; it names the nearest.
+        ValueError: There is no such task; the message suggests the nearest.
     """
     if name not in TASKS:
         near = nearest(name, TASKS)
@@ -53,31 +54,31 @@ def get_task(name: str) -> Task:
 
 
 def described(task: str, stored: dict[str, Any]) -> Description:
-    """A description from its fields; those that a newer version has added are at their defaults."""
+    """A description from its stored fields; fields that newer versions have added get their defaults."""
     return get_task(task).description(**stored)
 
 
 def train(d: Description, **around: Any) -> Trained:
-    """Train as described; see the task's own."""
+    """Train as described; see `train` of the task's file."""
     return TASKS[d.task].train(d, **around)
 
 
 def prepare(d: Description, root: str | None = None, device: torch.device | str = "cpu") -> Setup:
-    """What a description stands for, before anything is trained.
+    """The setup of a description, before anything is trained.
 
     Raises:
-        ValueError: If the data and the network do not fit together.
-        OSError: If the data cannot be had.
+        ValueError: The data and the network do not fit together.
+        OSError: The data cannot be read or downloaded.
     """
     return TASKS[d.task].prepare(d, root, torch.device(device))
 
 
 def plan(d: Description, root: str | None = None, device: str = "cpu") -> earlycrop.Plan:
-    """What would leave if the network were cut at its initial weights; nothing is trained.
+    """What would be removed if the network were cut at its initial weights; nothing is trained.
 
     Raises:
-        ValueError: If the data, the network and the method do not fit together, or the method removes nothing.
-        OSError: If the data cannot be had.
+        ValueError: The data, the network and the method do not fit together, or the method removes nothing.
+        OSError: The data cannot be read or downloaded.
     """
     torch.manual_seed(d.seed)
     return pruner_of(d, prepare(d, root, device)).dry_run()

@@ -1,9 +1,9 @@
 """Image classification with early pruning, from the data to the columns of the poster.
 
-Adam, at a constant rate until the cut and One-Cycle over what then remains of a fixed budget; methods that prune at
-initialisation, and dense training, have One-Cycle from their first step; those that train in full before they prune
-have the budget for each training, unless it is to be divided. The figure that counts is the accuracy after the last
-epoch. Test images are looked at for nothing else: batches for scoring come from the training split.
+Adam, at a constant rate until the cut and One-Cycle over what then remains of a fixed budget. Methods that prune at
+initialisation, and dense training, use One-Cycle from the first step; methods that train in full before they prune get
+the whole budget for each training, unless it is to be divided. The main metric is the accuracy after the last epoch.
+Test images are used for nothing else: batches for scoring come from the training split.
 """
 
 from dataclasses import dataclass, replace
@@ -25,7 +25,7 @@ from earlycrop_lab.tasks.torchrun import data_parallel
 
 @dataclass(frozen=True)
 class Usual:
-    """What a data set is usually trained with: the network and its width, the budget, the batch."""
+    """The usual network and its width, epochs and batch size of a data set."""
 
     network: str = "resnet18"
     width: int | None = None
@@ -39,12 +39,12 @@ USUAL = {
     "cifar100": Usual(batch_size=256),
     "tiny-imagenet": Usual("vgg16"),
 }
-"""By data set; a folder of class folders has the defaults. Batches and epochs are the authors'."""
+"""The usual settings by data set; a folder of class folders gets the defaults. Batches and epochs are the authors'."""
 
 
 @dataclass(frozen=True)
 class Classification(Description):
-    """One training run. What is not said is the data set's usual, and is filled in at once.
+    """One training run. Fields that are not given get the data set's usual values on construction.
 
     >>> usual = Classification(data="digits")
     >>> usual.method, usual.sparsity, usual.network, usual.width, usual.epochs, usual.batch_size
@@ -58,13 +58,13 @@ class Classification(Description):
 
     data: str = option("digits", help=f"{', '.join(DATASETS)}, or folder:PATH for a folder of class folders")
     train_size: int | None = option(tag="train", help="train on a fixed class-balanced part of this many images")
-    network: str = option(help=f"{', '.join(NETWORKS)}; the data set's usual by default")
+    network: str = option(help=f"{', '.join(NETWORKS)} (default: the data set's usual one)")
     learning_rate: float = option(2e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
-    weight_decay: float = option(5e-5, tag="decay", help="L2, in Adam's gradient")
+    weight_decay: float = option(5e-5, tag="decay", help="L2, added to the gradient that Adam sees")
     schedule: Literal["one_cycle", "constant"] = option(
-        "one_cycle", tag="", choices=("one_cycle", "constant"), help="the rate once it is not constant for the detector"
+        "one_cycle", tag="", choices=("one_cycle", "constant"), help="the learning rate after the cut"
     )
-    image_size: int | None = option(tag="size", help="pixels a side of the images; their own by default")
+    image_size: int | None = option(tag="size", help="pixels per side of the images (default: their own size)")
     recipe: Literal["usual", "paper"] = option(
         "usual", tag="", choices=("usual", "paper"), help="image sizes and augmentation"
     )
@@ -99,14 +99,14 @@ def train(
 
     Args:
         d: The description.
-        root: Where the data set lies.
-        device: Where to train.
-        ranks: The processes that train it together, each on its part of every batch. What is measured is rank 0's.
+        root: The folder of the data sets.
+        device: The device to train on.
+        ranks: The processes that train it together, each on its part of every batch; measurements are rank 0's.
         around: See `Session`.
 
     Raises:
-        ValueError: If the data, the network and the method do not fit together, or the loss is no longer finite.
-        OSError: If the data cannot be had.
+        ValueError: The data, the network and the method do not fit together, or the loss is no longer finite.
+        OSError: The data cannot be read or downloaded.
     """
     device = torch.device(device)
     setup = prepare(d, root, device, ranks)
@@ -117,7 +117,7 @@ def train(
         for epoch in session.epochs():
             with session.looking():
                 session.pruner.check(epoch)
-                parallel = data_parallel(model, ranks)  # a new one, for the one before it remembers the old shapes
+                parallel = data_parallel(model, ranks)  # a new wrapper, because the last one remembers the old shapes
             with session.training():
                 for x, y in batches.epoch(epoch):
                     with session.step(x, y):
@@ -133,7 +133,7 @@ def train(
 
 
 def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ranks = ALONE) -> Setup:
-    """The data on the device, where images lie in one tensor and are augmented batch by batch; the network."""
+    """The network and the data on the device, where images are one tensor and are augmented batch by batch."""
     data = load(d.data, root, size=d.image_size, recipe=d.recipe).to(device)
     if d.image_size is None:
         data = data.enlarged(get_network(d.network).least)
@@ -171,7 +171,7 @@ def mean_loss(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def accuracy(model: nn.Module, batches) -> float:
-    """The part of the images that the model names rightly, from 0 to 1; its training flag is left as found."""
+    """The fraction of the images that the model classifies correctly; its training flag is restored."""
     hits, seen = [], 0
     with evaluating(model):
         for x, y in batches:

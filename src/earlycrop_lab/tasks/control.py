@@ -5,11 +5,11 @@ function on the same trunk, a clipped surrogate, several passes through each rol
 tried first and did not learn reliably within this budget of steps, whatever was pruned.
 
 The scoring set is a rollout by the policy as it is when a cut begins; its steps in the environment are counted with the
-others. The scoring loss is the training loss on it. At the first scoring of a cut its slope is that
-of the policy gradient, and the next update would follow it. A cut of several steps scores the same rollout again, as
-training passes through one several times: the policy that is left is held against the one that acted, and the clip
-takes the slope of actions that have moved too far with profit. The figure that counts is the mean return of the
-likeliest actions over a hundred episodes after the last epoch, from beginnings that no training has seen.
+others. The scoring loss is the training loss on it. At the first scoring of a cut its gradient is the policy gradient,
+which the next update would follow. A cut of several steps scores the same rollout again, as training makes several
+passes through one: the pruned policy is compared with the one that acted, and the clip zeroes the gradient of actions
+whose probability has moved too far in the profitable direction. The main metric is the mean return of the likeliest
+actions over a hundred episodes after the last epoch, from initial states that training has never seen.
 """
 
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ EPISODES = 100
 
 @dataclass(frozen=True)
 class Usual:
-    """What an environment is usually trained with."""
+    """The usual width, epochs and batch size of an environment."""
 
     width: int = 128
     epochs: int = 50
@@ -38,12 +38,12 @@ class Usual:
 
 
 USUAL = {"cartpole-v0": Usual(epochs=25), "cartpole-v1": Usual(epochs=25)}
-"""By environment; any other has the defaults."""
+"""The usual settings by environment; any other gets the defaults."""
 
 
 @dataclass(frozen=True)
 class Control(Description):
-    """One training run. What is not said is the environment's usual, and is filled in at once.
+    """One training run. Fields that are not given get the environment's usual values on construction.
 
     >>> usual = Control(data="cartpole-v0")
     >>> usual.method, usual.network, usual.width, usual.epochs, usual.batch_size
@@ -59,13 +59,13 @@ class Control(Description):
     )
     samples: ClassVar[str] = "transitions"
 
-    data: str = option("cartpole-v0", help=f"{', '.join(ENVIRONMENTS)}, or {GYM}ID for another of gymnasium's")
-    network: str = option(help=NETWORK)
-    width: int = option(tag="width", help="units of each of its two hidden layers; 128 by default")
+    data: str = option("cartpole-v0", help=f"{', '.join(ENVIRONMENTS)}, or {GYM}ID for another one of gymnasium")
+    network: str = option(help=f"{NETWORK}, the only network of this task")
+    width: int = option(tag="width", help="units in each of its two hidden layers (default: 128)")
     learning_rate: float = option(1e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
-    clip_norm: float = option(0.5, tag="clip", help="the gradient's norm is cut to this")
-    discount: float = option(0.99, tag="discount", help="what a reward is worth one step later")
-    clip_ratio: float = option(0.2, tag="ratio", help="how far an action's probability may move with profit")
+    clip_norm: float = option(0.5, tag="clip", help="the greatest norm of the gradient; larger ones are scaled down")
+    discount: float = option(0.99, tag="discount", help="discount factor of rewards, per step")
+    clip_ratio: float = option(0.2, tag="ratio", help="the clip range ε of PPO's probability ratio")
 
     @staticmethod
     def check_data(name: str) -> None:
@@ -82,7 +82,7 @@ class Control(Description):
         if self.network != NETWORK:
             raise ValueError(f"The network of control is {NETWORK}, not {self.network!r}.")
         if self.train_size is not None:
-            raise ValueError("An environment has no fixed set to train on a part of: leave out train_size, say epochs.")
+            raise ValueError("An environment has no fixed training set: leave out train_size, give epochs instead.")
         for name in ("discount", "clip_ratio"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} is between 0 and 1; {getattr(self, name):g} is not.")
@@ -93,12 +93,12 @@ def train(d: Control, *, root: str | None = None, device: torch.device | str = "
 
     Args:
         d: The description.
-        root: Not needed: an environment is made on the spot.
-        device: Where to train; environments are stepped on the host.
+        root: Not used: environments need no data.
+        device: The device to train on; environments are stepped on the host.
         around: See `Session`.
 
     Raises:
-        ValueError: If there is no such environment here, or the loss is no longer finite.
+        ValueError: The environment is not installed, or the loss is no longer finite.
     """
     device = torch.device(device)
     setup = prepare(d, root, device)
@@ -122,7 +122,7 @@ def train(d: Control, *, root: str | None = None, device: torch.device | str = "
 
 
 def prepare(d: Control, root: str | None, device: torch.device) -> Setup:
-    """The environment, the network, and what it does there."""
+    """The environment, the network, and its experience there."""
     environment = load_environment(d.data)
     sizes = {"observations": environment.observations, "actions": environment.actions}
     model = actor_critic(**sizes, width=d.width, seed=d.seed).to(device)
@@ -152,7 +152,7 @@ def prepare(d: Control, root: str | None, device: torch.device) -> Setup:
 def surrogate(policy: nn.Module, batch: Transitions, clip_ratio: float) -> Tensor:
     """−mean min(r Â, clip(r, 1 − ε, 1 + ε) Â) + ½ mean (V − R)², with r = π(a|s) / π_old(a|s) and ε `clip_ratio`.
 
-    Schulman et al. (2017), equations 7 and 9, without the bonus for entropy.
+    Schulman et al. (2017), equations 7 and 9, without the entropy bonus.
     """
     logits, value = policy(batch.observations)
     log_probability = logits.log_softmax(1).gather(1, batch.actions[:, None]).squeeze(1)

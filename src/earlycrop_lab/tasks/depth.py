@@ -1,9 +1,9 @@
 """Depth from one image with early pruning: FCRN on NYU-Depth-v2's labelled pairs, or on rendered rooms.
 
-By the recipe `paper` SGD with momentum, whose rate is halved twice (Laina et al., 2016); by the usual one Adam and
-One-Cycle. Either rate is constant until the cut and goes its way over what then remains of a fixed budget. The figure
-that counts is the root mean square error after the last epoch, in metres. Test pairs are looked at for nothing else:
-batches for scoring come from the training split.
+The recipe `paper` is SGD with momentum, whose rate is halved twice (Laina et al., 2016); the usual one is Adam with
+One-Cycle. Either rate is constant until the cut, and its schedule covers what then remains of a fixed budget. The main
+metric is the root mean square error after the last epoch, in metres. Test pairs are used for nothing else: batches for
+scoring come from the training split.
 """
 
 from collections.abc import Iterable
@@ -28,7 +28,7 @@ from earlycrop_lab.tasks.session import Session, Setup, Trained
 
 @dataclass(frozen=True)
 class Usual:
-    """What data are usually trained with; images are three quarters as high as they are wide."""
+    """The usual settings of a data set; images are three quarters as high as they are wide."""
 
     width: int
     image_width: int
@@ -40,12 +40,12 @@ USUAL = {
     "scenes": Usual(width=8, image_width=76, epochs=12, recipe="usual"),
     "nyu-depth-v2": Usual(width=64, image_width=304, epochs=20, recipe="paper"),
 }
-"""Of the rooms it is what a minute allows, of NYU-Depth-v2 the paper's."""
+"""The usual settings by data set: for the rendered rooms what a minute allows, for NYU-Depth-v2 the paper's."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """The peak of the rate, what comes after the cut, and what happens to pairs in training."""
+    """The peak learning rate, its schedule after the cut, and the augmentation of training pairs."""
 
     learning_rate: float
     schedule: Literal["one_cycle", "halving"]
@@ -56,17 +56,17 @@ RECIPES = {
     "usual": Recipe(5e-3, "one_cycle", PairAugmentation(flip=True)),
     "paper": Recipe(1e-2, "halving", PairAugmentation(zoom=1.5, flip=True, colour=0.2)),
 }
-"""Laina et al. also turn images, by at most 5 degrees. Short trainings do without enlarging: after 6 epochs on
-NYU-Depth-v2 (width 16, 76x57, batches of 8, n = 1) it had cost 0.1 m of rms error."""
+"""Laina et al. also rotate images, by at most 5 degrees. The usual recipe, for short training, does not zoom: after 6
+epochs on NYU-Depth-v2 (width 16, 76x57, batches of 8, n = 1) zooming had cost 0.1 m of rms error."""
 
 NETWORK = "fcrn"
 SHOWN = 3
-"""Test pairs that a run keeps for its picture."""
+"""The number of test pairs that a run keeps for its figure."""
 
 
 @dataclass(frozen=True)
 class Depth(Description):
-    """One training run. What is not said is the data's usual, and is filled in at once.
+    """One training run. Fields that are not given get the data set's usual values on construction.
 
     >>> usual = Depth()
     >>> usual.data, usual.network, usual.width, usual.image_width, usual.epochs, usual.recipe, usual.learning_rate
@@ -84,12 +84,14 @@ class Depth(Description):
     logits: ClassVar[bool] = False
 
     data: str = option("scenes", help=f"{', '.join(DEPTHS)}")
-    train_size: int | None = option(tag="train", help="train on a fixed part of so many pairs")
-    network: str = option(choices=(NETWORK,), help="its only network")
+    train_size: int | None = option(tag="train", help="train on a fixed part of this many pairs")
+    network: str = option(choices=(NETWORK,), help="the only network of this task")
     batch_size: int = option(16, tag="batch", help="pairs in a training batch")
-    image_width: int = option(tag="size", help="pixels across an image; the data's usual by default")
+    image_width: int = option(tag="size", help="width of the images in pixels (default: the data set's usual one)")
     recipe: Literal["usual", "paper"] = option(
-        tag="", choices=("usual", "paper"), help="optimizer, schedule, augmentation; the data's usual by default"
+        tag="",
+        choices=("usual", "paper"),
+        help="optimizer, schedule and augmentation, instead of the data set's usual ones",
     )
 
     @staticmethod
@@ -105,7 +107,7 @@ class Depth(Description):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """Height and width of the images, in pixels."""
         return max(round(0.75 * self.image_width), 1), self.image_width
 
 
@@ -114,13 +116,13 @@ def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cp
 
     Args:
         d: The description.
-        root: Where the data set lies.
-        device: Where to train.
+        root: The folder of the data sets.
+        device: The device to train on.
         around: See `Session`.
 
     Raises:
-        ValueError: If the data, the network and the method do not fit together, or the loss is no longer finite.
-        OSError: If the data cannot be had.
+        ValueError: The data, the network and the method do not fit together, or the loss is no longer finite.
+        OSError: The data cannot be read or downloaded.
     """
     device = torch.device(device)
     setup = prepare(d, root, device)
@@ -145,7 +147,7 @@ def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cp
 
 
 def prepare(d: Depth, root: str | None, device: torch.device) -> Setup:
-    """The pairs on the device, augmented batch by batch; the network."""
+    """The network and the pairs on the device, augmented batch by batch."""
     data = load(d.data, root, size=d.image_size, depth_size=depth_size(*d.image_size)).to(device)
     data = replace(data, augmentation=RECIPES[d.recipe].augmentation)
     if d.train_size is not None:
@@ -167,12 +169,12 @@ def prepare(d: Depth, root: str | None, device: torch.device) -> Setup:
         data=str(data),
         samples=lambda model: samples(model, data),
         in_width=lambda width: network(width, d.seed),
-        micro_batch=batches.batch_size,  # the loss is one of a whole batch
+        micro_batch=batches.batch_size,  # the loss is no mean over samples: its c depends on the whole batch
     )
 
 
 def optimizer_of(d: Depth, model: nn.Module) -> Optimizer:
-    """The recipe's."""
+    """The optimizer of the description's recipe."""
     if d.recipe == "paper":
         return torch.optim.SGD(model.parameters(), d.learning_rate, momentum=0.9, weight_decay=d.weight_decay)
     return torch.optim.Adam(model.parameters(), d.learning_rate, weight_decay=d.weight_decay)
@@ -185,14 +187,14 @@ def network(width: int, seed: int) -> nn.Module:
 
 
 NEAREST = 0.1
-"""Metres. A depth that is predicted nearer, or behind the camera, counts as this one."""
+"""The least predicted depth in metres; predictions below it, or behind the camera, are clamped to it."""
 
 
 def berhu(prediction: Float[Tensor, "n i j"], truth: Float[Tensor, "n i j"]) -> Float[Tensor, ""]:
     """The mean reverse Huber loss (Laina et al., 2016, eq. 2-3): |e| up to c, (e² + c²) / 2c beyond.
 
-    c is a fifth of the batch's largest |e|, a constant in the loss's derivatives. Where the truth is 0, not known,
-    nothing counts.
+    c is a fifth of the batch's largest |e| and constant in the loss's derivatives. Places where the truth is 0, that is
+    unknown, do not count.
     """
     known = truth > 0
     error = ((prediction - truth) * known).abs()
@@ -208,16 +210,16 @@ def mean_loss(model: nn.Module, batch: PairBatch) -> Tensor:
 
 
 def evaluate(model: nn.Module, batches: Iterable[PairBatch]) -> dict[str, float]:
-    """How far predictions are from the truth (Eigen et al., 2014), over all places of all images whose depth is known.
+    """The errors of predicted depths (Eigen et al., 2014), over all pixels of all images whose depth is known.
 
-    Predictions p are enlarged to the size of the truth d, bilinearly, and are `NEAREST` at least:
+    Predictions p are enlarged to the size of the truth d, bilinearly, and clamped to at least `NEAREST`:
 
         rms    √ mean (p - d)²
         rel    mean |p - d| / d
         log10  mean |log10 p - log10 d|
-        delta1, delta2, delta3   the part with max(p / d, d / p) < 1.25, 1.25², 1.25³
+        delta1, delta2, delta3   the fraction with max(p / d, d / p) < 1.25, 1.25², 1.25³
 
-    The model's training flag is left as found.
+    The model's training flag is restored.
     """
     with evaluating(model):
         totals = torch.stack([errors(model(x), y) for x, y in batches]).sum(0)
@@ -227,7 +229,7 @@ def evaluate(model: nn.Module, batches: Iterable[PairBatch]) -> dict[str, float]
 
 
 def errors(prediction: Float[Tensor, "n 1 i j"], truth: Float[Tensor, "n h w"]) -> Float[Tensor, "7"]:
-    """How many depths are known, and over these the sums of what the metrics are means of, in float64."""
+    """The number of known depths, and over them the sums whose means are the metrics, in float64."""
     size = (truth.shape[-2], truth.shape[-1])
     enlarged = F.interpolate(prediction, size, mode="bilinear", align_corners=False)[:, 0].clamp(min=NEAREST)
     known = truth > 0
@@ -238,7 +240,7 @@ def errors(prediction: Float[Tensor, "n 1 i j"], truth: Float[Tensor, "n h w"]) 
 
 
 def samples(model: nn.Module, data: Pairs) -> dict[str, Tensor]:
-    """A few test images, their depths at the size that the network writes, and what it writes."""
+    """A few test images, their depths at the size of the network's output, and its predictions."""
     which = torch.linspace(0, len(data.test_images) - 1, min(SHOWN, len(data.test_images))).long()
     images = data.test_images[which.to(data.device)]
     with evaluating(model):

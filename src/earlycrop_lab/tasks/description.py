@@ -1,6 +1,6 @@
-"""What describes a run, whatever its task: what leaves and when, the data, the network, the training.
+"""The description of a run of any task: what is removed and when, the data, the network, the training.
 
-A task adds its own fields, and says what it is judged by and what is usual for its data.
+A task adds its own fields, its metrics, and what is usual for its data.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -19,13 +19,13 @@ from earlycrop.units import Weights
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure that a task is judged by.
+    """A metric by which a task is judged.
 
     Args:
-        name: In records, with its unit if it has one.
-        label: In tables and pictures.
-        better: Which way is better.
-        unit: "%" if the figure is a part of one, which is shown in percent; else its unit, if it has one.
+        name: Its name in records, with its unit if it has one.
+        label: Its name in tables and figures.
+        better: Whether higher or lower is better.
+        unit: "%" for a metric between 0 and 1, which is shown in percent; otherwise its unit, if it has one.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Metric:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What it can be: a part is from 0 to 1, what should be low is an error, a deviation or a cost: 0 or more.
+        """The least and the greatest possible value: fractions are between 0 and 1; errors and costs are at least 0.
 
         >>> Metric("test_accuracy", "test accuracy", unit="%").bounds, Metric("mean_return", "mean return").bounds
         ((0.0, 1.0), (-inf, inf))
@@ -50,10 +50,10 @@ class Metric:
 
 
 class TooShort(ValueError):
-    """The epochs do not suffice for what the method does with them: nothing is wrong with the run's other fields.
+    """The method needs more epochs; the other fields of the description are fine.
 
     Attributes:
-        run: What was asked. It can be named and told of, but not trained.
+        run: The description. It can be named and reported, but not trained.
     """
 
     def __init__(self, run: "Description", why: str):
@@ -62,77 +62,81 @@ class TooShort(ValueError):
 
 
 def option(default: Any = None, *, tag: str | None = None, choices: tuple[str, ...] = (), help: str) -> Any:
-    """A field of a description that is an option of the command; `tag` marks it in a folder's name."""
+    """A field of a description that is an option of the command; `tag` precedes its value in a folder's name."""
     return field(default=default, metadata={"help": help, "tag": tag, "choices": choices})
 
 
 @dataclass(frozen=True)
 class Description:
-    """One training run. What is not said is the data's usual, and is filled in at once.
+    """One training run. Fields that are not given get the data's usual values on construction.
 
     Raises:
-        TooShort: The epochs do not suffice for the method.
-        ValueError: Something else of it cannot be.
+        TooShort: The method needs more epochs.
+        ValueError: A field is invalid, or some do not fit together.
     """
 
     task: ClassVar[str]
     """The task's name on the command line."""
     metrics: ClassVar[tuple[Metric, ...]]
-    """What the task is judged by; the first is the one that counts."""
+    """The metrics by which the task is judged; the first is the main one."""
     samples: ClassVar[str]
     """What `train_size` counts, in words."""
     logits: ClassVar[bool] = True
-    """Whether what the network returns first are logits, which a temperature may divide."""
+    """Whether the network's first output are logits, which a temperature may divide."""
     embeddings: ClassVar[bool] = False
-    """Whether weights of embeddings are among those that sparsity counts and that leave one by one."""
+    """Whether sparsity counts the weights of embeddings, and unstructured methods mask them."""
     mergeable: ClassVar[bool] = False
     """Whether several processes can train one run together."""
 
     method: str = option("earlycrop-s", help="what is removed, by which score and when: see `earlycrop methods`")
-    sparsity: float = option(0.95, help="the part to remove, between 0 and 1")
+    sparsity: float = option(0.95, help="the fraction to remove, between 0 and 1")
     target: Target = option("weight", tag="", choices=get_args(Target), help="what sparsity counts")  # noqa: RUF009 - frozen
     reading: Reading | None = option(  # noqa: RUF009 - frozen
         tag="",
         choices=tuple(READINGS),
-        help="how CroP reads a channel's worth; the method's own by default",
+        help="how CroP computes a channel's score, instead of the method's own way",
     )
     prune_at: float | None = option(
-        tag="at", help="prune after so many whole epochs, whatever the method would wait for"
+        tag="at", help="prune after this many whole epochs, whenever the method itself would prune"
     )
-    rounds: int | None = option(tag="rounds", help="cuts of a method that cuts often, each taking the same part")
-    per_round: float | None = option(tag="each", help="the part of what is left that leaves in each of its cuts")
+    rounds: int | None = option(tag="rounds", help="for a method of several cuts: their number, with equal fractions")
+    per_round: float | None = option(
+        tag="each", help="for a method of several cuts: the fraction of what is left that each cut removes"
+    )
     equal_budget: bool = option(
         False, tag="equal", help="divide the epochs between the trainings of a method that needs several"
     )
-    round_to: int = option(1, tag="round", help="widths in multiples of this")
-    min_channels: int = option(1, tag="least", help="channels that every layer keeps; a method may keep more by itself")
-    min_part: float | None = option(tag="part", help="the part of its channels that every layer keeps instead")
+    round_to: int = option(1, tag="round", help="round the layers' widths to multiples of this")
+    min_channels: int = option(1, tag="least", help="channels that every layer keeps; some methods keep more")
+    min_part: float | None = option(
+        tag="part", help="the fraction of its channels that every layer keeps, instead of --min-channels"
+    )
     optimizer_state: Literal["slice", "reset"] = option(
         "slice",
         tag="state",
         choices=("slice", "reset"),
-        help="carry the optimizer's state through the cut, or forget it there",
+        help="keep the optimizer's state of what is left after the cut, or reset it",
     )
     bn_mode: BatchNormMode | None = option(  # noqa: RUF009 - frozen
         tag="norms",
         choices=tuple(mode for mode in get_args(BatchNormMode) if mode != "auto"),
-        help="what norms with running statistics do while it scores; the method's own by default",
+        help="what norms with running statistics do during scoring, instead of what the method prescribes",
     )
-    data: str = option(help="what it is trained on")
-    train_size: int | None = option(tag="train", help="train on a fixed part of so many samples")
-    network: str = option(help="the data's usual by default")
-    width: int | None = option(tag="width", help="channels of its first layer; its usual width by default")
-    epochs: int = option(tag="epochs", help="the whole budget, before and after the cut; the data's usual by default")
-    batch_size: int = option(tag="batch", help="samples in a training batch; the data's usual by default")
+    data: str = option(help="the data set")
+    train_size: int | None = option(tag="train", help="train on a fixed part of this many samples")
+    network: str = option(help="the network (default: the data's usual one)")
+    width: int | None = option(tag="width", help="channels of the first layer (default: the network's usual width)")
+    epochs: int = option(tag="epochs", help="all epochs, before and after the cut (default: the data's usual number)")
+    batch_size: int = option(tag="batch", help="samples in a training batch (default: the data's usual number)")
     learning_rate: float = option(tag="lr", help="constant until the cut; the peak of One-Cycle after it")
-    weight_decay: float = option(0.0, tag="decay", help="L2, in the optimizer's gradient")
-    clip_norm: float = option(10.0, tag="clip", help="the gradient's norm is cut to this")
+    weight_decay: float = option(0.0, tag="decay", help="L2, added to the gradient that the optimizer sees")
+    clip_norm: float = option(10.0, tag="clip", help="the greatest norm of the gradient; larger ones are scaled down")
     max_steps: int | None = option(
         tag="smoke",
-        help="a smoke run, no result: each of all the epochs, and every evaluation and scoring, ends after so many "
-        "batches; fewer --epochs make it short",
+        help="smoke run, no valid result: every epoch, evaluation and scoring ends after this many batches; reduce "
+        "--epochs too to make it short",
     )
-    seed: int = option(0, help="of initial weights, order of samples, augmentation and scoring batches")
+    seed: int = option(0, help="seed of initial weights, order of samples, augmentation and scoring batches")
 
     def __post_init__(self):
         earlycrop.get_method(self.method)
@@ -145,15 +149,15 @@ class Description:
 
     @staticmethod
     def check_data(name: str) -> None:
-        """Whether there can be data of that name; no file is looked at.
+        """Check the name of the data, without reading any file.
 
         Raises:
-            ValueError: If not; it names the nearest.
+            ValueError: The name is unknown; the message suggests the nearest.
         """
         raise NotImplementedError
 
     def usually(self) -> dict[str, Any]:
-        """What this data is usually trained with: values for the fields that were not said."""
+        """The data's usual values for fields that are not given."""
         raise NotImplementedError
 
     def _check(self) -> None:
@@ -163,9 +167,12 @@ class Description:
                 near = nearest(value, choices)
                 raise ValueError(f"{each.name} cannot be {value!r}. Did you mean {near!r}? {', '.join(choices)}.")
         if self.min_part is not None and not 0 < self.min_part < 1:
-            raise ValueError(f"min_part is the part of each layer's channels that stays, not {self.min_part:g}.")
+            raise ValueError(
+                f"min_part is the fraction of its channels that each layer keeps, between 0 and 1; {self.min_part:g} "
+                "is not."
+            )
         if not 0 < self.sparsity < 1:
-            raise ValueError(f"sparsity is the part to remove, between 0 and 1; {self.sparsity:g} is not.")
+            raise ValueError(f"sparsity is the fraction to remove, between 0 and 1; {self.sparsity:g} is not.")
         for each in fields(self):
             value, least = getattr(self, each.name), 0 if each.name in ("seed", "prune_at") else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
@@ -201,7 +208,7 @@ class Description:
                 f"{self.method} masks weights, which makes no layer smaller: its target is weight or params, not "
                 f"{self.target}. Or choose a method that removes channels."
             )
-        pruning_method(self)  # complains of a reading that its score does not have
+        pruning_method(self)  # raises for a reading that the method's score does not have
 
     def _check_budget(self) -> None:
         method = pruning_method(self)
@@ -213,7 +220,7 @@ class Description:
             )
         try:
             method.total_epochs(self.budget, self.sparsity)
-        except ValueError as error:  # so short that it cannot be rewound
+        except ValueError as error:  # too short to be rewound
             raise TooShort(self, str(error)) from error
         if isinstance(method.timing, AbstractDetector) and (cap := method.timing.cap(self.epochs)) >= self.epochs:
             raise TooShort(
@@ -227,23 +234,23 @@ class Description:
 
     @property
     def metric(self) -> Metric:
-        """The figure that counts."""
+        """The task's main metric."""
         return self.metrics[0]
 
     @property
     def head(self) -> tuple[str | float, ...]:
-        """What begins the folder's name: the data, the network, the method and how much it removes."""
+        """The beginning of the folder's name: the data, the network, the method and the sparsity."""
         pruned = (self.sparsity,) if prunes(earlycrop.get_method(self.method)) else ()
         return (self.data, self.network, self.method, *pruned)
 
     @property
     def floor(self) -> int | float | None:
-        """What each layer keeps: channels (int) or a fraction of them (float); None leaves it to the method."""
+        """The least that each layer keeps: channels (int) or a fraction of them (float); None: the method's own."""
         return self.min_part or (None if self.min_channels == self._default("min_channels") else self.min_channels)
 
     @property
     def budget(self) -> int:
-        """Epochs of one training: all that were asked for, unless they are to be divided between several."""
+        """Epochs of one training: `epochs`, unless these are to be divided between several trainings."""
         if not self.equal_budget:
             return self.epochs
         method, fitting = pruning_method(self), 0
@@ -257,11 +264,11 @@ class Description:
 
     @property
     def total_epochs(self) -> int:
-        """Everything that is trained."""
+        """Epochs of all trainings together."""
         return ceil(pruning_method(self).total_epochs(self.budget, self.sparsity))
 
     def usual(self) -> Self:
-        """The same data, network, method and sparsity, with everything else as it is where nothing is said."""
+        """The description of the same data, network, method and sparsity, with all other fields at their defaults."""
         pruned: dict[str, Any] = {"sparsity": self.sparsity} if prunes(earlycrop.get_method(self.method)) else {}
         return type(self)(method=self.method, data=self.data, network=self.network, **pruned)
 
@@ -274,22 +281,22 @@ PRUNING = (
     *("sparsity", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
     *("round_to", "min_channels", "min_part", "optimizer_state", "bn_mode"),
 )
-"""The fields that mean nothing to a run that does not prune."""
+"""The fields that do not apply to a run that does not prune."""
 
 OF_CHANNELS = ("round_to", "min_channels", "min_part")
-"""Those that mean nothing to a run that masks weights."""
+"""The fields that do not apply to a run that masks weights."""
 
 OF_SIZES = ("node", "flops")
-"""The targets that only smaller layers can meet."""
+"""The targets that can only be met by making layers smaller."""
 
 
 def prunes(method: earlycrop.Method) -> bool:
-    """Whether anything will ever leave."""
+    """Whether a method removes anything."""
     return not isinstance(method.timing, Never)
 
 
 def divisible(method: earlycrop.Method) -> bool:
-    """Whether its trainings take more epochs than one budget, so that they can share one.
+    """Whether a method trains for more epochs than one budget, so that its trainings can share one.
 
     >>> [divisible(earlycrop.get_method(name)) for name in ("ltr", "efficient-convnets", "crop-s-spread", "crop-s")]
     [True, True, False, False]
@@ -298,11 +305,11 @@ def divisible(method: earlycrop.Method) -> bool:
 
 
 LONG = 1000
-"""Epochs of a budget that is long enough for any method."""
+"""A number of epochs that is enough for any method."""
 
 
 def pruning_method(d: Description) -> earlycrop.Method:
-    """The method of the table, with another reading of CroP, moment or number of cuts if one was asked for."""
+    """The description's method, with the reading of CroP, the epoch and the number of cuts that it asks for."""
     method = earlycrop.get_method(d.method)
     if isinstance(method.score, Grasp) and not d.logits:
         method = replace(method, score=replace(method.score, temperature=1.0))

@@ -1,12 +1,12 @@
 """Language modelling with early pruning: the next word of Penn Treebank, or of any text, by PSMM or a plain LSTM.
 
-The authors' recipe: chunks of 80 tokens, whose hidden state starts from zero, Adam, gradients of norm 0.25 at most.
-The rate is constant until the cut, and from then on a quarter of itself after each epoch in which validation
-perplexity does not improve; methods that prune at initialisation, and dense training, have that from their first
-step. The figure that counts is the test perplexity after the last epoch; nothing is chosen by it.
+The authors' recipe: chunks of 80 tokens, whose hidden state starts from zero, Adam, gradients of norm at most 0.25.
+The rate is constant until the cut; from then on it is divided by four after each epoch in which validation perplexity
+does not improve. Methods that prune at initialisation, and dense training, do so from the first step. The main metric
+is the test perplexity after the last epoch; nothing is chosen by it.
 
 Embedding, recurrence, query and decoder are all prunable. Scores are those of the network as it is at the cut, on
-chunks of the training split; the moment is found by the method's rule.
+chunks of the training split; the method's rule decides when to cut.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ NETWORKS = {"psmm": Psmm, "lstm": LstmLanguageModel}
 
 @dataclass(frozen=True)
 class Usual:
-    """What a text is usually trained with: width of embedding and hidden state, budget, chunks of a batch, rate."""
+    """The usual width of embedding and hidden state, epochs, chunks in a batch and learning rate of a text."""
 
     width: int = 300
     epochs: int = 30
@@ -45,12 +45,12 @@ USUAL = {
     "sherlock": Usual(width=128, epochs=8, batch_size=16, learning_rate=3e-3),
     "ptb": Usual(batch_size=128),
 }
-"""By text; a file of one's own has the defaults. Penn Treebank's are those of the EarlyCroP authors' code."""
+"""The usual settings by text; your own file gets the defaults. Penn Treebank's are those of the EarlyCroP authors."""
 
 
 @dataclass(frozen=True)
 class Language(Description):
-    """One training run. What is not said is the text's usual, and is filled in at once.
+    """One training run. Fields that are not given get the text's usual values on construction.
 
     >>> usual = Language(data="ptb")
     >>> usual.network, usual.width, usual.epochs, usual.batch_size, usual.learning_rate, usual.clip_norm
@@ -66,20 +66,20 @@ class Language(Description):
     embeddings: ClassVar[bool] = True
     logits: ClassVar[bool] = False
 
-    sparsity: float = option(0.8, help="the part to remove, between 0 and 1")
+    sparsity: float = option(0.8, help="the fraction to remove, between 0 and 1")
     min_part: float | None = option(
-        tag="part", help="the part of its channels that every layer keeps; half of what sparsity leaves by default"
+        tag="part", help="the fraction of its channels that every layer keeps; by default half of what sparsity leaves"
     )
     data: str = option("sherlock", help=f"{', '.join(TEXTS)}, or text:PATH for any text file in UTF-8")
-    train_size: int | None = option(tag="train", help="train on the first so many tokens")
-    network: str = option(choices=tuple(NETWORKS), help="psmm by default")
-    width: int | None = option(tag="width", help="of embedding and hidden state; the text's usual by default")
-    batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch; the text's usual by default")
+    train_size: int | None = option(tag="train", help="train on the first tokens, this many")
+    network: str = option(choices=tuple(NETWORKS), help="the network, by default psmm")
+    width: int | None = option(tag="width", help="width of embedding and hidden state (default: the text's usual one)")
+    batch_size: int = option(tag="batch", help="chunks of 80 tokens in a batch (default: the text's usual number)")
     learning_rate: float = option(
-        tag="lr", help="constant until the cut; then a quarter each time validation perplexity does not improve"
+        tag="lr", help="constant until the cut; then divided by 4 whenever validation perplexity does not improve"
     )
-    clip_norm: float = option(0.25, tag="clip", help="the gradient's norm is cut to this")
-    dropout: float = option(0.3, tag="dropout", help="the part of embedding and hidden state left out in training")
+    clip_norm: float = option(0.25, tag="clip", help="the greatest norm of the gradient; larger ones are scaled down")
+    dropout: float = option(0.3, tag="dropout", help="dropout rate of embedding and hidden state")
 
     @staticmethod
     def check_data(name: str) -> None:
@@ -91,14 +91,14 @@ class Language(Description):
         usual = {"network": "psmm", **vars(USUAL.get(self.data, Usual()))}
         channels = isinstance(earlycrop.get_method(self.method).units, Channels)
         if channels and 0 < self.sparsity < 1 and self.min_channels == self._default("min_channels"):
-            # scores of embeddings are so much smaller than those of hidden units that else one column would be left
+            # scores of embeddings are so much smaller than those of hidden units that only one column would be left
             usual["min_part"] = round((1 - self.sparsity) / 2, 6)
         return usual
 
     def _check(self) -> None:
         super()._check()
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a part, from 0 up to 1; {self.dropout:g} is not.")
+            raise ValueError(f"dropout is a fraction, at least 0 and below 1; {self.dropout:g} is not.")
 
 
 def train(d: Language, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Trained:
@@ -106,12 +106,12 @@ def train(d: Language, *, root: str | None = None, device: torch.device | str = 
 
     Args:
         d: The description.
-        root: Where Penn Treebank lies.
-        device: Where to train.
+        root: The folder of the data sets.
+        device: The device to train on.
         around: See `Session`.
 
     Raises:
-        ValueError: If the text cannot be had or does not fit, or the loss is no longer finite.
+        ValueError: The text cannot be read or does not fit, or the loss is no longer finite.
     """
     device = torch.device(device)
     setup = prepare(d, root, device)
@@ -136,7 +136,7 @@ def train(d: Language, *, root: str | None = None, device: torch.device | str = 
 
 
 def prepare(d: Language, root: str | None, device: torch.device) -> Setup:
-    """The text on the device, cut into chunks; the network."""
+    """The network and the text on the device, cut into chunks."""
     text = load(d.data, root).to(device)
     if d.train_size is not None:
         text = text.subset(d.train_size)
@@ -168,16 +168,16 @@ def network(d: Language, vocabulary: int) -> nn.Module:
 
 
 def mean_loss(model: nn.Module, chunks: Chunks) -> Tensor:
-    """The mean of −log p over all tokens that are predicted."""
+    """The mean of −log p over all predicted tokens."""
     return -model(chunks).mean()
 
 
 def perplexity(model: nn.Module, batches: Iterable[Chunks]) -> float:
-    """exp of the mean of −log p, in which every token counts once; the model's training flag is left as found."""
+    """exp(mean of −log p), in which every token counts once; the model's training flag is restored."""
     total, tokens = 0.0, 0
     with evaluating(model):
         for chunks in batches:
             said = model(chunks)
             total -= float(said.double().sum())
             tokens += said.numel()
-    return exp(min(total / tokens, 700.0))  # beyond that a float is infinite, and Python complains
+    return exp(min(total / tokens, 700.0))  # beyond that math.exp raises OverflowError

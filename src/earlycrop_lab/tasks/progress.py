@@ -1,4 +1,4 @@
-"""What a task tells whoever watches it train."""
+"""How a task reports its progress."""
 
 from typing import Protocol
 
@@ -7,32 +7,32 @@ from earlycrop_lab.measure.record import Epoch
 
 
 class Progress(Protocol):
-    """Somebody who watches; every method may do nothing."""
+    """An observer of training; every method may do nothing."""
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Training starts, or goes on: that many epochs of that many steps, of which some epochs are done."""
+        """Training begins or resumes: `epochs` epochs of `steps` steps each, of which `done` epochs are done."""
 
     def step(self) -> None:
-        """A training step was done."""
+        """A training step is done."""
 
     def cut(self, report: Report) -> None:
-        """The pruner pruned."""
+        """The pruner has pruned."""
 
     def epoch(self, done: Epoch) -> None:
-        """An epoch was finished and evaluated."""
+        """An epoch is finished and evaluated."""
 
 
 class Silent:
-    """Watches and says nothing."""
+    """An observer that does nothing."""
 
     def begin(self, epochs: int, steps: int, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def step(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def cut(self, report: Report) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def epoch(self, done: Epoch) -> None:
-        """Nothing."""
+        """Do nothing."""

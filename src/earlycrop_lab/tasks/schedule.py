@@ -1,8 +1,8 @@
-"""The learning rate of a run, whose method decides when it starts again.
+"""The learning rate of a run; the method decides when a new schedule begins.
 
-Until the cut the rate is constant, for the detectors need that; then One-Cycle covers what remains of the budget. Dense
-training and methods that prune before it have One-Cycle from their first step. Methods that train in full before they
-prune have a cycle for each training (`course`).
+Until the cut the rate is constant, because the detectors need that; then One-Cycle covers what remains of the budget.
+Dense training and methods that prune before training use One-Cycle from the first step. Methods that train in full
+before they prune have one cycle for each training (`course`).
 """
 
 from abc import ABC, abstractmethod
@@ -17,23 +17,23 @@ import earlycrop
 from earlycrop.timing import AfterTraining, Rewinding, TickTock
 
 MOMENTA = ("betas", "momentum")
-"""What One-Cycle moves beside the rate."""
+"""The options that One-Cycle changes besides the learning rate."""
 
 TICK, TOCK = 0.01, 0.1
-"""The rate of a Tick and the peak of a Tock, of the peak of training: 1e-3 and 1e-2 of 0.1 in the original."""
+"""The rate of a Tick and the peak of a Tock as fractions of training's peak: 1e-3 and 1e-2 over 0.1 in the original."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """How the rate goes over so many steps.
+    """The shape of the learning rate over a number of steps.
 
     Args:
-        kind: `constant`; `one_cycle` from 1/25 of the peak up to it and down to nearly nothing; `halving`, a third at
-            the peak, a third at its half, a third at its quarter; `triangle` from a tenth of the peak up to it and
+        kind: `constant`; `one_cycle`, from 1/25 of the peak up to it and down to nearly zero; `halving`, a third of the
+            steps each at the peak, half of it and a quarter of it; `triangle`, from a tenth of the peak up to it and
             back.
-        steps: Of the whole shape.
+        steps: Steps of the whole shape.
         peak: The highest rate.
-        begin: The step of the shape with which it begins.
+        begin: The step of the shape at which to begin.
     """
 
     kind: Literal["constant", "one_cycle", "halving", "triangle"]
@@ -45,14 +45,14 @@ class Shape:
 def course(
     pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, peak: float, epochs: int
 ) -> Shape | None:
-    """The shape that begins with this epoch; None if the last one goes on.
+    """The shape that begins with this epoch; None if the last one continues.
 
     Args:
-        pruner: After its check of this epoch.
-        epoch: Epochs that are done.
-        cut: Whether it has just pruned.
+        pruner: The pruner, after its check of this epoch.
+        epoch: The number of epochs done.
+        cut: Whether the pruner has just pruned.
         steps_per_epoch: Optimizer steps of an epoch.
-        peak: The peak of training.
+        peak: The peak learning rate of training.
         epochs: All epochs of the run.
     """
     budget = pruner.epochs
@@ -84,32 +84,32 @@ def course(
 
 
 class AbstractSchedule(ABC):
-    """Sets an optimizer's rate, and can be kept and gone on with."""
+    """Sets an optimizer's learning rate; its state can be saved and restored."""
 
     @abstractmethod
     def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
-        """An epoch begins; the arguments are as those of `course`."""
+        """Begin an epoch; the arguments are those of `course`."""
 
     @abstractmethod
     def step(self) -> None:
-        """After each step of the optimizer."""
+        """Set the rate of the next step; called after each step of the optimizer."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Where it is."""
+        """The position in the schedule."""
 
     @abstractmethod
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; the optimizer's own state, its rates, is to be loaded after it."""
+        """Continue from a position; load the optimizer's own state, which includes its rates, after this."""
 
 
 class Schedule(AbstractSchedule):
-    """The optimizer's own rate until a shape begins; shapes as `course` says.
+    """The optimizer's own rate until a shape begins; `course` decides the shapes.
 
     Args:
-        optimizer: Whose rate it is.
+        optimizer: The optimizer whose rate is set.
         peak: The highest rate.
-        main: The kind of shape that takes One-Cycle's place.
+        main: The kind of shape used in One-Cycle's place.
     """
 
     def __init__(
@@ -122,17 +122,17 @@ class Schedule(AbstractSchedule):
         self._momenta = [{key: group[key] for key in MOMENTA if key in group} for group in optimizer.param_groups]
 
     def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
-        """An epoch begins."""
+        """Begin an epoch, and with it a shape if `course` says so."""
         shape = course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs)
         self.begin(replace(shape, kind=self.main) if shape is not None and shape.kind == "one_cycle" else shape)
 
     def begin(self, shape: Shape | None) -> None:
-        """Begin that shape; nothing if there is none."""
+        """Begin a shape; None changes nothing."""
         if shape is None:
             return
         self.shape, self._taken, self._cycle = shape, shape.begin, None
         if shape.kind == "one_cycle":
-            for group in self.optimizer.param_groups:  # which it asks for if it does not begin at its beginning
+            for group in self.optimizer.param_groups:  # OneCycleLR requires these unless it starts at step 0
                 group |= {"initial_lr": shape.peak / 25, "max_lr": shape.peak, "min_lr": shape.peak / 25e4}
                 group |= {"max_momentum": 0.95, "base_momentum": 0.85}
             last = shape.begin - 1
@@ -142,7 +142,7 @@ class Schedule(AbstractSchedule):
             group |= {**momenta, "lr": self._rate()}
 
     def step(self) -> None:
-        """After each step of the optimizer."""
+        """Set the rate of the next step."""
         self._taken += 1
         if self._cycle is not None:
             self._cycle.step()
@@ -151,12 +151,12 @@ class Schedule(AbstractSchedule):
                 group["lr"] = self._rate()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is."""
+        """The position in the schedule."""
         cycle = None if self._cycle is None else self._cycle.state_dict()
         return {"shape": None if self.shape is None else asdict(self.shape), "taken": self._taken, "cycle": cycle}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there; the optimizer's own state, its rates, is to be loaded after it."""
+        """Continue from a position; load the optimizer's own state, which includes its rates, after this."""
         if state["shape"] is not None:
             self.begin(Shape(**state["shape"]))
         self._taken = state["taken"]
@@ -174,15 +174,15 @@ class Schedule(AbstractSchedule):
 
 
 class Plateau(AbstractSchedule):
-    """The peak, and a quarter of the rate after each epoch whose validation figure is no better than all before it.
+    """The peak rate, multiplied by `factor` after each epoch whose validation metric does not improve on the best.
 
-    It begins where One-Cycle would (`course`), at the peak and with nothing seen. Until the cut the rate is constant;
-    so it is, at the shape's own peak, in a Tick and a Tock.
+    It begins where One-Cycle would (`course`), at the peak and without a best value. Until the cut the rate is
+    constant; so it is, at the shape's own peak, in a Tick and a Tock.
 
     Args:
-        optimizer: Whose rate it is.
+        optimizer: The optimizer whose rate is set.
         peak: The highest rate.
-        factor: By which the rate falls.
+        factor: The factor by which the rate falls.
     """
 
     def __init__(self, optimizer: Optimizer, peak: float, factor: float = 0.25):
@@ -190,26 +190,26 @@ class Plateau(AbstractSchedule):
         self._falls, self._best = False, inf
 
     def enter(self, pruner: earlycrop.Pruner, epoch: int, cut: bool, steps_per_epoch: int, epochs: int) -> None:
-        """An epoch begins."""
+        """Begin an epoch, and return to the peak if `course` begins a shape."""
         if shape := course(pruner, epoch, cut, steps_per_epoch, self.peak, epochs):
             self._falls, self._best = shape.kind == "one_cycle", inf
             for group in self.optimizer.param_groups:
                 group["lr"] = shape.peak
 
     def step(self) -> None:
-        """Nothing: the rate is that of the epoch."""
+        """Do nothing: the rate is constant within an epoch."""
 
     def see(self, figure: float) -> None:
-        """The epoch has ended with that figure on the validation split; the lower the better."""
+        """End an epoch with this metric on the validation split; lower is better."""
         if self._falls and not figure < self._best:
             for group in self.optimizer.param_groups:
                 group["lr"] *= self.factor
         self._best = min(self._best, figure)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is; the rate is the optimizer's to keep."""
+        """Whether the rate falls, and the best metric so far; the rate itself is in the optimizer's state."""
         return {"falls": self._falls, "best": self._best}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Continue from that state."""
         self._falls, self._best = state["falls"], state["best"]

@@ -1,8 +1,8 @@
-"""What stands around the training loop of every task: the pruner, the instruments, the schedule, the checkpoints.
+"""What surrounds the training loop of every task: the pruner, the instruments, the schedule, the checkpoints.
 
     with Session(d, setup, optimizer, **around) as session:
         pruner = session.pruner
-        for epoch in session.epochs():  # goes on where it was cut off
+        for epoch in session.epochs():  # resumes where it was interrupted
             with session.looking():
                 pruner.check(epoch)
             with session.training():
@@ -13,7 +13,7 @@
             session.evaluate()
     return session.trained()
 
-The loop is the task's own; nothing in it is hidden but what is measured.
+The loop is the task's own; only the measurements are hidden from it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,45 +39,45 @@ from earlycrop_lab.tasks.progress import Progress, Silent
 from earlycrop_lab.tasks.schedule import AbstractSchedule, Schedule
 
 PROVED = 100_000_000
-"""Parameters of the largest network of which a cut is proved: the proof holds a copy in float64, which for a larger one
-may not fit where what is left of it would."""
+"""Parameters of the largest network whose cut is verified: verification holds a copy in float64, which for a larger
+network may not fit in memory although the pruned network would."""
 
 
 class Batches(Protocol):
-    """Training batches, epoch by epoch; an epoch depends on the seed, its own number and the network alone."""
+    """Training batches, epoch by epoch; an epoch depends only on the seed, its own number and the network."""
 
     @property
     def batch_size(self) -> int:
-        """Samples of a batch."""
+        """The number of samples in a batch."""
         ...
 
     def __len__(self) -> int:
-        """Batches of an epoch."""
+        """The number of batches in an epoch."""
         ...
 
     def epoch(self, number: int) -> Iterator[Any]:
-        """Those of that epoch, counted from 0."""
+        """The batches of an epoch, whose number counts from 0."""
         ...
 
 
 @dataclass
 class Setup:
-    """What a description stands for, before anything is trained.
+    """Everything that a description stands for, before anything is trained.
 
     Args:
         model: The network at its initial weights.
-        batches: What it is trained on.
-        scoring: Batches for scoring, from the training split; or a function that gives them, where they depend on the
-            network as it is.
+        batches: The training batches.
+        scoring: Batches for scoring, from the training split; or a function that returns them, where they depend on the
+            current network.
         loss: Maps model and scoring batch to the scalar mean loss.
-        evaluate: Maps the model to its figures, by the names of the task's metrics; its training flag is left as found.
-        optimizer: Makes the optimizer of a network such as the model, at the rate that training begins with.
-        inputs: A batch of the network's inputs, of the size that it is trained with; the test split has no part in it.
+        evaluate: Maps the model to its metrics by name, and restores its training flag.
+        optimizer: Makes the optimizer of a network such as the model, at the initial learning rate.
+        inputs: A batch of the network's inputs, of training size, not from the test split.
         data: What it is trained and tested on, in words.
-        samples: What a few samples become, as named tensors that a run keeps for its pictures; nothing by default.
-        in_width: Makes the same network in another width, at its initial weights; where there is only one, not said.
-        micro_batch: Samples that are scored at once, for a loss that is no mean over samples; any number by default.
-        parts: What else a checkpoint has to hold.
+        samples: Predictions for a few samples, as named tensors that a run keeps for its figures; by default none.
+        in_width: Makes the same network in another width, at its initial weights; None if it has only one width.
+        micro_batch: Samples to score at once, for a loss that is not a mean over samples; by default any number.
+        parts: Further parts of a checkpoint, by name.
     """
 
     model: nn.Module
@@ -94,18 +94,18 @@ class Setup:
     parts: Mapping[str, Part] = field(default_factory=dict)
 
     def scoring_now(self) -> Sequence[Any]:
-        """Batches for scoring, for the network as it is."""
+        """The batches for scoring the current network."""
         return self.scoring() if callable(self.scoring) else self.scoring
 
     @property
     def example(self) -> tuple[Tensor]:
-        """Inputs for tracing."""
+        """Inputs for tracing: the first two samples of `inputs`."""
         return (self.inputs[:2],)
 
 
 @dataclass
 class Trained:
-    """What training leaves: the model and every number."""
+    """The results of training: the model and all numbers."""
 
     model: nn.Module
     epochs: list[Epoch]
@@ -123,7 +123,7 @@ def pruner_of(
     method: earlycrop.Method | None = None,
     ranks: Ranks = ALONE,
 ) -> earlycrop.Pruner:
-    """What prunes the network as described; of several processes each brings a part of the batches for scoring."""
+    """The pruner of a description; with several processes, each contributes a part of the batches for scoring."""
     scoring = setup.scoring if callable(setup.scoring) else setup.scoring[ranks.rank :: ranks.size]
     return earlycrop.Pruner(
         setup.model,
@@ -145,18 +145,18 @@ class Session:
 
     Args:
         d: The description.
-        setup: What it stands for.
-        optimizer: Of the setup's model.
-        schedule: Of the optimizer's rate; the laboratory's usual one by default.
-        device: Where it trains.
-        country: Whose electricity mix counts, as an ISO 3166-1 alpha-3 code.
+        setup: The description's setup.
+        optimizer: The optimizer of the setup's model.
+        schedule: The schedule of the optimizer's rate; by default the laboratory's usual one, `Schedule`.
+        device: The device to train on.
+        country: ISO 3166-1 alpha-3 code of the country whose electricity mix counts.
         pue: Power usage effectiveness of the site.
-        progress: Who watches.
-        checkpoints: Where it goes on if it was cut off, and what it keeps on its way.
-        ranks: The processes that train it together, each on its part of every batch. What is measured is rank 0's.
+        progress: Receives the progress of training.
+        checkpoints: Where training resumes from if it was interrupted, and where its state is saved.
+        ranks: The processes that train it together, each on its part of every batch; measurements are rank 0's.
 
     Attributes:
-        pruner: Of the setup's model.
+        pruner: The pruner of the setup's model.
         phase: "dense" before the first cut, "sparse" after it.
     """
 
@@ -194,12 +194,13 @@ class Session:
 
     @property
     def phase(self) -> str:
-        """See the class."""
+        """The phase of training: "dense" before the first cut, "sparse" after it."""
         return "sparse" if self.pruner.pruned else "dense"
 
     def epochs(self) -> Iterator[int]:
-        """The epochs that are to be done, counted from 0; each is recorded and kept when the next is asked for."""
-        # The pruner first, which makes the model small; the optimizer after the schedule, which sets its rates.
+        """Yield the epochs that are still to be done, counted from 0; record and save each before yielding the next."""
+        # The pruner comes first, because it makes the model small; the optimizer after the schedule, which would
+        # overwrite its rates.
         done = self.checkpoints.restore(
             pruner=self.pruner,
             model=self.setup.model,
@@ -218,7 +219,7 @@ class Session:
 
     @contextmanager
     def looking(self) -> Iterator[None]:
-        """While the pruner looks, and prunes if it is time; then the rate is set for what comes."""
+        """Surround the pruner's check, which prunes when it is time; then set the learning rate of what follows."""
         cuts = self.pruner.cuts
         with self.meters.clock.phase("scoring"):
             yield
@@ -226,16 +227,16 @@ class Session:
         self.schedule.enter(self.pruner, self._epoch, cut, len(self.setup.batches), self.d.total_epochs)
         if cut:
             assert self.pruner.report is not None
-            self.meters.forget("sparse")  # the figures of a step are those of the last cut's network
+            self.meters.forget("sparse")  # a step is measured on the network after the last cut
             self.progress.cut(self.pruner.report)
             self.checkpoints.save(self._epoch, now=True)
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """While an epoch is trained.
+        """Surround the training of an epoch.
 
         Raises:
-            ValueError: its mean loss is not finite.
+            ValueError: The epoch's mean loss is not finite.
         """
         self._losses: list[Tensor] = []
         self._figures: list[Tensor] = []
@@ -252,7 +253,7 @@ class Session:
 
     @contextmanager
     def step(self, *batch: Tensor) -> Iterator[None]:
-        """Measure the training step within: forward, backward, optimizer."""
+        """Measure the training step within the block: forward, backward, optimizer."""
         with self.meters.step(self.phase, *batch):
             yield
         self._rate = self.optimizer.param_groups[0]["lr"]
@@ -260,9 +261,9 @@ class Session:
         self.progress.step()
 
     def note(self, loss: Tensor, count: int, figure: Tensor | None = None) -> None:
-        """Note a step's mean loss over so many samples, and of the figure that counts the mean over the same.
+        """Record a step's mean loss over `count` samples, and optionally the mean of the main metric over the same.
 
-        They stay on the device: the loop does not wait for them.
+        They stay on the device, so that the loop does not wait for them.
         """
         self._losses.append(loss.detach() * count)
         self._seen += count
@@ -270,7 +271,7 @@ class Session:
             self._figures.append(figure.detach() * count)
 
     def evaluate(self) -> dict[str, float]:
-        """The task's figures of the model as it is now, which are the epoch's; rank 0 looks, others see nothing."""
+        """Evaluate the model at the end of an epoch: its metrics by name; only rank 0 evaluates, others get nan."""
         with self.meters.clock.phase("evaluation"):
             named = [metric.name for metric in self.d.metrics]
             self.figures = self.setup.evaluate(self.setup.model) if self.ranks.rank == 0 else dict.fromkeys(named, nan)
@@ -293,10 +294,10 @@ class Session:
         self.checkpoints.save(self._epoch + 1)
 
     def trained(self) -> Trained:
-        """What training left, once the session has ended."""
-        if not self.figures:  # it was cut off after its last epoch
+        """The results of training, available once the session has ended."""
+        if not self.figures:  # training was interrupted after its last epoch
             self.evaluate()
-        seconds = self.meters.clock.seconds  # of which the look at inference takes a two-hundredth, or six passes
+        seconds = self.meters.clock.seconds  # timing inference takes a two-hundredth of these, or six passes
         worth = min(0.005 * (seconds["dense"] + seconds["sparse"]), 1.0)
         milliseconds = inference(self.setup.model, self.setup.inputs, worth) if self.ranks.rank == 0 else nan
         model, emissions, samples = self.setup.model, self.tracker.emissions, self.setup.samples
@@ -311,7 +312,7 @@ class Session:
         )
 
     def _columns(self, inference_milliseconds: float, emissions: Emissions) -> Columns:
-        """The columns of the poster; what the saved file and the process say is added by who keeps the run."""
+        """The columns of the poster; `runs` adds those of the saved file and of the process."""
         model, report, meters = self.setup.model, self.pruner.report, self.meters
         seconds = meters.clock.seconds
         if report is None:

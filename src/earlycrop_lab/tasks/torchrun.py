@@ -1,6 +1,6 @@
 """One run on several processes: `torchrun --nproc-per-node 2 -m earlycrop_lab train ...`.
 
-Every rank trains the same network on its part of each batch. Rank 0 alone evaluates, measures, and has the folder.
+Every rank trains the same network on its part of each batch. Only rank 0 evaluates, measures, and writes the folder.
 """
 
 import os
@@ -16,17 +16,17 @@ from torch.nn.parallel import DistributedDataParallel
 from earlycrop.distributed import ALONE, Ranks
 
 PATIENCE = timedelta(minutes=30)
-"""How long a rank that is silent is waited for; one that died is noticed at once."""
+"""How long to wait for a rank that does not respond; one that has died is noticed at once."""
 
 
 def processes() -> int:
-    """How many processes torchrun has started for this run; 1 if it was not torchrun that started this one."""
+    """The number of processes that torchrun has started for this run; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 @contextmanager
 def joined(device: str) -> Iterator[tuple[Ranks, str]]:
-    """The ranks that torchrun started and this one's device; or this process alone."""
+    """Join the ranks that torchrun started: the ranks and this one's device; without torchrun, this process alone."""
     if processes() == 1:
         yield ALONE, device
         return
@@ -41,5 +41,5 @@ def joined(device: str) -> Iterator[tuple[Ranks, str]]:
 
 
 def data_parallel(model: nn.Module, ranks: Ranks) -> nn.Module:
-    """What to call in the model's place, so that each backward pass takes the mean of the ranks' gradients."""
+    """The model wrapped so that each backward pass averages the ranks' gradients; unwrapped if there is one rank."""
     return model if ranks.size == 1 else DistributedDataParallel(model)

@@ -33,14 +33,16 @@ def _of_a_grid(parser: argparse.ArgumentParser, task: str) -> None:
 
 def _lay_out(parser: argparse.ArgumentParser) -> None:
     """The axes of a grid."""
-    group = parser.add_argument_group("what to compare", "a preset, in which what else is said replaces its own")
+    group = parser.add_argument_group(
+        "what to compare", "a preset, or axes of your own; axes given replace the preset's"
+    )
     group.add_argument("--preset", metavar="NAME", help=f"{', '.join(PRESETS)}")
     for name, kind, metavar, text in (
         ("methods", str, "NAME", "see `earlycrop methods`"),
-        ("sparsities", float, "X", "parts to remove, between 0 and 1"),
-        ("seeds", int, "N", "how many (3: the seeds 0, 1 and 2), or which, if more than one is named"),
-        ("networks", str, "NAME", "the data set's usual by default"),
-        ("data", str, "NAME", "data sets; the task's usual by default"),
+        ("sparsities", float, "X", "fractions to remove, between 0 and 1"),
+        ("seeds", int, "N", "one number: how many seeds (3: the seeds 0, 1 and 2); several: the seeds themselves"),
+        ("networks", str, "NAME", "networks (default: the data set's usual one)"),
+        ("data", str, "NAME", "data sets (default: the task's usual one)"),
     ):
         group.add_argument(f"--{name}", type=kind, nargs="+", default=argparse.SUPPRESS, metavar=metavar, help=text)
     kinds = "; ".join(f"{name}: {text}" for name, text in KINDS.items())
@@ -49,30 +51,30 @@ def _lay_out(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=argparse.SUPPRESS,
         metavar="KIND",
-        help=f"runs at equal cost beside each row that removes channels, once it has results. {kinds}",
+        help=f"runs at equal cost for each method that removes channels, once its own runs have results. {kinds}",
     )
 
 
 def _hand_out(parser: argparse.ArgumentParser) -> None:
-    """Where a grid is run."""
-    group = parser.add_argument_group("where the runs are run")
+    """Where the runs of a grid execute."""
+    group = parser.add_argument_group("where the runs execute")
     group.add_argument("--engine", default="local", help="local, or ray for a cluster (default: local)")
     group.add_argument("--workers", type=int, default=1, metavar="N", help="runs side by side (default: 1)")
     group.add_argument(
         "--cpus-per-run",
         type=int,
         metavar="N",
-        help="threads of a run (default: the CPUs here over the workers; 1 on a cluster that is there)",
+        help="threads of a run (default: this machine's CPUs divided by the workers; 1 on an existing cluster)",
     )
-    group.add_argument("--gpus-per-run", type=float, default=0, metavar="X", help="ray: of a run (default: 0)")
-    group.add_argument("--address", help="ray: a cluster that is there (default: one is started on this machine)")
+    group.add_argument("--gpus-per-run", type=float, default=0, metavar="X", help="ray: GPUs of a run (default: 0)")
+    group.add_argument("--address", help="ray: an existing cluster (default: start one on this machine)")
     group.add_argument(
-        "--estimate", action="store_true", help="print how long it would take on this machine, and start nothing"
+        "--estimate", action="store_true", help="print how long the runs would take on this machine, and start none"
     )
 
 
 def _compare(options: argparse.Namespace, console: Console) -> int:
-    """Every run of a grid that has no result yet, and the table of all."""
+    """Run every run of a grid that has no result yet, and print the table of all."""
     grids = _grids(options)
     runs, short = runs_of(grids), too_short(grids)
     if not runs:
@@ -89,7 +91,7 @@ def _compare(options: argparse.Namespace, console: Console) -> int:
             runs, [*dict.fromkeys(kind for grid in grids for kind in grid.beside)], options, threads, console
         )
     for each, reason in short.items():
-        fail(options.out / folder_name(each), reason, "")  # where pages find it, as of other runs that failed
+        fail(options.out / folder_name(each), reason, "")  # recorded like any failed run, so that pages list it
     entries = compared(runs, options, engine, threads, console)
     entries += [*_beside(grids, entries, options, engine, threads, console), *short.items()]
     if console.is_terminal:
@@ -110,7 +112,7 @@ def _beside(
     threads: int,
     console: Console,
 ) -> list[Entry]:
-    """The runs at equal cost beside the rows that have results."""
+    """Run those of equal cost beside the methods that have results."""
     wave = second_wave(grids, entries, options.data_root)
     for reason in wave.lacking:
         say(console, reason)
@@ -122,7 +124,7 @@ def _beside(
 def compared(
     runs: Sequence[Description], options: argparse.Namespace, engine: Engine, threads: int, console: Console
 ) -> list[Entry]:
-    """Every run in a process of its own, as the options say."""
+    """Run each description in its own process, with the surroundings that the options give."""
     if options.again:
         start_over(runs, options.out)
     isolated = Isolated(
@@ -146,7 +148,7 @@ def _grids(options: argparse.Namespace) -> list[Grid]:
     if options.preset is not None:
         preset = get_preset(options.preset)
         if options.task != preset[0].task:
-            raise Misuse(f"the preset {options.preset} is of the task {preset[0].task}: leave out --task")
+            raise Misuse(f"the preset {options.preset} belongs to the task {preset[0].task}: leave out --task")
         grids = [replace(grid, **axes, **beside, fixed={**grid.fixed, **fixed}) for grid in preset]
     elif "methods" in axes:
         grids = [Grid(**axes, **beside, fixed=fixed, task=options.task)]
@@ -162,7 +164,7 @@ def _engine(options: argparse.Namespace, threads: int) -> Engine:
     if options.engine == "ray":
         return Ray(options.address, cpus=threads, gpus=options.gpus_per_run, workers=options.workers)
     if options.address is not None or options.gpus_per_run:
-        raise Misuse("--address and --gpus-per-run are of --engine ray")
+        raise Misuse("--address and --gpus-per-run need --engine ray")
     find_device(options.device)
     return Local(options.workers)
 
@@ -170,7 +172,7 @@ def _engine(options: argparse.Namespace, threads: int) -> Engine:
 def _estimate(
     runs: list[Description], beside: Sequence[str], options: argparse.Namespace, threads: int, console: Console
 ) -> int:
-    """How long the runs would take that have no result; those beside them are known only when they have theirs."""
+    """Print how long the runs without a result would take; runs beside them are known only from their results."""
     device = find_device(options.device)
     open_runs, before = runs if options.again else todo(runs, options.out), torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -183,8 +185,8 @@ def _estimate(
     if beside:
         say(
             console,
-            f"Not in it: the runs beside each row that removes channels ({', '.join(beside)}), which follow from its "
-            "results and come after them.",
+            f"Not included: the runs beside each method that removes channels ({', '.join(beside)}), which follow "
+            "from its results.",
         )
     return 0
 

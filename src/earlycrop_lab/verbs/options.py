@@ -1,4 +1,4 @@
-"""The options that several verbs have: what describes a run, and where and how it is run."""
+"""The options that several verbs share: the description of a run, and where and how it is run."""
 
 import argparse
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from earlycrop_lab.verbs.verb import Misuse
 
 
 def describe(parser: argparse.ArgumentParser, task: str, without: Sequence[str] = ()) -> None:
-    """An option for each field of the task's description; what is not given is left to the description."""
+    """Add an option for each field of the task's description; fields not given keep the description's default."""
     kind = get_task(task).description
-    group = parser.add_argument_group("what to run; it names the folder")
+    group = parser.add_argument_group("what to run (these options name the folder)")
     group.add_argument(
         "--task", default=task, metavar="NAME", help=f"{', '.join(TASKS)}; the other options depend on it"
     )
@@ -41,46 +41,48 @@ def describe(parser: argparse.ArgumentParser, task: str, without: Sequence[str] 
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """The fields of a description that were given."""
+    """The fields of a description that were given on the command line."""
     names = [each.name for each in fields(get_task(options.task).description)]
     return {name: getattr(options, name) for name in names if hasattr(options, name)}
 
 
 def around(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
-    """A group for what does not change what a run is: where, on what, beside what."""
-    return parser.add_argument_group("where and how; it changes no name")
+    """A group for options that do not change what a run is: where it runs, on what, beside what."""
+    return parser.add_argument_group("where and how (these options do not change that name)")
 
 
 def data_root(group: argparse._ArgumentGroup) -> None:
-    """Where the data are."""
-    group.add_argument("--data-root", help="where data sets lie (default: $EARLYCROP_DATA, or data)")
+    """Add the option for the folder of the data sets."""
+    group.add_argument("--data-root", help="the folder of the data sets (default: $EARLYCROP_DATA, or data)")
 
 
 def surroundings(group: argparse._ArgumentGroup) -> None:
-    """Where results go, on what it is run, and whose electricity it takes."""
-    group.add_argument("--out", type=Path, default=Path("runs"), help="where folders of runs are made (default: runs)")
+    """Add the options for where results go, the device, the electricity that counts, and checkpoints."""
+    group.add_argument("--out", type=Path, default=Path("runs"), help="where the runs' folders go (default: runs)")
     group.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto)")
-    group.add_argument("--country", default=COUNTRY, help=f"whose electricity, as an ISO code (default: {COUNTRY})")
+    group.add_argument(
+        "--country", default=COUNTRY, help=f"ISO code of the country whose electricity mix counts (default: {COUNTRY})"
+    )
     group.add_argument("--pue", type=float, default=1.0, help="power usage effectiveness of the site (default: 1.0)")
     group.add_argument(
-        "--again", action="store_true", help="run it from its beginning, even if it has a result or was cut off"
+        "--again", action="store_true", help="start from the beginning, even if there is a result or a checkpoint"
     )
     group.add_argument(
         "--checkpoint-every",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="at least so long between two checkpoints; a run that is cut off goes on from its last (default: 0, "
-        "after every epoch and after the cut)",
+        help="the least time between two checkpoints; an interrupted run resumes from its last (default: 0, a "
+        "checkpoint after every epoch and after the cut)",
     )
 
 
 def check_electricity(options: argparse.Namespace) -> None:
-    """Refuse an unknown country and an impossible site.
+    """Refuse an unknown country and a PUE below 1.
 
     Raises:
-        ValueError: One of them.
+        ValueError: The country is unknown, or the PUE is below 1.
     """
     check_country(options.country)
     if not options.pue >= 1:
-        raise Misuse(f"a site's energy is at least its machines': --pue has to be 1 or more, not {options.pue:g}")
+        raise Misuse(f"a site uses at least the energy of its machines: --pue has to be 1 or more, not {options.pue:g}")

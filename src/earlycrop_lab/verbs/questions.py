@@ -1,4 +1,4 @@
-"""The questions of `earlycrop why`: what can be asked, and how an answer is kept and drawn."""
+"""The questions of `earlycrop why`, and how each answer is kept and plotted."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -32,12 +32,12 @@ Given = dict[str, Any]
 
 @dataclass(frozen=True)
 class Asking:
-    """Who asks, and what helps to answer.
+    """The command line that asks, and what is needed to answer.
 
     Args:
-        options: Those of the command line, beside the description.
+        options: The options of the command line.
         say: Prints a line.
-        compared: Runs descriptions, each in a process of its own.
+        compared: Runs descriptions, each in its own process.
     """
 
     options: argparse.Namespace
@@ -46,7 +46,7 @@ class Asking:
 
     @property
     def device(self) -> str:
-        """Where to compute."""
+        """The torch device to compute on."""
         return find_device(self.options.device)
 
 
@@ -55,9 +55,9 @@ class Question:
     """A row of the table of questions.
 
     Args:
-        name: On the command line.
-        answer: Answers it about a description with the given fields; the exit code.
-        in_accuracy: Whether the answer is in points of test accuracy, so that only a task with that figure has one.
+        name: Its name on the command line.
+        answer: Answers it about a description with the given fields, and returns the exit code.
+        in_accuracy: Whether the answer is in points of test accuracy: only tasks with that metric have an answer.
     """
 
     name: str
@@ -66,10 +66,10 @@ class Question:
 
 
 def ask(given: Given, asking: Asking) -> int:
-    """Ask, keep the records and draw them.
+    """Ask, keep the records and plot them.
 
     Raises:
-        ValueError: The question means nothing.
+        ValueError: The question makes no sense for the task or with these options.
     """
     options = asking.options
     question, metric = QUESTIONS[options.what], get_task(options.task).description.metrics[0]
@@ -77,7 +77,7 @@ def ask(given: Given, asking: Asking) -> int:
         raise ValueError(
             f"`why {question.name}` answers in points of {ACCURACY.label}, and the task {options.task} is judged by "
             f"its {metric.label}. Ask it about --task classification; for {options.task} there are `why flow` and "
-            f"`compare --task {options.task}`, which cuts at one epoch with --prune-at."
+            f"`compare --task {options.task}`, which prunes at one epoch with --prune-at."
         )
     if min(options.seeds, options.samples) < 1 or options.after < 0:
         raise ValueError("--seeds and --samples have to be 1 or more, --after 0 or more")
@@ -111,22 +111,22 @@ def _flow(given: Given, asking: Asking) -> int:
 def _moment(given: Given, asking: Asking) -> int:
     options, device = asking.options, asking.device
     if options.sparsities and len(options.sparsities) > 1:
-        raise ValueError("a sweep of the moment is at one sparsity")
+        raise ValueError("`why moment` sweeps the epochs at one sparsity: give one with --sparsities")
     d = Classification(**given, sparsity=options.sparsities[0] if options.sparsities else 0.95)
     at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
     entries = asking.compared([replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at])
     lacking = [how for _, how in entries if isinstance(how, str)]
     if lacking:
         raise ValueError(f"{len(lacking)} of the runs have no result, the first because: {lacking[0]}")
-    asking.say("the dense network, at a constant rate, under the eyes of every detector")
+    asking.say("training the dense network at a constant rate, watched by every detector")
     seen = moments.watched(d, samples=options.samples, root=options.data_root, device=device)
     accuracies, chosen = moments.swept([how for _, how in entries if isinstance(how, Result)], seen)
     for each in chosen:
         asking.say(
             f"{each.rule:24} {each.reason:8} epoch {each.epoch:<4g} {each.accuracy:6.1%}, {100 * each.behind:4.1f} "
-            f"points behind the best; a look takes {each.seconds:.3g} s",
+            f"points below the best; one observation takes {each.seconds:.3g} s",
         )
-    title = f"{d.method} at {d.sparsity:.1%}, {d.network} on {d.data}: when is the moment?"
+    title = f"{d.method} at {d.sparsity:.1%}, {d.network} on {d.data}: when to prune?"
     figures = {
         "moment": moment_figures.moment(accuracies, chosen, seen, title),
         "training": moment_figures.training(seen, f"{d.network} on {d.data}, dense, at a constant rate"),
@@ -138,10 +138,10 @@ def _moment(given: Given, asking: Asking) -> int:
 
 
 def _choice(given: Given, asking: Asking) -> int:
-    """Every choice that has no record yet; the records are kept after each."""
+    """Measure every choice that has no record yet; the records are kept after each."""
     options, device, d = asking.options, asking.device, Classification(**given)
     if options.at and (len(options.at) > 1 or options.at[0] % 1):
-        raise ValueError("the cut of every choice is at one whole epoch: give one with --at")
+        raise ValueError("every choice is cut at the same whole epoch: give one with --at")
     epoch = int(options.at[0]) if options.at else choices.usual_epoch(d)
     levels = sorted(options.sparsities or (0.95,))
     folder = options.out / f"why-choice-{_named(d)}-at{epoch}"
@@ -170,7 +170,7 @@ def _choice(given: Given, asking: Asking) -> int:
 
 
 def _early(given: Given, asking: Asking) -> int:
-    """Every run that has no record yet; the records are kept after each."""
+    """Measure every run that has no record yet; the records are kept after each."""
     if "epochs" in given:
         raise ValueError("the budgets of `why early` are given with --budgets: leave out --epochs")
     options, device, d = asking.options, asking.device, Classification(**given)
@@ -218,7 +218,7 @@ def _early(given: Given, asking: Asking) -> int:
 
 
 ACCURACY = Classification.metrics[0]
-"""What the answers of most questions are in."""
+"""The metric in which most questions are answered."""
 
 QUESTIONS = {
     each.name: each
@@ -229,10 +229,10 @@ QUESTIONS = {
         Question("early", _early),
     )
 }
-"""What can be asked."""
+"""The questions, by name."""
 
 
 def _named(d: Classification) -> str:
-    """The name of what is asked about, without a sparsity and a seed, of which there may be several."""
+    """The description's folder name without sparsity and seed, of which there may be several."""
     name = folder_name(replace(d, seed=0)).removesuffix("-seed0")
     return name.replace(f"{d.method}-{d.sparsity}", d.method, 1)

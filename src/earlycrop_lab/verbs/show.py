@@ -1,4 +1,4 @@
-"""What there is: the methods, finished runs, a folder of runs as a page."""
+"""Show the methods, a finished run, or a folder of runs as a page."""
 
 import argparse
 from pathlib import Path
@@ -13,18 +13,18 @@ from earlycrop_lab.verbs.verb import Misuse, Verb, say
 
 
 def _no_arguments(parser: argparse.ArgumentParser, task: str) -> None:
-    """None."""
+    """Add no option."""
 
 
 def _methods(options: argparse.Namespace, console: Console) -> int:
     console.print(summary.methods())
-    say(console, "A row is a choice of each; `-u` masks weights, `-s` removes channels. A new method is a new row.")
+    say(console, "Each row is one method: `-u` masks weights, `-s` removes channels. A new method is a new row.")
     return 0
 
 
 def _of_a_run(parser: argparse.ArgumentParser, task: str) -> None:
     parser.add_argument(
-        "run", metavar="RUN", help="a run's folder, its name, or the beginning of it; or a folder of runs"
+        "run", metavar="RUN", help="a run's folder, its name or the beginning of its name; or a folder of runs"
     )
     parser.add_argument("--out", type=Path, default=Path("runs"), help="where runs are (default: runs)")
 
@@ -46,20 +46,20 @@ def _of_a_folder(parser: argparse.ArgumentParser, task: str) -> None:
         "--out",
         type=Path,
         metavar="FILE",
-        help="the page; tables and pictures lie beside it in a folder of its name (default: RESULTS/report.html)",
+        help="the page; its tables and figures go beside it, in a folder of its name (default: RESULTS/report.html)",
     )
 
 
 def _report(options: argparse.Namespace, console: Console) -> int:
     if not options.results.is_dir():
-        raise Misuse(f"there is no folder {options.results}: report wants the folder that --out of `train` named")
+        raise Misuse(f"there is no folder {options.results}: report expects the folder that `train --out` named")
     for path in page.write(options.results, options.out or options.results / "report.html"):
         say(console, str(path))
     return 0
 
 
 def present(result: Result, folder: Path, out: Path, console: Console, full: bool = False) -> None:
-    """The table beside the dense twin's, what left, under what conditions, and where the pictures are."""
+    """Print the table beside the dense twin's, what was removed, the conditions, and the paths of the figures."""
     pruned = result.report is not None
     dense = twin(result.description, out) if pruned else None
     pictures = draw(result, folder, dense)

@@ -1,4 +1,4 @@
-"""One run, with its dense twin if that is wanted; the demonstration."""
+"""One run, optionally with its dense twin; the demonstration."""
 
 import argparse
 import json
@@ -26,9 +26,11 @@ from earlycrop_lab.verbs.verb import Misuse, Verb, say
 def _of_a_run(parser: argparse.ArgumentParser, task: str) -> None:
     describe(parser, task)
     group = around(parser)
-    group.add_argument("--with-dense", action="store_true", help="train its dense twin afterwards, to compare with")
     group.add_argument(
-        "--dry-run", action="store_true", help="list what would leave at the initial weights, and train nothing"
+        "--with-dense", action="store_true", help="afterwards train the same network unpruned, for comparison"
+    )
+    group.add_argument(
+        "--dry-run", action="store_true", help="list what would be removed at the initial weights, without training"
     )
     data_root(group)
     surroundings(group)
@@ -43,7 +45,7 @@ def _of_the_demonstration(parser: argparse.ArgumentParser, task: str) -> None:
 
 
 def _bare(group: argparse._ArgumentGroup) -> None:
-    """A twin leaves the table to its caller."""
+    """Add --bare: a twin leaves the table to its caller."""
     group.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
 
 
@@ -54,7 +56,7 @@ def _train(options: argparse.Namespace, console: Console) -> int:
 def _demo(options: argparse.Namespace, console: Console) -> int:
     console.print(
         "EarlyCroP-S on scikit-learn's handwritten digits: a small ResNet18 is trained densely until its kernel is "
-        "lazy, then 95 % of its weights leave, in whole channels, and training goes on with what is left. "
+        "lazy, then 95 % of its weights are removed, in whole channels, and training goes on with what is left. "
         "Its dense twin is trained afterwards."
     )
     return _run(Classification(method="earlycrop-s", data="digits"), options, console)
@@ -89,7 +91,7 @@ def _run(description: Description, options: argparse.Namespace, console: Console
 
 
 def _plan(description: Description, options: argparse.Namespace, device: str, console: Console) -> int:
-    """What would leave at the initial weights, as text, as records and as a picture."""
+    """Report what would be removed at the initial weights, as text, JSON and a figure."""
     found = plan(description, options.data_root, device)
     folder = options.out / f"plan-{folder_name(description)}"
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,7 +105,7 @@ def _plan(description: Description, options: argparse.Namespace, device: str, co
 
 
 def _one(description: Description, options: argparse.Namespace, device: str, console: Console, ranks: Ranks) -> Result:
-    """Train in this process, watched."""
+    """Train in this process, with a live display."""
     if options.again:
         start_over([description], options.out)
     display = Display(console, folder_name(description), description.metric)
@@ -123,7 +125,7 @@ def _one(description: Description, options: argparse.Namespace, device: str, con
 
 
 def _train_beside(description: Description, options: argparse.Namespace, device: str) -> None:
-    """Train in a fresh process, so that its memory is its own and nothing is warm from the run before it."""
+    """Train in a fresh process, so that its memory is measured alone and no cache is warm from the run before it."""
     values = {each.name.replace("_", "-"): getattr(description, each.name) for each in fields(description)}
     said = [
         f"--{name}" if value is True else f"--{name}={value}"

@@ -16,11 +16,11 @@ class Verb:
     """A row of the table of verbs.
 
     Args:
-        name: On the command line.
-        help: In a line.
-        arguments: Adds its options to a parser; those of a description depend on the task, by name.
-        action: Does it; the exit code.
-        shared: Whether processes that torchrun started do it together.
+        name: Its name on the command line.
+        help: One line for `--help`.
+        arguments: Adds its options to a parser, given the name of the task: a description's options depend on it.
+        action: Carries it out and returns the exit code.
+        shared: Whether the processes that torchrun started can share it.
     """
 
     name: str
@@ -31,5 +31,5 @@ class Verb:
 
 
 def say(console: Console, text: str) -> None:
-    """Print text as it is: paths stay whole, so that they can be copied."""
+    """Print text as it is, without wrapping, so that paths can be copied."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Ask what scores do, what they are worth, and when the moment is."""
+"""Ask what scores do, what they are worth, and when to prune."""
 
 import argparse
 from collections.abc import Sequence
@@ -29,28 +29,30 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "what",
         choices=tuple(QUESTIONS),
-        help="flow: what each score does to gradient flow and kernel; moment: how good an epoch is to prune at, and "
-        "when each detector would; choice: what a score's choice is worth inside the widths of a method; early: which "
-        "share of which budget to train before the cut",
+        help="flow: what each score does to the gradient flow and to the neural tangent kernel; moment: accuracy by "
+        "the epoch of pruning, and the epoch that each detector would choose; choice: what a score's choice is worth "
+        "inside the widths of a method; early: which share of which budget to train before the cut",
     )
     group.add_argument(
         "--sparsities",
         type=float,
         nargs="+",
         metavar="X",
-        help="parts to remove (default: 0.5 0.8 0.9 0.95 0.98; of a moment and a choice 0.95)",
+        help="fractions to remove (default: 0.5 0.8 0.9 0.95 0.98; moment and choice: 0.95)",
     )
-    group.add_argument("--seeds", type=int, default=1, metavar="N", help="how many (default: 1)")
+    group.add_argument("--seeds", type=int, default=1, metavar="N", help="number of seeds (default: 1)")
     group.add_argument(
-        "--samples", type=int, default=8, metavar="N", help="training samples of the kernel (default: 8)"
+        "--samples", type=int, default=8, metavar="N", help="training samples in the kernel (default: 8)"
     )
-    group.add_argument("--after", type=int, default=0, metavar="N", help="flow: dense epochs before (default: 0)")
+    group.add_argument(
+        "--after", type=int, default=0, metavar="N", help="flow: dense epochs before the cut (default: 0)"
+    )
     group.add_argument(
         "--scores",
         nargs="+",
         default=flows.SCORES,
         metavar="NAME",
-        help="flow: methods (default: those before training)",
+        help="flow: methods whose scores to compare (default: those that prune before training)",
     )
     group.add_argument(
         "--at",
@@ -58,11 +60,11 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="N",
         help="moment: epochs to prune at (default: five in the first half); choice: the epoch of the cut (default: "
-        "where the method's detector would wait no longer, or 0)",
+        "the last to which the method's detector would wait, or 0)",
     )
     group.add_argument(
-        "--budgets", type=int, nargs="+", default=early.BUDGETS, metavar="N", help="early: in epochs (default: 10 "
-        "20 40 80)"
+        "--budgets", type=int, nargs="+", default=early.BUDGETS, metavar="N", help="early: budgets, in epochs "
+        "(default: 10 20 40 80)"
     )  # fmt: skip
     group.add_argument(
         "--shares",
@@ -70,12 +72,12 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=early.SHARES,
         metavar="X",
-        help="early: parts of the budget before the cut (default: 0 0.05 0.1 0.25 0.5)",
+        help="early: shares of the budget to train before the cut (default: 0 0.05 0.1 0.25 0.5)",
     )
 
 
 def _why(options: argparse.Namespace, console: Console) -> int:
-    """Ask, keep the records and draw them."""
+    """Ask, keep the records and plot them."""
 
     def run(runs: Sequence[Description]) -> list[Entry]:
         return compared(runs, options, Local(1), torch.get_num_threads(), console)
@@ -83,4 +85,4 @@ def _why(options: argparse.Namespace, console: Console) -> int:
     return ask(given(options), Asking(options, lambda text: say(console, text), run))
 
 
-WHY = Verb("why", "what scores do, what they are worth, and when the moment is", _of_a_question, _why)
+WHY = Verb("why", "what scores do, what they are worth, and when to prune", _of_a_question, _why)

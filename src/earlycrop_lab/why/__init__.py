@@ -1,15 +1,15 @@
-"""Why it works, measured: one network, taken apart. All questions have records, which the figures draw.
+"""Why it works: measurements on one network. Every question keeps records, from which its figures are drawn.
 
-    inquiry         what `earlycrop why` kept in a folder, as titled pictures
+    inquiry         the answers of `earlycrop why` in a folder, as titled charts
     records         how answers are kept
-    early_figures   pictures of when early pays
-    choice_figures  pictures of what a choice is worth
-    moment_figures  pictures of when the moment is
-    flow_figures    pictures of what scores do to flow and kernel
-    early           when early pays
-    choices         what a choice is worth, apart from the widths
-    moments         when the moment is
-    flows           what scores do to flow and kernel
+    early_figures   figures of when early pruning pays
+    choice_figures  figures of what a choice is worth
+    moment_figures  figures of when to prune
+    flow_figures    figures of what scores do to flow and kernel
+    early           when early pruning pays
+    choices         what a score's choice is worth at fixed widths
+    moments         when to prune
+    flows           what scores do to the gradient flow and the neural tangent kernel
     independence    how little channels repeat each other
     branches        trainings that share their beginning
 

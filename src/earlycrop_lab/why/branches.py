@@ -1,11 +1,11 @@
-"""Trainings that share their beginning: a dense stem at a constant rate, and branches that are cut from it.
+"""Trainings that share their beginning: a dense stem at a constant rate, and pruned branches that start from it.
 
-    for stem in grown(d, 5):                                # 0 and after each epoch
+    for stem in grown(d, 5):                                # at epoch 0 and after each epoch
         branch = stem.cut(d, method)                        # a copy of network and optimizer, cut here
         accuracy = branch.finish()                          # One-Cycle over the rest of d's epochs
 
-A branch at epoch n is the run of the laboratory with `prune_at=n`, to the bit: the same order of samples, the same
-optimizer, the same schedule. The stem itself is never touched.
+A branch at epoch n equals the laboratory's run with `prune_at=n`, to the bit: the same order of samples, the same
+optimizer, the same schedule. The stem itself is never changed by a branch.
 """
 
 import copy
@@ -26,17 +26,17 @@ from earlycrop_lab.tasks.schedule import Schedule
 from earlycrop_lab.tasks.session import Setup, pruner_of
 
 Seen = dict[str, Any]
-"""What a pruner has seen before its cut, as its `state_dict` says it."""
+"""The `state_dict` of a pruner before its cut."""
 
 
 @dataclass
 class Stem:
-    """A dense training at a constant rate, so many epochs old.
+    """A dense training at a constant rate, after some epochs.
 
     Args:
-        setup: The network as it is now, and its data.
-        optimizer: Of the network.
-        epoch: Epochs done.
+        setup: The current network, and its data.
+        optimizer: The optimizer of the network.
+        epoch: The number of epochs done.
     """
 
     setup: Setup
@@ -44,11 +44,11 @@ class Stem:
     epoch: int
 
     def look(self, d: Classification, method: earlycrop.Method) -> Seen:
-        """What a pruner has seen once it has looked here: the widths, where the method takes them at its first look.
+        """The state of a pruner after a check here: with the widths, if the method decides them at its first check.
 
         Args:
-            d: What is asked of the cut.
-            method: What will cut, later or now.
+            d: The description, with the sparsity and the other options of the cut.
+            method: The method that will cut, here or later.
         """
         setup = replace(self.setup, model=copy.deepcopy(self.setup.model))
         waiting = replace(method, timing=AtEpoch(self.epoch + 1))
@@ -60,9 +60,9 @@ class Stem:
         """A copy that is cut here.
 
         Args:
-            d: What is asked of the cut, and the whole budget.
-            method: What cuts, whatever moment it would choose itself.
-            seen: What was seen before, by a pruner with the same widths.
+            d: The description, with the options of the cut and the whole budget.
+            method: The method that cuts, at this epoch whatever its own timing.
+            seen: The state of an earlier pruner with the same widths.
         """
         method = replace(method, timing=AtEpoch(self.epoch))
         setup = replace(self.setup, model=copy.deepcopy(self.setup.model))
@@ -78,7 +78,7 @@ class Stem:
 
 @dataclass
 class Branch:
-    """A network that has just been cut, and what remains to be trained."""
+    """A network that has just been cut, with everything needed to finish its training."""
 
     d: Classification
     setup: Setup
@@ -88,12 +88,12 @@ class Branch:
     epoch: int
 
     def finish(self) -> float:
-        """Train to the end of the budget; the figure that counts."""
+        """Train to the end of the budget; the main metric."""
         d, batches = self.d, self.setup.batches
         schedule = Schedule(self.optimizer, d.learning_rate, d.schedule)
         schedule.enter(self.pruner, self.epoch, True, len(batches), d.epochs)
         devices = {p.device for p in self.setup.model.parameters() if p.device.type == "cuda"}
-        with torch.random.fork_rng(devices):  # dropout goes on as it would have, in this branch and on the stem
+        with torch.random.fork_rng(devices):  # so that dropout on the stem does not depend on this branch
             for epoch in range(self.epoch, d.epochs):
                 for _ in _steps(d, self.setup, self.optimizer, epoch):
                     schedule.step()
@@ -101,13 +101,13 @@ class Branch:
 
 
 def grown(d: Description, epochs: int, root: str | None = None, device: str = "cpu") -> Iterator[Stem]:
-    """The dense training of a description at a constant rate: at 0 and after each epoch.
+    """Train the dense network of a description at a constant rate; yield it at epoch 0 and after each epoch.
 
     Args:
-        d: The network, the data and the seed; its own budget and method play no part.
-        epochs: How long.
-        root: Where the data set lies.
-        device: Where to train.
+        d: The network, the data and the seed; its budget and method are ignored.
+        epochs: The number of epochs.
+        root: The folder of the data sets.
+        device: The device to train on.
     """
     setup = prepare(d, root, device)
     optimizer = setup.optimizer(setup.model)
@@ -120,7 +120,7 @@ def grown(d: Description, epochs: int, root: str | None = None, device: str = "c
 
 
 def _steps(d: Description, setup: Setup, optimizer: Optimizer, epoch: int) -> Iterator[None]:
-    """The steps of an epoch; each is done when the next is asked for."""
+    """Train an epoch; yields after each step."""
     model = setup.model
     model.train()
     for batch in setup.batches.epoch(epoch):

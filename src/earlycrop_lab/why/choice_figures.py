@@ -1,4 +1,4 @@
-"""The picture of what a choice is worth: a row a choice, the best first, with what became of it right after the cut."""
+"""The figure of what a choice is worth: one line per choice, the best first, with its accuracy right after the cut."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -26,7 +26,7 @@ COLOURS = {"better": HUES[0], "worse": HUES[1], "inconclusive": SOFT}
 
 
 def choice(found: Sequence[Choice], sparsity: float, title: str = "") -> Figure:
-    """Dots are means; lines are 95 % intervals of the means, within what they can be."""
+    """Plot the choices at a sparsity: dots are means; lines are 95 % intervals of the means, clipped to [0, 1]."""
     names = ranked(found, sparsity)
     runs = {name: [each for each in found if each.sparsity == sparsity and each.choice == name] for name in names}
     figure = blank(16 * len(names) + 96)

@@ -1,9 +1,9 @@
-"""What a score's choice is worth, apart from the widths.
+"""What a score's choice is worth at fixed widths.
 
-A cut says two things: how wide each layer becomes, and which of its units stay. `chosen` holds the widths fixed, those
-that a method leaves, and has them filled by the method's own score, by chance, by the opposite of the score, and by
-other scores. The dense epochs before the cut are trained once and shared; the epochs after it are the same for all. So
-whatever differs in the end is due to the choice.
+A cut decides two things: how wide each layer becomes, and which of its units stay. `chosen` keeps the widths that a
+method leaves, and fills them by the method's own score, at random, by the opposite of the score, and by other scores.
+The dense epochs before the cut are trained once and shared; the epochs after it are the same for all. So any difference
+in the end is due to the choice.
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -52,30 +52,30 @@ OF_CHANNELS: tuple[AbstractScore, ...] = (
     *(Magnitude(), FilterNorm(), NormScale(), PathNorm()),
 )
 OF_WEIGHTS: tuple[AbstractScore, ...] = (Crop(), Snip(), Grasp(), Magnitude(), SynFlow())
-"""Scores that choose beside the method's own."""
+"""The scores that are compared with the method's own."""
 
 CHANCE = "Random"
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What became of one choice inside the widths of a method.
+    """The result of one choice inside the widths of a method.
 
     Args:
-        method: Whose widths they are.
-        sparsity: The part that was asked to leave.
-        seed: Of the initial weights.
-        epoch: Of the cut.
+        method: The method whose widths are used.
+        sparsity: The requested sparsity.
+        seed: Seed of the initial weights.
+        epoch: The epoch of the cut.
         epochs: All epochs.
-        choice: The score that chose, with what norms did while it scored if that is not what they do for the method.
-        own: Whether the method chooses so itself.
-        widths: By layer what was kept, output channels or weights.
-        accuracy: On the test images, after the last epoch.
-        cut_accuracy: On the scoring set, right after the cut, with norms on the statistics of each batch.
-        cut_loss: The same.
-        variation: The part of the outputs' variation between samples that is left right after the cut.
-        independence: Of the channels that were kept, right after the cut, see `Independence`.
-        seconds: From the cut to the end.
+        choice: The score that chose, and the mode of norms during scoring if it is not the method's.
+        own: Whether this is the method's own choice.
+        widths: By layer, the output channels or weights kept.
+        accuracy: Test accuracy after the last epoch.
+        cut_accuracy: Accuracy on the scoring set right after the cut, with norms on the statistics of each batch.
+        cut_loss: Loss on the scoring set right after the cut, likewise.
+        variation: The fraction of the outputs' variation between samples that is left right after the cut.
+        independence: Independence of the kept channels right after the cut, see `Independence`.
+        seconds: Seconds from the cut to the end.
     """
 
     method: str
@@ -95,12 +95,12 @@ class Choice:
 
     @property
     def key(self) -> Key:
-        """What it is known by among those of one question."""
+        """Its key among the records of one question: sparsity, seed and choice."""
         return self.sparsity, self.seed, self.choice
 
 
 def usual_epoch(d: Classification) -> int:
-    """Where a method cuts if nothing else is said: 0, or where its detector would wait no longer.
+    """The default epoch of the cut: 0, or for a method with a detector its cap.
 
     >>> usual_epoch(Classification(method="earlycrop-s", epochs=12)), usual_epoch(Classification(method="crop-s"))
     (3, 0)
@@ -110,13 +110,13 @@ def usual_epoch(d: Classification) -> int:
 
 
 def in_widths(method: earlycrop.Method) -> earlycrop.Method:
-    """The method with its widths and its choice apart: those widths that it leaves, filled in one shot.
+    """The method with its widths separated from its choice: the widths that it leaves, filled in one shot.
 
     >>> in_widths(earlycrop.get_method("crop-s-poster")).allocation
     WidthsOf(score=Crop(), steps=OneShot(), allocation=Global(), taken='cut')
 
     Raises:
-        ValueError: It does not cut once.
+        ValueError: The method does not cut exactly once.
     """
     if isinstance(method.timing, Never | AbstractPruningSchedule):
         raise ValueError(f"{method.name} does not cut at one moment, so it has no widths to choose in.")
@@ -126,10 +126,10 @@ def in_widths(method: earlycrop.Method) -> earlycrop.Method:
 
 
 def choices(method: earlycrop.Method) -> dict[str, earlycrop.Method]:
-    """By name the method with each choice inside its widths: its own first, then chance, its opposite, other scores.
+    """By name, the method with each choice inside its widths: its own first, then random, its opposite, other scores.
 
-    Scores that look at the loss choose twice where the method has norms do something of its own while it scores: so,
-    and with norms as they are.
+    Where the method sets a mode of norms during scoring, scores that use data choose twice: in that mode, and with
+    norms as they are.
     """
     own = in_widths(method)
     others = OF_CHANNELS if isinstance(method.units, Channels) else OF_WEIGHTS
@@ -144,7 +144,7 @@ def choices(method: earlycrop.Method) -> dict[str, earlycrop.Method]:
 
 
 def _name(score: AbstractScore) -> str:
-    """What a choice by it is called; its options are named where they are not the usual ones.
+    """The name of a score's choice, with the score's options where they are not the defaults.
 
     >>> _name(Grasp()), _name(Grasp(temperature=1.0)), _name(Inverted(Crop()))
     ('Grasp', 'Grasp(temperature=1.0, inverted=False)', 'opposite of Crop')
@@ -164,19 +164,19 @@ def chosen(
     device: str = "cpu",
     watch: Callable[[Branch], None] | None = None,
 ) -> Iterator[Choice]:
-    """Cut at that epoch with each choice, and train to the end.
+    """Cut at an epoch with each choice, and train each to the end.
 
     Args:
         d: The method, the network, the data, the budget and the seed.
-        epoch: At which is cut; the epochs before it are trained once.
-        sparsities: Parts to remove.
-        done: Keys of what need not be done again.
-        root: Where the data set lies.
-        device: Where to train.
-        watch: Is shown each network right after its cut.
+        epoch: The epoch of the cut; the epochs before it are trained once.
+        sparsities: Fractions to remove.
+        done: Keys of choices that need not be computed again.
+        root: The folder of the data sets.
+        device: The device to train on.
+        watch: Called with each branch right after its cut.
 
     Raises:
-        ValueError: The method does not cut once, or the epoch is none of the budget.
+        ValueError: The method does not cut exactly once, or the epoch is not within the budget.
     """
     if not 0 <= epoch < d.epochs:
         raise ValueError(f"The cut has to come at an epoch from 0 to {d.epochs - 1}, not at {epoch}.")
@@ -218,7 +218,7 @@ def chosen(
 def _grown(
     d: Classification, epoch: int, sparsities: Sequence[float], own: earlycrop.Method, root: str | None, device: str
 ) -> tuple[Stem, dict[float, Seen]]:
-    """The dense training until the cut, and for each sparsity what was seen where the method takes its widths."""
+    """The dense training until the cut, and for each sparsity the pruner's state when the method decides its widths."""
     looked: dict[float, Seen] = {}
     stem = None
     for stem in grown(d, epoch, root, device):
@@ -230,7 +230,7 @@ def _grown(
 
 
 def _cut(stem: Stem, d: Classification, variant: earlycrop.Method, own: earlycrop.Method, seen: Seen) -> Branch | None:
-    """A copy that is cut with that choice; None where the choice needs norms, of which the network has none."""
+    """A copy cut with that choice; None if the choice needs norms and the network has none."""
     norms = any(hasattr(module, "running_mean") for module in stem.setup.model.modules())
     if variant.bn_mode != own.bn_mode and not norms:
         return None
@@ -243,7 +243,7 @@ def _cut(stem: Stem, d: Classification, variant: earlycrop.Method, own: earlycro
 
 
 def _taken(method: earlycrop.Method) -> WidthsOf:
-    """Its widths as those of a first look, wherever that is, so that they are computed once and shared."""
+    """The method's widths as decided at a first check, wherever that is, so that they are computed once and shared."""
     assert isinstance(method.allocation, WidthsOf)
     return replace(method.allocation, taken="first")
 
@@ -278,7 +278,7 @@ HEADINGS = ("choice", "accuracy", "n", "more than by chance, points", "verdict",
 
 
 def against_chance(found: Sequence[Choice], name: str, sparsity: float) -> Difference | None:
-    """How much better a choice is than a random one in the same widths; None of chance itself, and without it."""
+    """How much better a choice is than a random one in the same widths; None for the random choice, and without it."""
     mine, theirs = (
         tuple(each.accuracy for each in found if each.sparsity == sparsity and each.choice == which)
         for which in (name, CHANCE)
@@ -296,7 +296,7 @@ def ranked(found: Sequence[Choice], sparsity: float) -> list[str]:
 
 
 def markdown(found: Sequence[Choice]) -> str:
-    """A table for each sparsity, the best choice first."""
+    """A Markdown table for each sparsity, the best choice first."""
     parts = []
     for sparsity in sorted({each.sparsity for each in found}):
         first = next(each for each in found if each.sparsity == sparsity)

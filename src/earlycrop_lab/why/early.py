@@ -1,10 +1,9 @@
-"""When does early pay? The share of the budget that is spent before the cut, against the budget.
+"""When does early pruning pay? The share of the budget that is trained before the cut, against the budget.
 
 `early` cuts one network at several shares of several budgets, share 0 being before training, and trains each to the end
-of its budget. All of a seed share one dense training at a constant rate, from which they branch. A cut network costs
-less an epoch, so a cut before training may train for longer at the same cost: for each early run that one is trained
-too. `cells` says of each budget and sparsity which share was best, and whether it pays at equal epochs and at equal
-cost.
+of its budget. All runs of a seed branch from one dense training at a constant rate. A pruned network costs less per
+epoch, so one pruned before training can train for longer at the same cost: for each early run that one is trained too.
+`cells` gives for each budget and sparsity the best share, and whether it pays at equal epochs and at equal cost.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from earlycrop_lab.why.moments import watched
 BUDGETS = (10, 20, 40, 80)
 SHARES = (0.0, 0.05, 0.1, 0.25, 0.5)
 MOST = 2
-"""How many times the budget a cut before training may train at the most, to cost as much as an early one."""
+"""The most times the budget that a network pruned before training may train, to cost as much as an early one."""
 
 Key = tuple[float, int, int, int]
 
@@ -35,14 +34,14 @@ class Early:
     """A run that was cut at one epoch.
 
     Args:
-        sparsity: The part that was asked to leave.
-        seed: Of the initial weights.
+        sparsity: The requested sparsity.
+        seed: Seed of the initial weights.
         epochs: All epochs.
-        epoch: Of the cut.
-        accuracy: On the test images, after the last epoch.
-        flops_before: Of a forward pass for one example, dense.
-        flops_after: The same, after the cut.
-        seconds: From the cut to the end.
+        epoch: The epoch of the cut.
+        accuracy: Test accuracy after the last epoch.
+        flops_before: FLOPs of a forward pass for one example, dense.
+        flops_after: FLOPs of a forward pass after the cut.
+        seconds: Seconds from the cut to the end.
     """
 
     sparsity: float
@@ -56,13 +55,13 @@ class Early:
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Self:
-        """From JSON, which has no nan."""
+        """Restore it from JSON, which has null for nan."""
         values: dict[str, Any] = {name: nan if value is None else value for name, value in stored.items()}
         return cls(**values)
 
     @property
     def key(self) -> Key:
-        """What it is known by among those of one question."""
+        """Its key among the records of one question: sparsity, seed, epochs and epoch of the cut."""
         return self.sparsity, self.seed, self.epochs, self.epoch
 
     @property
@@ -81,10 +80,10 @@ class Mark:
 
     Args:
         rule: Its name.
-        sparsity: For which it is asked.
-        seed: Of the initial weights.
-        epoch: The first at which it would cut, with no cap; None if it never would.
-        watched: How many epochs were looked at.
+        sparsity: The sparsity for which it decides.
+        seed: Seed of the initial weights.
+        epoch: The first epoch at which it would cut, without its cap; None if it never would.
+        watched: The number of epochs that it observed.
     """
 
     rule: str
@@ -95,12 +94,12 @@ class Mark:
 
     @property
     def key(self) -> tuple[str, float, int, int]:
-        """What it is known by."""
+        """Its key among the marks of one question: rule, sparsity, seed and number of epochs."""
         return self.rule, self.sparsity, self.seed, self.watched
 
 
 def moment(budget: int, share: float) -> int:
-    """The whole epoch that is nearest to a share of a budget; of two, the later.
+    """The whole epoch nearest to a share of a budget; of two equally near, the later.
 
     >>> [moment(10, share) for share in SHARES]
     [0, 1, 1, 3, 5]
@@ -109,12 +108,12 @@ def moment(budget: int, share: float) -> int:
 
 
 def moments(budget: int, shares: Sequence[float]) -> list[int]:
-    """The epochs of a budget at which is cut, each once; 0 is always among them."""
+    """The epochs of the cuts of a budget, each once; 0 is always among them."""
     return sorted({0, *(moment(budget, share) for share in shares)})
 
 
 def longer(run: Early, start: Early) -> int | None:
-    """Epochs that a cut before training has for the cost of an early run, at most twice the budget; None if no more.
+    """Epochs that a cut before training gets for an early run's cost, at most `MOST` budgets; None if no more.
 
     >>> early, start = (Early(0.9, 0, 10, epoch, 0.5, 100.0, 50.0, 1.0) for epoch in (4, 0))
     >>> longer(early, start), longer(start, start)  # 4 + 6 / 2 dense epochs
@@ -137,20 +136,20 @@ def early(
     device: str = "cpu",
     watch: Callable[[Branch], None] | None = None,
 ) -> Iterator[Early]:
-    """Every run of one seed that is not done yet.
+    """Train every run of one seed that is not done yet.
 
     Args:
-        d: The method, the network, the data and the seed; its own budget plays no part.
-        sparsities: Parts to remove.
-        budgets: In epochs.
-        shares: Of the budget before the cut.
-        done: What has been run before.
-        root: Where the data set lies.
-        device: Where to train.
-        watch: Is shown each network right after its cut.
+        d: The method, the network, the data and the seed; its budget is ignored.
+        sparsities: Fractions to remove.
+        budgets: Budgets, in epochs.
+        shares: Shares of the budget before the cut.
+        done: Runs that exist already.
+        root: The folder of the data sets.
+        device: The device to train on.
+        watch: Called with each branch right after its cut.
 
     Raises:
-        ValueError: The method cannot be cut at any moment, or a budget is too short for it.
+        ValueError: The method cannot be cut at a given epoch, or a budget is too short for it.
     """
     check(d, sparsities, budgets, shares)
     found = {run.key: run for run in done if run.seed == d.seed}
@@ -202,17 +201,17 @@ def marks(
     for sparsity in sparsities:
         if any(key[1:] == (sparsity, d.seed, epochs) for key in done):
             continue
-        at_first = replace(d, sparsity=sparsity, epochs=epochs, prune_at=0.0)  # its own detector plays no part
+        at_first = replace(d, sparsity=sparsity, epochs=epochs, prune_at=0.0)  # without its own detector
         seen = watched(at_first, samples=samples, root=root, device=device)
         for rule in seen.rules:
             yield Mark(rule.rule, sparsity, d.seed, rule.chosen, epochs)
 
 
 def check(d: Classification, sparsities: Sequence[float], budgets: Sequence[int], shares: Sequence[float]) -> None:
-    """Refuse what cannot be run, before anything is.
+    """Refuse impossible runs before any is trained.
 
     Raises:
-        ValueError: The method cannot be cut at any moment, or a share or a budget is none.
+        ValueError: The method cannot be cut at a given epoch, or a share or a budget is invalid.
     """
     if any(not 0 <= share < 1 for share in shares):
         raise ValueError(f"shares are parts of the budget, from 0 and below 1; found {' '.join(map(str, shares))}.")
@@ -224,14 +223,15 @@ def check(d: Classification, sparsities: Sequence[float], budgets: Sequence[int]
 
 @dataclass(frozen=True)
 class Cell:
-    """What early was worth at one budget and sparsity.
+    """What early pruning was worth at one budget and sparsity.
 
     Args:
-        sparsity: The part that was asked to leave.
-        budget: In epochs.
-        accuracies: By the epoch of the cut, over the seeds; 0 is the cut before training.
-        longer: By the epoch of the cut the same of the cut before training that cost as much, where there is one.
-        longer_epochs: How many epochs those had, over the seeds.
+        sparsity: The requested sparsity.
+        budget: The budget, in epochs.
+        accuracies: By the epoch of the cut, the accuracies over the seeds; 0 is the cut before training.
+        longer: By the epoch of the cut, the accuracies of the cut before training that cost as much, where there is
+            one.
+        longer_epochs: By the epoch of the cut, the epochs of those.
     """
 
     sparsity: float
@@ -242,16 +242,16 @@ class Cell:
 
     @property
     def best(self) -> int | None:
-        """The epoch of the best cut that is not before training."""
+        """The epoch of the best cut after the start of training; None if there is none."""
         late = [epoch for epoch in self.accuracies if epoch]
         return max(late, key=lambda epoch: fmean(self.accuracies[epoch])) if late else None
 
     def gain(self, epoch: int) -> Difference:
-        """Over the cut before training, at equal epochs."""
+        """The gain over the cut before training at equal epochs."""
         return Difference(METRIC, self.accuracies[epoch], self.accuracies[0])
 
     def gain_at_equal_cost(self, epoch: int) -> Difference | None:
-        """Over the cut before training that was trained for longer; None where that was not longer."""
+        """The gain over the cut before training that was trained for longer; None where there is none."""
         return Difference(METRIC, self.accuracies[epoch], self.longer[epoch]) if self.longer.get(epoch) else None
 
 
@@ -259,7 +259,7 @@ METRIC = Classification.metrics[0]
 
 
 def cells(found: Sequence[Early], budgets: Sequence[int], shares: Sequence[float]) -> list[Cell]:
-    """By sparsity and budget, of those runs that are there; a cell without a cut before training is left out."""
+    """The cells of the given runs, by sparsity and budget; cells without a cut before training are left out."""
     runs = {run.key: run for run in found}
     seeds = sorted({run.seed for run in found})
     made = []
@@ -298,7 +298,7 @@ HOW = (
 
 
 def markdown(found: Sequence[Cell]) -> str:
-    """A line for each sparsity and budget."""
+    """A Markdown table with a line for each sparsity and budget."""
     lines = [HEADINGS, ("---", *["---:"] * (len(HEADINGS) - 1))]
     for cell in found:
         start, best = cell.accuracies[0], cell.best

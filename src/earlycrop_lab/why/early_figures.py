@@ -1,4 +1,4 @@
-"""The picture of when early pays: a map for each sparsity, the share before the cut against the budget."""
+"""The figure of when early pruning pays: a map for each sparsity, the share before the cut against the budget."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil, isfinite
@@ -36,14 +36,14 @@ def early(
     equal_cost: bool = False,
     title: str = "",
 ) -> Figure:
-    """How many points a cut after that share of the budget is above the cut before training; marks: the detectors.
+    """Plot how many points a cut after a share of the budget gains over the cut before training; marks: the detectors.
 
     Args:
-        found: What early was worth.
-        shares: Of the budget; a row each but for 0.
+        found: The cells.
+        shares: Shares of the budget; each except 0 is a row of the map.
         marks: When each detector would cut.
-        equal_cost: Beside the cut before training that was trained for longer, at the same FLOPs.
-        title: Above it all.
+        equal_cost: Whether to compare with the cut before training that was trained for longer, at the same FLOPs.
+        title: The title of the figure.
     """
     sparsities = sorted({cell.sparsity for cell in found})
     budgets = sorted({cell.budget for cell in found})
@@ -78,7 +78,7 @@ def early(
 
 
 def _map(axes: Axes, values: np.ndarray, most: float) -> None:
-    """Gains in points as colours and numbers, budgets from left to right, shares from the bottom up."""
+    """Draw gains in points as colours and numbers, budgets from left to right, shares from the bottom up."""
     plain(axes)
     axes.grid(False)
     axes.set_facecolor(GRID)
@@ -90,7 +90,7 @@ def _map(axes: Axes, values: np.ndarray, most: float) -> None:
 
 
 def _mark(axes: Axes, epochs: Mapping[str, float], budgets: Sequence[int], rows: Sequence[float]) -> None:
-    """When each rule would cut, as a share of each budget, where that is within the map."""
+    """Mark when each rule would cut, as a share of each budget, where that is within the map."""
     for rule, epoch in epochs.items():
         for x, budget in enumerate(budgets):
             if rows[0] / 2 <= epoch / budget <= rows[-1]:
@@ -100,7 +100,7 @@ def _mark(axes: Axes, epochs: Mapping[str, float], budgets: Sequence[int], rows:
 
 
 def _gains(cell: Cell, rows: Sequence[float], equal_cost: bool) -> list[float]:
-    """In points, by share; nan where there is no such run."""
+    """The gains in points, by share; nan where there is no such run."""
     found = []
     for share in rows:
         epoch = moment(cell.budget, share)
@@ -111,7 +111,7 @@ def _gains(cell: Cell, rows: Sequence[float], equal_cost: bool) -> list[float]:
 
 
 def _median(marks: Sequence[Mark], sparsity: float) -> Mapping[str, float]:
-    """By rule its median moment over the seeds, of those that would cut in half of them or more."""
+    """By rule, the median epoch over the seeds, for rules that would cut in at least half of them."""
     found = {}
     for rule in RULES:
         epochs = [mark.epoch for mark in marks if mark.rule == rule and mark.sparsity == sparsity]

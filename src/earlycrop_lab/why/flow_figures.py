@@ -1,4 +1,4 @@
-"""The picture of what scores do to the gradient flow and to the kernel."""
+"""The figure of what scores do to the gradient flow and to the kernel."""
 
 from collections.abc import Sequence
 from math import ceil, log10
@@ -24,11 +24,11 @@ from earlycrop_lab.reporting.charts.canvas import (
 from earlycrop_lab.why.flows import Flow
 
 STEEP = 20
-"""A change of the kernel beyond which its axis is linear up to 1 only, and logarithmic above."""
+"""A change of the kernel beyond which its axis is linear only up to 1, and logarithmic above."""
 
 
 def flow(found: Sequence[Flow], titled: bool = True) -> Figure:
-    """Gradient flow and change of the kernel against sparsity, a line a score: weights on the left, channels right."""
+    """Plot gradient flow and kernel change against sparsity, one line per score; weights left, channels right."""
     names = list(dict.fromkeys(each.method for each in found))
     units = [[n for n in names if not _channels(n)], [n for n in names if _channels(n)]]
     shown = [group for group in units if group]
@@ -59,11 +59,11 @@ def flow(found: Sequence[Flow], titled: bool = True) -> Figure:
         )
         headline(ratio, "single weights" if not _channels(group[0]) else "channels")
     largest = max(each.kernel_change for each in found)
-    if largest > STEEP:  # GraSP's may be of any size, and the others would lie on the axis
+    if largest > STEEP:  # GraSP's may be so large that all others would lie on the axis
         panels[1][0].set_yscale("symlog", linthresh=1)
         panels[1][0].yaxis.set_major_locator(SymmetricalLogLocator(base=10 ** ceil(log10(largest) / 4), linthresh=1))
         panels[1][0].yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0e}" if y >= 1000 else f"{y:g}"))
-    panels[1][0].set_ylim(bottom=0)  # shared: when all lines are there, or it would cut off those that come later
+    panels[1][0].set_ylim(bottom=0)  # after all lines are drawn: set earlier, this shared axis would cut off later ones
     panels[0][0].set_ylabel("flow ‖g‖², of the dense one's", fontsize=SMALL)
     panels[1][0].set_ylabel("‖K − K₀‖ / ‖K₀‖", fontsize=SMALL)
     if titled:

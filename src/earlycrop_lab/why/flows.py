@@ -19,23 +19,23 @@ SCORES = (
     *("random-u", "magnitude-u", "snip", "grasp", "synflow", "crop-u", "cropit-u", "ntk-sap", "px"),
     *("random-s", "magnitude-s", "snap", "crop-s", "cropit-s"),
 )
-"""Methods that prune before training, and so differ in what they remove alone."""
+"""Methods that prune before training, and so differ only in what they remove."""
 
 OUTPUTS = 2000
-"""Outputs of the kernel at the most, spread evenly: a depth map or a text has more than can be looked at."""
+"""The most outputs in the kernel, evenly spaced: a depth map or a text has more than the kernel can hold."""
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What one score did to one network at one sparsity; nothing was trained afterwards.
+    """What one score did to one network at one sparsity, without further training.
 
     Args:
         method: Its name.
-        sparsity: The part of the weights that was asked to leave.
-        seed: Of the initial weights.
-        epochs: Dense epochs before it pruned.
-        flow_before: ‖g‖² over the prunable weights, g the gradient of the mean loss over the scoring set.
-        flow_after: The same over those that are left.
+        sparsity: The requested weight sparsity.
+        seed: Seed of the initial weights.
+        epochs: Dense epochs before the cut.
+        flow_before: ‖g‖² over the prunable weights, with g the gradient of the mean loss over the scoring set.
+        flow_after: ‖g‖² over the weights that are left.
         kernel_change: ‖K_after − K_before‖_F / ‖K_before‖_F of the empirical neural tangent kernel.
     """
 
@@ -58,16 +58,16 @@ def flows(
     root: str | None = None,
     device: str = "cpu",
 ) -> Iterator[Flow]:
-    """Prune the same network by each score, after so many epochs of dense training at a constant rate.
+    """Prune the same network by each score, after some epochs of dense training at a constant rate.
 
     Args:
-        d: The network, the data and the seed; its own method and budget play no part.
-        methods: Names of methods, all of which prune at once here.
-        sparsities: Parts to remove.
-        epochs: Dense epochs.
-        samples: Training samples of the kernel.
-        root: Where the data set lies.
-        device: Where to compute.
+        d: The network, the data and the seed; its method and budget are ignored.
+        methods: Names of methods, all of which prune at the same epoch here.
+        sparsities: Fractions to remove.
+        epochs: Dense epochs before the cut.
+        samples: Training samples in the kernel.
+        root: The folder of the data sets.
+        device: The device to compute on.
     """
     *_, stem = grown(d, epochs, root, device)
     setup = stem.setup

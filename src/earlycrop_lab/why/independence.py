@@ -8,22 +8,22 @@ from torch import Tensor, nn
 class Independence:
     """How little the channels of a layer repeat each other: (Σλ)² / Σλ² over their number.
 
-    λ are the eigenvalues of the matrix of correlations between the layer's outputs, over samples and places. It is 1
-    where no two channels are correlated, and one over their number where all are the same but for sign, scale and
-    shift, so a norm behind the layer changes nothing. A channel that does not vary counts as nothing.
+    λ are the eigenvalues of the correlation matrix of the layer's output channels, over samples and places. The value
+    is 1 where no two channels are correlated, and one over their number where all are equal up to sign, scale and
+    shift; a norm after the layer does not change it. A constant channel adds no eigenvalue, but counts in the number.
     """
 
     def __init__(self) -> None:
         self._n, self._sum, self._products = 0, torch.zeros(()), torch.zeros(())
 
     def see(self, module: nn.Module, _inputs: object, output: object) -> None:
-        """A forward hook: channels are the last dimension of a linear layer's output, else the second."""
+        """A forward hook: channels are the last dimension of a linear layer's output, otherwise the second."""
         if isinstance(output, Tensor):
             rows = output.movedim(-1 if isinstance(module, nn.Linear) else 1, -1).flatten(0, -2)
             self.add(rows)
 
     def add(self, rows: Float[Tensor, "n channels"]) -> None:
-        """More outputs."""
+        """Add outputs of the layer, one row per sample and place."""
         rows = rows.detach().double()
         self._n += len(rows)
         self._sum = self._sum.to(rows) + rows.sum(0)
@@ -31,7 +31,7 @@ class Independence:
 
     @property
     def value(self) -> float | None:
-        """Of everything that was seen; None of a single channel, and of nothing.
+        """The independence of all outputs so far; None for a single channel, and without outputs.
 
         >>> seen = Independence()
         >>> a, b = torch.tensor([1.0, -1.0, 1.0, -1.0]), torch.tensor([1.0, 1.0, -1.0, -1.0])

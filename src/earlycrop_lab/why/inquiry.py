@@ -1,4 +1,4 @@
-"""What `earlycrop why` kept in a folder, drawn again so that a page can show it."""
+"""The answers of `earlycrop why` in a folder, drawn again for the page."""
 
 import ast
 import json
@@ -25,11 +25,11 @@ from earlycrop_lab.why.records import RECORDS
 
 @dataclass(frozen=True)
 class Inquiry:
-    """What was asked of one network, and the pictures of the answer.
+    """A question about one network, and the charts of its answer.
 
     Args:
         title: The question.
-        setting: Of which training.
+        setting: The network, the data and the training, in words.
         charts: The answer.
     """
 
@@ -39,18 +39,18 @@ class Inquiry:
 
 
 def of(folder: Path) -> Inquiry:
-    """What `earlycrop why` has kept in a folder.
+    """The answer that `earlycrop why` kept in a folder.
 
     Raises:
-        ValueError: If its records cannot be understood.
-        OSError: If they cannot be read.
+        ValueError: The records are not an answer of `earlycrop why`.
+        OSError: The records cannot be read.
     """
     path = folder / RECORDS
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
         d = _asked(stored["asked"])
         if "moments" in stored:
-            title = f"When is the moment? {d.method} at {100 * d.sparsity:g} %"
+            title = f"When to prune? {d.method} at {100 * d.sparsity:g} %"
             return Inquiry(title, setting(d), tuple(_swept(stored, folder.name)))
         if "choices" in stored:
             chosen = [Choice(**each) for each in stored["choices"]]
@@ -65,7 +65,7 @@ def of(folder: Path) -> Inquiry:
 
 
 def _asked(source: str) -> Description:
-    """The description whose source that is; nothing of it is executed."""
+    """The description with that source code, none of which is executed."""
     call = ast.parse(source, mode="eval").body
     kinds = {task.description.__name__: task.description for task in TASKS.values()}
     if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in kinds):
@@ -83,7 +83,7 @@ def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
     never = [watch.rule for watch in seen.rules if watch.chosen is None]
     looks = "; ".join(f"{each.rule} {_took(each.seconds)}" for each in moments)
     told = (
-        f"Runs that differ in the epoch of the cut alone, n = {counts} each{bars}. "
+        f"Runs that differ only in the epoch of the cut, n = {counts} each{bars}. "
         f"The best: epoch {best:g}, {percent(fmean(accuracies[best]))}. "
         "Below, for each rule: filled, the swept epoch nearest to "
         "where it would cut (circle: its signal fired; square: its cap, a part of the budget, came first); hollow, the "
@@ -92,19 +92,19 @@ def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
     if never:
         told += f"Never in {seen.epochs[-1]} epochs: {'; '.join(never)}. "
     watched = (
-        "Dots: where a rule looked. Large: the first epoch at which it would cut, with no cap; “never”: its signal "
-        "stays above its threshold. Nothing was cut in this training."
+        "Small dots: epochs at which a rule observed. Large: the first epoch at which it would cut, without its cap; "
+        "“never”: its signal stays above its threshold. Nothing was cut in this training."
     )
     return [
         Chart(
             f"{name}-moment",
             "Test accuracy by the epoch of the cut, and what each rule chooses",
-            f"{told}A look takes: {looks}.",
+            f"{told}One observation takes: {looks}.",
             moment_figures.moment(accuracies, moments, seen),
         ),
         Chart(
             f"{name}-training",
-            "A dense training at a constant rate, as the rules see it",
+            "A dense training at a constant rate, as the rules observe it",
             watched,
             moment_figures.training(seen),
         ),
@@ -112,7 +112,7 @@ def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:
 
 
 def _chosen(found: Sequence[Choice], name: str) -> list[Chart]:
-    """A picture for each sparsity."""
+    """A chart for each sparsity."""
     charts = []
     for sparsity in sorted({each.sparsity for each in found}):
         some = [each for each in found if each.sparsity == sparsity]
@@ -128,7 +128,7 @@ def _chosen(found: Sequence[Choice], name: str) -> list[Chart]:
 
 
 def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
-    """At equal epochs and at equal cost."""
+    """Two charts: at equal epochs and at equal cost."""
     shares, marks = stored["shares"], [Mark(**each) for each in stored["marks"]]
     found = [Early.of(each) for each in stored["runs"]]
     made = cells(found, stored["budgets"], shares)
@@ -161,7 +161,7 @@ def _pruned(found: Sequence[Flow], name: str) -> Chart:
 
 
 def _watched(stored: Mapping[str, Any]) -> Watched:
-    """From JSON, which has no nan."""
+    """Restore it from JSON, which has null for nan."""
 
     def back(kind: type, fields: Mapping[str, Any]) -> Any:
         return kind(**{name: tuple(map(_number, v)) if isinstance(v, list) else v for name, v in fields.items()})

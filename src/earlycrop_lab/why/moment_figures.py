@@ -1,4 +1,4 @@
-"""The pictures of the moment: what every rule sees of a dense training, and the sweep of the epoch of the cut."""
+"""The figures of when to prune: what every rule observes in a dense training, and the sweep of the epoch of the cut."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
@@ -31,7 +31,7 @@ FIRED, CAPPED = "o", "s"
 
 
 def training(seen: Watched, title: str = "") -> Figure:
-    """Norm, drift and kernel of a dense training at a constant rate, and the epoch at which each rule would prune."""
+    """Plot norm, drift and kernel of a dense training at a constant rate, and when each rule would prune."""
     figure = blank(500)
     above, middle, kernel, rules = figure.subplots(4, sharex=True, height_ratios=(1, 1, 1.3, 1.6))
     for axes, values, label in (
@@ -55,7 +55,7 @@ def training(seen: Watched, title: str = "") -> Figure:
 
 
 def _choices(axes: Axes, seen: Watched) -> None:
-    """A row a rule: where it looked, and where it would have pruned."""
+    """Draw one row per rule: the epochs at which it observed, and the one at which it would have pruned."""
     plain(axes)
     for row, watch in enumerate(seen.rules):
         axes.plot(watch.epochs, [row] * len(watch.epochs), ".", color=DENSE, alpha=0.5, markersize=5)
@@ -70,10 +70,9 @@ def _choices(axes: Axes, seen: Watched) -> None:
 def moment(
     accuracies: Mapping[float, Sequence[float]], moments: Sequence[Moment], seen: Watched, title: str = ""
 ) -> Figure:
-    """Test accuracy against the epoch at which was pruned, with the choice of every rule marked beneath.
+    """Plot test accuracy against the epoch of pruning, with the choice of every rule marked below.
 
-    What a rule chooses without its cap, between the swept epochs too, is marked hollow beside the epoch that stands
-    for it.
+    A rule's choice is the nearest swept epoch; the epoch that it would choose without its cap is marked hollow.
     """
     figure = blank(440)
     above, below = figure.subplots(2, sharex=True, height_ratios=(1.4, 1.3))
@@ -103,7 +102,7 @@ def moment(
         _beside(below, row, f"{100 * each.behind:.1f} behind")
     _rows(below, [each.rule for each in moments])
     headline(below, "the swept epoch nearest to each rule's choice,\nand how many points it is behind the best")
-    below.set_xlabel("epoch at which was pruned", fontsize=SIZE)
+    below.set_xlabel("epoch of pruning", fontsize=SIZE)
     below.xaxis.set_major_locator(MaxNLocator(integer=True))
     filled = {"color": SOFT, "markerfacecolor": SOFT, "markersize": 6}
     marks = {
@@ -117,14 +116,14 @@ def moment(
 
 
 def _rows(axes: Axes, names: Sequence[str]) -> None:
-    """A row for each name, from the top down."""
+    """Label a row with each name, from the top down."""
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(False, axis="y")
 
 
 def _beside(axes: Axes, row: int, text: str) -> None:
-    """Text of a row, at the right of its panel."""
+    """Write text beside a row, at the right of its panel."""
     axes.annotate(
         text,
         (1, row),

@@ -1,7 +1,7 @@
-"""When the moment is.
+"""When to prune.
 
-    watched  train one dense network at a constant rate under the eyes of every detector: when would each have pruned?
-    swept    prune at one epoch after another: when was the best moment, and how far from it is each detector's?
+    watched  train one dense network at a constant rate, observed by every detector: when would each have pruned?
+    swept    prune at one epoch after another: which was the best, and how far from it is each detector's choice?
 
 Both return records; `moment_figures` draws them.
 """
@@ -44,21 +44,21 @@ RULES: dict[str, tuple[AbstractDetector, str]] = {
     "kernel settled": (NtkSettled(), "earlycrop-s"),
     "early bird": (EarlyBird(penalty=0.0), "earlybird"),
 }
-"""Each rule, and the method whose network it looks at."""
+"""Each rule, and the method whose pruner it observes."""
 
 
 @dataclass(frozen=True)
 class Watch:
-    """What one rule saw of a dense training.
+    """What one rule observed in a dense training.
 
     Args:
         rule: Its name.
-        epochs: At which it looked, after its first look.
-        seen: What its instrument saw.
-        signal: What must become small; nan while it is not defined.
-        threshold: Below this it is.
-        chosen: The first epoch at which it would have pruned by itself; None if it never would.
-        seconds: A look, median.
+        epochs: The epochs at which its instrument gave a value.
+        seen: The values of its instrument.
+        signal: The signal that must become small; nan while it is undefined.
+        threshold: The threshold below which the signal counts as small.
+        chosen: The first epoch at which it would have pruned without its cap; None if it never would.
+        seconds: Median seconds of an observation.
     """
 
     rule: str
@@ -75,12 +75,12 @@ class Watched:
     """A dense training at a constant rate.
 
     Args:
-        epochs: At which it was looked at: 0 and the end of each.
+        epochs: The epochs of the observations: 0 and the end of each epoch.
         norm: ‖θ‖ over the prunable weights.
         drift: ‖θ(t) − θ(0)‖ / ‖θ(0)‖.
         from_start: ‖K(t) − K(0)‖_F / ‖K(0)‖_F of the empirical neural tangent kernel.
         pace: ‖K(t) − K(t−1)‖_F / ‖K(t−1)‖_F; nan at 0.
-        rules: What each rule made of it.
+        rules: What each rule observed.
     """
 
     epochs: tuple[int, ...]
@@ -92,13 +92,13 @@ class Watched:
 
 
 def watched(d: Classification, *, samples: int = 8, root: str | None = None, device: str = "cpu") -> Watched:
-    """Train the dense network of a description under the eyes of every rule that can see it; nothing is pruned.
+    """Train the dense network of a description, observed by every rule that applies to it; nothing is pruned.
 
     Args:
-        d: The network, the data, the seed, how long it trains, and the sparsity that the rules are asked for.
-        samples: Training samples of the kernel.
-        root: Where the data set lies.
-        device: Where to train.
+        d: The network, the data, the seed, the epochs, and the sparsity for which the rules decide.
+        samples: Training samples in the kernel.
+        root: The folder of the data sets.
+        device: The device to train on.
     """
     pruners: dict[str, earlycrop.Pruner] = {}
     instruments = {}
@@ -120,7 +120,7 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
                         raise
                 instruments[rule] = detector.instrument(pruners[name])
             for one in pruners.values():
-                one.choose()  # widths are taken before training
+                one.choose()  # widths are decided before training
             start = {name: p.detach().clone() for name, p in pruners["earlycrop-s"].parameters("prunable").items()}
         now = pruners["earlycrop-s"].parameters("prunable")
         norms.append(_norm([p.detach() for p in now.values()]))
@@ -164,15 +164,15 @@ def _watch(rule: str, looks: Sequence[tuple[int, float]], seconds: float, sparsi
 
 @dataclass(frozen=True)
 class Moment:
-    """How good a rule's moment was.
+    """How good a rule's choice of the epoch was.
 
     Args:
         rule: Its name.
         epoch: The swept epoch nearest to its choice.
-        reason: `trigger`, or `cap` if it would not have chosen within a quarter of the budget.
-        accuracy: After pruning there, mean over the seeds.
-        behind: How much less that is than at the best swept epoch.
-        seconds: A look, median.
+        reason: `trigger`, or `cap` if its cap came before its signal fired.
+        accuracy: Test accuracy after pruning at that epoch, as the mean over the seeds.
+        behind: How much lower that is than at the best swept epoch.
+        seconds: Median seconds of an observation.
     """
 
     rule: str
@@ -184,10 +184,10 @@ class Moment:
 
 
 def swept(results: Sequence[Result], seen: Watched) -> tuple[dict[float, list[float]], list[Moment]]:
-    """Test accuracies by the epoch at which was pruned, and what each rule's choice would have cost.
+    """Test accuracies by the epoch of pruning, and how good each rule's choice would have been.
 
     Args:
-        results: Runs that differ in `prune_at` and the seed alone.
+        results: Runs that differ only in `prune_at` and the seed.
         seen: The dense training of the same description.
 
     Raises:

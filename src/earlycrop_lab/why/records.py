@@ -1,4 +1,4 @@
-"""How answers are kept: records with their circumstances, and the pictures beside them."""
+"""How answers are kept: records with the environment, and figures beside them."""
 
 import json
 from collections.abc import Callable
@@ -18,10 +18,10 @@ RECORDS = "records.json"
 
 
 def before(folder: Path, d: Description, again: bool, name: str) -> list[dict[str, Any]]:
-    """Records of an earlier call, which need not be computed again.
+    """The records of an earlier call, which need not be computed again.
 
     Raises:
-        ValueError: They are of something else.
+        ValueError: The records answer a question about another description.
     """
     path = folder / RECORDS
     if again or not path.exists():
@@ -30,13 +30,13 @@ def before(folder: Path, d: Description, again: bool, name: str) -> list[dict[st
     if stored.get("asked") != repr(d):
         raise ValueError(
             f"{path} is about {stored.get('asked')}, and the question now is about {d!r}: name another folder with "
-            "--out, or begin from nothing with --again."
+            "--out, or start over with --again."
         )
     return stored[name]
 
 
 def keep(folder: Path, records: dict[str, Any], device: str) -> None:
-    """Records with their circumstances."""
+    """Write the records and the environment into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     where = environment(torch.device(device))
     text = json.dumps(plain(_records({**records, "environment": where})), separators=(",", ":"), allow_nan=False)
@@ -45,7 +45,7 @@ def keep(folder: Path, records: dict[str, Any], device: str) -> None:
 
 
 def answer(folder: Path, figures: dict[str, Figure], say: Callable[[str], None]) -> int:
-    """Keep pictures as PNG and SVG beside the records, and say where everything is."""
+    """Write the figures as PNG and SVG beside the records, and print all paths."""
     paths = [path for name in (RECORDS, "table.md") if (path := folder / name).exists()]
     for name, figure in figures.items():
         for kind in ("png", "svg"):
@@ -58,7 +58,7 @@ def answer(folder: Path, figures: dict[str, Figure], say: Callable[[str], None])
 
 
 def _records(value: Any) -> Any:
-    """Dataclasses as dictionaries, however deep."""
+    """A value with all dataclasses in it as dictionaries, at any depth."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     if isinstance(value, dict):

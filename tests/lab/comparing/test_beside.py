@@ -177,7 +177,7 @@ def test_an_estimate_says_that_they_will_come(tmp_path, capsys):
     arguments = ["--train-size=256", "--beside", "narrow-flops", "longer", "--estimate", f"--out={tmp_path}"]
     assert main(["compare", *GRID, *arguments]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith("Not in it: the runs beside each row that removes channels (narrow-flops, longer)")
+    assert last.startswith("Not included: the runs beside each method that removes channels (narrow-flops, longer)")
 
 
 def test_a_kind_that_does_not_exist_is_refused(tmp_path, capsys):

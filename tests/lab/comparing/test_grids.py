@@ -190,7 +190,7 @@ def test_only_what_trains_more_than_once_has_a_budget_to_divide():
         ({"methods": ()}, "A grid without methods has no runs"),
         ({"seeds": ()}, "A grid without seeds"),
         ({"fixed": {"epocs": 5}}, "No run has a 'epocs'. Did you mean 'epochs'"),
-        ({"fixed": {"seed": 5}}, "A grid has several of 'seed': give them as 'seeds'"),
+        ({"fixed": {"seed": 5}}, "'seed' varies in a grid: give its values as 'seeds'"),
     ],
 )
 def test_a_grid_refuses_what_cannot_be(said, error):

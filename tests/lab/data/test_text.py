@@ -158,8 +158,8 @@ def test_marks_of_a_prepared_text_are_words(tmp_path):
     [
         (b"", "has 0 words"),
         (b" \n\n \t\n", "has 0 words"),
-        (b"one two three " * 10, "has 31 words and signs. A text has at least 89"),
-        (" ".join(f"word{n}" for n in range(200)).encode(), "has no vocabulary.*none of the 180 words.*comes twice"),
+        (b"one two three " * 10, "has 31 words and punctuation marks. At least 89 are needed"),
+        (" ".join(f"word{n}" for n in range(200)).encode(), "has no vocabulary.*none of the 180 words.*occurs twice"),
         (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "is not text in UTF-8 .byte 0 is 0x89"),
         (50 * b"one two \0\0 ", "null bytes"),
         ("Motörhead ".encode("latin-1") * 100, "is not text in UTF-8 .byte 3 is 0xf6.*iconv"),

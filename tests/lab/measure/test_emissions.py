@@ -42,7 +42,7 @@ def test_a_tracker_that_breaks_costs_the_figure_and_not_the_run(monkeypatch):
     with Tracker() as tracker:
         pass
     assert tracker.emissions.grams_co2 is None
-    assert tracker.emissions.power == "not had: OSError: no such sensor"
+    assert tracker.emissions.power == "not measured: OSError: no such sensor"
 
 
 def test_asking_too_early_is_an_error():

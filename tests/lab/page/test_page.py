@@ -209,7 +209,7 @@ def test_nothing_is_dropped_silently(page):
 
 def test_what_was_asked_why_stands_before_every_run(page):
     sections = {section.findtext("h2"): section for section in parsed(page).iter("section")}
-    asked = ("What do scores do to flow and kernel?", "When is the moment? earlycrop-s at 95 %")
+    asked = ("What do scores do to flow and kernel?", "When to prune? earlycrop-s at 95 %")
     assert [name for name in sections if name in (*asked, "Every run")] == [*asked, "Every run"]
     titles = [[title.text for title in sections[name].iterfind(".//figure/h3")] for name in asked]
     assert list(map(len, titles)) == [1, 2]

@@ -220,7 +220,7 @@ def test_the_best_of_rows_of_unlike_flops_is_not_called_so_without_them(tmp_path
     rows = [*dense(ACCURACIES), *pruned(ACCURACIES)]
     chart = by_sparsity(table(rows))
     assert chart is not None
-    sentence = "The rows have 800 to 4 k FLOPs, so this is no comparison at equal cost."
+    sentence = "The networks have 800 to 4 k FLOPs: this is no comparison at equal cost."
     assert chart.note.endswith(sentence)
     for each in rows:
         (tmp_path / folder_name(each.description)).mkdir()

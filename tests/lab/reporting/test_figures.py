@@ -73,7 +73,10 @@ def test_there_is_no_regime_where_nothing_was_watched():
 
 @pytest.mark.parametrize(
     ("unit", "label", "bars"),
-    [("channels", "output channels", [40, 10, 10, 10]), ("weights", "part of each layer's weights", [1, 1, 0.25, 1])],
+    [
+        ("channels", "output channels", [40, 10, 10, 10]),
+        ("weights", "fraction of each layer's weights", [1, 1, 0.25, 1]),
+    ],
 )
 def test_channels_or_the_part_of_the_weights_of_each_layer(unit, label, bars):
     figure = channels(result(PRUNED, report(unit=unit)))

@@ -96,7 +96,7 @@ def test_what_could_not_leave_and_what_collapsed_is_named():
     told = what_left(report(frozen=frozen, collapsed=["conv"], samples=0))
     assert "scored without data" in told
     assert "COLLAPSED: conv" in told
-    assert "Could not leave: layer0, layer1, layer2, layer3 and 2 more" in told
+    assert "Could not be removed: layer0, layer1, layer2, layer3 and 2 more" in told
 
 
 def test_the_curve_is_told():
@@ -107,4 +107,4 @@ def test_the_curve_is_told():
 def test_threads_load_and_assumed_power_stand_beside_the_figures():
     said = conditions(DENSE)
     assert "Some CPU, 1 threads on 2 CPUs, load 0.5 → 0.75; torch 2." in said
-    assert "mix of DEU, PUE 1, whole machine; not had: no sensor." in said
+    assert "mix of DEU, PUE 1, whole machine; not measured: no sensor." in said

@@ -132,7 +132,7 @@ def test_runs_under_other_conditions_are_marked_and_the_commonest_are_not():
         "3 runs, load 0.5 to 0.75: Some CPU, 1 thread on 2 CPUs; earlycrop of version unknown, torch 2"
     )
     assert other.startswith("1 run, load 0.5 to 3: Another CPU")
-    assert "mix of DEU, PUE 1, whole machine; not had: no sensor" in other
+    assert "mix of DEU, PUE 1, whole machine; not measured: no sensor" in other
     assert "`earlycrop-s` [a]" in markdown(rows)
 
 

@@ -152,6 +152,6 @@ def test_several_processes_do_nothing_else(monkeypatch, capsys, tmp_path, line):
     assert cli.main(line.split()) == 2
     told = capsys.readouterr()
     assert told.out == ""
-    assert told.err.startswith("earlycrop: torchrun started 2 processes, and it is only train that they share")
+    assert told.err.startswith("earlycrop: torchrun started 2 processes, and only train can share them")
     assert told.err.endswith(f"start {line.split()[0]} without torchrun\n")
     assert not list(tmp_path.iterdir())

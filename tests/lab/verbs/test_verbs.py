@@ -27,4 +27,4 @@ def test_what_processes_cannot_do_together_says_so(name, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
     positional = {"why": ["flow"], "show": ["RUN"], "report": ["RESULTS"]}.get(name, [])
     assert main([name, *positional]) == 2
-    assert f"it is only train that they share: start {name} without torchrun" in capsys.readouterr().err
+    assert f"only train can share them: start {name} without torchrun" in capsys.readouterr().err

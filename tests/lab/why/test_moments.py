@@ -129,7 +129,7 @@ def test_records_are_drawn_as_what_was_asked(tmp_path, monkeypatch):
     assert main(asked) == 0
     (folder,) = tmp_path.glob("why-*")
     found = inquiry.of(folder)
-    assert found.title == "When is the moment? earlycrop-s at 95 %"
+    assert found.title == "When to prune? earlycrop-s at 95 %"
     assert found.setting == "resnet18 of width 32 on digits, 20 epochs"
     moment, training = found.charts
     assert "Never in 1 epochs: lazy regime; lazy regime, unsquared; authors' code; early bird." in moment.note

@@ -1,6 +1,6 @@
-"""What is known of each operator. One without a record freezes everything that it touches.
+"""What is known about each operator. One without a record freezes everything that it touches.
 
-pointwise.py     each entry from the entries at its own place
+pointwise.py     each entry depends on the entries at the same place
 contractions.py  convolutions, linear layers, matrix products: where channels are created and read
 attention.py     scaled dot products: whole heads
 recurrent.py     LSTM, GRU, RNN and their cells: hidden units
@@ -9,11 +9,11 @@ movement.py      views, permutations, parts: labels go where the entries go
 mixing.py        means, softmax, pooling
 
 closed.py        whether a closed channel is zero
-ties.py          what the rules of several families say
+ties.py          what rules of several families share
 
-A rule takes the walk and the node and returns the labels of the result; the facts that stand above it are those of
-`registry.Operator`. Operators that PyTorch itself tags as pointwise share one rule. In which file a record stands means
-nothing.
+A rule takes the walk and the node and returns the labels of the result; its decorator gives the facts of
+`registry.Operator`. Operators that PyTorch itself tags as pointwise share one rule. Which file holds a record has no
+meaning.
 """
 
 from earlycrop.structure.operators import attention, contractions, mixing, movement, norms, pointwise, recurrent

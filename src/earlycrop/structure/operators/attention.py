@@ -1,4 +1,4 @@
-"""Scaled dot-product attention: heads leave whole, so that the scale 1/√(head width) stays true."""
+"""Scaled dot-product attention: heads leave whole, so that the scale 1/√(head width) stays correct."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from earlycrop.structure.walk import Walk
 
 @rule("scaled_dot_product_attention", kind=Kind.ATTENTION)
 def attention(walk: Walk, node: Any) -> Any:
-    """softmax(q kᵀ scale + mask) v over the last two dimensions; all before them are independent.
+    """softmax(q kᵀ scale + mask) v over the last two dimensions; along all others the products are independent.
 
-    The scale counts the width of q, so that width stays, unless the scale is given. Where the heads of q share
-    those of k and v, all heads that share one leave with it.
+    By default the scale is computed from the width of q, so that width must stay; a given scale frees it. Where several
+    heads of q share one head of k and v, all of them leave with it.
     """
     q, k, v = node.args[:3]
     mask, scale = argument(node, 3, "attn_mask"), argument(node, 6, "scale")
     walk.fix(q, [-1, -2])
     walk.fix(k, [-1, -2])
     walk.fix(v, [-1, -2])
-    reason = f"its number scales the attention ({walk.where(node)})"
+    reason = f"the number of these channels scales the attention ({walk.where(node)})"
     if scale is None:
         walk.freeze(q, reason, [-1])
         walk.freeze(k, reason, [-1])
@@ -41,9 +41,9 @@ def attention(walk: Walk, node: Any) -> Any:
             continue
         for labels in theirs:
             walk.tie(result[dim], labels, input_reason(walk, node))
-        if result[dim] is not None:
+        if result[dim] is not None:  # heads: the softmax is not linear in q and k, so gate them where they are read
             walk.recreated.append(result[dim])
-    if mask is not None:
+    if mask is not None:  # a mask with an entry for each head loses the entries of heads that leave
         scores = [*result[:-1], None]
         shape = (*shape_of(q)[:-1], shape_of(k)[-2])
         aligned = walk.align([(scores, shape), (walk.raw(mask), shape_of(mask))])[1]

@@ -1,4 +1,4 @@
-"""Whether a closed channel is zero: then a sum over products of two activations loses nothing when it leaves."""
+"""Whether a closed channel is zero: if so, a sum over products of two activations loses nothing when it leaves."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from earlycrop.structure.walk import Walk
 
 
 def zero_when_closed(walk: Walk, node: Any) -> bool:
-    """Whether a value is sure to be zero on channels whose parameters are."""
+    """Whether a value is certain to be zero on channels whose parameters are zero."""
     if node in walk.made:
         return True
     if node.op != "call_function":

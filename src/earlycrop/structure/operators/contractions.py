@@ -1,4 +1,4 @@
-"""Contractions: where channels are created and read."""
+"""Contractions: convolutions, linear layers and matrix products, where channels are created and read."""
 
 import math
 from functools import partial
@@ -18,7 +18,7 @@ _creates = partial(rule, kind=Kind.CREATES, zero=Zero.PARAMETERS)
 _product = partial(rule, kind=Kind.CREATES, zero=Zero.ANY)
 _contracts = partial(rule, kind=Kind.CONTRACTS)
 _GROUPS = 6
-"""The position of the number of groups among the arguments of all convolutions."""
+"""The position of the number of groups among a convolution's arguments."""
 
 
 @_creates("linear", weight=Weight())
@@ -39,7 +39,7 @@ def linear(walk: Walk, node: Any) -> Any:
 
 
 def _write(walk: Walk, node: Any, weight: Any, dim: int, labels: Tensor | None, bias: Any) -> None:
-    """Rows of `weight` (and the bias) create the channels of `node`."""
+    """The entries of `weight` along `dim`, and the bias, create the channels of `node`."""
     sites = [(weight, dim)]
     if isinstance(bias, Node):
         walk.tie(labels, walk.dims(bias)[0], input_reason(walk, node))
@@ -61,6 +61,7 @@ def convolution(walk: Walk, node: Any) -> Any:
     _over_space(walk, node, x)
     w, positions = walk.dims(weight), math.prod(shape_of(node)) // shape_of(weight)[0]
     reads, writes = _grouped(walk, node, x, w[1], w[0], groups, shape_of(weight)[0])
+    # the channels of a depthwise convolution have a gate already, where they were created
     if groups == 1 or not _carries(shape_of(x), groups):
         _write(walk, node, weight, 0, writes, bias)
     elif isinstance(bias, Node):
@@ -90,7 +91,7 @@ def transposed_convolution(walk: Walk, node: Any) -> Any:
         writes = w[1]
         _write(walk, node, weight, 1, writes, bias)
     else:
-        # The columns of all groups are one dimension of the weight, so the groups lose the same columns.
+        # All groups share one column dimension of the weight, so each group loses the same columns.
         reads = walk.tie(walk.dims(x)[1], w[0], input_reason(walk, node))
         writes = walk.labels.fresh(out_channels)
         per_group = out_channels // groups
@@ -98,10 +99,10 @@ def transposed_convolution(walk: Walk, node: Any) -> Any:
             walk.tie(w[1], writes.view(groups, per_group)[0], "")
             same_in_each_group(walk, writes, groups)
             same_in_each_group(walk, reads, groups)
-            # one column writes a channel in every group; the site is still (weight, 1)
+            # one column writes a channel of every group, so that the site is (weight, 1) as without groups
             _write(walk, node, weight, 1, w[1], None)
         else:
-            walk.labels.freeze(w[1], "a column that every group of a transposed convolution shares")
+            walk.labels.freeze(w[1], "a column that all groups of a transposed convolution share")
             _whole_groups(walk, node, reads, writes, groups)
         if isinstance(bias, Node):
             walk.tie(writes, walk.dims(bias)[0], input_reason(walk, node))
@@ -112,7 +113,7 @@ def transposed_convolution(walk: Walk, node: Any) -> Any:
 
 
 def _carries(x: tuple[int, ...], groups: int) -> bool:
-    """A depthwise convolution carries its input's channels through; it does not create channels."""
+    """Whether a convolution is depthwise: it carries its input's channels through and creates none."""
     return x[1] == groups
 
 
@@ -130,13 +131,13 @@ def _grouped(
         same_in_each_group(walk, reads, groups)
         walk.tie(None if reads is None else reads.view(groups, -1)[0], w_in, input_reason(walk, node))
     else:
-        walk.labels.freeze(w_in, "a column that every group of a convolution shares")
+        walk.labels.freeze(w_in, "a column that all groups of a convolution share")
         _whole_groups(walk, node, reads, w_out, groups)
     return reads, w_out
 
 
 def _whole_groups(walk: Walk, node: Any, reads: Tensor | None, writes: Tensor | None, groups: int) -> None:
-    """A group leaves with all that it reads and writes."""
+    """Groups leave whole, each with everything that it reads and writes."""
     if reads is None or writes is None:
         walk.tie(reads, writes, input_reason(walk, node))
         if reads is None:
@@ -150,7 +151,7 @@ def _whole_groups(walk: Walk, node: Any, reads: Tensor | None, writes: Tensor | 
 
 
 def _spatial(walk: Walk, node: Any, x: Any, channels: Tensor | None) -> Dims:
-    """Batch as it was, channels as given; along space a convolution mixes."""
+    """The labels of a convolution's result: the batch keeps its labels, channels are given, space is mixed."""
     if _unbatched(node):
         walk.labels.freeze(channels, f"an input without a batch dimension ({walk.where(node)})")
         return unlabelled(node)
@@ -158,7 +159,7 @@ def _spatial(walk: Walk, node: Any, x: Any, channels: Tensor | None) -> Dims:
 
 
 def _over_space(walk: Walk, node: Any, x: Any) -> None:
-    """A convolution mixes over space, and without a batch it is not clear which dimension is what."""
+    """Freeze the input along space, where a convolution mixes; without a batch dimension, freeze all of it."""
     if _unbatched(node):
         walk.freeze(x, f"an input without a batch dimension ({walk.where(node)})")
     else:
@@ -166,11 +167,12 @@ def _over_space(walk: Walk, node: Any, x: Any) -> None:
 
 
 def _unbatched(node: Any) -> bool:
+    """Whether a convolution's input has no batch dimension."""
     return len(shape_of(node.args[0])) < len(shape_of(node.args[1]))
 
 
 def _side(walk: Walk, node: Node) -> int:
-    """W x has its channels in its rows, x W in its columns."""
+    """The dimension of the channels that a product creates: W x has them in its rows, x W in its columns."""
     return -2 if node.args[0] in walk.origin and len(shape_of(node)) > 1 else -1
 
 
@@ -179,7 +181,8 @@ def _side(walk: Walk, node: Node) -> int:
 def matmul(walk: Walk, node: Any) -> Any:
     """Contracts the last dimension of a with the second to last of b; batch dimensions broadcast.
 
-    Channels along a batch dimension of both are heads: what comes out along it is made anew, head by head.
+    Channels along a batch dimension of both factors are heads. Each head's product is a new quantity, not proportional
+    to its parts, so heads are gated where the product is read (`Walk.recreated`).
     """
     a, b = node.args[:2]
     if len(shape_of(a)) == 1 and len(shape_of(b)) == 1:
@@ -202,7 +205,7 @@ def matmul(walk: Walk, node: Any) -> Any:
         result[dim] = walk.tie(wide[0], wide[1], input_reason(walk, node)) if both else next(iter(wide), None)
         if both and None not in wide and not {a, b} & walk.origin.keys():
             walk.recreated.append(wide[0])
-    if node not in walk.made:  # a product of two parameters is a weight, and creates nothing yet
+    if node not in walk.made:  # a product of two parameters is itself a weight and creates nothing yet
         if b in walk.origin and db[-1] is not None:
             walk.create(node, (b, len(db) - 1))
         if a in walk.origin and da[-2] is not None:
@@ -214,7 +217,10 @@ def matmul(walk: Walk, node: Any) -> Any:
 
 
 def contract(walk: Walk, node: Any, a: Any, b: Any, labels: Tensor | None) -> None:
-    """A sum over channels of two factors, of which one has to be zero on closed channels."""
+    """Freeze channels that two factors are summed over, unless one factor is zero on closed channels.
+
+    Only then do the closed channels add nothing, so that the sum stays the same when they leave.
+    """
     if labels is not None and not zero_when_closed(walk, a) and not zero_when_closed(walk, b):
         walk.labels.freeze(
             labels, f"summed over with factors that are not zero on closed channels ({walk.where(node)})"
@@ -222,7 +228,7 @@ def contract(walk: Walk, node: Any, a: Any, b: Any, labels: Tensor | None) -> No
 
 
 def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
-    """One factor is a vector, which is contracted with the last dimension of a, or the second to last of b."""
+    """One factor is a vector, contracted with the last dimension of a or the second to last of b."""
     da = -1 if len(shape_of(b)) == 1 else 0
     db = 0 if len(shape_of(b)) == 1 else -2
     walk.fix(a, [da])
@@ -239,7 +245,7 @@ def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
 
 @_contracts("baddbmm")
 def baddbmm(walk: Walk, node: Any) -> Any:
-    """b + x y, batch by batch."""
+    """bias + x y, with one matrix product for each index of the batch."""
     bias, x, y = node.args[:3]
     walk.fix(x, [-1])
     walk.fix(y, [-2])
@@ -260,7 +266,7 @@ def baddbmm(walk: Walk, node: Any) -> Any:
 
 @_contracts("einsum", zero=Zero.ANY)
 def einsum(walk: Walk, node: Any) -> Any:
-    """Every letter is one dimension, wherever it stands; letters that do not come out are contracted."""
+    """Each letter is one dimension wherever it occurs; letters missing from the output are contracted."""
     equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
     if "..." in equation:
         return unknown(walk, node)
@@ -309,7 +315,7 @@ def einsum(walk: Walk, node: Any) -> Any:
 
 @_creates("addmm", weight=Weight(x=1, position=2, bias=0, writes=1, reads=0))
 def addmm(walk: Walk, node: Any) -> Any:
-    """b + x W, W being (in, out)."""
+    """bias + x W, where W is (in, out)."""
     bias, x, weight = node.args[:3]
     walk.fix(x, [-1])
     dx, dw = walk.dims(x), walk.dims(weight)
@@ -328,7 +334,7 @@ def addmm(walk: Walk, node: Any) -> Any:
 
 @_creates("embedding", weight=Weight(x=1, position=0, bias=None, writes=1, reads=None))
 def embedding(walk: Walk, node: Any) -> Any:
-    """Rows of the table are picked by number, so only its columns may leave."""
+    """Rows of the table are picked by number, so they must stay; only its columns may leave."""
     table = node.args[0]
     walk.freeze(table, f"rows are picked by number ({walk.where(node)})", [0])
     width = walk.dims(table)[1]
@@ -339,14 +345,14 @@ def embedding(walk: Walk, node: Any) -> Any:
 
 @_contracts("embedding_bag", "_embedding_bag")
 def embedding_bag(walk: Walk, node: Any) -> Any:
-    """Rows picked by number and summed: only columns may leave."""
+    """Rows of the table are picked by number and summed, so only its columns may leave."""
     rows, *others = unlabelled(node)
     return ([*rows[:-1], embedding(walk, node)[-1]], *others)
 
 
 @_contracts("bilinear", zero=Zero.PARAMETERS)
 def bilinear(walk: Walk, node: Any) -> Any:
-    """yₖ = aᵀ Wₖ b + biasₖ: W is (out, in of a, in of b)."""
+    """yₖ = aᵀ Wₖ b + biasₖ, where W is (out, width of a, width of b)."""
     a, b, weight, bias = (*node.args, None)[:4]
     w = walk.dims(weight)
     for x, dim, name in ((a, 1, "in1_features"), (b, 2, "in2_features")):

@@ -1,4 +1,4 @@
-"""Mixing over some dimensions, which then cannot shrink; the others pass."""
+"""Operators that mix entries along some dimensions, which therefore cannot shrink; the others pass."""
 
 from functools import partial
 from typing import Any
@@ -16,6 +16,7 @@ _mixes = partial(rule, kind=Kind.MIXES)
 
 
 def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
+    """The labels of a result in which the last n dimensions of x are mixed; nothing leaves along these."""
     ndim = len(walk.raw(x))
     walk.freeze(x, f"mixed over ({walk.where(node)})", range(ndim - n, ndim))
     dims = walk.raw(x)
@@ -23,8 +24,10 @@ def _over_space(walk: Walk, node: Any, x: Any, n: int) -> Dims:
 
 
 def _pooling(n: int) -> Rule:
+    """The rule of operators that pool, pad or resample the last n dimensions."""
+
     def pooled(walk: Walk, node: Any) -> Any:
-        """Entries of the last dimensions are mixed; batch and channels pass."""
+        """Entries along the last n dimensions are mixed; batch and channels pass."""
         result = _over_space(walk, node, node.args[0], n)
         value = node.meta["val"]
         return result if isinstance(value, Tensor) else tuple(list(result) for _ in value)
@@ -39,7 +42,7 @@ for _n, _modes in ((1, ("linear",)), (2, ("bilinear", "bicubic")), (3, ("triline
     for _mode in ("nearest", *_modes):
         _pools(f"upsample_{_mode}{_n}d", zero=Zero.FIRST)(_rule)
     _pools(f"_upsample_nearest_exact{_n}d", zero=Zero.FIRST)(_rule)
-    # the positions that these return beside the values are not zero
+    # the positions that these return besides the values are not zero
     _pools(f"adaptive_max_pool{_n}d", f"max_pool{_n}d_with_indices", zero=Zero.LOST)(_rule)
 _pools("_adaptive_avg_pool2d", zero=Zero.FIRST)(_pooling(2))
 _pools("_adaptive_avg_pool3d", zero=Zero.FIRST)(_pooling(3))
@@ -48,7 +51,7 @@ _pools("grid_sampler")(_pooling(2))
 
 @_pools("max_unpool2d", "max_unpool3d")
 def max_unpool(walk: Walk, node: Any) -> Any:
-    """Values go where their indices say, channel by channel."""
+    """Values move to where their indices point, within each channel."""
     x, indices = node.args[:2]
     n = 2 if name_of(node) == "max_unpool2d" else 3
     for a, b in zip(walk.dims(x), walk.dims(indices), strict=True):
@@ -74,7 +77,7 @@ def mixing(walk: Walk, node: Any) -> Any:
         dim = None
     touched = range(len(dims)) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
     touched = [d % len(dims) for d in touched] if dims else []
-    # who takes the logarithm of a softmax has logits before it: the network's output, whatever a loss does with them
+    # what a log-softmax takes are logits: the network's output, whatever a loss does with them afterwards
     walk.freeze(x, OUTPUT if "log_softmax" in name else f"mixed over channels ({walk.where(node)})", touched)
     dims = walk.raw(x)
     kept = [None if d in touched else labels for d, labels in enumerate(dims)]

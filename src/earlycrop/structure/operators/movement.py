@@ -1,4 +1,4 @@
-"""Movement: labels go where the entries go."""
+"""Operators that move entries: the labels go where the entries go."""
 
 import operator
 from functools import partial
@@ -21,7 +21,7 @@ _rearranges = partial(rule, kind=Kind.REARRANGES, zero=Zero.FIRST)
 
 @_moves(operator.getitem)
 def item(walk: Walk, node: Any) -> Any:
-    """One of several results."""
+    """Takes one of several results, with its labels."""
     value = walk.values.get(node.args[0])
     return value[node.args[1]] if isinstance(value, tuple) else unlabelled(node)
 
@@ -29,9 +29,10 @@ def item(walk: Walk, node: Any) -> Any:
 @_rearranges("view", "reshape", "_unsafe_view", "unflatten", sizes=True)
 @_rearranges("flatten", "squeeze", "unsqueeze", "view_as", "reshape_as")
 def view(walk: Walk, node: Any) -> Any:
-    """The entries keep their order: run the reshape on the labels, run of dimensions by run.
+    """A view keeps the order of entries, so the same reshape is applied to the labels, one run of dimensions at a time.
 
-    A dimension of channels that is split becomes a grid of labels; the operators that follow say what may leave it.
+    A dimension of channels that is split becomes a grid of labels; the operators that follow decide which of its axes
+    may shrink.
     """
     x = node.args[0]
     before, after = shape_of(x), shape_of(node)
@@ -41,14 +42,14 @@ def view(walk: Walk, node: Any) -> Any:
         if not dims:
             continue
         one = walk.raw(x)[dims[0]]
-        if isinstance(one, Axis):  # its axes may have been permuted since the view that made the grid
+        if isinstance(one, Axis):  # its axes may have been permuted since a view made the grid
             axes = [walk.raw(x)[d].axis for d in dims]  # type: ignore[union-attr]
             full = one.grid.labels.permute(axes)
         else:
             full = one
         assert full is not None
-        # The labels take the shape of the run before (dimensions that have none are spread over), then that after.
-        # Where they still vary along one dimension only, that is where the channels are; else they are a grid.
+        # The labels get the shape of the run before the view (expanded along dimensions without labels), then the shape
+        # after it. If they then vary along one dimension only, that one holds the channels; else they form a grid.
         full = full.reshape([before[d] if d in dims else 1 for d in ins]).expand([before[d] for d in ins])
         for d, found in zip(outs, walk.arrange(full.reshape([after[d] for d in outs])), strict=True):
             result[d] = found
@@ -57,16 +58,16 @@ def view(walk: Walk, node: Any) -> Any:
 
 
 def _one_kind(walk: Walk, node: Any, dims: list[int]) -> list[int]:
-    """Of dimensions that a view merges, those that may still leave: the first of them, or the axes of its grid."""
+    """Of the dimensions that a view merges, those that may still shrink: the first, or all axes of its grid."""
     x = node.args[0]
     if len(dims) > 1:
         for d in dims:
             one = walk.raw(x)[d]
-            # what is the same everywhere gives way to channels that a layer made
+            # entries that are all the same give way to channels that a layer made
             if isinstance(one, Tensor) and any(one is spread for spread in walk.spread):
                 walk.labels.freeze(one, f"merged with channels ({walk.where(node)})")
                 dims = [other for other in dims if other != d]
-    # two independent sets of channels cannot both leave a merged dimension: the entries that stay would be no block
+    # two independent sets of channels cannot both shrink in a merged dimension: what stays would be no block of it
     kinds = {d: id(one.grid) if isinstance(one := walk.raw(x)[d], Axis) else d for d in dims}
     first = [d for d in dims if kinds[d] == kinds[dims[0]]]
     walk.freeze(x, f"merged with other channels ({walk.where(node)})", [d for d in dims if d not in first])
@@ -74,12 +75,12 @@ def _one_kind(walk: Walk, node: Any, dims: list[int]) -> list[int]:
 
 
 def _joined(dims: Dims, runs: list[tuple[tuple[int, int], tuple[int, int]]]) -> list[tuple[list[int], list[int]]]:
-    """The dimensions of each run, before and after; runs that hold axes of one grid are one."""
+    """The dimensions of each run, before and after; runs that hold axes of one grid are joined into one."""
     found: list[tuple[list[int], list[int], set[int]]] = []
     for (i, j), (p, q) in runs:
         ins, outs = list(range(i, j)), list(range(p, q))
         grids = {id(one.grid) for d in ins if isinstance(one := dims[d], Axis)}
-        # the axes of a grid shrink together, so what happens to them is seen together, though other runs lie between
+        # what happens to one axis of a grid restricts the others, so they are handled together, even with runs between
         for other in [other for other in found if other[2] & grids]:
             found.remove(other)
             ins, outs, grids = other[0] + ins, other[1] + outs, grids | other[2]
@@ -88,7 +89,7 @@ def _joined(dims: Dims, runs: list[tuple[tuple[int, int], tuple[int, int]]]) -> 
 
 
 def _runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """The shortest runs of dimensions of equal size: (2, 3, 4) to (6, 4) is [0:2]->[0:1], [2:3]->[1:2]."""
+    """The shortest runs of dimensions with equal products: (2, 3, 4) to (6, 4) is [0:2]->[0:1], [2:3]->[1:2]."""
     runs, i, p = [], 0, 0
     while i < len(before) and p < len(after):
         j, q, a, b = i + 1, p + 1, before[i], after[p]
@@ -99,7 +100,7 @@ def _runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[i
                 b, q = b * after[q], q + 1
         runs.append(((i, j), (p, q)))
         i, p = j, q
-    if runs and (i < len(before) or p < len(after)):  # ones at the end belong to the last run
+    if runs and (i < len(before) or p < len(after)):  # trailing sizes of one belong to the last run
         (i, _), (p, _) = runs[-1]
         runs[-1] = ((i, len(before)), (p, len(after)))
     return runs
@@ -107,10 +108,10 @@ def _runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[i
 
 @_rearranges("permute", "transpose", "t", "movedim", "swapaxes", "swapdims", "numpy_T", "mT", "adjoint")
 def by_position(walk: Walk, node: Any) -> Any:
-    """Run the operator itself on the numbers of the dimensions."""
+    """Labels move with their dimensions: run the operator itself on a probe whose sizes number the dimensions."""
     x = node.args[0]
     ndim = len(shape_of(x))
-    probe = torch.empty([d + 2 for d in range(ndim)], device="meta")
+    probe = torch.empty([d + 2 for d in range(ndim)], device="meta")  # distinct sizes, none of them 0 or 1
     moved = node.target(probe, *node.args[1:], **node.kwargs)  # type: ignore[operator]
     dims = walk.raw(x)
     return [dims[size - 2] for size in moved.shape]
@@ -120,8 +121,8 @@ def by_position(walk: Walk, node: Any) -> Any:
 def expand(walk: Walk, node: Any) -> Any:
     """Dimensions of size one grow; the others keep their labels.
 
-    What a value is spread over is alike everywhere, so any of it may leave if the code's size follows; the
-    trial sees whether it does.
+    Along a dimension that grows all entries are the same, so any of them may leave if the size in the code follows; the
+    trial cut finds out whether it does.
     """
     x, shape = node.args[0], shape_of(node)
     result: Dims = [None] * len(shape)
@@ -136,12 +137,12 @@ def expand(walk: Walk, node: Any) -> Any:
 @rule("zeros", "ones", "full", "empty", kind=Kind.FILLS, sizes=True)
 @rule("new_zeros", "new_ones", "new_full", "new_empty", kind=Kind.FILLS, sizes=True)
 def constant(walk: Walk, node: Any) -> Any:
-    """A tensor that is alike everywhere: any of it may leave if the code's size follows."""
+    """All entries are the same, so any of them may leave if the size in the code follows."""
     return [_alike(walk, node, size) for size in shape_of(node)]
 
 
 def _alike(walk: Walk, node: Any, size: int) -> Tensor | None:
-    """New labels for entries that are all the same."""
+    """New labels for `size` entries that are all the same; None for a single one."""
     if size == 1:
         return None
     labels = walk.labels.fresh(size)
@@ -152,7 +153,7 @@ def _alike(walk: Walk, node: Any, size: int) -> Tensor | None:
 
 @rule("cat", "concat", "concatenate", kind=Kind.CONCATENATES, zero=Zero.ALL)
 def cat(walk: Walk, node: Any) -> Any:
-    """Labels are concatenated as data are; along other dimensions the parts are one."""
+    """Labels are concatenated like the data; along the other dimensions the parts are united."""
     dim = argument(node, 1, "dim", 0) % len(shape_of(node))
     parts = [part for part in node.args[0] if shape_of(part) != (0,)]
     for part in parts:
@@ -170,7 +171,7 @@ def cat(walk: Walk, node: Any) -> Any:
 
 
 def _immovable(walk: Walk, node: Any, size: int) -> Tensor:
-    """New labels for entries that cannot leave."""
+    """New labels for `size` entries that cannot leave."""
     labels = walk.labels.fresh(size)
     walk.labels.freeze(labels, f"entries that no parameter makes ({walk.where(node)})")
     return labels
@@ -178,7 +179,7 @@ def _immovable(walk: Walk, node: Any, size: int) -> Tensor:
 
 @rule("stack", kind=Kind.MOVES, zero=Zero.ALL)
 def stack(walk: Walk, node: Any) -> Any:
-    """A new dimension; along the others the parts are one."""
+    """The parts are united along their dimensions; nothing can leave along the new one."""
     dim = argument(node, 1, "dim", 0) % len(shape_of(node))
     result = combine(walk, list(node.args[0]), f"stacked with what cannot leave ({walk.where(node)})")
     result.insert(dim, None)
@@ -187,7 +188,7 @@ def stack(walk: Walk, node: Any) -> Any:
 
 @_moves("chunk", "tensor_split", "unsafe_chunk")
 def chunk(walk: Walk, node: Any) -> Any:
-    """n equal parts: each loses the same offsets, so that the parts stay equal."""
+    """Each of n equal parts loses the same offsets, so that they stay equal."""
     x, pieces = node.args[:2]
     dim = argument(node, 2, "dim", 0) % len(shape_of(x))
     walk.fix(x, [dim])
@@ -208,13 +209,13 @@ def chunk(walk: Walk, node: Any) -> Any:
 
 
 def _with(dims: Dims, dim: int, labels: Tensor | None) -> Dims:
-    """The same labels, but for one dimension."""
+    """The same labels, except along one dimension."""
     return [*dims[:dim], labels, *dims[dim + 1 :]]
 
 
 @rule("glu", kind=Kind.ENTRYWISE, zero=Zero.FIRST)
 def glu(walk: Walk, node: Any) -> Any:
-    """One half gates the other: both lose the same offsets."""
+    """One half gates the other, so both lose the same offsets."""
     x = node.args[0]
     dim = argument(node, 1, "dim", -1) % len(shape_of(x))
     walk.fix(x, [dim])
@@ -228,7 +229,7 @@ def glu(walk: Walk, node: Any) -> Any:
 @_moves("split", "split_with_sizes", sizes=True)
 @_moves("unsafe_split", "unsafe_split_with_sizes")
 def split(walk: Walk, node: Any) -> Any:
-    """Parts of given sizes: equal parts lose the same offsets, others follow if the sizes in the code do."""
+    """Equal parts lose the same offsets; parts of different sizes may shrink if the sizes in the code follow."""
     x = node.args[0]
     dim = argument(node, 2, "dim", 0) % len(shape_of(x))
     walk.fix(x, [dim])
@@ -247,7 +248,7 @@ def split(walk: Walk, node: Any) -> Any:
 
 @_moves("unbind")
 def unbind(walk: Walk, node: Any) -> Any:
-    """One part for each index, and so none of them can leave."""
+    """Each index becomes a value of its own, so none of them can leave."""
     x = node.args[0]
     dim = argument(node, 1, "dim", 0) % len(shape_of(x))
     walk.freeze(x, f"one value for each index ({walk.where(node)})", [dim])
@@ -256,12 +257,13 @@ def unbind(walk: Walk, node: Any) -> Any:
 
 
 def _without(dims: Dims, dim: int) -> Dims:
+    """The same labels, without one dimension."""
     return [*dims[:dim], *dims[dim + 1 :]]
 
 
 @_moves("select")
 def select(walk: Walk, node: Any) -> Any:
-    """A literal position, and so nothing can leave along its dimension."""
+    """Takes a literal position, so nothing can leave along its dimension."""
     x = node.args[0]
     dim = argument(node, 1, "dim", 0) % len(shape_of(x))
     walk.freeze(x, f"picked by position ({walk.where(node)})", [dim])
@@ -270,14 +272,15 @@ def select(walk: Walk, node: Any) -> Any:
 
 @_moves("slice", "narrow", sizes=True)
 def slice_(walk: Walk, node: Any) -> Any:
-    """From one position to another: a part that divides the whole loses what its like lose, so that it stays one.
+    """Takes a range of positions: if it is one of several equal parts, each part loses the same offsets.
 
-    Other positions must come from integers of the module; the trial sees whether they follow.
+    Then it is still such a part after a cut. Other positions must come from integers of the module; the trial cut finds
+    out whether they follow.
     """
     x = node.args[0]
     dim = argument(node, 1, "dim", 0) % len(shape_of(x))
     size, part = shape_of(x)[dim], shape_of(node)[dim]
-    # taking all of it is no choice of positions
+    # a slice that takes everything chooses no positions
     if size == part and name_of(node) == "slice" and argument(node, 4, "step", 1) == 1:
         return list(walk.raw(x))
     walk.fix(x, [dim])
@@ -290,7 +293,7 @@ def slice_(walk: Walk, node: Any) -> Any:
     start = min(start + size if start < 0 else start, size)
     if 0 < part < size and size % part == start % part == 0:
         same_in_each_group(walk, labels, size // part)
-    # if start or end come from an integer of the module, it is as large as one of these pieces
+    # if start or end come from an integer of the module, that integer is the size of one of these pieces
     for piece in (labels[:start], labels[start : start + part], labels[: start + part], labels[start + part :]):
         walk.guess(node, piece)
     walk.positions[node.name] = (labels, start, start + part)
@@ -299,7 +302,7 @@ def slice_(walk: Walk, node: Any) -> Any:
 
 @_moves("index_select", "flip", "roll")
 def pick(walk: Walk, node: Any) -> Any:
-    """Positions are literal, so a dimension that is picked from cannot shrink; the others pass."""
+    """The positions are literal, so a dimension from which they pick cannot shrink; the others pass."""
     x = node.args[0]
     position = 2 if name_of(node) == "roll" else 1
     dims = argument(node, position, "dims", argument(node, position, "dim", None))
@@ -311,7 +314,7 @@ def pick(walk: Walk, node: Any) -> Any:
 
 @rule("index", kind=Kind.MOVES)
 def index(walk: Walk, node: Any) -> Any:
-    """Rows picked by tensors of numbers; dimensions without such a tensor pass."""
+    """Tensors of numbers pick along some dimensions, which cannot shrink; the others pass."""
     x, picks = node.args[:2]
     picked = [d for d, one in enumerate(picks) if one is not None]
     ndim = len(shape_of(x))
@@ -326,7 +329,7 @@ def index(walk: Walk, node: Any) -> Any:
 
 @_moves("repeat_interleave")
 def repeat_interleave(walk: Walk, node: Any) -> Any:
-    """Each index several times, one beside the other."""
+    """Each index is repeated in place, so its copies share its label."""
     x, repeats = node.args[:2]
     dim = argument(node, 2, "dim", None)
     if not isinstance(repeats, int) or dim is None:
@@ -344,7 +347,7 @@ def repeat_interleave(walk: Walk, node: Any) -> Any:
 
 @_moves("repeat", "tile")
 def repeat(walk: Walk, node: Any) -> Any:
-    """The whole several times, one after the other."""
+    """The whole tensor is repeated, so the labels are too, in the same order."""
     x, shape = node.args[0], shape_of(node)
     dims = [None] * (len(shape) - len(shape_of(x))) + walk.dims(x)
     sizes = (1,) * (len(shape) - len(shape_of(x))) + shape_of(x)
@@ -355,14 +358,14 @@ def repeat(walk: Walk, node: Any) -> Any:
 
 
 def _padding(node: Node) -> Zero:
-    """Zeros stay zeros if zeros are put beside them."""
+    """Zeros stay zeros if the padding is zero too."""
     return Zero.LOST if any(node.args[2:]) else Zero.FIRST
 
 
 @rule("constant_pad_nd", kind=Kind.MOVES, zero=_padding)
 @rule("pad", kind=Kind.MOVES)
 def pad(walk: Walk, node: Any) -> Any:
-    """Padding adds entries that cannot leave; other modes than a constant read their neighbours."""
+    """Constant padding adds entries that cannot leave; other modes read neighbours, so nothing there can leave."""
     x, amounts = node.args[:2]
     constant = name_of(node) == "constant_pad_nd" or argument(node, 2, "mode", "constant") == "constant"
     ndim = len(shape_of(x))
@@ -377,14 +380,14 @@ def pad(walk: Walk, node: Any) -> Any:
         if constant and low >= 0 and high >= 0:
             result[dim] = torch.cat([_immovable(walk, node, low), labels, _immovable(walk, node, high)])
         else:
-            walk.labels.freeze(labels, f"padded by its neighbours or cropped ({walk.where(node)})")
+            walk.labels.freeze(labels, f"padded by neighbours or cropped ({walk.where(node)})")
             result[dim] = None
     return result
 
 
 @_rearranges("channel_shuffle", "native_channel_shuffle")
 def channel_shuffle(walk: Walk, node: Any) -> Any:
-    """Groups are dealt out in turn; each loses the same offsets, so that the turns stay."""
+    """Interleaves the groups; each loses the same offsets, so that they interleave as before."""
     x, groups = node.args[:2]
     dims = walk.dims(x)
     if (labels := dims[1]) is not None:
@@ -395,10 +398,10 @@ def channel_shuffle(walk: Walk, node: Any) -> Any:
 
 @_moves("pixel_shuffle")
 def pixel_shuffle(walk: Walk, node: Any) -> Any:
-    """r² channels become one; they leave together."""
+    """r² channels become one channel, so they leave together."""
     x, factor = node.args[:2]
     dims = walk.dims(x)
-    result: Dims = [None] * len(dims)  # batches pass, but nothing can leave along them
+    result: Dims = [None] * len(dims)  # batch dimensions pass, but nothing can leave along them
     if (labels := dims[-3]) is not None:
         blocks = labels.view(-1, factor * factor)
         walk.labels.unite(blocks, blocks[:, :1])
@@ -408,7 +411,7 @@ def pixel_shuffle(walk: Walk, node: Any) -> Any:
 
 @_moves("pixel_unshuffle")
 def pixel_unshuffle(walk: Walk, node: Any) -> Any:
-    """One channel becomes r²."""
+    """One channel becomes r² channels, which share its label."""
     x, factor = node.args[:2]
     result: Dims = [None] * len(shape_of(node))
     if (labels := walk.dims(x)[-3]) is not None:
@@ -418,5 +421,5 @@ def pixel_unshuffle(walk: Walk, node: Any) -> Any:
 
 @rule("sym_size", "_assert_tensor_metadata", "size")
 def unrelated(walk: Walk, node: Any) -> Any:
-    """The result has a size of its own."""
+    """The result carries no labels: it is a size, or nothing."""
     return unlabelled(node)

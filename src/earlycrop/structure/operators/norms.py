@@ -1,4 +1,4 @@
-"""Norms: per-channel parameters follow the channels; some mix channels, and then only what stays counts."""
+"""Norms: per-channel parameters follow the channels; after a cut, norms over channels only count what is left."""
 
 from typing import Any
 
@@ -19,20 +19,20 @@ def _affine(walk: Walk, node: Any, *params: tuple[Any, Tensor | None, int]) -> N
 
 
 def _note_norm(walk: Walk, node: Any, weight: Any, bias: Any, dim: int) -> None:
-    """Where a gate behind this norm would sit: on its own scale and shift."""
+    """Record the scale and shift of a norm, which a gate behind it would multiply."""
     if isinstance(weight, Node) and weight in walk.origin:
         affine = [p for p in (weight, bias) if isinstance(p, Node) and p in walk.origin]
         walk.norms[node] = tuple((walk.origin[p], dim) for p in affine)
 
 
 def _as_wide(x: Tensor, *rest: Any) -> bool:
-    """A batch norm with running statistics returns what is like its input, which must be as wide as they are."""
+    """With running statistics a batch norm's result is like its input, which must be as wide as the statistics."""
     parameters, training = rest[:4], rest[4]
     if training:
         return False
     channels = x.shape[1:2]
     if any(one is not None and one.shape != channels for one in parameters):
-        raise ValueError(f"a batch norm of another width than its input's {tuple(channels)}")
+        raise ValueError(f"the width of a batch norm differs from its input's {tuple(channels)}")
     return True
 
 
@@ -50,7 +50,7 @@ def batch_norm(walk: Walk, node: Any) -> Any:
 
 
 def _only_one(walk: Walk, node: Node) -> int | None:
-    """Of the dimensions that are normalised together, the one that has channels."""
+    """The only one of the dimensions normalised together that has channels; None if there are none or several."""
     dims = walk.raw(node)
     normalised = range(-len(node.args[1]), 0)  # type: ignore[arg-type] - a list of sizes
     alive = [dim for dim in normalised if isinstance(dims[dim], Tensor)]
@@ -59,7 +59,7 @@ def _only_one(walk: Walk, node: Node) -> int | None:
 
 @rule("layer_norm", "rms_norm", kind=Kind.TRAILING_NORM, zero=Zero.SCALED, channels=_only_one, sizes=True)
 def layer_norm(walk: Walk, node: Any) -> Any:
-    """The trailing dimensions are normalised together; what stays is normalised among itself after a cut."""
+    """The trailing dimensions are normalised together; after a cut, over the entries that are left."""
     x, normalized = node.args[:2]
     weight = argument(node, 2, "weight")
     bias = argument(node, 3, "bias") if name_of(node) == "layer_norm" else None
@@ -75,7 +75,7 @@ def layer_norm(walk: Walk, node: Any) -> Any:
 
 @rule("group_norm", kind=Kind.GROUP_NORM, zero=Zero.SCALED, channels=1, groups=1)
 def group_norm(walk: Walk, node: Any) -> Any:
-    """Channels leave by whole groups, or the same number from every group: whichever cuts finer."""
+    """Channels leave by whole groups, or the same offsets leave every group: whichever allows the finer cut."""
     x, groups = node.args[:2]
     weight, bias = argument(node, 2, "weight"), argument(node, 3, "bias")
     walk.freeze(x, f"normalised over ({walk.where(node)})", range(2, len(walk.raw(x))))
@@ -97,13 +97,13 @@ def group_norm(walk: Walk, node: Any) -> Any:
 
 @rule("_weight_norm", "_weight_norm_interface", kind=Kind.MIXES)
 def weight_norm(walk: Walk, node: Any) -> Any:
-    """g v / ‖v‖, with a norm for each index of one dimension, along which indices may leave; or one for the whole."""
+    """g v / ‖v‖, with one norm for each index of a dimension, along which indices may leave, or one for all of v."""
     v, g = node.args[:2]
     dim = argument(node, 2, "dim", 0)
     kept = None if dim == -1 else dim
     reason = (
         f"the weight's norm counts it ({walk.where(node)}); before pruning, "
-        f"`torch.nn.utils.parametrize.remove_parametrizations` sets it free"
+        f"`torch.nn.utils.parametrize.remove_parametrizations` frees it"
     )
     walk.freeze(v, reason, [d for d in range(len(shape_of(v))) if d != kept])
     dims: Dims = [None] * len(shape_of(v))

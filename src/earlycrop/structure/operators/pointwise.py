@@ -1,4 +1,4 @@
-"""Entries that depend on the entries at their own place."""
+"""Operators whose entries each depend on the operands' entries at the same place."""
 
 import math
 from functools import partial
@@ -18,7 +18,7 @@ _copies = partial(rule, kind=Kind.MOVES, zero=Zero.FIRST)
 
 
 def _within(node: Node) -> Zero:
-    """Bounds keep zeros if zero lies between them."""
+    """`clamp` and `hardtanh` keep zeros if zero lies between their bounds."""
     low, high = (*node.args[1:], None, None)[:2] if len(node.args) > 1 else (-1, 1)
     numbers = all(isinstance(bound, int | float | None) for bound in (low, high)) and not node.kwargs
     inside = numbers and (low is None or low <= 0) and (high is None or high >= 0)  # type: ignore[operator]
@@ -26,7 +26,7 @@ def _within(node: Node) -> Zero:
 
 
 def _of_all_terms(node: Node) -> Zero:
-    """A sum is zero where its terms are, unless one of them is a number."""
+    """A sum is zero where both terms are, unless one of them is a number."""
     terms = [one for one in tensor_nodes((node.args, node.kwargs)) if isinstance(one.meta.get("val"), Tensor)]
     return Zero.ALL if len(terms) == 2 else Zero.LOST
 
@@ -46,7 +46,7 @@ def _of_all_terms(node: Node) -> Zero:
 @_copies("clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "expand_as")
 @_copies("contiguous", strides=True)
 def pointwise(walk: Walk, node: Any) -> Any:
-    """Each entry depends on the entries at its own place: operands share labels, ones broadcast."""
+    """Each entry depends on the entries at the same place, so operands share labels; sizes of one are broadcast."""
     if not isinstance(node.meta.get("val"), Tensor):
         return unknown(walk, node)
     operands = [arg for arg in tensor_nodes((node.args, node.kwargs)) if isinstance(arg.meta.get("val"), Tensor)]
@@ -61,7 +61,10 @@ def pointwise(walk: Walk, node: Any) -> Any:
 
 
 def write(walk: Walk, node: Any, operands: list[Any], skip: int | None = None) -> None:
-    """What is made of parameters and buffers alone creates channels where it is added to what is not, or put beside."""
+    """Record the channels that operands computed from parameters and buffers alone create.
+
+    They create where they are added to, or concatenated with, operands that are not computed from these alone.
+    """
     for arg in operands if node not in walk.made else ():
         ndim = len(shape_of(arg))
         for dim in range(-ndim, 0) if arg in walk.made else ():
@@ -72,7 +75,7 @@ def write(walk: Walk, node: Any, operands: list[Any], skip: int | None = None) -
 
 
 def combine(walk: Walk, operands: list[Any], reason: str, skip: int | None = None) -> Dims:
-    """The labels of operands that are combined entry by entry (but not along `skip`); ones broadcast."""
+    """The labels of operands that are combined entry by entry, except along `skip`; sizes of one are broadcast."""
     shapes = [shape_of(arg) for arg in operands]
     every = walk.align([(walk.raw(arg), shape) for arg, shape in zip(operands, shapes, strict=True)], skip)
     ndim = max((len(shape) for shape in shapes), default=0)
@@ -98,7 +101,7 @@ def combine(walk: Walk, operands: list[Any], reason: str, skip: int | None = Non
 
 @_entrywise("prelu", zero=Zero.FIRST)
 def prelu(walk: Walk, node: Any) -> Any:
-    """One slope for all, or one per channel (dimension 1)."""
+    """x, or slope · x where x < 0: one slope for all, or one for each channel (dimension 1)."""
     x, slope = node.args[:2]
     dims = walk.dims(x)
     if math.prod(shape_of(slope)) > 1:

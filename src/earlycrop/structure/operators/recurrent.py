@@ -1,8 +1,8 @@
-"""Recurrent layers: a hidden unit is its rows in every gate, and its column wherever it is read.
+"""Recurrent layers: a hidden unit is its row in every inner gate, and its column wherever it is read.
 
-All layers and directions of one module have as many units, so they lose the same ones. The gate of a unit
-multiplies h where it is read: the columns of W_hh and of all other readers. The state that a unit carries on by
-itself is not scaled, for it would be so again at every step.
+All layers and directions of one module have the same number of units, so they lose the same ones. The pruning gate of a
+unit multiplies h where it is read: the columns of W_hh and of all other readers. It does not multiply the state that a
+unit carries on by itself, since it would do so again at every step.
 """
 
 import math
@@ -18,13 +18,13 @@ from earlycrop.structure.trace import module_of
 from earlycrop.structure.walk import Place, Walk
 
 BLOCKS = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
-"""Blocks of rows in the weights: one for each inner gate of the unit's kind."""
+"""The number of blocks of rows in the weights: one for each inner gate of a unit."""
 
 
 def _unit(
     walk: Walk, node: Any, kind: str, parameters: list[Any], read: Tensor | None, biased: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Tie the parameters of one layer and direction; the labels of its cell and of what it puts out."""
+    """Tie the parameters of one layer and direction; return the labels of its cell state and of its output."""
     w_ih, w_hh, *others = parameters
     biases, projections = (others[:2], others[2:]) if biased else ([], others)
     rows = walk.dims(w_ih)[0]
@@ -35,7 +35,7 @@ def _unit(
     for projection in projections:
         out = walk.dims(projection)[0]
         walk.tie(hidden, walk.dims(projection)[1], input_reason(walk, node))
-        walk.labels.freeze(hidden, f"torch tells a projection by its being narrower ({walk.where(node)})")
+        walk.labels.freeze(hidden, f"torch recognises a projection by its smaller width ({walk.where(node)})")
     walk.read(node, w_ih, 1, walk.tie(read, walk.dims(w_ih)[1], input_reason(walk, node)))
     walk.tie(out, walk.dims(w_hh)[1], input_reason(walk, node))
     uses = math.prod(shape_of(node.args[0])[:-1])
@@ -45,7 +45,7 @@ def _unit(
 
 @rule("lstm", "gru", "rnn_tanh", "rnn_relu", kind=Kind.RECURRENT, zero=Zero.PARAMETERS)
 def layers(walk: Walk, node: Any) -> Any:
-    """(x, h₀, parameters, has_biases, num_layers, dropout, train, bidirectional, batch_first)."""
+    """Takes (x, h₀, parameters, has_biases, num_layers, dropout, train, bidirectional, batch_first)."""
     if node.target._overloadname != "input":
         return unknown(walk, node)  # a packed sequence
     kind, (x, state, parameters, biased, count) = name_of(node), node.args[:5]
@@ -70,6 +70,8 @@ def layers(walk: Walk, node: Any) -> Any:
                     places.append(Place(walk.origin[weight], "parameter", dim, labels))
         read = torch.cat(outs) if len(outs) == directions else None
     path = module_of(node)
+    # h is read by the weights in `places` and through the module's outputs. Where no such module ran the operator, its
+    # outputs cannot be gated, so the units are gated at their readers, as heads are.
     if isinstance(walk.modules.get(path), nn.RNNBase) and read is not None and out is not None:
         places += [Place(path, "output", -1, read, 0), Place(path, "output", -1, out, 1)]
     else:
@@ -78,7 +80,7 @@ def layers(walk: Walk, node: Any) -> Any:
     made = [(one, 0) for one in parameters]
     walk.create(node, *made, gates=tuple(places))
     for one, labels in zip(states, (out, hidden), strict=False):
-        walk.freeze(one, f"one for each layer ({walk.where(node)})", range(len(shape_of(one)) - 1))
+        walk.freeze(one, f"one state for each layer ({walk.where(node)})", range(len(shape_of(one)) - 1))
         walk.tie(walk.dims(one)[-1], labels, input_reason(walk, node))
     walk.attribute(node, "hidden_size", hidden)
     if each > (4 if biased else 2):
@@ -89,7 +91,7 @@ def layers(walk: Walk, node: Any) -> Any:
 
 @rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", kind=Kind.RECURRENT)
 def cell(walk: Walk, node: Any) -> Any:
-    """(x, h, W_ih, W_hh, b_ih, b_hh): one step."""
+    """One step: takes (x, h, W_ih, W_hh, b_ih, b_hh)."""
     kind, (x, state, *parameters) = name_of(node).removesuffix("_cell"), node.args
     states = list(state) if kind == "lstm" else [state]
     parameters = [one for one in (*parameters, *node.kwargs.values()) if one is not None]

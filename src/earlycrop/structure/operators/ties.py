@@ -1,4 +1,4 @@
-"""What the rules of several families say."""
+"""What the rules of several families of operators share."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from earlycrop.structure.walk import Walk
 
 
 def input_reason(walk: Walk, node: Any) -> str:
-    """Why channels that an operator reads cannot leave."""
-    return f"reads or is read together with channels that cannot leave ({walk.where(node)})"
+    """The reason why channels that an operator reads cannot leave."""
+    return f"reads channels, or is read together with channels, that cannot leave ({walk.where(node)})"
 
 
 def same_in_each_group(walk: Walk, labels: Tensor | None, groups: int) -> None:
-    """Equal parts of a dimension lose the same offsets, so that they stay equal."""
+    """Couple the equal parts of a dimension: each loses the same offsets, so that they stay equally wide."""
     if labels is not None:
         walk.labels.unite(labels.view(groups, -1), labels.view(groups, -1)[:1])

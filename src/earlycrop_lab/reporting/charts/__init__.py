@@ -1,10 +1,10 @@
-"""The pictures of a table of runs: what counts against sparsity and against what it cost, the moments, the widths.
+"""The charts of a table of runs: the main metric against sparsity and cost, the epochs of pruning, the widths.
 
-Each is a matplotlib figure, drawn once for a paper, a picture file and the page. It is as wide as a phone, so that text
+Each is a matplotlib figure, drawn once for a paper, an image file and the page. It is as wide as a phone, so that text
 keeps its size there.
 
     sparsity | cost | moments | widths
-    marks        rows: their colours, names and points
+    marks        the colours, names and points of rows
     names        names beside lines and points
     canvas       figures, axes, colours, text
 """
@@ -21,11 +21,11 @@ from earlycrop_lab.reporting.tables import Row
 
 
 def charts(rows: Sequence[Row], narrow: Sequence[Row] = ()) -> list[Chart]:
-    """All pictures of rows that can be compared with each other; none of what they have no numbers for.
+    """All charts of rows that can be compared with each other; those without numbers are left out.
 
     Args:
-        rows: Of one setting.
-        narrow: Dense rows of the same network in smaller widths, which are on the pictures of cost.
+        rows: The rows of one setting.
+        narrow: Dense rows of the same network in smaller widths, shown in the charts of cost.
     """
     random = controls(rows)
     asked = [row for row in rows if all(row is not other for other in random)]
@@ -35,11 +35,11 @@ def charts(rows: Sequence[Row], narrow: Sequence[Row] = ()) -> list[Chart]:
 
 
 def reading(rows: Iterable[Row]) -> str:
-    """How points and bars of the pictures are to be read."""
+    """How to read the points and bars of the charts."""
     counts = sorted({len(row.results) for row in rows})
     bars = (
         "One run each (n = 1), so the spread is unknown."
         if counts == [1]
         else f"Bars: ± sample standard deviation over the seeds, n = {' or '.join(map(str, counts))}."
     )
-    return f"Circles: channels are removed; diamonds and broken lines: weights are masked; squares: dense. {bars}"
+    return f"Circles: channels are removed; diamonds and dashed lines: weights are masked; squares: dense. {bars}"

@@ -1,6 +1,6 @@
-"""What all pictures are drawn on: a figure as wide as a phone, few colours, quiet axes, text of one size.
+"""The canvas of all charts: a figure as wide as a phone, few colours, muted axes, text of one size.
 
-Colours are named here, so that the page can give each its twin for dark screens.
+Colours are named here, so that the page can replace each by its counterpart for dark screens.
 """
 
 from collections.abc import Mapping
@@ -12,31 +12,31 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 WIDTH = 360.0
-"""In points, as all lengths here."""
+"""Width of a chart in points, the unit of all lengths here."""
 SIZE, SMALL = 10.5, 9.5
 INK, SOFT, GRID, PAPER, DENSE = "#1c2126", "#5d6673", "#e1e5ea", "#ffffff", "#5f6876"
 HUES = ("#0b7a75", "#c2334a", "#3b5bdb", "#945800", "#8b3fb0", "#4c7d24", "#0c6fa3", "#a84a14", "#b8307f", "#6a6a15")
-"""Of the methods, in the order of the rows; dense is grey."""
+"""Colours of the methods, in the order of the rows; dense is grey."""
 LETTER = 0.57
-"""Width of a letter in parts of its size: how long a text will be is estimated, so that no picture depends on fonts."""
+"""Width of a letter as a fraction of its size: text widths are estimated, so that no chart depends on fonts."""
 
 LEGEND: dict[str, Any] = {"frameon": False, "fontsize": SMALL, "labelcolor": INK}
-"""How every legend looks."""
+"""The style of every legend."""
 STROKE: dict[str, Any] = {"linewidth": 1.4, "markersize": 3.6, "solid_capstyle": "round"}
-"""How a line with marks looks."""
+"""The style of a line with marks."""
 
 Place = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure with what is said about it.
+    """A figure with its title and caption.
 
     Args:
-        name: For its files.
+        name: The stem of its files' names.
         title: What it shows.
-        note: How to read it, and what it says.
-        figure: It.
+        note: The caption: how to read it, and what it shows.
+        figure: The matplotlib figure.
     """
 
     name: str
@@ -46,12 +46,12 @@ class Chart:
 
 
 def text_width(text: str, size: float = SMALL) -> float:
-    """About how long a text will be."""
+    """The approximate width of a text, in points."""
     return len(text) * LETTER * size
 
 
 def shortened(name: str, end: bool = False) -> str:
-    """At most 26 letters of it, its first or its last, so that there is room for what it names."""
+    """A name cut to 26 characters, the first or, with `end`, the last ones, so that the data have room."""
     return name if len(name) <= 26 else f"…{name[-25:]}" if end else f"{name[:25]}…"
 
 
@@ -63,13 +63,13 @@ def figure_of(axes: Axes) -> Figure:
 
 
 def framed(height: float, left: float, right: float, bottom: float = 40, top: float = 24) -> Axes:
-    """Axes with so many points around them; a dot a point, so that what follows can count in points."""
+    """Axes with margins in points, in a figure of 72 dpi, so that one pixel is one point."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor=PAPER)
     return _framed_at(figure, (left, bottom, WIDTH - left - right, height - bottom - top))
 
 
 def framed_twice(height: float, left: float, right: float, bottom: float) -> tuple[Axes, Axes]:
-    """The same, one above the other, over one x-axis."""
+    """Two axes, one above the other, with a shared x-axis; the upper one first."""
     figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor=PAPER)
     room = height - bottom - 22 - 30
     below = _framed_at(figure, (left, bottom, WIDTH - left - right, 0.38 * room))
@@ -88,7 +88,7 @@ def _framed_at(figure: Figure, place: tuple[float, float, float, float]) -> Axes
 
 
 def plain(axes: Axes) -> None:
-    """Two quiet spines, a faint grid, and all text in the colours and sizes of the pictures."""
+    """Style axes with two muted spines, a faint grid, and text in the charts' colours and sizes."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(DENSE)
     axes.spines[["left", "bottom"]].set_linewidth(0.8)
@@ -101,14 +101,14 @@ def plain(axes: Axes) -> None:
 
 
 def head(axes: Axes, title: str) -> None:
-    """What the y-axis shows, above it, where it can be read without turning a phone."""
+    """Write the y-axis's title above it, where it can be read without turning a phone."""
     axes.set_title(title, fontsize=SMALL, loc="left", color=INK, pad=6, x=0)
 
 
 def text_at(
     axes: Axes, at: Place, aside: Place, text: str, colour: str, across: bool = False, above: bool = False, **said: Any
 ) -> None:
-    """Text beside a point of the axes; `across` and `above` count its x or y from the axes' edge, in parts."""
+    """Write text `aside` points from a point; `across` and `above` take its x or y as a fraction of the axes."""
     frame = axes.get_yaxis_transform() if across else axes.get_xaxis_transform() if above else axes.transData
     style = {"ha": "left", "va": "bottom" if above else "center", "fontsize": SMALL, "color": colour, **said}
     axes.annotate(
@@ -124,23 +124,23 @@ def text_at(
 
 
 def blank(height: float) -> Figure:
-    """A figure whose panels find their own room."""
+    """An empty figure that lays out its own panels."""
     return Figure(figsize=(WIDTH / 72, height / 72), dpi=72, facecolor=PAPER, layout="constrained")
 
 
 def entitle(figure: Figure, title: str) -> None:
-    """A title above all panels of such a figure, if there is one."""
+    """Write a title above all panels of a figure, unless it is empty."""
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=SMALL, fontweight="bold", color=INK)
 
 
 def headline(axes: Axes, text: str) -> None:
-    """A title above one panel of such a figure."""
+    """Write a title above one panel of a figure."""
     axes.set_title(text, loc="left", fontsize=SMALL, color=INK)
 
 
 def explain_marks(figure: Figure, marks: Mapping[str, Mapping[str, Any]], **said: Any) -> None:
-    """A legend below all panels of such a figure: what each mark means, by how it looks."""
+    """Add a legend of marks below all panels of a figure; `marks` maps each meaning to the mark's style."""
     handles = [Line2D([], [], linestyle="", **look) for look in marks.values()]
     style = LEGEND | {"ncols": 3, "columnspacing": 0.8, "handletextpad": 0.1, **said}
     figure.legend(handles, list(marks), loc="outside lower left", **style)

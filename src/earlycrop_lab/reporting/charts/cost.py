@@ -1,4 +1,4 @@
-"""What counts against what it cost."""
+"""The main metric against the cost."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -38,7 +38,7 @@ PEAK = Column(
     "MB",
     1e-6,
 )
-"""The largest of the run, so what a device must have."""
+"""The run's larger peak, before or after the cut: what a device must have."""
 COSTS = {
     "time": NAMED["seconds"],
     "memory": PEAK,
@@ -49,7 +49,7 @@ COSTS = {
 
 
 def against(rows: Sequence[Row], name: str, narrow: Sequence[Row] = ()) -> Chart | None:
-    """What counts over a cost, with the rows named that no other beats in both; a line through all widths of dense."""
+    """The main metric over a cost, with the frontier named, and a line through all widths of the dense network."""
     cost, metric = COSTS[name], rows[0].metric
     rows = [*rows, *narrow]
     known = [row for row in rows if row.spread(cost)]
@@ -89,7 +89,7 @@ def against(rows: Sequence[Row], name: str, narrow: Sequence[Row] = ()) -> Chart
 
 
 def _cost_axis(axes: Axes, costs: Sequence[float]) -> None:
-    """The axis of a cost: logarithmic where the costs are far apart."""
+    """Set up the axis of a cost: logarithmic where the costs differ by more than a factor of 8."""
     if max(costs) > 8 * min(costs) > 0:
         axes.set_xscale("log")
         axes.set_xlim(min(costs) / 1.25, max(costs) * 1.6)
@@ -103,7 +103,7 @@ def _cost_axis(axes: Axes, costs: Sequence[float]) -> None:
 
 
 def _note(known: Sequence[Row], best: Sequence[Row], names: Callable[[Row], str], cost: Column, narrow: bool) -> str:
-    """How to read the picture, and which rows are on its frontier."""
+    """How to read the chart, and which networks are on its frontier."""
     told = "; ".join(
         f"{names(row)} ({shown(row.metric, row.figure.mean)}, {cost.show(mean_of(row, cost))} {cost.unit})"
         for row in best
@@ -113,4 +113,4 @@ def _note(known: Sequence[Row], best: Sequence[Row], names: Callable[[Row], str]
         what += "The grey line joins the dense network's widths. "
     if cost is NAMED["parameters"] and any(row.masks for row in known):
         what += "Masked weights are not counted. "
-    return f"{what}On the frontier (dashed, names in bold), where no other row is as good in both: {told}."
+    return f"{what}On the frontier (dashed, names in bold), where no other network is as good in both: {told}."

@@ -1,4 +1,4 @@
-"""Rows in a picture: their colours, their names, their points with deviations."""
+"""Rows of the table in a chart: their colours, their names, their points with deviations."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -15,14 +15,14 @@ BAR = {"linewidth": 1.0, "alpha": 0.55, "solid_capstyle": "butt"}
 
 
 def colours(rows: Iterable[Row]) -> dict[str, str]:
-    """Of each line, the same in all pictures of the rows."""
+    """The colour of each line, the same in all charts of the rows."""
     names = list(dict.fromkeys(row.line for row in rows if row.prunes))
     hues = {name: HUES[number % len(HUES)] for number, name in enumerate(names)}
     return hues | {row.line: DENSE for row in rows if not row.prunes}
 
 
 def labels(rows: Iterable[Row]) -> Callable[[Row], str]:
-    """What a row of these is called: its sparsity is said only if there are several, and so is the width of dense."""
+    """Names the rows, with the sparsity only if there are several, and the width of dense only if widths differ."""
     rows = list(rows)
     several, widths = len(levels(rows)) > 1, len({row.description.width for row in rows}) > 1
 
@@ -34,39 +34,39 @@ def labels(rows: Iterable[Row]) -> Callable[[Row], str]:
 
 
 def levels(rows: Iterable[Row]) -> list[float]:
-    """The sparsities of rows, increasing; dense has none."""
+    """The sparsities of the rows, increasing; dense has none."""
     return sorted({row.sparsity for row in rows if row.sparsity is not None})
 
 
 def ranked(rows: Iterable[Row]) -> list[Row]:
-    """The rows, the best first by the mean of what counts."""
+    """The rows, the best first by the mean of the main metric."""
     return sorted(rows, key=lambda row: -row.metric.gain(row.figure.mean, 0))
 
 
 def axis_title(metric: Metric) -> str:
-    """With its unit, and which way is better where that is not the usual way."""
+    """The metric's label with its unit, and "lower is better" where it is."""
     unit = f", {metric.unit}" if metric.unit not in ("", "%") else ""
     return f"{metric.label}{unit}" + (" (lower is better)" if metric.better == "lower" else "")
 
 
 def capital(text: str) -> str:
-    """With a large first letter."""
+    """A text with its first letter in upper case."""
     return text[:1].upper() + text[1:]
 
 
 def mean_of(row: Row, column: Column) -> float:
-    """The mean over the seeds; 0 where no run has the number."""
+    """A column's mean over the seeds; 0 where no run has the number."""
     spread = row.spread(column)
     return 0.0 if spread is None else spread.mean
 
 
 def dash(row: Row) -> Any:
-    """How the line of a row is drawn: broken where weights are masked."""
+    """The line style of a row: dashed where weights are masked."""
     return (0, (4, 2)) if row.masks else "-"
 
 
 def figure_axis(axes: Axes, rows: Sequence[Row], vertical: bool = True) -> None:
-    """The axis of what counts, with room for all means and deviations."""
+    """Set up the axis of the main metric, with room for all means and deviations."""
     spreads = [row.figure for row in rows]
     low = min(each.mean - (each.deviation or 0) for each in spreads)
     high = max(each.mean + (each.deviation or 0) for each in spreads)
@@ -79,7 +79,7 @@ def figure_axis(axes: Axes, rows: Sequence[Row], vertical: bool = True) -> None:
 
 
 def draw_row(axes: Axes, at: float, row: Row, hue: str, vertical: bool = True) -> None:
-    """What counts of a row, with its deviation."""
+    """Draw the main metric of a row, with its deviation."""
     spread = row.figure
     form = "s" if not row.prunes else "D" if row.masks else "o"
     face = PAPER if row.prunes and row.masks else hue
@@ -91,7 +91,7 @@ def draw_row(axes: Axes, at: float, row: Row, hue: str, vertical: bool = True) -
 
 
 def draw_level(axes: Axes, row: Row, vertical: bool = True) -> None:
-    """A line at what counts of a dense row, with a band for its deviation."""
+    """Draw a line at the main metric of a dense row, with a band for its deviation."""
     spread = row.figure
     (axes.axhline if vertical else axes.axvline)(
         spread.mean, color=DENSE, linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1

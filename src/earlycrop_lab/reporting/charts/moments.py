@@ -1,4 +1,4 @@
-"""When each run was cut, and what its detector saw until then."""
+"""When each run was cut, and what its detector observed until then."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +31,7 @@ from earlycrop_lab.runs import Result
 
 
 def moments(rows: Sequence[Row]) -> list[Chart]:
-    """For each detector what it saw in each run, its thresholds, and when the run was cut."""
+    """For each detector a chart of its observations in each run, its thresholds, and when each run was cut."""
     kinds: dict[type, list[Row]] = {}
     for row in rows:
         timing = earlycrop.get_method(row.description.method).timing
@@ -44,7 +44,7 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str]) -> Chart:
     first, names = {row.line: row for row in reversed(rows)}, labels(rows)
     legend = ceil(len(first) / 2) * 13.0
     above, below = framed_twice(310 + legend, left=38, right=12, bottom=40 + legend)
-    small, seen = LABELS.get(kind, ("what must become small", "what was seen"))
+    small, seen = LABELS.get(kind, ("what must become small", "what was observed"))
     thresholds: dict[float, set[str]] = {}
     signals, last, highest = [], 0.0, 0.0
     for row in rows:
@@ -70,14 +70,14 @@ def _moments(kind: type, rows: Sequence[Row], hues: Mapping[str, str]) -> Chart:
     _legend(figure_of(below), [first[name] for name in dict.fromkeys(row.line for row in rows)], hues)
     cuts = "; ".join(f"{names(row)}: {_when(row.results)}" for row in rows)
     note = (
-        "A line a run, until its cut (triangle: filled where the signal fell below the threshold, hollow where the "
-        f"detector was made to cut without it). Cut at epoch: {cuts}."
+        "One line per run, until its cut (triangle: filled where the signal fell below the threshold, hollow where the "
+        f"detector had to cut without it). Cut at epoch: {cuts}."
     )
-    return Chart(f"moments-{kind.__name__.lower()}", f"When is the moment? {kind.__name__}", note, figure_of(below))
+    return Chart(f"moments-{kind.__name__.lower()}", f"When to prune? {kind.__name__}", note, figure_of(below))
 
 
 def _line(axes: Axes, points: Sequence[Place], row: Row, result: Result, hues: Mapping[str, str]) -> None:
-    """What one run's detector saw, until the cut."""
+    """Draw what one run's detector observed until the cut."""
     assert result.report is not None
     hue = hues[row.line]
     axes.axvline(result.report["epoch"], color=hue, linewidth=0.7, alpha=0.35, zorder=0)
@@ -89,7 +89,7 @@ def _line(axes: Axes, points: Sequence[Place], row: Row, result: Result, hues: M
 
 
 def _signal_axis(axes: Axes, signals: Sequence[float], thresholds: Mapping[float, set[str]]) -> None:
-    """The axis of what must become small, with the thresholds; it is logarithmic where there is anything."""
+    """Set up the axis of the signal, with its thresholds; logarithmic where there is anything to show."""
     known = [*signals, *(threshold for threshold in thresholds if threshold > 0)]
     if known:
         axes.set_yscale("log")
@@ -105,7 +105,7 @@ def _signal_axis(axes: Axes, signals: Sequence[float], thresholds: Mapping[float
 
 
 def _legend(figure: Figure, rows: Sequence[Row], hues: Mapping[str, str]) -> None:
-    """A line's look for each method."""
+    """Add a legend with the line style of each method."""
     box = figure.legend(
         [Line2D([], [], color=hues[row.line], linewidth=1.6, linestyle=dash(row)) for row in rows],
         [row.line for row in rows],
@@ -122,7 +122,7 @@ def _legend(figure: Figure, rows: Sequence[Row], hues: Mapping[str, str]) -> Non
 
 
 def _when(results: Iterable[Result]) -> str:
-    """The moments of the runs, how many runs each, and the reason of those that did not trigger."""
+    """The epochs at which the runs were cut, with the number of runs, and the reason where no signal triggered it."""
     moments = Counter((r.report["epoch"], r.report["reason"]) for r in results if r.report)
     told = []
     for (epoch, reason), runs in sorted(moments.items()):

@@ -1,4 +1,4 @@
-"""Names beside lines and points: as near as can be to what they name, and on nothing else."""
+"""Names beside lines and points: as near as possible to what they name, without covering anything else."""
 
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]
 
 
 def names_beside(axes: Axes, ends: Mapping[str, tuple[float, float]], hues: Mapping[str, str]) -> None:
-    """Each line's name at the right, moved up or down as far as it must, with a thin line to where it ends."""
+    """Write each line's name at the right, moved up or down as far as necessary, with a thin line to the line's end."""
     names = sorted(ends, key=lambda name: ends[name][1])
     box = axes.get_window_extent()
     wanted = [axes.transData.transform(ends[name])[1] for name in names]
@@ -33,18 +33,18 @@ def names_beside(axes: Axes, ends: Mapping[str, tuple[float, float]], hues: Mapp
                 "alpha": 0.6,
                 "shrinkA": 2,
                 "shrinkB": 4,
-                "relpos": (0, 0.5),  # from where the name begins
+                "relpos": (0, 0.5),  # from the beginning of the name
             },
         )
 
 
 def spaced(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places in the order of those wanted, `gap` apart, as near to them as can be in the least squares; within bounds.
+    """Places in the order of `wanted`, with at least `gap` between them, nearest in least squares, within bounds.
 
     >>> spaced([0.0, 10.0, 11.0], 4.0, -5.0, 50.0)
     [0.0, 8.5, 12.5]
     """
-    pools: list[list[float]] = []  # of what is wanted, less the gaps before it: neighbours out of order are averaged
+    pools: list[list[float]] = []  # wanted places less the gaps before them: neighbours out of order are averaged
     for place, y in enumerate(wanted):
         pools.append([y - gap * place])
         while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
@@ -59,9 +59,9 @@ def names_at(
     named: Sequence[tuple[str, str, Place, bool]],
     lines: Sequence[tuple[Place, Place]],
 ) -> None:
-    """Names beside points: in turn each where it covers no point, no name and, if it can, no line.
+    """Write names beside points, in turn, where each covers no point, no name and, if possible, no line.
 
-    Bold ones are always named, others if there is room.
+    Bold names are always written, others only if there is room.
     """
     frame = axes.get_window_extent()
     points = [axes.transData.transform(at) for _, _, at, _ in named]
@@ -100,7 +100,7 @@ def names_at(
 
 
 def _around(reach: float, width: float, height: float) -> list[tuple[float, float]]:
-    """Where the lower left corner of a text can be, seen from its point."""
+    """The possible offsets of a text's lower left corner from its point."""
     middle = (-width / 2, -height / 2)
     return [
         (reach, middle[1]),

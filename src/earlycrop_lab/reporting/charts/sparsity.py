@@ -1,4 +1,4 @@
-"""What counts against sparsity."""
+"""The main metric against sparsity."""
 
 from collections.abc import Sequence
 from math import log10
@@ -34,12 +34,12 @@ from earlycrop_lab.reporting.columns import NAMED, shown
 from earlycrop_lab.reporting.tables import Row, unequal
 
 LEVELS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
-"""Sparsities worth a tick."""
+"""Sparsities that get a tick."""
 WEIGHTS = NAMED["weight_sparsity"]
 
 
 def by_sparsity(rows: Sequence[Row]) -> Chart | None:
-    """What counts over the weights that left, a line a method; a ranking of the methods if there is one sparsity."""
+    """The main metric over the weights removed, one line per method; with one sparsity, a ranking of the methods."""
     pruned = [row for row in rows if row.prunes]
     if not pruned:
         return None
@@ -62,7 +62,7 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
             draw_level(axes, row)
     ends = {row.line: (axes.get_xlim()[1], row.figure.mean) for row in rows if not row.prunes}
     for place, (name, group) in enumerate(series.items()):
-        aside = 0.06 * span * (place / max(1, len(series) - 1) - 0.5)  # deviations stand side by side
+        aside = 0.06 * span * (place / max(1, len(series) - 1) - 0.5)  # so that deviations do not overlap
         xs = [spots[id(row)] + aside for row in group]
         ys = [row.figure.mean for row in group]
         axes.plot(xs, ys, color=hues[name], linewidth=1.4, linestyle="--" if group[0].masks else "-")
@@ -79,12 +79,12 @@ def by_sparsity(rows: Sequence[Row]) -> Chart | None:
     head(axes, axis_title(metric))
     best = [ranked([row for row in pruned if row.sparsity == level])[0] for level in levels(rows)]
     said = "; ".join(f"{row.label}, {shown(metric, row.figure.mean)}" for row in best)
-    note = f"The axis is logarithmic in what stays. Best at each sparsity: {said}. {unequal(rows)}".rstrip()
+    note = f"The axis is logarithmic in what is left. Best at each sparsity: {said}. {unequal(rows)}".rstrip()
     return Chart("sparsity", f"{capital(metric.label)} against sparsity", note, figure_of(axes))
 
 
 def _ranking(rows: Sequence[Row]) -> Chart:
-    """The methods, the best first."""
+    """The methods ranked, the best first."""
     order, metric, hues = ranked(rows), rows[0].metric, colours(rows)
     axes = framed(44 + 16 * len(order), left=12 + max(text_width(shortened(row.name)) for row in rows), right=50, top=8)
     figure_axis(axes, rows, vertical=False)

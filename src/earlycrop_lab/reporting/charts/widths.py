@@ -11,11 +11,11 @@ from earlycrop_lab.reporting.charts.marks import colours, levels
 from earlycrop_lab.reporting.tables import Row
 
 BESIDE = 8
-"""Rows in one picture of widths."""
+"""The greatest number of methods in one chart of widths."""
 
 
 def widths(rows: Sequence[Row]) -> list[Chart]:
-    """For each sparsity what each method keeps of each layer, the mean over its seeds."""
+    """For each sparsity a chart of what each method keeps of each layer, as the mean over its seeds."""
     drawn = []
     for sparsity in levels(rows):
         cut = [
@@ -58,14 +58,14 @@ def _widths(rows: Sequence[Row], hues: Mapping[str, str], name: str) -> Chart:
     axes.spines[:].set_visible(False)
     n = sorted({len(row.results) for row in rows})
     note = (
-        "A full grey bar is the dense layer. Coloured: the part of its output channels that stays, or of its weights "
-        f"where they are masked; mean over n = {' or '.join(map(str, n))}."
+        "A full grey bar is the dense layer. Coloured: the fraction of its output channels that stays, or of its "
+        f"weights where they are masked; mean over n = {' or '.join(map(str, n))}."
     )
     return Chart(name, f"What each layer keeps at {rows[0].asked} sparsity", note, figure_of(axes))
 
 
 def _kept(row: Row) -> dict[str, float]:
-    """The part of each layer that stays, the mean over the seeds."""
+    """The fraction of each layer that stays, as the mean over the seeds."""
     parts: dict[str, list[float]] = {}
     for result in row.results:
         for width in (result.report or {"widths": []})["widths"]:
@@ -74,7 +74,7 @@ def _kept(row: Row) -> dict[str, float]:
 
 
 def _bars(left: float, lengths: Sequence[float], colour: str) -> PathPatch:
-    """Bars from the top down as one outline, which a file of thousands of them needs."""
+    """Bars from the top down as one outline, which keeps the files of charts with thousands of bars small."""
     corners = [(0, -0.38), (1, -0.38), (1, 0.38), (0, 0.38), (0, -0.38)]
     vertices = [(left + x * length, row + y) for row, length in enumerate(lengths) if length for x, y in corners]
     codes = [Outline.MOVETO, *[Outline.LINETO] * 3, Outline.CLOSEPOLY] * (len(vertices) // 5)
