@@ -128,7 +128,7 @@ class Pruner:
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
         ways = self._scorer.calls(model) if self._cuts_in_all else ()
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
-        if self._cuts_in_all:
+        if self._cuts_in_all and self._scorer.ready:
             self.units.rehearse(self._scorer.rehearsal)
         self.units.copies = tuple(copy_of(model, bare(copy)) for copy in copies)
         self._phases = Phases(model, self.units.copies)

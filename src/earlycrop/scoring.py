@@ -91,10 +91,13 @@ class Scorer:
 
     def calls(self, model: nn.Module) -> list[Call]:
         """The calls of the model that the loss makes; none without a loss, or where the data change with training."""
+        return calls_of(self.loss(model)) if self.ready else []
+
+    @property
+    def ready(self) -> bool:
+        """Whether the loss can be asked before training: not where the data change with it."""
         batches = self.scoring.batches
-        if self.scoring.loss is None or not batches or callable(batches):
-            return []
-        return calls_of(self.loss(model))
+        return self.scoring.loss is not None and bool(batches) and not callable(batches)
 
     def rehearsal(self, units: AbstractUnits) -> Rehearsal:
         """What runs now and must run when units have left."""

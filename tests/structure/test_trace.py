@@ -90,6 +90,6 @@ class Aside(nn.Module):
 
 @pytest.mark.parametrize("model", [Values(), Aside()])
 def test_what_comes_from_elsewhere_is_refused(model):
+    call = Call((torch.zeros(2, 4),))
     with pytest.raises((ValueError, RuntimeError)):
-        call = Call((torch.zeros(2, 4),))
         _traced("recorded", _shadow("recorded", model, call), call, [])

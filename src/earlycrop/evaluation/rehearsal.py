@@ -62,7 +62,9 @@ class Rehearsal:
         self._model = model
         self._parts: dict[str, Callable[[], None]] = {"evaluates the example inputs": evaluation}
         if loss is not None:
-            self._parts["computes the loss of a scoring batch, and its gradient, in training mode"] = lambda: _step(loss)
+            self._parts["computes the loss of a scoring batch, and its gradient, in training mode"] = lambda: _step(
+                loss
+            )
         for what, part in [*self._parts.items()]:
             try:
                 self._run(part)

@@ -31,9 +31,7 @@ class Builder:
         beside: Walks through the graphs of other calls, on the same labels.
     """
 
-    def __init__(
-        self, walk: Walk, ignored: Callable[[str], bool], examples: int, beside: Sequence[Walk] = ()
-    ) -> None:
+    def __init__(self, walk: Walk, ignored: Callable[[str], bool], examples: int, beside: Sequence[Walk] = ()) -> None:
         self.walk, self.examples, self.beside = walk, examples, beside
         self.layers = layers_of(walk.model)
         self._freeze_ignored(ignored)
@@ -68,7 +66,8 @@ class Builder:
             names=self.walk.names,
             caches=tuple({c.where: c for walk in (self.walk, *self.beside) for c in walk.program.caches}.values()),
             graph=replace(
-                self._graph(self.walk, bool(guesses)), ways=tuple(self._graph(one, bool(guesses)) for one in self.beside)
+                self._graph(self.walk, bool(guesses)),
+                ways=tuple(self._graph(one, bool(guesses)) for one in self.beside),
             ),
         )
 

@@ -11,7 +11,6 @@ from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 
-
 UNREACHED = "used in no call that was traced"
 
 

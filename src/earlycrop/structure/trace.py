@@ -177,7 +177,9 @@ def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str])
     plain = nullcontext() if tracing == "exported with autocast" else without_autocast()
     with noting(shadow, running), watched(shadow, each=call.times == 1) as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
-            return replace(_record(shadow, replace(call, args=args, kwargs=kwargs), running), call=call, caches=tuple(caches))
+            return replace(
+                _record(shadow, replace(call, args=args, kwargs=kwargs), running), call=call, caches=tuple(caches)
+            )
         program = torch.export.export(shadow, args, dict(kwargs), strict=False)
     if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
         raise ValueError("a constant without data")

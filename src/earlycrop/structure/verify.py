@@ -117,7 +117,9 @@ class Verifier:
     def _precision(self) -> torch.dtype:
         """The coarsest in which the dense graph holds a value; float64 if it has none."""
         values = pytree.tree_leaves([node.meta.get("val") for node in self.program.graph.nodes])
-        found = {one.dtype for one in (*self.dense.values(), *values) if isinstance(one, Tensor) and one.is_floating_point()}
+        found = {
+            one.dtype for one in (*self.dense.values(), *values) if isinstance(one, Tensor) and one.is_floating_point()
+        }
         return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
 
     def _mixes(self) -> bool:

@@ -330,7 +330,6 @@ class Walk:
         operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         return f"{operator} in `{path}`" if path else f"{operator} in the model's own forward"
 
-
     def kept(self, nodes: Iterable[Node]) -> str:
         """For people, which of these values are tensors that modules keep in plain attributes; or nothing."""
         found = []

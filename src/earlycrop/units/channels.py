@@ -26,7 +26,6 @@ from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
 
-
 UNSEEN = "read by something that runs with the loss, in no call that could be traced"
 
 
