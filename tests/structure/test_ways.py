@@ -133,7 +133,7 @@ def test_ways_are_traced_beside_the_example():
     model(INPUTS, second=True)
 
 
-@pytest.mark.parametrize("name", ["mlp", "resnet", "convnext", "transformer_post_norm"])
+@pytest.mark.parametrize("name", ["mlp", "resnet", "convnext", "transformer_encoder"])
 def test_modes_that_touch_the_same_channels_are_one_way(name):
     model, inputs = CASES[name].build().double(), CASES[name].inputs()
     assert others(model, export(model, inputs), ()) == ([], False)
