@@ -36,7 +36,7 @@ class HarvestReport:
         spared: Layers whose channels are all dead; one channel of each stays.
         barred: Operators whose channels were not judged: layer norms, attention, any operator that is not known here.
         widths: Output channels of each layer.
-        verification: The harvested network's outputs against the masked one's, in float64.
+        verification: The harvested network's outputs against the masked one's.
     """
 
     before: Counts
@@ -83,7 +83,8 @@ class HarvestReport:
             f"  weights     {before.prunable:>13,} -> {after.prunable:>13,}   stored",
             f"  channels    {before.nodes:>13,} -> {after.nodes:>13,}",
             f"  FLOPs       {before.flops:>13,.0f} -> {after.flops:>13,.0f}   per example",
-            f"  verified    harvested = masked, to {self.verification.max_error:.1e} of the largest output (float64)",
+            f"  verified    harvested = masked, to {self.verification.max_error:.1e} of the largest output "
+            f"({self.verification.precision})",
         ]
         if self.constants:
             rows.append(f"  constant    {self.constants} classes without a kept input emit a constant and stay")
@@ -150,7 +151,7 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
         VerificationError: the harvested outputs differ from the masked ones.
     """
     model = units.model
-    structure = trace(model, units.example_inputs, units.ignore)
+    structure = trace(model, units.example_inputs, units.ignore, ways=units.ways)
     masks = units.masks()
     ripe, starved = Flow(structure, model, masks), Flow(structure, model, masks, constants=False)
     spared = _spare(structure, ripe.dead)

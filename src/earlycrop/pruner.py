@@ -125,7 +125,10 @@ class Pruner(Closed):
         check_ranks(self._ranks, model, given | {"bn_mode": self._scorer.bn_mode})
         check_epochs(self.method, self.budget, epochs)
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
-        self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers)
+        ways = self._scorer.calls(model) if self._cuts_in_all else ()
+        self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
+        if self._cuts_in_all and self._scorer.ready:
+            self.units.rehearse(self._scorer.rehearsal)
         self._phases = Phases(model)
         self.copies = copies
         self._removal = Removal(self.method, self.budget, self._scorer, self._phases)
@@ -249,12 +252,15 @@ class Pruner(Closed):
             before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
         with self._phases.plain(stay=True), units.all_or_nothing(*self._optimizers):
             proof, unverified = units.proof() if self._verify else (None, None)
+            rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
             dense = self._scorer.variation(units.model, self.method)
             several = self._cuts_in_all == len(self.targets)  # one step in each cut; otherwise all of them in this one
             self._removal.leave(units, [self.targets[self.cuts]] if several else self.targets)
             rewound = self.method.timing.rewinds_to is not None
             if rewound or self._optimizer_state == "reset":
                 self._forget()
+            if rehearsal is not None:
+                rehearsal.repeat()
             report = Report(
                 method=self.method.name,
                 unit=self.method.units.noun,

@@ -151,7 +151,8 @@ class Report:
         ]
         if self.verification is not None:
             rows.append(
-                f"  verified    cut = gated, to {self.verification.max_error:.1e} of the largest output (float64)"
+                f"  verified    cut = gated, to {self.verification.max_error:.1e} of the largest output "
+                f"({self.verification.precision})"
             )
         if self.unverified is not None:
             rows.append(f"  UNVERIFIED  {self.unverified}")

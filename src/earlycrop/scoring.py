@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from earlycrop.distributed import Ranks
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation import BatchNormMode, Loss, MeanLoss, ScoringSet
+from earlycrop.evaluation.rehearsal import Rehearsal, calls_of
 from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method
 from earlycrop.scores import AbstractScore, Network
 from earlycrop.starvation import variation
+from earlycrop.structure.trace import Call
 from earlycrop.units import AbstractUnits
 
 
@@ -97,6 +99,21 @@ class Scorer:
             ranks=self.ranks,
             training=self.scoring.training,
         )
+
+    def calls(self, model: nn.Module) -> list[Call]:
+        """The calls of the model that the loss makes; none without a loss, or where the data change with training."""
+        return calls_of(self.loss(model)) if self.ready else []
+
+    @property
+    def ready(self) -> bool:
+        """Whether the loss can be asked before training: not where the data change with it."""
+        batches = self.scoring.batches
+        return self.scoring.loss is not None and bool(batches) and not callable(batches)
+
+    def rehearsal(self, units: AbstractUnits) -> Rehearsal:
+        """What runs now and must run when units have left."""
+        ready = self.scoring.loss is not None and self.scoring.batches
+        return Rehearsal(units.model, units.example_inputs, self.loss(units.model) if ready else None)
 
     def network(self, units: AbstractUnits, gathered: Tensor | None = None) -> Network:
         """The network as scores see it, with what a score has gathered from training."""

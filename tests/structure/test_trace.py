@@ -7,7 +7,7 @@ from torch.fx import Node
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure import trace
-from earlycrop.structure.trace import Program, _shadow, _traced, export, module_of
+from earlycrop.structure.trace import Call, Program, _shadow, _traced, as_inputs, export, module_of
 from earlycrop.structure.walk import canonical_names
 from tests.cases import CASES
 
@@ -34,11 +34,11 @@ def operators(program: Program, names: dict[str, str]) -> list[tuple]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_noted_is_what_is_exported(name):
-    model, inputs = CASES[name].build().double().eval(), CASES[name].inputs()
+    model, call = CASES[name].build().double().eval(), Call(as_inputs(CASES[name].inputs()))
     try:
-        exported = _traced("exported", _shadow("exported", model), inputs, [])
+        exported = _traced("exported", _shadow("exported", model, call), call, [])
         with torch.backends.cudnn.flags(enabled=False):  # as `torch.export` has it; the flag is an argument of norms
-            noted = _traced("recorded", _shadow("recorded", model), inputs, [])
+            noted = _traced("recorded", _shadow("recorded", model, call), call, [])
     except Exception:
         pytest.skip("only one of the ways leads there, so nothing can differ")
     names = canonical_names(model)
@@ -90,5 +90,6 @@ class Aside(nn.Module):
 
 @pytest.mark.parametrize("model", [Values(), Aside()])
 def test_what_comes_from_elsewhere_is_refused(model):
+    call = Call((torch.zeros(2, 4),))
     with pytest.raises((ValueError, RuntimeError)):
-        _traced("recorded", _shadow("recorded", model), (torch.zeros(2, 4),), [])
+        _traced("recorded", _shadow("recorded", model, call), call, [])

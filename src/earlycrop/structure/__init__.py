@@ -3,6 +3,8 @@
 graph.py      helpers for the nodes of an exported graph
 registry.py   what is known about an operator: one record, which all other files read
 trace.py      exports the graph without touching the model
+duplicates.py  copies of a model, whatever its modules keep, with or without data
+caches.py     attributes in which a call leaves tensors, which a cut empties
 labels.py     a label for every index, and which labels are equal or immovable
 walk.py       the state of a walk through the graph
 operators/    each operator's record: what it does to labels, and further facts
@@ -29,10 +31,12 @@ from earlycrop.structure.operators.pointwise import pointwise
 from earlycrop.structure.registry import Kind, Operator, Weight, Zero, rule
 from earlycrop.structure.structure import ChannelClass, ChannelGraph, Frozen, Layout, Member, Structure
 from earlycrop.structure.surgery import cut
+from earlycrop.structure.trace import Call
 from earlycrop.structure.trial import trace
 from earlycrop.structure.verify import Verification, Verifier, verify
 
 __all__ = [
+    "Call",
     "ChannelClass",
     "ChannelGraph",
     "Frozen",

@@ -1,6 +1,7 @@
 """Turns the labels of a finished walk into classes of channels, step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 
 Key = TypeVar("Key")
 
+ELSEWHERE = "only another call than that of the example inputs (in training, with the loss) creates these channels"
+
 
 class Builder:
     """Reads the classes off a finished walk.
@@ -25,10 +28,11 @@ class Builder:
         walk: The walk through the whole graph.
         ignored: Says for the name of a tensor whether the user keeps it whole.
         examples: The number of examples in the traced batch.
+        beside: Walks through the graphs of other calls, on the same labels.
     """
 
-    def __init__(self, walk: Walk, ignored: Callable[[str], bool], examples: int) -> None:
-        self.walk, self.examples = walk, examples
+    def __init__(self, walk: Walk, ignored: Callable[[str], bool], examples: int, beside: Sequence[Walk] = ()) -> None:
+        self.walk, self.examples, self.beside = walk, examples, beside
         self.layers = layers_of(walk.model)
         self._freeze_ignored(ignored)
         self.root = walk.labels.components()
@@ -60,7 +64,11 @@ class Builder:
             outputs=outputs,
             macs=tuple((name, uses / self.examples) for name, uses in self.walk.macs),
             names=self.walk.names,
-            graph=self._graph(bool(guesses)),
+            caches=tuple({c.where: c for walk in (self.walk, *self.beside) for c in walk.program.caches}.values()),
+            graph=replace(
+                self._graph(self.walk, bool(guesses)),
+                ways=tuple(self._graph(one, bool(guesses)) for one in self.beside),
+            ),
         )
 
     # What cannot leave ------------------------------------------------------------------------------
@@ -79,18 +87,24 @@ class Builder:
 
     def _freeze_what_nothing_creates(self) -> None:
         """Freeze dimensions that are a single class, and channels that no layer's parameter creates."""
-        created = torch.zeros_like(self.stuck)
-        for one in self.walk.created:
-            for name, dim in one.sites:
-                if (labels := self.walk.tensors[name][dim]) is not None:
-                    created[self.root[labels]] = True
+        created, elsewhere = self._created([self.walk]), self._created(self.beside)
         for name, dims in self.walk.tensors.items():
             for dim, labels in enumerate(dims):
                 if labels is not None:
                     roots = self.root[labels]
                     if bool((roots == roots[0]).all()):  # without this class the dimension would be empty
                         self._freeze(roots[:1], f"all channels of {name} dim {dim} are coupled into one")
+                    self._freeze(roots[~created[roots] & elsewhere[roots]], ELSEWHERE)
                     self._freeze(roots[~created[roots]], "no parameter of a layer creates these channels")
+
+    def _created(self, walks: Iterable[Walk]) -> Tensor:
+        """The roots of the channels that parameters of layers create in these walks."""
+        created = torch.zeros_like(self.stuck)
+        for one in (created for walk in walks for created in walk.created):
+            for name, dim in one.sites:
+                if (labels := self.walk.tensors[name][dim]) is not None:
+                    created[self.root[labels]] = True
+        return created
 
     def _freeze(self, roots: Tensor, reason: str) -> None:
         """Mark these roots as unable to leave; the first of several reasons counts."""
@@ -192,8 +206,7 @@ class Builder:
                     found[layer.name, name, None] = labels
         return found
 
-    def _graph(self, any_guess: bool) -> ChannelGraph:
-        walk = self.walk
+    def _graph(self, walk: Walk, any_guess: bool) -> ChannelGraph:
         return ChannelGraph(
             program=walk.program,
             nodes={

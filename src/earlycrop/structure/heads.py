@@ -126,3 +126,15 @@ def fit(model: nn.Module) -> None:
             widths = {*module.out_proj.weight.shape, query.shape[1]}
             if widths != {module.embed_dim} or isinstance(module, HeadedAttention):
                 _head(module)
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoder) and not all(map(_takes_nested, module.layers)):
+            # it asks only its first layer, and hands nested tensors to all of them
+            module.use_nested_tensor = False
+
+
+def _takes_nested(layer: nn.Module) -> bool:
+    """Whether a layer of a transformer may still take PyTorch's fused kernel, which alone knows nested tensors."""
+    attention = getattr(layer, "self_attn", None)
+    if not isinstance(attention, nn.MultiheadAttention):
+        return True  # a layer of somebody else's
+    return attention._qkv_same_embed_dim and attention.num_heads % 2 == 0

@@ -1,5 +1,7 @@
 """One walk through the exported graph: every value gets its labels, every operator its rule."""
 
+from collections.abc import Sequence
+
 from torch import nn
 from torch.export.graph_signature import InputKind
 
@@ -9,17 +11,44 @@ from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 
+UNREACHED = "used in no call that was traced"
 
-def label(model: nn.Module, program: Program) -> Walk:
-    """Walk the graph once, from the inputs to the outputs."""
+
+def label(model: nn.Module, program: Program, others: Sequence[Program] = ()) -> tuple[Walk, list[Walk]]:
+    """Walk the graph once, from the inputs to the outputs; then those of other calls of the model, on the same labels.
+
+    Returns:
+        The walk through the graph, and those through the others.
+    """
     walk = Walk(model, program)
     for name, tensor in tensors_of(model):  # parameters come first, so `parametric` separates their labels from others
         walk.tensors[name] = [walk.labels.fresh(size) if size > 1 else None for size in tensor.shape]
         if isinstance(tensor, nn.Parameter):
             walk.parametric = walk.labels.count
+    used = _through(walk)
+    beside = []
+    for other in others:
+        beside.append(
+            one := Walk(
+                model, other, walk.labels, tensors=walk.tensors, parametric=walk.parametric, grids=walk.grids,
+                spread=walk.spread, unruled=walk.unruled, guesses=walk.guesses,
+            )
+        )  # fmt: skip
+        used |= _through(one)
+        walk.attributes = {**one.attributes, **walk.attributes}
+    for name, dims in walk.tensors.items():
+        if name not in used:
+            for labels in dims:
+                walk.labels.freeze(labels, UNREACHED)
+    _settle(walk)
+    return walk, beside
+
+
+def _through(walk: Walk) -> set[str]:
+    """Label every value of a walk's graph; gives the tensors of the model that are used."""
     used = set()
-    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    for node in program.graph.nodes:
+    specs = {spec.arg.name: spec for spec in walk.program.graph_signature.input_specs}
+    for node in walk.program.graph.nodes:
         if node.op == "output":
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
@@ -38,13 +67,10 @@ def label(model: nn.Module, program: Program) -> Walk:
             if node.users:
                 used.add(name)
         else:
+            if node.op == "placeholder" and specs[node.name].kind is InputKind.CONSTANT_TENSOR:
+                walk.constants[node] = str(specs[node.name].target)
             walk.values[node] = unlabelled(node)
-    for name, dims in walk.tensors.items():
-        if name not in used:
-            for labels in dims:
-                walk.labels.freeze(labels, "not used by the forward pass")
-    _settle(walk)
-    return walk
+    return used
 
 
 def _settle(walk: Walk) -> None:

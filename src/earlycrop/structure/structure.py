@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from earlycrop.structure.caches import Cache
 from earlycrop.structure.gates import Classes, Gate
 from earlycrop.structure.layers import Layer
 from earlycrop.structure.renumbering import LEFT, STAYS, Renumbering
@@ -75,6 +76,7 @@ class ChannelGraph:
         positions: For each slice of channels, the classes of what is sliced, and where the slice starts and stops.
         split: Whether channels are split by positions or by guessed sizes: a single trial cut might then succeed by
             accident.
+        ways: The graphs of other calls of the model, for the trial.
     """
 
     program: Program
@@ -82,6 +84,7 @@ class ChannelGraph:
     arguments: dict[str, Classes]
     positions: dict[str, tuple[Classes, int, int]]
     split: bool
+    ways: tuple["ChannelGraph", ...] = ()
 
     def renumbered(self, number: Renumbering) -> "ChannelGraph":
         """The same graph with the classes renumbered; none of them may have left."""
@@ -90,6 +93,7 @@ class ChannelGraph:
             nodes={name: number.dims(dims) for name, dims in self.nodes.items()},
             arguments={name: number(classes) for name, classes in self.arguments.items()},
             positions={name: (number(one), start, stop) for name, (one, start, stop) in self.positions.items()},
+            ways=tuple(way.renumbered(number) for way in self.ways),
         )
 
 
@@ -110,6 +114,9 @@ class Structure:
         macs: Multiply-adds, as pairs (weight, times that each of its entries is used for one example).
         names: Maps every name of a tensor to its name in `tensors` (they differ where weights are tied).
         graph: The graph in which all this was found; None after a cut.
+        caches: Attributes of modules that a cut empties.
+        doubtful: Whether some parameter is used in no call that was traced, or a call could not be traced: what it
+            reads is not known.
     """
 
     count: int
@@ -124,6 +131,8 @@ class Structure:
     macs: tuple[tuple[str, float], ...]
     names: dict[str, str]
     graph: ChannelGraph | None = field(default=None, repr=False, compare=False)
+    caches: tuple[Cache, ...] = field(default=(), repr=False, compare=False)
+    doubtful: bool = False
 
     def __len__(self) -> int:
         return self.count
@@ -188,6 +197,10 @@ class Structure:
             graph=None if self.graph is None else self.graph.renumbered(number),
             frozen=(*self.frozen, *frozen),
         )
+
+    def alone(self) -> "Structure":
+        """The same structure without the graphs of other calls, which only a trial needs."""
+        return self if self.graph is None else replace(self, graph=replace(self.graph, ways=()))
 
     def _renumbered(self, number: Renumbering) -> "Structure":
         """All but the graph with the classes renumbered; layers get the width that is left of them."""

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.errors import EarlyCropError, OptimizerError
+from earlycrop.structure.caches import empty
+from earlycrop.structure.duplicates import OWN
 from earlycrop.structure.heads import fit
 from earlycrop.structure.strided import subsample
 from earlycrop.structure.structure import Structure
@@ -46,6 +48,12 @@ def remove(structure: Structure, model: nn.Module, keep: Tensor, *optimizers: Op
             f"`keep` must be a boolean vector with one entry for each of the {len(structure)} classes; "
             f"found {keep.dtype} of shape {tuple(keep.shape)}."
         )
+    with unharmed(model, *optimizers):
+        empty(model, structure.caches)
+        return _removed(structure, model, keep, *filter(None, optimizers))
+
+
+def _removed(structure: Structure, model: nn.Module, keep: Tensor, *optimizers: Optimizer) -> Structure:
     tensors = dict(tensors_of(model))
     for name, layout in structure.tensors.items():
         found = tuple(tensors[name].shape) if name in tensors else None
@@ -58,15 +66,14 @@ def remove(structure: Structure, model: nn.Module, keep: Tensor, *optimizers: Op
     for name, layout in after.tensors.items():
         if 0 in layout.shape and 0 not in structure.tensors[name].shape:
             raise EarlyCropError(f"`keep` leaves no channel of `{name}`: keep at least one class of each layer.")
-    indices = {name: structure.index(name, keep) for name in tensors}
+    indices = {name: structure.index(name, keep) for name in tensors if name in structure.tensors}  # others are caches
     indices = {name: index for name, index in indices.items() if any(kept is not None for kept in index)}
-    with unharmed(model, *optimizers):
-        for optimizer in filter(None, optimizers):
-            cut_state(optimizer, {tensors[name]: index for name, index in indices.items()})
-        for name, index in indices.items():
-            rebind(tensors[name], select(tensors[name].data, index))
-        _set_attributes(model, after)
-        fit(model)
+    for optimizer in optimizers:
+        cut_state(optimizer, {tensors[name]: index for name, index in indices.items()})
+    for name, index in indices.items():
+        rebind(tensors[name], select(tensors[name].data, index))
+    _set_attributes(model, after)
+    fit(model)
     return after
 
 
@@ -140,7 +147,7 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
     """
     tensors = [(tensor, tensor.data, tensor.grad) for _, tensor in tensors_of(model)]
     attributes = [
-        (module, type(module), {k: v for k, v in vars(module).items() if isinstance(v, int | tuple | list)})
+        (module, type(module), {k: v for k, v in vars(module).items() if k not in OWN}, dict(module._buffers))
         for module in model.modules()
     ]
     states = [(one, {p: dict(entries) for p, entries in one.state.items()}) for one in optimizers if one is not None]
@@ -151,9 +158,10 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
             if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
                 rebind(tensor, data)
             tensor.grad = grad
-        for module, kind, values in attributes:
+        for module, kind, values, buffers in attributes:
             module.__class__ = kind
             vars(module).update(values)
+            module._buffers.update(buffers)
         for optimizer, state in states:
             optimizer.state.clear()
             optimizer.state.update(state)

@@ -1,35 +1,57 @@
 """The graph of a model, recorded without touching the model and, where possible, without copying its weights.
 
 Three ways are tried in this order: record the operators while a copy without data runs; export that copy; export a full
-copy. The first takes a third of the time of the second and gives the same graph.
+copy. The first takes a third of the time of the second and gives the same graph. In all of them regions of autocast, on
+or off, do nothing: they change the precision of operators, not which channels meet. A model that does not run without
+them is exported with them; nothing is known of the operators that they become.
 """
 
-import copy
 import io
 import logging
 import operator
+import re
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch._dispatch.python import enable_python_dispatcher, no_python_dispatcher
 from torch.export.graph_signature import ExportGraphSignature, InputKind, InputSpec, TensorArgument
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, Node
 from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, PythonKeyTracer
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from earlycrop.errors import TraceError
+from earlycrop.structure.caches import Cache, watched
+from earlycrop.structure.duplicates import duplicate, weightless
 from earlycrop.structure.heads import head
 from earlycrop.structure.registry import operator_for
 
 Inputs = tuple[object, ...]
-Tracing = Literal["recorded", "exported", "exported with data"]
+Tracing = Literal["recorded", "exported", "exported with data", "exported with autocast"]
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """A call of the model: what it is given, and in which mode.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Arguments by name.
+        training: Whether the model is in training mode; dropout and norms with running statistics stay in that of
+            evaluation, for they touch the same channels in both.
+        times: How often it is made: what a call leaves behind may be read by the next. More than once it is only
+            recorded.
+    """
+
+    args: Inputs
+    kwargs: Mapping[str, object] = field(default_factory=dict)
+    training: bool = False
+    times: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +64,8 @@ class Program:
         constants: Constant tensors in the model's code, by name.
         tracing: How the graph was recorded.
         root: The module that holds whatever the graph's nodes refer to by attribute.
+        call: The call that was traced.
+        caches: Attributes in which it leaves tensors.
     """
 
     graph: Graph
@@ -49,23 +73,20 @@ class Program:
     constants: Mapping[str, Any]
     tracing: Tracing
     root: nn.Module
-
-    @cached_property
-    def graph_module(self) -> GraphModule:
-        """The graph as a module that takes all placeholders."""
-        return self.root if isinstance(self.root, GraphModule) else GraphModule(self.root, self.graph)
+    call: Call
+    caches: tuple[Cache, ...] = ()
 
     def copy_of(self, model: nn.Module) -> nn.Module:
         """A copy of the model for `again`, without data if the graph was recorded without data."""
-        return _shadow(self.tracing, model)
+        return _shadow(self.tracing, model, self.call)
 
-    def again(self, shadow: nn.Module, example_inputs: object) -> "Program":
+    def again(self, shadow: nn.Module) -> "Program":
         """The graph of such a copy after a change, recorded in the same way so that nodes can be compared.
 
         Raises:
             Exception: whatever keeps the copy from running.
         """
-        return _traced(self.tracing, shadow, as_inputs(example_inputs), [])
+        return _traced(self.tracing, shadow, self.call, [])
 
 
 def as_inputs(example_inputs: object) -> Inputs:
@@ -79,44 +100,14 @@ def examples_in(example_inputs: object) -> int:
     return next((tensor.shape[0] for tensor in tensors), 1)
 
 
-def inputs_for(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Inputs:
+def inputs_for(model: nn.Module, inputs: Any, dtype: torch.dtype) -> Any:
     """The inputs on the model's device; those of `dtype`, the parameters' former type, in their present type."""
     now = next(model.parameters(), torch.empty(0))
     return pytree.tree_map_only(Tensor, lambda t: t.to(now.device, now.dtype if t.dtype == dtype else None), inputs)
 
 
-def weightless(model: nn.Module) -> nn.Module:
-    """A copy of the model in eval mode whose parameters and buffers have shapes but no data."""
-    memo: dict[int, object] = {}
-    for parameter in model.parameters():
-        empty = torch.empty_like(parameter, device="meta")
-        memo[id(parameter)] = nn.Parameter(empty, requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = torch.empty_like(buffer, device="meta")
-    return duplicate(model, memo).eval()
-
-
-def duplicate(model: nn.Module, memo: dict[int, object] | None = None) -> nn.Module:
-    """A deep copy of the model that shares its hooks, since they may hold files or whole trainers."""
-    taken = []
-    for module in model.modules():
-        for name in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
-            taken.append((name, holder := getattr(module, name), dict(holder)))
-            holder.clear()
-    try:
-        twin = copy.deepcopy(model, memo)
-    finally:
-        for _, holder, hooks in taken:
-            holder.update(hooks)
-    for module in twin.modules():
-        for _ in range(4):
-            name, _, hooks = taken.pop(0)
-            getattr(module, name).update(hooks)
-    return twin
-
-
-def export(model: nn.Module, example_inputs: object) -> Program:
-    """The graph of `model(*example_inputs)` in eval mode, one node per operator.
+def export(model: nn.Module, call: object) -> Program:
+    """The graph of a call of the model (anything else is the example inputs, in eval mode), one node per operator.
 
     The trace runs on a copy without data, so it costs neither memory nor arithmetic; a model that
     insists on data (a branch on a value, constants in its code) is traced on a full copy.
@@ -124,15 +115,18 @@ def export(model: nn.Module, example_inputs: object) -> Program:
     Raises:
         TraceError: no way succeeds; the message names the module that was running, the cause and ways out.
     """
-    inputs = as_inputs(example_inputs)
-    for tracing in ("recorded", "exported"):
+    call = call if isinstance(call, Call) else Call(as_inputs(call))
+    ways: Sequence[Tracing] = ("recorded", "exported", "exported with data")
+    for tracing in ways if call.times == 1 else ways[:1]:
         try:
-            return _traced(tracing, _shadow(tracing, model), inputs, [])
-        except Exception:  # the full copy decides; its error is the one to report
+            return _traced(tracing, _shadow(tracing, model, call), call, [])
+        except Exception:  # the last way decides; its error is the one to report
             pass
     running: list[str] = []
     try:
-        return _traced("exported with data", _shadow("exported with data", model), inputs, running)
+        if call.times > 1:
+            raise ValueError("several calls could not be recorded")
+        return _traced("exported with autocast", _shadow("exported with autocast", model, call), call, running)
     except Exception as error:
         where = f"`{running[-1].split('@')[0]}`" if running and running[-1] else "the model's own `forward`"
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
@@ -161,26 +155,60 @@ def module_of(node: Node) -> str:
     return paths[-1].split("@")[0] if paths else ""  # the second call of a shared module is `name@1`
 
 
-def _shadow(tracing: Tracing, model: nn.Module) -> nn.Module:
-    shadow = duplicate(model).eval() if tracing == "exported with data" else weightless(model)
+def _shadow(tracing: Tracing, model: nn.Module, call: Call) -> nn.Module:
+    shadow = duplicate(model).eval() if "with" in tracing else weightless(model)
+    for module in shadow.modules() if call.training else ():
+        if not isinstance(module, INDIFFERENT):
+            module.training = True
     head(shadow)
     return shadow
 
 
-def _traced(tracing: Tracing, shadow: nn.Module, inputs: Inputs, running: list[str]) -> Program:
+INDIFFERENT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)
+"""Modules that touch the same channels in both modes."""
+
+
+def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str]) -> Program:
     """The graph, recorded in the given way; whatever goes wrong is raised."""
-    if tracing != "exported with data":
-        inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
-    with _noting(shadow, running), torch.no_grad(), _quiet():
+    if "with" not in tracing:
+        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), (call.args, call.kwargs))
+    else:
+        args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, (call.args, call.kwargs))
+    plain = nullcontext() if tracing == "exported with autocast" else without_autocast()
+    with noting(shadow, running), watched(shadow, each=call.times == 1) as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
-            return _record(shadow, inputs, running)
-        program = torch.export.export(shadow, inputs, strict=False)
+            return replace(
+                _record(shadow, replace(call, args=args, kwargs=kwargs), running), call=call, caches=tuple(caches)
+            )
+        program = torch.export.export(shadow, args, dict(kwargs), strict=False)
     if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
         raise ValueError("a constant without data")
-    return Program(program.graph, program.graph_signature, program.constants, tracing, program.graph_module)
+    return Program(
+        program.graph, program.graph_signature, program.constants, tracing, program.graph_module, call, tuple(caches)
+    )
 
 
-def _record(model: nn.Module, inputs: Inputs, running: list[str]) -> Program:
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Regions that switch autocast on or off do nothing, and it is off."""
+    kind: Any = torch.amp.autocast_mode.autocast
+    own = kind.__init__, kind.__enter__, kind.__exit__
+
+    def made(region: Any, device_type: str, *_: object, **__: object) -> None:
+        region.device, region._enabled = device_type, False  # on which device is not asked: "meta" has no autocast
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    with ExitStack() as stack:
+        for device in devices:
+            stack.enter_context(torch.autocast(device, enabled=False))
+        kind.__init__, kind.__enter__, kind.__exit__ = made, lambda region: region, lambda *_: None
+        try:
+            yield
+        finally:
+            kind.__init__, kind.__enter__, kind.__exit__ = own
+
+
+def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
     """Record the operators that run, above autograd, where a linear layer is still one operator.
 
     Raises:
@@ -189,7 +217,7 @@ def _record(model: nn.Module, inputs: Inputs, running: list[str]) -> Program:
     recorder, specs = _Recorder(running), []
 
     def placeholder(name: str, value: object, kind: InputKind, target: str | None) -> None:
-        node = recorder.graph.placeholder(name.replace(".", "_"))
+        node = recorder.graph.placeholder(re.sub(r"\W", "_", name))  # any text may be the name of a module
         specs.append(InputSpec(kind, TensorArgument(node.name), target, True if kind is InputKind.BUFFER else None))
         recorder.note(node, value)
 
@@ -197,16 +225,16 @@ def _record(model: nn.Module, inputs: Inputs, running: list[str]) -> Program:
         placeholder(f"p_{name}", parameter, InputKind.PARAMETER, name)
     for name, buffer in model.named_buffers():
         placeholder(f"b_{name}", buffer, InputKind.BUFFER, name)
-    for number, value in enumerate(pytree.tree_leaves(inputs)):
+    for number, value in enumerate(pytree.tree_leaves((call.args, call.kwargs))):
         placeholder(f"input_{number}", value, InputKind.USER_INPUT, None)
     # a compiled module must run its own code here, and operators must reach PreDispatch before any other key
     with torch.compiler.set_stance("force_eager"), _compiling(), enable_python_dispatcher(), recorder:
-        outputs = pytree.tree_leaves(model(*inputs))
+        outputs = pytree.tree_leaves([model(*call.args, **call.kwargs) for _ in range(call.times)])
     for value in outputs:
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
     recorder.graph.output(tuple(recorder.nodes_of(outputs)))
-    return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module())
+    return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module(), call)
 
 
 @contextmanager
@@ -287,7 +315,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _noting(model: nn.Module, running: list[str]) -> Iterator[None]:
+def noting(model: nn.Module, running: list[str]) -> Iterator[None]:
     """Keep in `running` the module calls that have begun but not ended, as path, then path@1, path@2, …"""
     times: dict[str, int] = {}
 
@@ -300,7 +328,8 @@ def _noting(model: nn.Module, running: list[str]) -> Iterator[None]:
 
     handles = []
     for name, module in model.named_modules():
-        handles.append(module.register_forward_pre_hook(lambda *_, name=name: begun(name)))
+        # before other hooks, for what they compute (a weight) is the module's as well
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: begun(name), prepend=True))
         handles.append(module.register_forward_hook(ended))
     try:
         yield

@@ -5,21 +5,23 @@ weightless copy, the copy is traced again, and the two graphs are compared opera
 (`x.view(-1, 400)`) makes the code do something else, or fail, the channels that it counts are frozen.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
+from earlycrop.errors import TraceError
 from earlycrop.structure.builder import Builder
-from earlycrop.structure.graph import argument, shape_of
-from earlycrop.structure.labelling import label
+from earlycrop.structure.graph import argument, shape_of, tensor_nodes
+from earlycrop.structure.labelling import UNREACHED, label
 from earlycrop.structure.named import couple, ignoring
 from earlycrop.structure.registry import operator_of
 from earlycrop.structure.structure import ChannelGraph, Structure
 from earlycrop.structure.surgery import remove
-from earlycrop.structure.trace import Program, examples_in, export
+from earlycrop.structure.trace import Call, Program, examples_in, export
 
 LITERAL = "a size in the model's code is literal, or code that the graph does not show reads these channels"
 
@@ -29,6 +31,7 @@ def trace(
     example_inputs: object,
     ignore: Sequence[str] = (),
     coupled: Sequence[Sequence[str]] = (),
+    ways: Sequence[Call] = (),
 ) -> Structure:
     """Find every class of coupled channels that can leave the model.
 
@@ -37,30 +40,82 @@ def trace(
         example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
         ignore: Modules or parameters to keep whole, or a single one: names, or beginnings of dotted names.
         coupled: Tuples of names of layers (or of their weights): channel i of one leaves with channel i of the others.
+        ways: Other calls of the model, as that of a loss. What they do with a channel holds as well; gates and the
+            proof are those of the example inputs. That of the example inputs in training mode is among them anyway.
 
     Raises:
         EarlyCropError: `ignore` or `coupled` names something that the model does not have, or that cannot be coupled.
         TraceError: the model cannot be exported; the message names the module.
     """
     ignored = ignoring(model, ignore)
-    walk = label(model, export(model, example_inputs))
+    program = export(model, example_inputs)
+    beside, untraced = others(model, program, ways)
+    walk, walks = label(model, program, beside)
     couple(walk, coupled)
-    builder = Builder(walk, ignored, examples_in(example_inputs))
+    builder = Builder(walk, ignored, examples_in(example_inputs), walks)
     names = sorted({name for _, name, _ in walk.guesses})
     structures = []
     for guessed in dict.fromkeys([tuple(names), (), *((name,) for name in names)]):
         structures.append(builder.build(guessed.__contains__))
-        if _passes(structures[-1], model, example_inputs, structures[-1].spaces().unique().tolist()):
-            return structures[-1]
-    structure = structures[0]
+        if _passes(structures[-1], model, structures[-1].spaces().unique().tolist()):
+            found = structures[-1]
+            break
+    else:
+        found = only(structures[0], lambda spaces: _passes(structures[0], model, spaces), LITERAL)
+    doubtful = untraced or any(reason == UNREACHED for _, reason in walk.labels.prohibitions())
+    return replace(found.alone(), doubtful=doubtful)
+
+
+def only(structure: Structure, passes: Callable[[Sequence[int]], bool], reason: str) -> Structure:
+    """The structure in which those spaces are frozen that do not pass, for this reason."""
     spaces = structure.spaces()
-    good = _passing(structure, model, example_inputs, [], spaces.unique().tolist())
-    return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), LITERAL)
+    good = _passing(passes, [], spaces.unique().tolist())
+    return structure.without(~torch.isin(spaces, torch.tensor(good, dtype=spaces.dtype)), reason)
 
 
-def _passing(
-    structure: Structure, model: nn.Module, inputs: object, beside: list[int], failing: list[int]
-) -> list[int]:
+def others(model: nn.Module, program: Program, ways: Sequence[Call]) -> tuple[list[Program], bool]:
+    """The graphs of other calls, that of the example inputs in training mode first: those that are unlike the others.
+
+    Returns:
+        The graphs, and whether one of `ways` could not be traced.
+    """
+    found, untraced, seen = [], False, [_wiring(program, False), _wiring(program, True)]
+    trained = replace(program.call, training=True)
+    again = [replace(program.call, times=2)] if program.caches else []  # what a call leaves the next may read
+    for call in (trained, *again, *ways):
+        try:
+            other = export(model, call)
+        except TraceError:  # the example's may need what only the loss gives
+            untraced |= call not in (trained, *again)
+            continue
+        # other inputs have other sizes, which are among the constants
+        if (wiring := _wiring(other, constants=call.args is program.call.args)) not in seen:
+            seen.append(wiring)
+            found.append(other)
+    return found, untraced
+
+
+def _wiring(program: Program, constants: bool) -> list[object]:
+    """Which operators a graph has, and which of them reads which; and with which integers, if asked."""
+    number: dict[Node, object] = {}
+    for spec, node in zip(program.graph_signature.input_specs, program.graph.nodes, strict=False):
+        number[node] = spec.target or (spec.kind.name, len(shape) if (shape := _shape(node)) is not None else None)
+    wiring: list[object] = []
+    for node in program.graph.nodes:
+        if node.op == "call_function":
+            number[node] = len(wiring)
+            integers = [one for one in _constants(node) if constants and type(one) is int]
+            wiring.append((node.target, [number[one] for one in tensor_nodes((node.args, node.kwargs))], integers))
+        elif node.op == "output":
+            wiring.append([number[one] for one in tensor_nodes(node.args)])
+    return wiring
+
+
+def _shape(node: Node) -> tuple[int, ...] | None:
+    return shape_of(node) if isinstance(node.meta.get("val"), Tensor) else None
+
+
+def _passing(passes: Callable[[Sequence[int]], bool], beside: list[int], failing: list[int]) -> list[int]:
     """The spaces of `failing` that can be cut together with all those of `beside`, found by halving."""
     if len(failing) <= 1:
         return []
@@ -68,14 +123,11 @@ def _passing(
     half = len(failing) // 2
     for part in (failing[:half], failing[half:]):
         good = [*beside, *found]
-        if _passes(structure, model, inputs, [*good, *part]):
-            found += part
-        else:
-            found += _passing(structure, model, inputs, good, part)
+        found += part if passes([*good, *part]) else _passing(passes, good, part)
     return found
 
 
-def _passes(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int]) -> bool:
+def _passes(structure: Structure, model: nn.Module, spaces: Sequence[int]) -> bool:
     """Whether the model still computes the same graph after some classes of each of these spaces have left.
 
     Where sizes in the code were assumed to be integers of a module, or channels are split, two different cuts must
@@ -83,19 +135,23 @@ def _passes(structure: Structure, model: nn.Module, example_inputs: object, spac
     """
     graph = structure.graph
     assert graph is not None
-    return all(_same(structure, model, example_inputs, spaces, seed) for seed in range(2 if graph.split else 1))
+    ways = (graph, *graph.ways)
+    return all(_same(structure, ways, model, spaces, seed) for seed in range(2 if any(w.split for w in ways) else 1))
 
 
-def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces: Sequence[int], seed: int) -> bool:
-    """Whether one random cut of these spaces gives the graph that the labels predict."""
-    keep = _some(structure, spaces, seed)
-    if bool(keep.all()):
-        return True
-    again = _traced_after(structure, model, example_inputs, keep)
+def _same(
+    structure: Structure, ways: Sequence[ChannelGraph], model: nn.Module, spaces: Sequence[int], seed: int
+) -> bool:
+    """Whether one random cut of these spaces gives, for each call, the graph that the labels predict."""
+    keep = some(structure, spaces, seed)
+    return bool(keep.all()) or all(_same_way(structure, way, model, keep) for way in ways)
+
+
+def _same_way(structure: Structure, graph: ChannelGraph, model: nn.Module, keep: Tensor) -> bool:
+    """Whether one call computes the same graph when these classes have left."""
+    again = _traced_after(structure, graph.program, model, keep)
     if again is None:
         return False
-    graph = structure.graph
-    assert graph is not None
     before, after = _operators(graph.program.graph.nodes), _operators(again.graph.nodes)
     if len(before) != len(after):
         return False
@@ -116,7 +172,7 @@ def _same(structure: Structure, model: nn.Module, example_inputs: object, spaces
     return True
 
 
-def _some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
+def some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
     """Which classes stay when a random part of each of these spaces leaves, without emptying any dimension.
 
     The parts differ in size, so that no ratio of two sizes stays the same by accident.
@@ -146,14 +202,12 @@ def _moved(graph: ChannelGraph, node: Node, stays: Tensor) -> int:
     return int(stays[classes[:start]].sum())
 
 
-def _traced_after(structure: Structure, model: nn.Module, example_inputs: object, keep: Tensor) -> Program | None:
+def _traced_after(structure: Structure, program: Program, model: nn.Module, keep: Tensor) -> Program | None:
     """The graph of a cut copy, recorded as the dense one's was; None if that fails."""
-    assert structure.graph is not None
-    program = structure.graph.program
     smaller = program.copy_of(model)
     remove(structure, smaller, keep, None)
     try:
-        return program.again(smaller, example_inputs)
+        return program.again(smaller)
     except Exception:  # whatever it raises, the cut copy does not run
         return None
 

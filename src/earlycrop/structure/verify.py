@@ -1,8 +1,18 @@
-"""The proof on the user's own model that the cut network computes the same as the gated dense one."""
+"""The proof on the user's own model that the cut network computes the same as the gated dense one.
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+It is in float64, where rounding hides nothing: the cut model itself runs against the gated graph of the dense one. Some
+models are not the same there: a literal in their code is a rounded one in the graph, an epsilon is that of the type of
+its input, a table is in float32 and meets weights in float64. Then two things are compared that together say as much:
+
+    the graph of the cut model with the gated graph of the dense one, in float64, with the same constants
+    the cut model itself with the gated graph, in the precision that the model has
+
+A wrong channel shows in the first whatever its size; what no graph shows, in the second, if it is not small.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,28 +24,33 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.structure import Structure
-from earlycrop.structure.trace import as_inputs, duplicate
+from earlycrop.structure.trace import Call, Program, as_inputs, without_autocast
 from earlycrop.structure.walk import tensors_of
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
+TF32 = 2.0**-10
 
 
 @dataclass(frozen=True)
 class Verification:
-    """How far the cut network's outputs are from the gated dense network's, in float64 and eval mode.
+    """How far the cut network's outputs are from the gated dense network's, in eval mode.
 
     Attributes:
         max_error: The largest absolute difference of any output, divided by the largest absolute value of all outputs.
         gating_shift: The same against plain gating, where norms over cut dimensions still count the closed
             channels; equal to `max_error` in networks without such norms.
         tolerance: The largest `max_error` that counts as exact.
+        precision: In which the outputs were compared: float64; or that of the model, where it computes something else
+            in float64. Its graphs were compared in float64 all the same.
     """
 
     max_error: float
     gating_shift: float
     tolerance: float = 1e-9
+    precision: str = "float64"
 
     @property
     def exact(self) -> bool:
@@ -44,31 +59,96 @@ class Verification:
 
 
 class Verifier:
-    """Holds a dense float64 copy, made before a cut, to compare the cut model with."""
+    """Holds a copy of the dense tensors, made before a cut, to compare the cut model with."""
 
     def __init__(self, structure: Structure, model: nn.Module, example_inputs: object) -> None:
         if structure.graph is None:
             raise ValueError("This structure is what a cut left; verify before cutting, or trace the model again.")
-        self.structure = structure
-        self.inputs = pytree.tree_map_only(Tensor, _double, as_inputs(example_inputs))
-        self.dense = {name: _double(tensor.detach().clone()) for name, tensor in tensors_of(model)}
+        self.structure, self.graph = structure, structure.graph
+        self.program, self.inputs = structure.graph.program, as_inputs(example_inputs)
+        self.dense = {name: tensor.detach().clone() for name, tensor in tensors_of(model)}
+        self.constants = self.program.constants
 
     def compare(self, model: nn.Module, keep: Bool[Tensor, "classes"]) -> Verification:
-        """Compare a model from which all classes outside `keep` have left with the gated dense one."""
-        cut = duplicate(model).double().eval()
+        """Compare a model from which all classes outside `keep` have left with the gated dense one.
+
+        Raises:
+            Exception: whatever keeps the cut model from running in its own precision.
+        """
+        # scoring may have moved what modules keep, in which no channel leaves
+        self.constants = {name: _kept(model, name, value) for name, value in self.program.constants.items()}
+        double = _tried(lambda: self._measured(self._run(model, double=True), keep))
+        if double is not None and double.exact:
+            return double
+        graphs = _tried(lambda: self._measured(self._graph_of(model), keep))
+        if graphs is not None and not graphs.exact:
+            return double or graphs
+        return self._measured(self._run(model, double=False), keep, self._precision())
+
+    def _run(self, model: nn.Module, double: bool) -> list[Tensor]:
+        """The cut model's float outputs."""
+        cut = duplicate(model).eval()
+        inputs = _doubled(self.inputs) if double else self.inputs
         devices = {tensor.device for tensor in self.dense.values()}
-        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]), _in_double():
-            found = _leaves(cut(*self.inputs))
-        reference = self._gated(keep, kept_statistics=True)
-        plain = self._gated(keep, kept_statistics=False) if self._mixes() else reference
-        return Verification(_distance(found, reference), _distance(found, plain))
+        regions = nullcontext if self.program.tracing == "exported with autocast" else without_autocast
+        with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]), regions():
+            if not double:
+                return _leaves(cut(*inputs))
+            with _in_double():
+                return _leaves(cut.double()(*inputs))
+
+    def _graph_of(self, model: nn.Module) -> list[Tensor]:
+        """What the cut model's graph computes in float64."""
+        program = replace(self.program, call=Call(self.inputs))
+        again = program.again(program.copy_of(model))
+        tensors = {name: _double(tensor.detach()) for name, tensor in tensors_of(model)}
+        return _Run(again, self.structure.names, tensors).outputs(_doubled(self.inputs))
+
+    def _measured(self, found: list[Tensor], keep: Tensor, precision: torch.dtype = torch.float64) -> Verification:
+        reference = self._gated(keep, True, precision)
+        plain = self._gated(keep, False, precision) if self._mixes() else reference
+        coarseness = float(torch.finfo(precision).eps)
+        if any(tensor.is_cuda for tensor in self.dense.values()):
+            coarseness = max(coarseness, TF32)  # products of float32 there, if PyTorch is allowed
+        tolerance = 1e-9 if precision == torch.float64 else coarseness**0.5
+        name = str(precision).removeprefix("torch.")
+        return Verification(_distance(found, reference), _distance(found, plain), tolerance, name)
+
+    def _precision(self) -> torch.dtype:
+        """The coarsest in which the dense graph holds a value; float64 if it has none."""
+        values = pytree.tree_leaves([node.meta.get("val") for node in self.program.graph.nodes])
+        found = {
+            one.dtype for one in (*self.dense.values(), *values) if isinstance(one, Tensor) and one.is_floating_point()
+        }
+        return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
 
     def _mixes(self) -> bool:
-        graph = self.structure.graph
-        return graph is not None and any(operator_of(n).kind.norm_over_channels for n in graph.program.graph.nodes)
+        return any(operator_of(n).kind.norm_over_channels for n in self.program.graph.nodes)
 
-    def _gated(self, keep: Tensor, kept_statistics: bool) -> list[Tensor]:
-        return _Gated(self.structure, self.dense, keep, kept_statistics).outputs(self.inputs)
+    def _gated(self, keep: Tensor, kept_statistics: bool, precision: torch.dtype) -> list[Tensor]:
+        double = precision == torch.float64
+        tensors = {name: _double(tensor) for name, tensor in self.dense.items()} if double else self.dense
+        run = _Gated(self.structure, tensors, keep, kept_statistics, double)
+        run.constants = self.constants
+        return run.outputs(_doubled(self.inputs) if double else self.inputs)
+
+
+def _kept(model: nn.Module, name: str, traced: Any) -> Any:
+    """The tensor that a module keeps in a plain attribute, as it is now; otherwise what was traced."""
+    path, _, attribute = name.rpartition(".")
+    try:
+        now = getattr(model.get_submodule(path), attribute, None)
+    except AttributeError:  # a literal
+        return traced
+    return now.detach().clone() if isinstance(now, Tensor) and now.shape == traced.shape else traced
+
+
+def _tried(measure: Callable[[], Verification]) -> Verification | None:
+    """What was measured, or None where something does not run in float64."""
+    try:
+        return measure()
+    except Exception:  # whatever it raises there; if it does not run at all, its own precision shows that
+        return None
 
 
 def verify(
@@ -83,44 +163,63 @@ def verify(
     return verifier.compare(smaller, keep)
 
 
-class _Gated(Interpreter):
+class _Run(Interpreter):
+    """Runs a graph on tensors that are given by name: in float64, or in the precision in which it was traced."""
+
+    def __init__(self, program: Program, names: Mapping[str, str], tensors: dict[str, Tensor], double: bool = True):
+        super().__init__(program.root, graph=program.graph)  # not as a module of its own: no code is made of names
+        self.program, self.names, self.tensors, self.double = program, names, tensors, double
+        self.constants = program.constants
+        self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
+
+    def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
+        """The network's float outputs for these inputs."""
+        signature, flat = self.program.graph_signature, iter(pytree.tree_leaves(inputs))
+        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+        arguments = []
+        for spec in signature.input_specs:
+            if (target := names.get(spec.arg.name)) is not None:
+                arguments.append(self.tensors[self.names[target]])
+            elif spec.target is not None:
+                constant = self.constants[spec.target]
+                arguments.append(_doubled(constant) if self.double else constant)
+            else:
+                arguments.append(next(flat))
+        with torch.no_grad(), _default_double() if self.double else nullcontext():
+            return _leaves(self.run(*arguments))
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        # the graph was traced on tensors without data, in the model's precision
+        def here(value: Any) -> Any:
+            if isinstance(value, torch.device):
+                return self.device
+            return torch.float64 if self.double and isinstance(value, torch.dtype) and value in LOWER else value
+
+        return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
+
+
+class _Gated(_Run):
     """Runs the dense graph with closed channels; norms over channels count only the open ones, if asked.
 
     Channels are closed where parameters, or values computed from parameters entry by entry, meet other values.
     """
 
-    def __init__(self, structure: Structure, tensors: dict[str, Tensor], keep: Tensor, kept_statistics: bool) -> None:
+    def __init__(
+        self, structure: Structure, tensors: dict[str, Tensor], keep: Tensor, kept_statistics: bool, double: bool
+    ) -> None:
         assert structure.graph is not None
-        self.channels, program = structure.graph, structure.graph.program
-        super().__init__(program.graph_module)
-        self.structure, self.tensors, self.keep, self.kept_statistics = structure, tensors, keep, kept_statistics
+        super().__init__(structure.graph.program, structure.names, tensors, double)
+        self.channels, self.kept_statistics = structure.graph, kept_statistics
         self.stays = torch.cat([keep, torch.tensor([True])])
-        self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
-        specs = {spec.arg.name: spec.kind for spec in program.graph_signature.input_specs}
+        specs = {spec.arg.name: spec.kind for spec in self.program.graph_signature.input_specs}
         self.made: set[Node] = set()
-        for node in program.graph.nodes:
+        for node in self.program.graph.nodes:
             inputs = node.all_input_nodes
             if specs.get(node.name) in (InputKind.PARAMETER, InputKind.BUFFER) or (
                 # computed from parameters without mixing channels: closed, like a parameter, where it is read
                 inputs and self.made.issuperset(inputs) and operator_of(node).kind.apart
             ):
                 self.made.add(node)
-
-    def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
-        """The network's float outputs for these inputs."""
-        program = self.channels.program
-        signature, flat = program.graph_signature, iter(pytree.tree_leaves(inputs))
-        names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        arguments = []
-        for spec in signature.input_specs:
-            if (target := names.get(spec.arg.name)) is not None:
-                arguments.append(self.tensors[self.structure.names[target]])
-            elif spec.target is not None:
-                arguments.append(pytree.tree_map_only(Tensor, _double, program.constants[spec.target]))
-            else:
-                arguments.append(next(flat))
-        with torch.no_grad(), _default_double():
-            return _leaves(self.run(*arguments))
 
     def run_node(self, n: Node) -> Any:
         if self.kept_statistics and operator_of(n).kind.norm_over_channels:
@@ -144,15 +243,6 @@ class _Gated(Interpreter):
                 open_ = self.stays[classes].to(value)
                 value = value * open_.view([-1 if d == dim else 1 for d in range(value.ndim)])
         return value
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        # the graph was traced on tensors without data, in the model's precision
-        def here(value: Any) -> Any:
-            if isinstance(value, torch.device):
-                return self.device
-            return torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value
-
-        return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
 
     def _normed(self, node: Node, args: Any, kwargs: Any) -> Tensor:
         """Normalise the open channels among themselves, as the cut network does; closed channels become zeros."""
@@ -212,6 +302,10 @@ def _default_double() -> Iterator[None]:
 def _in_double() -> Iterator[None]:
     with _default_double(), _Double():
         yield
+
+
+def _doubled(values: Any) -> Any:
+    return pytree.tree_map_only(Tensor, _double, values)
 
 
 def _double(tensor: Tensor) -> Tensor:

@@ -105,6 +105,7 @@ class Walk:
     positions: dict[str, tuple[Tensor, int, int]] = field(default_factory=dict)
     macs: list[tuple[str, int]] = field(default_factory=list)
     unruled: dict[str, str] = field(default_factory=dict)
+    constants: dict[Node, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.modules = dict(self.model.named_modules(remove_duplicate=False))
@@ -328,6 +329,16 @@ class Walk:
         path = module_of(node)
         operator = getattr(node.target, "__name__", str(node.target)).split(".")[0]
         return f"{operator} in `{path}`" if path else f"{operator} in the model's own forward"
+
+    def kept(self, nodes: Iterable[Node]) -> str:
+        """For people, which of these values are tensors that modules keep in plain attributes; or nothing."""
+        found = []
+        for node in nodes:
+            while node not in self.constants and len(node.all_input_nodes) == 1:
+                (node,) = node.all_input_nodes
+            if node in self.constants:
+                found.append(self.constants[node])
+        return f": `{found[0]}`, which the model keeps beside its parameters and buffers" if found else ""
 
 
 def _places(dims: Dims, grid: Grid) -> list[int]:

@@ -3,7 +3,6 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -16,8 +15,11 @@ from earlycrop.budget import Budget
 from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts
 from earlycrop.distributed import grouped
+from earlycrop.evaluation.rehearsal import Rehearsal
 from earlycrop.structure import ChannelClass, Frozen, Verification
+from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.surgery import unharmed
+from earlycrop.structure.trace import Call
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
 
@@ -59,6 +61,7 @@ class AbstractUnitKind(ABC):
         optimizer: Optimizer | None,
         ignore: tuple[str, ...],
         coupled: tuple[tuple[str, ...], ...] = (),
+        ways: Sequence[Call] = (),
     ) -> "AbstractUnits":
         """The units of a model.
 
@@ -68,6 +71,7 @@ class AbstractUnitKind(ABC):
             optimizer: Its state is cut or masked with the units.
             ignore: Names of modules or parameters to keep whole.
             coupled: Tuples of layers whose channels leave together, by position.
+            ways: Calls of the model beside that of the example inputs, as the loss makes them.
 
         Raises:
             EarlyCropError: the model has no such units, or cannot be traced.
@@ -134,6 +138,9 @@ class AbstractUnits(ABC):
 
     def check_gates(self, batch_statistics: bool) -> None:  # noqa: B027 - nothing to refuse where there are no gates
         """Refuse gates on which the loss does not depend, see `ChannelUnits`; weights have no gates."""
+
+    def rehearse(self, rehearsal: Callable[["AbstractUnits"], Rehearsal]) -> None:  # noqa: B027 - masks change no shape
+        """Freeze what a cut would keep from running, by trials; only channels can."""
 
     # The choice ---------------------------------------------------------------------------------------
 
@@ -209,7 +216,7 @@ class AbstractUnits(ABC):
         even if the cut is undone. Otherwise the model itself is cut and restored, so no copy has to fit into memory.
         """
         if grouped():
-            yield self.on(deepcopy(self.model))
+            yield self.on(duplicate(self.model))
             return
         with suppress(_Undone), self.all_or_nothing():
             yield self

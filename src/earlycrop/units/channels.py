@@ -1,7 +1,7 @@
 """Channels: classes that only leave together, and are then really cut."""
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
@@ -17,13 +17,18 @@ from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError, OptimizerError
+from earlycrop.evaluation.rehearsal import Rehearsal
 from earlycrop.sizes import counted
-from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Verification, Verifier, cut, trace
+from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Structure, Verification, Verifier, cut, trace
+from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.gated_norms import norm_scales
-from earlycrop.structure.trace import as_inputs, inputs_for
+from earlycrop.structure.trace import Call, as_inputs, inputs_for
+from earlycrop.structure.trial import only, some
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
+
+UNSEEN = "read by something that runs with the loss, in no call that could be traced"
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,7 @@ class Channels(AbstractUnitKind):
         optimizer: Optimizer | None,
         ignore: tuple[str, ...],
         coupled: tuple[tuple[str, ...], ...] = (),
+        ways: Sequence[Call] = (),
     ) -> "ChannelUnits":
         """The channel classes of a model, found by tracing it, see `AbstractUnitKind.of`.
 
@@ -71,8 +77,9 @@ class Channels(AbstractUnitKind):
             optimizer: Its state is cut with the channels.
             ignore: Names of modules or parameters to keep whole.
             coupled: Tuples of layers whose channels leave together, by position.
+            ways: Other calls of the model, as the loss makes them.
         """
-        return ChannelUnits(model, example_inputs, optimizer, ignore, coupled, self)
+        return ChannelUnits(model, example_inputs, optimizer, ignore, coupled, self, ways)
 
 
 class ChannelUnits(AbstractUnits):
@@ -93,13 +100,14 @@ class ChannelUnits(AbstractUnits):
         ignore: tuple[str, ...] = (),
         coupled: tuple[tuple[str, ...], ...] = (),
         kind: Channels = Channels(),
+        ways: Sequence[Call] = (),
     ) -> None:
         self.model, self.kind = model, kind
         self.optimizers = () if optimizer is None else (optimizer,)
         self.gate, self.reduce, self.embeddings = kind.gate, kind.reduce, kind.embeddings
         self._given = as_inputs(example_inputs), next(model.parameters(), torch.empty(0)).dtype
-        self._rules = ignore, coupled
-        self.dense = self.structure = trace(model, self.example_inputs, ignore, coupled)
+        self._rules, self._ways = (ignore, coupled), ways
+        self.dense = self.structure = self._traced()
         self.copies: tuple[nn.Module, ...] = ()
         self._guard: Any = None
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
@@ -225,8 +233,34 @@ class ChannelUnits(AbstractUnits):
 
     def retrace(self) -> None:
         """Restore the graph, which a cut discards, by tracing what is left, provided that the classes are the same."""
-        found = trace(self.model, self.example_inputs, *self._rules)
-        self.structure = self.structure.with_graph_of(found)
+        self.structure = self.structure.with_graph_of(self._traced())
+
+    def _traced(self) -> Structure:
+        def now(values: Any) -> Any:
+            return inputs_for(self.model, values, self._given[1])
+
+        ways = [replace(way, args=now(way.args), kwargs=now(way.kwargs)) for way in self._ways]
+        return trace(self.model, self.example_inputs, *self._rules, ways)
+
+    def rehearse(self, rehearsal: Callable[[AbstractUnits], Rehearsal]) -> None:
+        """Where it is not known what some call reads, freeze what the loss cannot do without: found by trial cuts."""
+        structure = self.structure
+
+        def passes(spaces: Sequence[int]) -> bool:
+            keep, trial = some(structure, spaces, seed=0), self.on(duplicate(self.model))
+            if bool(keep.all()):
+                return True
+            after = rehearsal(trial)
+            trial.keep_only(keep)
+            try:
+                after.repeat()
+            except EarlyCropError:
+                return False
+            return True
+
+        if structure.doubtful and not passes(structure.spaces().unique().tolist()):
+            self.dense = self.structure = only(structure, passes, UNSEEN)
+            self.keep, self.frozen = torch.ones(len(self.structure), dtype=torch.bool), self.structure.frozen
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
         """The counts of what is left, from shapes; and a cost, if it is none of the usual four."""

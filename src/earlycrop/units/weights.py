@@ -1,7 +1,7 @@
 """Single weights: they leave by being set to zero, and stay zero whatever the optimizer does."""
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,7 +24,7 @@ from earlycrop.files import as_integers
 from earlycrop.sizes import Sizes, counted
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
 from earlycrop.structure.surgery import rebind, select
-from earlycrop.structure.trace import as_inputs, inputs_for
+from earlycrop.structure.trace import Call, as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import WeightCoordinates
 from earlycrop.vector import Vector
@@ -51,6 +51,7 @@ class Weights(AbstractUnitKind):
         optimizer: Optimizer | None,
         ignore: tuple[str, ...],
         coupled: tuple[tuple[str, ...], ...] = (),
+        ways: Sequence[Call] = (),
     ) -> "WeightUnits":
         """The prunable weights of a model, see `AbstractUnitKind.of`.
 
@@ -60,13 +61,16 @@ class Weights(AbstractUnitKind):
             optimizer: Its state is masked with the weights.
             ignore: Names of modules or parameters to keep whole.
             coupled: Must be empty.
+            ways: Other calls of the model, for a harvest.
 
         Raises:
             EarlyCropError: `coupled` is not empty, or the model has no prunable weight.
         """
         if coupled:
             raise EarlyCropError("`coupled` is for channels, but this method removes single weights: leave it out.")
-        return WeightUnits(model, example_inputs, optimizer, ignore, self)
+        units = WeightUnits(model, example_inputs, optimizer, ignore, self)
+        units.ways = tuple(ways)
+        return units
 
 
 class WeightUnits(AbstractUnits):
@@ -81,6 +85,7 @@ class WeightUnits(AbstractUnits):
         optimizers: Whose state is masked with the model.
         copies: Models of the same parameters (averages) that are masked with it.
         left: After a harvest, which channel classes of the dense network are left; None before.
+        ways: Calls of the model beside that of the example inputs, for the harvest.
 
     Raises:
         EarlyCropError: the model has no prunable weight.
@@ -100,6 +105,7 @@ class WeightUnits(AbstractUnits):
         self.ignore, self.embeddings = ignore, kind.embeddings
         self.copies: tuple[nn.Module, ...] = ()
         self.left: Tensor | None = None
+        self.ways: tuple[Call, ...] = ()
         titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is reported by itself
         ignored = ignoring(model, ignore)
         for layer in counted(layers_of(model), kind.embeddings):
@@ -287,7 +293,7 @@ class WeightUnits(AbstractUnits):
         """
         keep, left = state["keep"], state.get("left")
         if left is not None:
-            structure = trace(self.model, self.example_inputs, self.ignore)
+            structure = trace(self.model, self.example_inputs, self.ignore, ways=self.ways)
             if left.shape != (len(structure),) or self.left is not None:
                 raise EarlyCropError(
                     f"This state harvested a dense model with {left.numel()} classes of channels; the model here has "

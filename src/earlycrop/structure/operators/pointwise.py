@@ -52,7 +52,8 @@ def pointwise(walk: Walk, node: Any) -> Any:
     operands = [arg for arg in tensor_nodes((node.args, node.kwargs)) if isinstance(arg.meta.get("val"), Tensor)]
     if name_of(node) in ("type_as", "fill"):
         operands = operands[:1]
-    result = combine(walk, operands, f"combined with a tensor whose size cannot change ({walk.where(node)})")
+    fixed = f"combined with a tensor whose size cannot change ({walk.where(node)}){walk.kept(operands)}"
+    result = combine(walk, operands, fixed)
     result = [None] * (len(shape_of(node)) - len(result)) + result
     if operator_of(node).kind is Kind.SUM:
         write(walk, node, operands)
