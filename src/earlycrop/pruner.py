@@ -128,7 +128,7 @@ class Pruner:
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers)
         self.units.copies = tuple(copy_of(model, bare(copy)) for copy in copies)
-        self._phases = Phases(model, self.units.copies)
+        self._phases = Phases(model, self.units.copies, self.units.layers)
         self._removal = Removal(self.method, self.budget, self._scorer, self._phases)
         self.optimizer = optimizer
         if self._cuts_in_all:

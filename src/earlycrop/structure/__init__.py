@@ -11,6 +11,7 @@ strided.py    1×1 convolutions with a stride, where a cut has left them few cha
 labelling.py  the walk
 modules.py    which operator is what a module returns
 gates.py      where a class is scaled once on every path
+products.py   which parameters multiply activations, however a layer is written
 layers.py     the layers of a model
 named.py      what the user names: kept whole, or coupled
 structure.py  the classes of coupled channels that came out
@@ -23,7 +24,7 @@ flow.py       which classes are zero, or unread, in a network with masks
 """
 
 from earlycrop.structure.gates import Gate
-from earlycrop.structure.layers import Layer, layers_of
+from earlycrop.structure.layers import Layer, layers_in, layers_of
 from earlycrop.structure.named import ignoring, names_of
 from earlycrop.structure.operators.pointwise import pointwise
 from earlycrop.structure.registry import Kind, Operator, Weight, Zero, rule
@@ -49,6 +50,7 @@ __all__ = [
     "Zero",
     "cut",
     "ignoring",
+    "layers_in",
     "layers_of",
     "names_of",
     "pointwise",

@@ -29,7 +29,7 @@ class Builder:
 
     def __init__(self, walk: Walk, ignored: Callable[[str], bool], examples: int) -> None:
         self.walk, self.examples = walk, examples
-        self.layers = layers_of(walk.model)
+        self.layers = layers_of(walk.model, walk.program)
         self._freeze_ignored(ignored)
         self.root = walk.labels.components()
         self.stuck = torch.zeros(walk.labels.count, dtype=torch.bool)  # of roots: cannot leave
@@ -186,6 +186,8 @@ class Builder:
         found = {}
         reads = {"out_features": "in_features", "out_channels": "in_channels"}
         for layer in self.layers:
+            if layer.width is None:
+                continue
             module, dims = self.walk.modules[layer.name], self.walk.tensors[layer.weight]
             for name, labels in ((layer.width, dims[layer.dim]), (reads.get(layer.width, ""), dims[1 - layer.dim])):
                 if labels is not None and getattr(module, name, None) == labels.numel():

@@ -143,6 +143,25 @@ def export(model: nn.Module, example_inputs: object) -> Program:
         ) from error
 
 
+def noted(model: nn.Module, example_inputs: object) -> Program | None:
+    """The operators of one run, noted on a copy: without data if that can run, otherwise with them.
+
+    Unlike `export` it asks nothing of the model but that it runs: values may decide on the way, and tensors may come
+    from anywhere. So this is no graph that could be walked for classes. None where the model does not run.
+    """
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    for tracing in ("recorded", "exported with data"):
+        try:
+            shadow, inputs, running = _shadow(tracing, model), as_inputs(example_inputs), []
+            if tracing == "recorded":
+                inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
+            with torch.random.fork_rng(list(devices)), _noting(shadow, running), torch.no_grad(), _quiet():
+                return _record(shadow, inputs, running, whole=False)
+        except Exception:  # what the caller can do without is no reason to fail
+            pass
+    return None
+
+
 def _like_first(func: Any, args: Any) -> Tensor | None:
     """What the commonest operators return, which is like their first argument; None for other operators.
 
@@ -180,13 +199,19 @@ def _traced(tracing: Tracing, shadow: nn.Module, inputs: Inputs, running: list[s
     return Program(program.graph, program.graph_signature, program.constants, tracing, program.graph_module)
 
 
-def _record(model: nn.Module, inputs: Inputs, running: list[str]) -> Program:
+def _record(model: nn.Module, inputs: Inputs, running: list[str], whole: bool = True) -> Program:
     """Note the operators that run, above autograd, where a linear layer is still one operator.
+
+    Args:
+        model: The network.
+        inputs: What it takes.
+        running: The calls of modules that have begun and not ended.
+        whole: Whether this must be the whole graph.
 
     Raises:
         ValueError: a value came from elsewhere, so this is not the whole graph.
     """
-    recorder, specs = _Recorder(running), []
+    recorder, specs = _Recorder(running, whole), []
 
     def placeholder(name: str, value: object, kind: InputKind, target: str | None) -> None:
         node = recorder.graph.placeholder(name.replace(".", "_"))
@@ -202,10 +227,11 @@ def _record(model: nn.Module, inputs: Inputs, running: list[str]) -> Program:
     # a compiled module must run its own code here, and the operators must meet PreDispatch before anything else
     with torch.compiler.set_stance("force_eager"), _compiling(), enable_python_dispatcher(), recorder:
         outputs = pytree.tree_leaves(model(*inputs))
-    for value in outputs:
+    for value in outputs if whole else ():
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
-    recorder.graph.output(tuple(recorder.nodes_of(outputs)))
+    if whole:
+        recorder.graph.output(tuple(recorder.nodes_of(outputs)))
     return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module())
 
 
@@ -223,15 +249,15 @@ def _compiling() -> Iterator[None]:
 class _Recorder(ProxyTorchDispatchMode):
     """Notes each operator that reaches PyTorch's PreDispatch key, which lets in no mode of another parent."""
 
-    def __init__(self, running: list[str]) -> None:
+    def __init__(self, running: list[str], whole: bool = True) -> None:
         super().__init__(PythonKeyTracer(), "real", pre_dispatch=True)
-        self.graph, self.running = Graph(), running
+        self.graph, self.running, self.whole = Graph(), running, whole
         # weakly: a new tensor that somebody else holds is copied on its tracing out of a factory, and would be lost
         self._nodes = WeakTensorKeyDictionary()
 
     def note(self, node: Node, value: object) -> None:
         """This node's value is that one."""
-        node.meta["val"] = pytree.tree_map_only(Tensor, Tensor.detach, value)
+        node.meta["val"] = pytree.tree_map_only(Tensor, Tensor.detach if self.whole else _outline, value)
         if isinstance(value, Tensor):
             self._nodes[value] = node
 
@@ -240,6 +266,8 @@ class _Recorder(ProxyTorchDispatchMode):
         return pytree.tree_map_only(Tensor, self._node_of, arguments)
 
     def _node_of(self, tensor: Tensor) -> Node:
+        if tensor not in self._nodes and not self.whole:
+            self.note(self.graph.placeholder("elsewhere"), tensor)
         if tensor not in self._nodes:
             raise ValueError(f"a tensor of shape {tuple(tensor.shape)} that no operator made")
         return self._nodes[tensor]
@@ -258,7 +286,7 @@ class _Recorder(ProxyTorchDispatchMode):
         if isinstance(result, tuple | list):
             for number, part in enumerate(result):
                 self.note(self._called(operator.getitem, (node, number), {}), part)
-        elif not isinstance(result, Tensor | None):
+        elif self.whole and not isinstance(result, Tensor | None):
             raise ValueError(f"{func} returns a {type(result).__name__}")
         return result
 
@@ -267,6 +295,11 @@ class _Recorder(ProxyTorchDispatchMode):
         call = self.running[-1] if self.running else ""
         node.meta["nn_module_stack"] = {call: (call, nn.Module)}
         return node
+
+
+def _outline(tensor: Tensor) -> Tensor:
+    """Its shape, without data."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from earlycrop.budget import Budget
 from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts
 from earlycrop.distributed import grouped
-from earlycrop.structure import ChannelClass, Frozen, Verification
+from earlycrop.structure import ChannelClass, Frozen, Layer, Verification
 from earlycrop.structure.surgery import unharmed
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
@@ -87,6 +87,7 @@ class AbstractUnits(ABC):
         copies: Models with the same parameter names (averages) that are cut or masked with the model.
         keep: For each unit of the dense network whether it is left.
         frozen: What cannot leave, and why.
+        layers: Of the network as it was given.
     """
 
     kind: AbstractUnitKind
@@ -95,6 +96,7 @@ class AbstractUnits(ABC):
     copies: tuple[nn.Module, ...]
     keep: Bool[Tensor, "dense"]
     frozen: tuple[Frozen, ...]
+    layers: tuple[Layer, ...]
 
     # What scores look at ------------------------------------------------------------------------------
 

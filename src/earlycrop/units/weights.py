@@ -20,7 +20,7 @@ from earlycrop.counting import Counts, flops, size_of
 from earlycrop.errors import EarlyCropError
 from earlycrop.files import as_integers
 from earlycrop.sizes import Sizes, counted
-from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
+from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_in, trace
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
@@ -84,7 +84,8 @@ class WeightUnits(AbstractUnits):
         self.left: Tensor | None = None
         titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is told by itself
         ignored = ignoring(model, ignore)
-        for layer in counted(layers_of(model), kind.embeddings):
+        self.layers = layers_in(model, self.example_inputs)
+        for layer in counted(self.layers, kind.embeddings):
             for name in layer.weights:
                 if not ignored(name):
                     titles.setdefault(name, name if layer.others else layer.name)
@@ -129,7 +130,7 @@ class WeightUnits(AbstractUnits):
         ):  # which has no use for a number per weight, twice as large as the weights
             shared = allocation(torch.where(alive, scores, -torch.inf), self.layer.to(scores.device))
             scores = torch.where(alive, shared, 0.0)
-        return choose_weights(budget, scores, alive, self.sizes, Sizes(self.model, embeddings=self.embeddings))
+        return choose_weights(budget, scores, alive, self.sizes, self._whole)
 
     @property
     def alive(self) -> Bool[Tensor, "weights"]:
@@ -217,10 +218,10 @@ class WeightUnits(AbstractUnits):
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
         """What is left: masked weights count as gone, and save no FLOPs; and a cost, if it is none of these."""
-        prunable, params = size_of(self.model, self.embeddings)
+        prunable, params = size_of(self.model, self.embeddings, self.layers)
         gone, other = int((~self.keep).sum()), None
         if cost is not None and cost.key == "other":
-            other = cost.of(Sizes(self.model, embeddings=self.embeddings)) - gone * cost.per_weight
+            other = cost.of(self._whole) - gone * cost.per_weight
         return Counts(prunable - gone, params - gone, 0, self._flops, other)
 
     def widths(self) -> list[tuple[str, int]]:
@@ -273,6 +274,10 @@ class WeightUnits(AbstractUnits):
         for handle in self._handles:
             handle.remove()
         self._handles, self._held = [], []
+
+    @property
+    def _whole(self) -> Sizes:
+        return Sizes(self.model, embeddings=self.embeddings, layers=self.layers)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [self.model.get_parameter(name) for name in self.names]
