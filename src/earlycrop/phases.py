@@ -55,7 +55,7 @@ class Phases:
         """What a layer holds: all that its module does, or its weight, if it has no module of its own."""
         if layer.name == layer.weight:
             return [self.model.get_parameter(layer.weight)]
-        own = [*self.model.get_submodule(layer.name).parameters(recurse=False)]
+        own = [*self.model.get_submodule(layer.name).parameters(recurse=layer.width is None)]
         return [*own, *(self.model.get_parameter(name) for name in layer.weights)]
 
     @contextmanager

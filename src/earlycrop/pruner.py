@@ -30,6 +30,7 @@ from earlycrop.kernel import empirical_ntk
 from earlycrop.methods import Method, get_method
 from earlycrop.phases import Phases
 from earlycrop.plan import Plan, plan_of
+from earlycrop.reach import ReachWarning
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
@@ -200,6 +201,8 @@ class Pruner:
             self._phases.enter(phase, again=report is not None)
         if report is not None and report.complaint is not None:
             warnings.warn(report.complaint, StarvationWarning, stacklevel=2)
+        if report is not None and self.cuts == 1 and (little := self.units.reach.complaint(report.method, report.unit)):
+            warnings.warn(little, ReachWarning, stacklevel=2)
         return report
 
     def _check(self, epoch: float) -> Report | None:
@@ -266,6 +269,7 @@ class Pruner:
                 curve=tuple(self.curve),
                 unverified=unverified,
                 variation=remaining(dense, self._scorer.variation(units.model, self.method)),
+                reach=units.reach,
                 seconds=time.perf_counter() - started,
             )
             self._ranks.meet("the end of the cut")

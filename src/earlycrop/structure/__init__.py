@@ -15,6 +15,7 @@ products.py   which parameters multiply activations, however a layer is written
 layers.py     the layers of a model
 named.py      what the user names: kept whole, or coupled
 structure.py  the classes of coupled channels that came out
+held.py       what holds channels, in a few lines
 renumbering.py  new numbers for them
 builder.py    from the labels of a walk to a structure
 trial.py      a cut tried on a copy without data: what literal sizes forbid

@@ -1,6 +1,6 @@
 """From the labels of a finished walk to the classes of channels, step by step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labels import Axis
 from earlycrop.structure.layers import layers_of
+from earlycrop.structure.products import Products
 from earlycrop.structure.structure import ChannelGraph, Frozen, Layout, Structure
 from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 
@@ -29,7 +30,8 @@ class Builder:
 
     def __init__(self, walk: Walk, ignored: Callable[[str], bool], examples: int) -> None:
         self.walk, self.examples = walk, examples
-        self.layers = layers_of(walk.model, walk.program)
+        self.products = Products(walk.model, walk.program)
+        self.layers = layers_of(walk.model, self.products)
         self._freeze_ignored(ignored)
         self.root = walk.labels.components()
         self.stuck = torch.zeros(walk.labels.count, dtype=torch.bool)  # of roots: cannot leave
@@ -58,7 +60,7 @@ class Builder:
             frozen=frozen,
             layers=self.layers,
             outputs=outputs,
-            macs=tuple((name, uses / self.examples) for name, uses in self.walk.macs),
+            macs=tuple((name, uses / self.examples) for name, uses in self._macs),
             names=self.walk.names,
             graph=self._graph(bool(guesses)),
         )
@@ -139,6 +141,15 @@ class Builder:
             name: Layout(tuple(tensor.shape), tuple(self._classes(labels) for labels in self.walk.tensors[name]))
             for name, tensor in tensors_of(self.walk.model)
         }
+
+    @property
+    def _macs(self) -> Iterator[tuple[str, float]]:
+        """Uses of each weight's entries, of a computed one those of the parameters that it is made of."""
+        for weight, uses in self.walk.macs:
+            if isinstance(weight, str):
+                yield weight, uses
+            else:
+                yield from ((name, uses * part) for name, part in self.products.entries(weight))
 
     @cached_property
     def _creators(self) -> tuple[tuple[str, int], ...]:

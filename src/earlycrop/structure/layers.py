@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 from torch.nn.utils.parametrize import ParametrizationList
 
-from earlycrop.structure.products import Dims, Product, products_of
-from earlycrop.structure.trace import Program, noted
+from earlycrop.structure.products import Dims, Product, Products
+from earlycrop.structure.trace import noted
 
 
 @dataclass(frozen=True)
@@ -50,12 +50,12 @@ class Layer:
         return math.prod(shape[dim] for dim in (self.dim, *self.beside))
 
 
-def layers_of(model: nn.Module, program: Program | None = None) -> tuple[Layer, ...]:
+def layers_of(model: nn.Module, products: Products | None = None) -> tuple[Layer, ...]:
     """Every layer, in module order; one in two places is one. Without a graph only those that are modules.
 
     Args:
         model: The network.
-        program: The operators that it runs.
+        products: What multiplies activations in it.
     """
     first = {id(parameter): name for name, parameter in model.named_parameters()}
     layers = []
@@ -66,11 +66,11 @@ def layers_of(model: nn.Module, program: Program | None = None) -> tuple[Layer, 
             if len(found) == len(names):
                 table = isinstance(module, nn.Embedding | nn.EmbeddingBag)
                 layers.append(Layer(path, found[0], dim, getattr(module, width), width, tuple(found[1:]), table))
-    if program is None:
+    if products is None:
         return tuple(layers)
     order = {path: number for number, (path, _) in enumerate(model.named_modules())}
     every = [(order[layer.name], layer) for layer in layers]
-    every += [(order[layer.weight.rpartition(".")[0]], layer) for layer in _others(model, program, layers)]
+    every += [(order[layer.weight.rpartition(".")[0]], layer) for layer in _others(model, products, layers)]
     return tuple(layer for _, layer in sorted(every, key=lambda pair: pair[0]))
 
 
@@ -80,22 +80,23 @@ def layers_in(model: nn.Module, example_inputs: object) -> tuple[Layer, ...]:
     explained = {name for layer in layers for name in layer.weights}
     if all(name in explained or parameter.ndim < 2 for name, parameter in model.named_parameters()):
         return layers
-    return layers_of(model, noted(model, example_inputs))
+    program = noted(model, example_inputs)
+    return layers if program is None else layers_of(model, Products(model, program))
 
 
-def _others(model: nn.Module, program: Program, layers: list[Layer]) -> list[Layer]:
+def _others(model: nn.Module, products: Products, layers: list[Layer]) -> list[Layer]:
     """Parameters that multiply activations and are no weights of these layers."""
     known, modules = {name for layer in layers for name in layer.weights}, {layer.name for layer in layers}
-    products = {name: one for name, one in products_of(model, program).items() if name not in known}
-    owners = {name: _owner(model, name) for name in products}
+    found = {name: one for name, one in products.found.items() if name not in known}
+    owners = {name: _owner(model, name) for name in found}
     owned = list(owners.values())
-    found = []
+    layered = []
     for name, _ in model.named_parameters():
-        if name in products:
+        if name in found:
             alone = owned.count(owners[name]) == 1 and owners[name] not in modules
             title = owners[name] if alone and _is_layer(model.get_submodule(owners[name])) else ""
-            found.append(_layer(title or name, name, products[name], tuple(model.get_parameter(name).shape)))
-    return found
+            layered.append(_layer(title or name, name, found[name], tuple(model.get_parameter(name).shape)))
+    return layered
 
 
 def _layer(title: str, weight: str, product: Product, shape: tuple[int, ...]) -> Layer:

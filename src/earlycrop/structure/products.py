@@ -46,23 +46,31 @@ class _Source:
     scaled: Dims | None = None
 
 
-def products_of(model: nn.Module, program: Program) -> dict[str, Product]:
-    """Every parameter of two dimensions or more that multiplies activations somewhere in the graph."""
-    return _Search(model, program).found
+class Products:
+    """Every parameter of two dimensions or more that multiplies activations, found in one walk through a graph.
 
+    Args:
+        model: The network.
+        program: The operators that it runs.
 
-class _Search:
-    """One walk through a graph that follows what is made of parameters alone."""
+    Attributes:
+        found: By name what is known of it.
+    """
 
     def __init__(self, model: nn.Module, program: Program) -> None:
         first: dict[int, str] = {}
         self.parameters = dict(model.named_parameters(remove_duplicate=False))
         self.names = {name: first.setdefault(id(one), name) for name, one in self.parameters.items()}
         self.specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-        self.made: dict[Node, tuple[_Source, ...]] = {}  # of parameters, buffers and constants
         self.found: dict[str, Product] = {}
+        self.made: dict[Node, tuple[_Source, ...]] = {}  # of parameters, buffers and constants
         for node in program.graph.nodes:
             self._visit(node)
+
+    def entries(self, node: Node) -> list[tuple[str, float]]:
+        """The parameters of whose entries a computed weight is made: of each the part of its entries that are here."""
+        names = dict.fromkeys(source.name for source in self.made.get(node, ()) if not source.inner)
+        return [(name, _numel(node) / self.parameters[name].numel()) for name in names]
 
     def _visit(self, node: Node) -> None:
         if node.op == "placeholder":

@@ -16,6 +16,7 @@ from earlycrop.budget import Budget
 from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts
 from earlycrop.distributed import grouped
+from earlycrop.reach import Reach
 from earlycrop.structure import ChannelClass, Frozen, Layer, Verification
 from earlycrop.structure.surgery import unharmed
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
@@ -88,6 +89,7 @@ class AbstractUnits(ABC):
         keep: For each unit of the dense network whether it is left.
         frozen: What cannot leave, and why.
         layers: Of the network as it was given.
+        reach: What part of that network's parameters may leave.
     """
 
     kind: AbstractUnitKind
@@ -97,6 +99,7 @@ class AbstractUnits(ABC):
     keep: Bool[Tensor, "dense"]
     frozen: tuple[Frozen, ...]
     layers: tuple[Layer, ...]
+    reach: Reach
 
     # What scores look at ------------------------------------------------------------------------------
 

@@ -12,12 +12,14 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
-from earlycrop.costs import AbstractCost
+from earlycrop.costs import AbstractCost, Parameters
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError
+from earlycrop.reach import Reach
 from earlycrop.sizes import counted
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Verification, Verifier, cut, trace
 from earlycrop.structure.gated_norms import norm_scales
+from earlycrop.structure.held import holding
 from earlycrop.structure.trace import as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
@@ -89,6 +91,9 @@ class ChannelUnits(AbstractUnits):
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
+        counter, none = Counter(self.structure, model), torch.zeros_like(self.keep)
+        total = counter.price(Parameters())
+        self.reach = Reach(int(total - counter.price(Parameters(), none)), int(total), holding(self.structure))
 
     @property
     def example_inputs(self) -> tuple[object, ...]:

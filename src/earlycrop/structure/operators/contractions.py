@@ -57,7 +57,7 @@ def linear(walk: Walk, node: Any) -> Any:
         return dims[:-1]
     walk.attribute(node, "out_features", w[0])
     _write(walk, node, weight, 0, w[0], bias)
-    _count(walk, node, weight, math.prod(shape_of(x)[:-1]))
+    walk.count(weight, math.prod(shape_of(x)[:-1]))
     return [*dims[:-1], w[0]]
 
 
@@ -68,12 +68,6 @@ def _write(walk: Walk, node: Any, weight: Any, dim: int, labels: Tensor | None, 
         walk.tie(labels, walk.dims(bias)[0], input_reason(walk, node))
         sites.append((bias, 0))
     walk.create(node, *sites)
-
-
-def _count(walk: Walk, node: Any, weight: Any, uses: int) -> None:
-    """Each entry of the weight takes part in `uses` multiply-adds."""
-    if weight in walk.origin:
-        walk.macs.append((walk.origin[weight], uses))
 
 
 @_creates("conv1d", "conv2d", "conv3d", channels=1, groups=_GROUPS, weight=Weight(spatial=True))
@@ -92,7 +86,7 @@ def convolution(walk: Walk, node: Any) -> Any:
         walk.read(node, weight, 1, reads)
     walk.attribute(node, "in_channels", reads)
     walk.attribute(node, "out_channels", writes)
-    _count(walk, node, weight, positions)
+    walk.count(weight, positions)
     return _spatial(walk, node, x, writes)
 
 
@@ -130,7 +124,7 @@ def transposed_convolution(walk: Walk, node: Any) -> Any:
             walk.tie(writes, walk.dims(bias)[0], input_reason(walk, node))
     walk.attribute(node, "in_channels", reads)
     walk.attribute(node, "out_channels", writes)
-    _count(walk, node, weight, math.prod(shape_of(x)) // shape_of(x)[1])
+    walk.count(weight, math.prod(shape_of(x)) // shape_of(x)[1])
     return _spatial(walk, node, x, writes)
 
 
@@ -232,7 +226,7 @@ def matmul(walk: Walk, node: Any) -> Any:
             walk.create(node, (a, len(da) - 2))
     inner = shape_of(a)[-1]
     for weight, other in ((b, a), (a, b)):
-        _count(walk, node, weight, math.prod(shape_of(other)) // inner)
+        walk.count(weight, math.prod(shape_of(other)) // inner)
     return result
 
 
@@ -340,7 +334,7 @@ def einsum(walk: Walk, node: Any) -> Any:
         name: shape_of(arg)[d] for arg, names in zip(operands, letters, strict=True) for d, name in enumerate(names)
     }
     for arg, names in zip(operands, letters, strict=True):
-        _count(walk, node, arg, math.prod(size for name, size in sizes.items() if name not in names))
+        walk.count(arg, math.prod(size for name, size in sizes.items() if name not in names))
     return [result.get(name) for name in output]
 
 
@@ -359,7 +353,7 @@ def addmm(walk: Walk, node: Any) -> Any:
     else:
         walk.freeze(bias, input_reason(walk, node))
         walk.labels.freeze(dw[1], input_reason(walk, node))
-    _count(walk, node, weight, shape_of(x)[0])
+    walk.count(weight, shape_of(x)[0])
     return [dx[0], dw[1]]
 
 
@@ -393,7 +387,7 @@ def bilinear(walk: Walk, node: Any) -> Any:
         walk.attribute(node, name, read)
     walk.attribute(node, "out_features", w[0])
     _write(walk, node, weight, 0, w[0], bias)
-    _count(walk, node, weight, math.prod(shape_of(a)[:-1]))
+    walk.count(weight, math.prod(shape_of(a)[:-1]))
     before = [
         walk.tie(x, y, input_reason(walk, node)) for x, y in zip(walk.dims(a)[:-1], walk.dims(b)[:-1], strict=True)
     ]

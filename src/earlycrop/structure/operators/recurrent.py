@@ -40,7 +40,8 @@ def _unit(
     walk.read(node, w_ih, 1, walk.tie(read, walk.dims(w_ih)[1], input_reason(walk, node)))
     walk.tie(out, walk.dims(w_hh)[1], input_reason(walk, node))
     uses = math.prod(shape_of(node.args[0])[:-1])
-    walk.macs += [(walk.origin[one], uses) for one in (w_ih, w_hh, *projections) if one in walk.origin]
+    for one in (w_ih, w_hh, *projections):
+        walk.count(one, uses)
     return hidden, out
 
 
