@@ -225,8 +225,8 @@ def matmul(walk: Walk, node: Any) -> Any:
         if a in walk.origin and da[-2] is not None:
             walk.create(node, (a, len(da) - 2))
     inner = shape_of(a)[-1]
-    for weight, other in ((b, a), (a, b)):
-        walk.count(weight, math.prod(shape_of(other)) // inner)
+    for weight in (b, a):
+        walk.count(weight, math.prod(shape_of(node)) * inner // math.prod(shape_of(weight)))
     return result
 
 
