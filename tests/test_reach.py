@@ -66,7 +66,7 @@ def test_little_in_reach_is_warned_of_once_and_told():
         report = pruner.check(0)
     assert report is not None
     assert "in reach    320 of 1,940 parameters (16%)" in str(report)
-    assert report.as_dict()["reach"] == {"parameters": 320, "total": 1940, "held": None}
+    assert report.as_dict()["reach"] == {"parameters": 320, "total": 1940, "held": None, "chosen": False}
     assert Report.from_dict(report.as_dict()) == report
 
 
@@ -75,8 +75,16 @@ def test_channels_take_with_them_what_they_hold():
     whole = Pruner(Tokens(), "random-s", 0.2, example_inputs=TOKENS).units.reach
     assert (whole.parameters, whole.total) == (1936, 1940)
     none = Pruner(Features("list"), "random-s", 0.0, example_inputs=X)
-    with pytest.warns(ReachWarning, match="Only 0% .*held by outputs of the network"):
+    with pytest.warns(ReachWarning, match=r"Only 0% .*cannot leave \(outputs of the network"):
         none.check(0)
+
+
+def test_what_the_user_keeps_is_no_surprise():
+    model = nn.Sequential(nn.Linear(10, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 4))
+    report = Pruner(model, "magnitude-u", 0.2, example_inputs=X, ignore=("2",)).check(0)
+    assert report is not None
+    assert report.reach is not None
+    assert report.reach.part < 0.2
 
 
 def test_reasons_are_told_once():

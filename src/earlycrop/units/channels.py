@@ -93,7 +93,9 @@ class ChannelUnits(AbstractUnits):
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
         counter, none = Counter(self.structure, model), torch.zeros_like(self.keep)
         total = counter.price(Parameters())
-        self.reach = Reach(int(total - counter.price(Parameters(), none)), int(total), holding(self.structure))
+        self.reach = Reach(
+            int(total - counter.price(Parameters(), none)), int(total), holding(self.structure), bool(ignore)
+        )
 
     @property
     def example_inputs(self) -> tuple[object, ...]:

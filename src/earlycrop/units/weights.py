@@ -102,7 +102,9 @@ class WeightUnits(AbstractUnits):
         whole = torch.ones((), dtype=torch.bool, device=self._parameters()[0].device)
         self.keep = whole.expand(sum(self.sizes))  # takes no memory while nothing has left
         self.frozen: tuple[Frozen, ...] = ()
-        self.reach = Reach(self.keep.numel(), sum(parameter.numel() for parameter in model.parameters()))
+        self.reach = Reach(
+            self.keep.numel(), sum(parameter.numel() for parameter in model.parameters()), chosen=bool(ignore)
+        )
         self._flops = flops(model, self.example_inputs)
         self._handles: list[Any] = []
         self._held: list[tuple[nn.Parameter, Tensor]] = []
