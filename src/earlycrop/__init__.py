@@ -39,6 +39,7 @@ from earlycrop.harvest import HarvestReport, harvest
 from earlycrop.methods import METHODS, Method, get_method
 from earlycrop.plan import Plan
 from earlycrop.pruner import Pruner
+from earlycrop.reach import Reach, ReachWarning
 from earlycrop.report import Check, Report
 from earlycrop.scoring import Scoring
 from earlycrop.starvation import Bottleneck, StarvationWarning
@@ -57,6 +58,8 @@ __all__ = [
     "Plan",
     "Pruner",
     "RankError",
+    "Reach",
+    "ReachWarning",
     "Report",
     "ScoreError",
     "Scoring",

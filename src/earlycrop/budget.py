@@ -13,6 +13,7 @@ from earlycrop.counting import Counter
 from earlycrop.errors import BudgetError, ScoreError, nearest
 from earlycrop.sizes import Sizes
 from earlycrop.structure import Structure
+from earlycrop.structure.held import holding
 from earlycrop.vector import Vector
 
 
@@ -122,7 +123,12 @@ def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
 
 
 def choose_weights(
-    budget: Budget, scores: Vector, alive: Bool[Tensor, "weights"], parts: list[int], dense: Sizes
+    budget: Budget,
+    scores: Vector,
+    alive: Bool[Tensor, "weights"],
+    parts: list[int],
+    dense: Sizes,
+    first: Bool[Tensor, "weights"] | None = None,
 ) -> Bool[Tensor, "weights"]:
     """The weights that stay: the cost of those removed comes nearest to ρ of the dense network's cost.
 
@@ -134,6 +140,7 @@ def choose_weights(
         alive: The weights that have not left before; only these may stay.
         parts: The number of weights in each layer, in the order of `scores`.
         dense: The sizes of the network without masks, including what `ignore` keeps.
+        first: What must stay.
 
     Returns:
         True for each weight that stays.
@@ -154,7 +161,7 @@ def choose_weights(
     leaves = round(budget.sparsity * whole)
     scores = torch.where(alive, scores, -torch.inf)
     count = min(total - leaves, int(alive.sum()))
-    first = torch.zeros_like(alive)
+    first = torch.zeros_like(alive) if first is None else first & alive
     if budget.protect_layers:
         for part, best in zip(scores.split(parts), first.split(parts), strict=True):
             best[part.argmax()] = True
@@ -205,11 +212,13 @@ def choose_channels(
         return counter.price(budget.cost, stops.keep(removed))
 
     if (least := cost(stops.last)) > goal + rounding:
+        held = holding(structure)
         rules = f"min_channels={budget.least}, round_to={budget.round_to}"
         raise BudgetError(
             f"Cannot reach {budget.cost.name} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
-            f"the most that channels can reach is {1 - least / dense:.6g}. Ask for a lower sparsity, lower "
-            f"min_channels, or look up what is frozen and why, in the report or in `structure.frozen`."
+            f"the most that channels can reach is {1 - least / dense:.6g}. "
+            f"{f'Held: {held}. ' if held else ''}Ask for less, lower min_channels, or let go of what holds them "
+            f"(every reason is in `structure.frozen`)."
         )
     removed = bisect_left(range(stops.last), True, key=lambda removed: cost(removed) <= goal + rounding)
     if removed > 0 and abs(cost(removed - 1) - goal) < abs(cost(removed) - goal):

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from earlycrop.costs import COSTS, AbstractCost, Flops, Nodes, Parameters, PrunableWeights
 from earlycrop.sizes import Sizes
-from earlycrop.structure import Structure
+from earlycrop.structure import Layer, Structure
 from earlycrop.structure.trace import as_inputs, examples_in, weightless
 
 
@@ -20,7 +20,8 @@ class Counts:
     """The sizes of a network.
 
     Attributes:
-        prunable: Weights of convolution, linear and recurrent layers, and of embeddings if they are to count.
+        prunable: Weights that multiply activations (of convolution, linear and recurrent layers, and however else a
+            layer is written), and those of embeddings where they are to count.
         params: All parameters.
         nodes: Output channels (hidden units) of the same layers, except those that are the network's output.
         flops: Floating-point operations of one forward pass for one example, 2 for a multiply-add.
@@ -102,12 +103,13 @@ def flops(model: nn.Module, example_inputs: object) -> float:
     return counter.get_total_flops() / examples_in(inputs)
 
 
-def size_of(model: nn.Module, embeddings: bool = False) -> tuple[int, int]:
+def size_of(model: nn.Module, embeddings: bool = False, layers: tuple[Layer, ...] | None = None) -> tuple[int, int]:
     """The number of prunable weights of a model, and of all its parameters.
 
     Args:
         model: The network.
         embeddings: Whether weights of embeddings count as prunable.
+        layers: Its layers; those that are modules by default.
     """
-    sizes = Sizes(model, embeddings=embeddings)
+    sizes = Sizes(model, embeddings=embeddings, layers=layers)
     return PrunableWeights().of(sizes), Parameters().of(sizes)

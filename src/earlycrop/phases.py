@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from earlycrop.structure import layers_of
+from earlycrop.structure import Layer, layers_of
 from earlycrop.structure.gated_norms import gate_norms, norm_scales, plain_norms
 from earlycrop.timing import Phase
 
@@ -17,11 +17,15 @@ class Phases:
     Args:
         model: The network.
         copies: Averages of it: their norms are gated along with its own, because averaged tensors must mean the same.
+        layers: Its layers; those that are modules by default.
     """
 
-    def __init__(self, model: nn.Module, copies: Sequence[nn.Module] = ()) -> None:
+    def __init__(
+        self, model: nn.Module, copies: Sequence[nn.Module] = (), layers: Sequence[Layer] | None = None
+    ) -> None:
         self.model, self.now = model, Phase()
         self.copies = tuple(copies)
+        self.layers = layers_of(model) if layers is None else layers
         self._frozen: list[Tensor] = []
         self._handles: list[Any] = []
 
@@ -40,14 +44,20 @@ class Phases:
             handle.remove()
         for network in (self.model, *self.copies):
             (gate_norms if phase.gated else plain_norms)(network)
-        layers = [self.model.get_submodule(layer.name) for layer in layers_of(self.model)] if phase.frozen else []
-        still = [parameter for layer in layers for parameter in layer.parameters(recurse=False)]
+        still = [parameter for layer in self.layers for parameter in self._held(layer)] if phase.frozen else []
         self._frozen = [parameter.requires_grad_(False) for parameter in still if parameter.requires_grad]
         scales = [self.model.get_parameter(name) for name in norm_scales(self.model)] if phase.penalty else []
         self._handles = [
             scale.register_post_accumulate_grad_hook(_pull(phase.penalty)) for scale in scales if scale.requires_grad
         ]
         self.now = phase
+
+    def _held(self, layer: Layer) -> list[nn.Parameter]:
+        """What a layer holds: all that its module does, or its weight, if it has no module of its own."""
+        if layer.name == layer.weight:
+            return [self.model.get_parameter(layer.weight)]
+        own = [*self.model.get_submodule(layer.name).parameters(recurse=layer.width is None)]
+        return [*own, *(self.model.get_parameter(name) for name in layer.weights)]
 
     @contextmanager
     def plain(self, stay: bool = False) -> Iterator[None]:

@@ -9,9 +9,11 @@ from torch import Tensor
 from earlycrop.budget import Budget
 from earlycrop.counting import Counts
 from earlycrop.methods import Method
+from earlycrop.reach import Reach
 from earlycrop.report import Width, count_lines, plain, starvation_lines
 from earlycrop.starvation import Bottleneck, bottlenecks
 from earlycrop.structure import ChannelClass, Frozen
+from earlycrop.structure.held import grouped
 from earlycrop.units import AbstractUnits
 
 
@@ -80,6 +82,7 @@ class Plan:
         frozen: What cannot leave, and why.
         classes: Every class of coupled channels; empty where single weights leave.
         variation: The part that would be left of the outputs' deviation over samples, see `Report`.
+        reach: What part of all parameters the method could remove.
     """
 
     method: str
@@ -93,6 +96,7 @@ class Plan:
     frozen: tuple[Frozen, ...]
     classes: tuple[Candidate, ...]
     variation: float | None = None
+    reach: Reach | None = None
 
     @property
     def bottlenecks(self) -> tuple[Bottleneck, ...]:
@@ -119,7 +123,8 @@ class Plan:
                 line += f"   {','.join(map(str, row.spaces)) or '–'}"
             lines.append(line + (f"   {row.frozen}" if row.frozen else ""))
         listed = {row.frozen for row in self.rows}
-        lines += [f"  frozen      {frozen}" for frozen in self.frozen if str(frozen) not in listed]
+        lines += [f"  in reach    {self.reach}"] if self.reach is not None else []
+        lines += [f"  frozen      {line}" for line in grouped(one for one in self.frozen if str(one) not in listed)]
         lines += starvation_lines(self.unit, self.bottlenecks, self.variation, self.samples > 0)
         return "\n".join(lines)
 
@@ -158,6 +163,7 @@ def plan_of(
         frozen=units.frozen,
         classes=_candidates(units, worth),
         variation=variation,
+        reach=units.reach,
     )
 
 

@@ -28,6 +28,7 @@ from earlycrop.harvest import HarvestReport, harvest_units, ripe
 from earlycrop.methods import Method, get_method
 from earlycrop.phases import Phases
 from earlycrop.plan import Plan, plan_of
+from earlycrop.reach import ReachWarning
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
@@ -129,7 +130,7 @@ class Pruner(Closed):
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
         if self._cuts_in_all and self._scorer.ready:
             self.units.rehearse(self._scorer.rehearsal)
-        self._phases = Phases(model)
+        self._phases = Phases(model, layers=self.units.layers)
         self.copies = copies
         self._removal = Removal(self.method, self.budget, self._scorer, self._phases)
         self.optimizer = optimizer
@@ -209,6 +210,8 @@ class Pruner(Closed):
             self._phases.enter(phase, again=report is not None)
         if report is not None and report.complaint is not None:
             warnings.warn(report.complaint, StarvationWarning, stacklevel=2)
+        if report is not None and self.cuts == 1 and (little := self.units.reach.complaint(report.method, report.unit)):
+            warnings.warn(little, ReachWarning, stacklevel=2)
         return report
 
     def _check(self, epoch: float) -> Report | None:
@@ -278,6 +281,7 @@ class Pruner(Closed):
                 curve=tuple(self.curve),
                 unverified=unverified,
                 variation=remaining(dense, self._scorer.variation(units.model, self.method)),
+                reach=units.reach,
                 seconds=time.perf_counter() - started,
             )
             self._ranks.meet("the end of the cut")

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from earlycrop.counting import Counts
+from earlycrop.reach import Reach
 from earlycrop.starvation import Bottleneck, bottlenecks, complaint, remedy, still, summary
 from earlycrop.structure import Frozen, Verification
+from earlycrop.structure.held import grouped
 from earlycrop.timing import Reason
 
 
@@ -64,6 +66,7 @@ class Report:
         unverified: Why there is no proof although it was asked for.
         variation: The part that is left of the outputs' deviation over samples, relative to their size; None if it was
             not measured, as in methods that score without data.
+        reach: What part of all parameters the method could have removed.
     """
 
     method: str
@@ -83,6 +86,7 @@ class Report:
     curve: tuple[Check, ...]
     unverified: str | None = None
     variation: float | None = None
+    reach: Reach | None = None
 
     @property
     def weight_sparsity(self) -> float:
@@ -130,6 +134,7 @@ class Report:
         special = {
             "unverified": record.get("unverified"),
             "variation": record.get("variation"),
+            "reach": Reach(**record["reach"]) if record.get("reach") else None,
             "before": _counts(record["before"]),
             "after": _counts(record["after"]),
             "widths": tuple(Width(**width) for width in record["widths"]),
@@ -156,7 +161,8 @@ class Report:
             )
         if self.unverified is not None:
             rows.append(f"  UNVERIFIED  {self.unverified}")
-        rows += [f"  frozen      {frozen}" for frozen in self.frozen]
+        rows += [f"  in reach    {self.reach}"] if self.reach is not None else []
+        rows += [f"  frozen      {line}" for line in grouped(self.frozen)]
         rows += starvation_lines(self.unit, self.bottlenecks, self.variation, self.samples > 0)
         rows += [f"  COLLAPSED   {what}" for what in self.collapsed]
         return "\n".join(rows)

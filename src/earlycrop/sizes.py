@@ -18,16 +18,24 @@ class Sizes:
         model: The network.
         structure: Its classes of channels; None if it was not traced: then only shapes are known.
         embeddings: Whether embeddings are among the layers that count.
+        layers: The network's layers, where there is no structure to know them; those that are modules by default.
 
     Attributes:
-        layers: The layers that count: convolution, linear, recurrent.
+        layers: The layers that count: all that multiply activations.
         weights: The names of their weights.
         parameters: The names of all parameters.
     """
 
-    def __init__(self, model: nn.Module, structure: Structure | None = None, embeddings: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        structure: Structure | None = None,
+        embeddings: bool = False,
+        layers: tuple[Layer, ...] | None = None,
+    ) -> None:
         self._structure = structure
-        self.layers = counted(layers_of(model) if structure is None else structure.layers, embeddings)
+        found = layers if structure is None else structure.layers
+        self.layers = counted(layers_of(model) if found is None else found, embeddings)
         self.weights = frozenset(name for layer in self.layers for name in layer.weights)
         self._shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
         self.parameters = frozenset(self._shapes)
@@ -61,6 +69,8 @@ class Sizes:
 
     def width(self, layer: Layer) -> int:
         """A layer's output channels, or hidden units."""
+        if layer.width is None:
+            return layer.channels_in(self.shape(layer.weight))
         found = self._traced.attributes.get((layer.name, layer.width, None))
         if found is None:
             return layer.channels

@@ -13,9 +13,11 @@ strided.py    strided 1×1 convolutions to which a cut has left few channels
 labelling.py  the walk
 modules.py    which operator computes what a module returns
 gates.py      where a gate scales a class exactly once on every path
+products.py   which parameters multiply activations, however a layer is written
 layers.py     the layers of a model
 named.py      what the user names: kept whole (`ignore`), or coupled
 structure.py  the result: classes of coupled channels
+held.py       sums up what holds channels
 renumbering.py  gives classes new numbers
 builder.py    turns the labels of a finished walk into a structure
 trial.py      tries a cut on a copy without data, to find what literal sizes forbid
@@ -25,7 +27,7 @@ flow.py       which classes are zero, or read by nothing, in a network with mask
 """
 
 from earlycrop.structure.gates import Gate
-from earlycrop.structure.layers import Layer, layers_of
+from earlycrop.structure.layers import Layer, layers_in, layers_of
 from earlycrop.structure.named import ignoring, names_of
 from earlycrop.structure.operators.pointwise import pointwise
 from earlycrop.structure.registry import Kind, Operator, Weight, Zero, rule
@@ -53,6 +55,7 @@ __all__ = [
     "Zero",
     "cut",
     "ignoring",
+    "layers_in",
     "layers_of",
     "names_of",
     "pointwise",

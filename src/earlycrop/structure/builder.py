@@ -1,6 +1,6 @@
 """Turns the labels of a finished walk into classes of channels, step by step."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TypeVar
@@ -11,6 +11,7 @@ from torch import Tensor
 from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labels import Axis
 from earlycrop.structure.layers import layers_of
+from earlycrop.structure.products import Products
 from earlycrop.structure.structure import ChannelGraph, Frozen, Layout, Structure
 from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 
@@ -33,7 +34,8 @@ class Builder:
 
     def __init__(self, walk: Walk, ignored: Callable[[str], bool], examples: int, beside: Sequence[Walk] = ()) -> None:
         self.walk, self.examples, self.beside = walk, examples, beside
-        self.layers = layers_of(walk.model)
+        self.products = Products(walk.model, walk.program)
+        self.layers = layers_of(walk.model, self.products)
         self._freeze_ignored(ignored)
         self.root = walk.labels.components()
         self.stuck = torch.zeros(walk.labels.count, dtype=torch.bool)  # roots that cannot leave
@@ -62,7 +64,7 @@ class Builder:
             frozen=frozen,
             layers=self.layers,
             outputs=outputs,
-            macs=tuple((name, uses / self.examples) for name, uses in self.walk.macs),
+            macs=tuple((name, uses / self.examples) for name, uses in self._macs),
             names=self.walk.names,
             caches=tuple({c.where: c for walk in (self.walk, *self.beside) for c in walk.program.caches}.values()),
             graph=replace(
@@ -154,6 +156,15 @@ class Builder:
             for name, tensor in tensors_of(self.walk.model)
         }
 
+    @property
+    def _macs(self) -> Iterator[tuple[str, float]]:
+        """Uses of each weight's entries, of a computed one those of the parameters that it is made of."""
+        for weight, uses in self.walk.macs:
+            if isinstance(weight, str):
+                yield weight, uses
+            else:
+                yield from ((name, uses * part) for name, part in self.products.entries(weight))
+
     @cached_property
     def _creators(self) -> tuple[tuple[str, int], ...]:
         parameters = {name for name, _ in self.walk.model.named_parameters()}
@@ -200,6 +211,8 @@ class Builder:
         found = {}
         reads = {"out_features": "in_features", "out_channels": "in_channels"}
         for layer in self.layers:
+            if layer.width is None:
+                continue
             module, dims = self.walk.modules[layer.name], self.walk.tensors[layer.weight]
             for name, labels in ((layer.width, dims[layer.dim]), (reads.get(layer.width, ""), dims[1 - layer.dim])):
                 if labels is not None and getattr(module, name, None) == labels.numel():

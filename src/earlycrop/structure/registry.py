@@ -13,7 +13,9 @@ Who reads what:
                           channels  in which dimension of the result
     flow (harvest)        kind      whether each channel of the result comes from the same channel of the operands
                           zero      whether it is zero where they are
-                          weight    which dimension of a parameter writes channels, and which reads them
+                          weight    which dimension of a parameter writes channels, and which one reads them
+    products              factors   what is multiplied and summed over, so that a parameter among it is a weight
+                          entries   which operand's entries, and zeros, a computed weight has
     trial                 sizes     whether the integers among the arguments are sizes, which shrink with a cut
                           groups    which argument counts groups of channels
                           strides   whether it runs only where strides demand it
@@ -37,6 +39,9 @@ from earlycrop.structure.graph import tensor_nodes, unlabelled
 
 if TYPE_CHECKING:
     from earlycrop.structure.walk import Walk
+
+Factors = list[tuple[Node, tuple[int, ...]]]
+"""What an operator multiplies and sums over: each factor, and along which of its dimensions channels are created."""
 
 Rule = Callable[["Walk", Any], Any]
 """Maps the walk and a node to the labels of the node's result. The node is untyped, since its arguments are whatever
@@ -157,6 +162,9 @@ class Operator:
             a function of the walk and the node if that depends on the arguments, which returns None where there is no
             single one.
         weight: How it reads channels through a parameter.
+        factors: What is multiplied and summed over, the parameter last; None where `weight` says it, if anything does.
+        entries: Of an operator that computes weights and has no other record of its zeros: the position, among its
+            tensors, of the one whose entries they are; the other is their scale.
         groups: The position of the argument that counts groups of channels.
         sizes: Whether integers among its arguments are sizes. Otherwise a cut must not change them.
         strides: Whether it only copies, and only where strides demand it.
@@ -169,6 +177,8 @@ class Operator:
     zero: Zero | Callable[[Node], Zero] = Zero.UNKNOWN
     channels: int | Callable[["Walk", Node], int | None] = -1
     weight: Weight | None = None
+    factors: Callable[[Node], Factors] | None = None
+    entries: int | None = None
     groups: int | None = None
     sizes: bool = False
     strides: bool = False

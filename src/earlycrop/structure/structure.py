@@ -109,7 +109,7 @@ class Structure:
         creating_gates: The same, but on the creators themselves, before these norms.
         attributes: Maps module integers that count channels, as (module, attribute, position or None), to classes.
         frozen: What cannot leave, and why.
-        layers: Every convolution, linear, recurrent and embedding layer.
+        layers: Every layer: whatever multiplies activations, and embeddings.
         outputs: Weights whose output channels are outputs of the network and so do not count in node sparsity.
         macs: Multiply-adds, as pairs (weight, times that each of its entries is used for one example).
         names: Maps every name of a tensor to its name in `tensors` (they differ where weights are tied).
@@ -206,15 +206,20 @@ class Structure:
         """All but the graph with the classes renumbered; layers get the width that is left of them."""
         attributes = {key: number(classes) for key, classes in self.attributes.items()}
         widths = {(path, name): len(classes) for (path, name, _), classes in attributes.items()}
+        tensors = {name: layout.renumbered(number) for name, layout in self.tensors.items()}
+
+        def width(layer: Layer) -> int:
+            if layer.width is None:
+                return layer.channels_in(tensors[layer.weight].shape)
+            return widths.get((layer.name, layer.width), layer.channels)
+
         return replace(
             self,
-            tensors={name: layout.renumbered(number) for name, layout in self.tensors.items()},
+            tensors=tensors,
             gates=number.gates(self.gates),
             creating_gates=number.gates(self.creating_gates),
             attributes=attributes,
-            layers=tuple(
-                replace(layer, channels=widths.get((layer.name, layer.width), layer.channels)) for layer in self.layers
-            ),
+            layers=tuple(replace(layer, channels=width(layer)) for layer in self.layers),
         )
 
     def index(self, name: str, keep: Bool[Tensor, "classes"]) -> list[Int[Tensor, "_"] | None]:

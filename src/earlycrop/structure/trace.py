@@ -137,6 +137,26 @@ def export(model: nn.Module, call: object) -> Program:
         ) from error
 
 
+def noted(model: nn.Module, example_inputs: object) -> Program | None:
+    """The operators of one run, noted on a copy: without data if that can run, otherwise with them.
+
+    Unlike `export` it asks nothing of the model but that it runs: values may decide on the way, and tensors may come
+    from anywhere. So this is no graph that could be walked for classes. None where the model does not run.
+    """
+    devices = {parameter.device for parameter in model.parameters() if parameter.device.type == "cuda"}
+    for tracing in ("recorded", "exported with data"):
+        try:
+            inputs, running = as_inputs(example_inputs), []
+            shadow = _shadow(tracing, model, Call(inputs))
+            if tracing == "recorded":
+                inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
+            with torch.random.fork_rng(list(devices)), noting(shadow, running), torch.no_grad(), _quiet():
+                return _record(shadow, Call(inputs), running, whole=False)
+        except Exception:  # what the caller can do without is no reason to fail
+            pass
+    return None
+
+
 def _like_first(func: Any, args: Any) -> Tensor | None:
     """An empty result for the most frequent operators, which is like their first argument; None for others.
 
@@ -208,13 +228,19 @@ def without_autocast() -> Iterator[None]:
             kind.__init__, kind.__enter__, kind.__exit__ = own
 
 
-def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
+def _record(model: nn.Module, call: Call, running: list[str], whole: bool = True) -> Program:
     """Record the operators that run, above autograd, where a linear layer is still one operator.
+
+    Args:
+        model: The network.
+        inputs: What it takes.
+        running: The calls of modules that have begun and not ended.
+        whole: Whether this must be the whole graph.
 
     Raises:
         ValueError: a value has another origin than recorded operators, so this is not the whole graph.
     """
-    recorder, specs = _Recorder(running), []
+    recorder, specs = _Recorder(running, whole), []
 
     def placeholder(name: str, value: object, kind: InputKind, target: str | None) -> None:
         node = recorder.graph.placeholder(re.sub(r"\W", "_", name))  # any text may be the name of a module
@@ -230,10 +256,11 @@ def _record(model: nn.Module, call: Call, running: list[str]) -> Program:
     # a compiled module must run its own code here, and operators must reach PreDispatch before any other key
     with torch.compiler.set_stance("force_eager"), _compiling(), enable_python_dispatcher(), recorder:
         outputs = pytree.tree_leaves([model(*call.args, **call.kwargs) for _ in range(call.times)])
-    for value in outputs:
+    for value in outputs if whole else ():
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
-    recorder.graph.output(tuple(recorder.nodes_of(outputs)))
+    if whole:
+        recorder.graph.output(tuple(recorder.nodes_of(outputs)))
     return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module(), call)
 
 
@@ -251,15 +278,15 @@ def _compiling() -> Iterator[None]:
 class _Recorder(ProxyTorchDispatchMode):
     """Records each operator that reaches PyTorch's PreDispatch key, which accepts only modes of this base class."""
 
-    def __init__(self, running: list[str]) -> None:
+    def __init__(self, running: list[str], whole: bool = True) -> None:
         super().__init__(PythonKeyTracer(), "real", pre_dispatch=True)
-        self.graph, self.running = Graph(), running
+        self.graph, self.running, self.whole = Graph(), running, whole
         # weakly: if a factory's new tensor had another owner, tracing would copy it on the way out, and lose it here
         self._nodes = WeakTensorKeyDictionary()
 
     def note(self, node: Node, value: object) -> None:
         """Record `value` as the value of this node."""
-        node.meta["val"] = pytree.tree_map_only(Tensor, Tensor.detach, value)
+        node.meta["val"] = pytree.tree_map_only(Tensor, Tensor.detach if self.whole else _outline, value)
         if isinstance(value, Tensor):
             self._nodes[value] = node
 
@@ -268,6 +295,8 @@ class _Recorder(ProxyTorchDispatchMode):
         return pytree.tree_map_only(Tensor, self._node_of, arguments)
 
     def _node_of(self, tensor: Tensor) -> Node:
+        if tensor not in self._nodes and not self.whole:
+            self.note(self.graph.placeholder("elsewhere"), tensor)
         if tensor not in self._nodes:
             raise ValueError(f"a tensor of shape {tuple(tensor.shape)} that no operator made")
         return self._nodes[tensor]
@@ -286,7 +315,7 @@ class _Recorder(ProxyTorchDispatchMode):
         if isinstance(result, tuple | list):
             for number, part in enumerate(result):
                 self.note(self._called(operator.getitem, (node, number), {}), part)
-        elif not isinstance(result, Tensor | None):
+        elif self.whole and not isinstance(result, Tensor | None):
             raise ValueError(f"{func} returns a {type(result).__name__}")
         return result
 
@@ -295,6 +324,11 @@ class _Recorder(ProxyTorchDispatchMode):
         call = self.running[-1] if self.running else ""
         node.meta["nn_module_stack"] = {call: (call, nn.Module)}
         return node
+
+
+def _outline(tensor: Tensor) -> Tensor:
+    """Its shape, without data."""
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 @contextmanager

@@ -103,7 +103,7 @@ class Walk:
     guesses: dict[tuple[str, str, int | None], list[Tensor]] = field(default_factory=dict)
     arguments: dict[str, Tensor] = field(default_factory=dict)
     positions: dict[str, tuple[Tensor, int, int]] = field(default_factory=dict)
-    macs: list[tuple[str, int]] = field(default_factory=list)
+    macs: list[tuple[str | Node, int]] = field(default_factory=list)
     unruled: dict[str, str] = field(default_factory=dict)
     constants: dict[Node, str] = field(default_factory=dict)
 
@@ -295,6 +295,13 @@ class Walk:
             self.reads.append(Read(node, (self.origin[weight], dim % len(shape_of(weight))), labels))
         elif weight in self.made:
             self.reads.append(Read(node, None, labels))
+
+    def count(self, weight: Any, uses: int) -> None:
+        """Each entry of a parameter, or of what is computed from some, takes part in `uses` multiply-adds."""
+        if weight in self.origin:
+            self.macs.append((self.origin[weight], uses))
+        elif weight in self.made:
+            self.macs.append((weight, uses))
 
     def attribute(self, node: Node, name: str, labels: Tensor | None, index: int | None = None) -> None:
         """Record that an integer of the module that ran `node` counts these labels."""

@@ -16,7 +16,8 @@ from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts
 from earlycrop.distributed import grouped
 from earlycrop.evaluation.rehearsal import Rehearsal
-from earlycrop.structure import ChannelClass, Frozen, Verification
+from earlycrop.reach import Reach
+from earlycrop.structure import ChannelClass, Frozen, Layer, Verification
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.surgery import unharmed
 from earlycrop.structure.trace import Call
@@ -91,6 +92,8 @@ class AbstractUnits(ABC):
         copies: Models with the same parameter names (averages) that are cut or masked with the model.
         keep: For each unit of the dense network whether it is left.
         frozen: What cannot leave, and why.
+        layers: Of the network as it was given.
+        reach: What part of that network's parameters may leave.
     """
 
     kind: AbstractUnitKind
@@ -99,6 +102,8 @@ class AbstractUnits(ABC):
     copies: tuple[nn.Module, ...]
     keep: Bool[Tensor, "dense"]
     frozen: tuple[Frozen, ...]
+    layers: tuple[Layer, ...]
+    reach: Reach
 
     # What scores look at ------------------------------------------------------------------------------
 

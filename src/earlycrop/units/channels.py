@@ -14,14 +14,16 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
-from earlycrop.costs import AbstractCost
+from earlycrop.costs import AbstractCost, Parameters
 from earlycrop.counting import Counter, Counts
 from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.evaluation.rehearsal import Rehearsal
+from earlycrop.reach import Reach
 from earlycrop.sizes import counted
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Structure, Verification, Verifier, cut, trace
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.gated_norms import norm_scales
+from earlycrop.structure.held import holding
 from earlycrop.structure.trace import Call, as_inputs, inputs_for
 from earlycrop.structure.trial import only, some
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
@@ -113,6 +115,11 @@ class ChannelUnits(AbstractUnits):
         self.keep = torch.ones(len(self.structure), dtype=torch.bool)
         self.layers = self.structure.layers
         self.frozen: tuple[Frozen, ...] = self.structure.frozen
+        counter, none = Counter(self.structure, model), torch.zeros_like(self.keep)
+        total = counter.price(Parameters())
+        self.reach = Reach(
+            int(total - counter.price(Parameters(), none)), int(total), holding(self.structure), bool(ignore)
+        )
 
     @property
     def example_inputs(self) -> tuple[object, ...]:

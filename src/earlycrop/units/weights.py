@@ -1,5 +1,6 @@
 """Single weights: they leave by being set to zero, and stay zero whatever the optimizer does."""
 
+import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy as shallow
@@ -21,8 +22,9 @@ from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts, flops, size_of
 from earlycrop.errors import EarlyCropError
 from earlycrop.files import as_integers
+from earlycrop.reach import Reach
 from earlycrop.sizes import Sizes, counted
-from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_of, trace
+from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_in, trace
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import Call, as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
@@ -108,7 +110,8 @@ class WeightUnits(AbstractUnits):
         self.ways: tuple[Call, ...] = ()
         titles: dict[str, str] = {}  # a recurrent layer has several weights, and each is reported by itself
         ignored = ignoring(model, ignore)
-        for layer in counted(layers_of(model), kind.embeddings):
+        self.layers = layers_in(model, self.example_inputs)
+        for layer in counted(self.layers, kind.embeddings):
             for name in layer.weights:
                 if not ignored(name):
                     titles.setdefault(name, name if layer.others else layer.name)
@@ -123,6 +126,9 @@ class WeightUnits(AbstractUnits):
         whole = torch.ones((), dtype=torch.bool, device=self._parameters()[0].device)
         self.keep = whole.expand(sum(self.sizes))  # takes no memory while nothing has left
         self.frozen: tuple[Frozen, ...] = ()
+        self.reach = Reach(
+            self.keep.numel(), sum(parameter.numel() for parameter in model.parameters()), chosen=bool(ignore)
+        )
         self._flops = flops(model, self.example_inputs)
         self._handles: list[Any] = []
         self._held: list[tuple[nn.Parameter, Tensor]] = []
@@ -153,7 +159,29 @@ class WeightUnits(AbstractUnits):
         ):  # `Global` does not need `layer`, which takes twice the memory of the weights
             shared = allocation(torch.where(alive, scores, -torch.inf), self.layer.to(scores.device))
             scores = torch.where(alive, shared, 0.0)
-        return choose_weights(budget, scores, alive, self.sizes, Sizes(self.model, embeddings=self.embeddings))
+        return choose_weights(budget, scores, alive, self.sizes, self._whole, self._best_of_norms(scores))
+
+    def _best_of_norms(self, scores: Vector) -> Bool[Tensor, "weights"] | None:
+        """The best entry under each norm by which a weight is divided: without any it would be divided by zero."""
+        if not self._norms():
+            return None
+        best = torch.zeros_like(scores, dtype=torch.bool)
+        parts = dict(zip(self.names, zip(scores.split(self.sizes), best.split(self.sizes), strict=True), strict=True))
+        for name, places in self._norms().items():
+            score, chosen = parts[name]
+            places = places.to(score.device)
+            chosen[places.gather(1, score[places].argmax(1, keepdim=True))] = True
+        return best
+
+    def _norms(self) -> dict[str, Tensor]:
+        """Of each weight that is divided by norms of its parameter the places of its entries, a row for each norm."""
+        found = {}
+        for layer in self.layers:
+            if layer.scaled is not None and layer.weight in self.names:
+                shape = self.model.get_parameter(layer.weight).shape
+                places = torch.arange(shape.numel()).view(shape).movedim(layer.scaled, tuple(range(len(layer.scaled))))
+                found[layer.weight] = places.reshape(math.prod(shape[dim] for dim in layer.scaled), -1)
+        return found
 
     @property
     def alive(self) -> Bool[Tensor, "weights"]:
@@ -177,6 +205,7 @@ class WeightUnits(AbstractUnits):
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
         """Set all others to zero, with their optimizer state."""
+        self._check_norms(keep.to(self.keep.device) & self.keep)
         self.keep = keep.to(self.keep.device) & self.keep
         for parameter, gone in self._gone():
             rebind(parameter, parameter.data.clone().masked_fill_(gone, 0))  # a clone keeps the memory format
@@ -188,6 +217,16 @@ class WeightUnits(AbstractUnits):
             for twin in (copy.get_parameter(name) for copy in self.copies):
                 rebind(twin, twin.data.clone().masked_fill_(~keep.to(twin.device), 0))
         self.hold()
+
+    def _check_norms(self, keep: Bool[Tensor, "weights"]) -> None:
+        parts = dict(zip(self.names, keep.cpu().split(self.sizes), strict=True))
+        for name, places in self._norms().items():
+            empty = ~parts[name][places].any(1)
+            if bool(empty.any()):
+                raise EarlyCropError(
+                    f"{int(empty.sum())} of {len(empty)} rows of `{name}` would keep no weight, and the layer divides "
+                    f"each row by its norm. Remove less, use another allocation, or keep it whole with `ignore=`."
+                )
 
     def reap(self, structure: Structure, keep: Bool[Tensor, "classes"]) -> None:
         """Cut the channel classes outside `keep`; the masks follow.
@@ -253,10 +292,10 @@ class WeightUnits(AbstractUnits):
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
         """The counts of what is left: masked weights count as gone, but save no FLOPs; and a cost, if it is another."""
-        prunable, params = size_of(self.model, self.embeddings)
+        prunable, params = size_of(self.model, self.embeddings, self.layers)
         gone, other = int((~self.keep).sum()), None
         if cost is not None and cost.key == "other":
-            other = cost.of(Sizes(self.model, embeddings=self.embeddings)) - gone * cost.per_weight
+            other = cost.of(self._whole) - gone * cost.per_weight
         return Counts(prunable - gone, params - gone, 0, self._flops, other)
 
     def widths(self) -> list[tuple[str, int]]:
@@ -314,6 +353,10 @@ class WeightUnits(AbstractUnits):
         for handle in self._handles:
             handle.remove()
         self._handles, self._held = [], []
+
+    @property
+    def _whole(self) -> Sizes:
+        return Sizes(self.model, embeddings=self.embeddings, layers=self.layers)
 
     def _parameters(self) -> list[nn.Parameter]:
         return [self.model.get_parameter(name) for name in self.names]

@@ -11,17 +11,40 @@ from earlycrop.structure.graph import argument, shape_of, unlabelled
 from earlycrop.structure.labels import Dims
 from earlycrop.structure.operators.closed import zero_when_closed
 from earlycrop.structure.operators.ties import input_reason, same_in_each_group
-from earlycrop.structure.registry import Kind, Weight, Zero, rule, unknown
+from earlycrop.structure.registry import Factors, Kind, Weight, Zero, rule, unknown
 from earlycrop.structure.walk import Walk
 
 _creates = partial(rule, kind=Kind.CREATES, zero=Zero.PARAMETERS)
 _product = partial(rule, kind=Kind.CREATES, zero=Zero.ANY)
 _contracts = partial(rule, kind=Kind.CONTRACTS)
+
+
+def _both(node: Node, first: int = 0) -> Factors:
+    """The two factors of a matrix product: rows of the one and columns of the other are channels."""
+    a, b = node.args[first : first + 2]
+    if not isinstance(a, Node) or not isinstance(b, Node):
+        return []
+    rows, columns = range(len(shape_of(a))), range(len(shape_of(b)))
+    summed = len(columns) - 2 if len(columns) > 1 else 0
+    return [(a, tuple(rows[:-1])), (b, tuple(dim for dim in columns if dim != summed))]
+
+
+def _behind_bias(node: Node) -> Factors:
+    """The same where a bias comes first."""
+    return _both(node, 1)
+
+
+def _of_linear(node: Node) -> Factors:
+    """x and W of x Wᵀ."""
+    x, weight = node.args[:2]
+    return [(x, tuple(range(len(shape_of(x)) - 1))), (weight, (0,))]  # type: ignore[list-item] - both are nodes
+
+
 _GROUPS = 6
 """The position of the number of groups among a convolution's arguments."""
 
 
-@_creates("linear", weight=Weight())
+@_creates("linear", weight=Weight(), factors=_of_linear)
 def linear(walk: Walk, node: Any) -> Any:
     """y = x Wᵀ + b: W's rows create, its columns read the last dimension of x."""
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
@@ -34,7 +57,7 @@ def linear(walk: Walk, node: Any) -> Any:
         return dims[:-1]
     walk.attribute(node, "out_features", w[0])
     _write(walk, node, weight, 0, w[0], bias)
-    _count(walk, node, weight, math.prod(shape_of(x)[:-1]))
+    walk.count(weight, math.prod(shape_of(x)[:-1]))
     return [*dims[:-1], w[0]]
 
 
@@ -45,12 +68,6 @@ def _write(walk: Walk, node: Any, weight: Any, dim: int, labels: Tensor | None, 
         walk.tie(labels, walk.dims(bias)[0], input_reason(walk, node))
         sites.append((bias, 0))
     walk.create(node, *sites)
-
-
-def _count(walk: Walk, node: Any, weight: Any, uses: int) -> None:
-    """Each entry of the weight takes part in `uses` multiply-adds."""
-    if weight in walk.origin:
-        walk.macs.append((walk.origin[weight], uses))
 
 
 @_creates("conv1d", "conv2d", "conv3d", channels=1, groups=_GROUPS, weight=Weight(spatial=True))
@@ -70,7 +87,7 @@ def convolution(walk: Walk, node: Any) -> Any:
         walk.read(node, weight, 1, reads)
     walk.attribute(node, "in_channels", reads)
     walk.attribute(node, "out_channels", writes)
-    _count(walk, node, weight, positions)
+    walk.count(weight, positions)
     return _spatial(walk, node, x, writes)
 
 
@@ -108,7 +125,7 @@ def transposed_convolution(walk: Walk, node: Any) -> Any:
             walk.tie(writes, walk.dims(bias)[0], input_reason(walk, node))
     walk.attribute(node, "in_channels", reads)
     walk.attribute(node, "out_channels", writes)
-    _count(walk, node, weight, math.prod(shape_of(x)) // shape_of(x)[1])
+    walk.count(weight, math.prod(shape_of(x)) // shape_of(x)[1])
     return _spatial(walk, node, x, writes)
 
 
@@ -176,8 +193,8 @@ def _side(walk: Walk, node: Node) -> int:
     return -2 if node.args[0] in walk.origin and len(shape_of(node)) > 1 else -1
 
 
-@_product("matmul", "mm", channels=_side, weight=Weight(bias=None, writes=1, reads=0))
-@_product("bmm", channels=_side)
+@_product("matmul", "mm", channels=_side, weight=Weight(bias=None, writes=1, reads=0), factors=_both)
+@_product("bmm", channels=_side, factors=_both)
 def matmul(walk: Walk, node: Any) -> Any:
     """Contracts the last dimension of a with the second to last of b; batch dimensions broadcast.
 
@@ -211,8 +228,8 @@ def matmul(walk: Walk, node: Any) -> Any:
         if a in walk.origin and da[-2] is not None:
             walk.create(node, (a, len(da) - 2))
     inner = shape_of(a)[-1]
-    for weight, other in ((b, a), (a, b)):
-        _count(walk, node, weight, math.prod(shape_of(other)) // inner)
+    for weight in (b, a):
+        walk.count(weight, math.prod(shape_of(node)) * inner // math.prod(shape_of(weight)))
     return result
 
 
@@ -243,7 +260,7 @@ def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
     return rest
 
 
-@_contracts("baddbmm")
+@_contracts("baddbmm", factors=_behind_bias)
 def baddbmm(walk: Walk, node: Any) -> Any:
     """bias + x y, with one matrix product for each index of the batch."""
     bias, x, y = node.args[:3]
@@ -264,7 +281,21 @@ def baddbmm(walk: Walk, node: Any) -> Any:
     ]
 
 
-@_contracts("einsum", zero=Zero.ANY)
+def _of_einsum(node: Node) -> Factors:
+    """Every operand; letters that come out are channels of it."""
+    operands: Any = node.args[1]
+    inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
+    found = []
+    for arg, names in zip(operands, inputs.split(","), strict=True):
+        ndim = len(shape_of(arg))
+        front, dots, back = names.partition("...")
+        places = [*front, *["."] * (ndim - len(front) - len(back)), *back] if dots else [*names]
+        once = output if "->" in str(node.args[0]) else [one for one in inputs if inputs.count(one) == 1]
+        found.append((arg, tuple(dim for dim, name in enumerate(places) if name == "." or name in once)))
+    return found
+
+
+@_contracts("einsum", zero=Zero.ANY, factors=_of_einsum)
 def einsum(walk: Walk, node: Any) -> Any:
     """Each letter is one dimension wherever it occurs; letters missing from the output are contracted."""
     equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
@@ -309,11 +340,11 @@ def einsum(walk: Walk, node: Any) -> Any:
         name: shape_of(arg)[d] for arg, names in zip(operands, letters, strict=True) for d, name in enumerate(names)
     }
     for arg, names in zip(operands, letters, strict=True):
-        _count(walk, node, arg, math.prod(size for name, size in sizes.items() if name not in names))
+        walk.count(arg, math.prod(size for name, size in sizes.items() if name not in names))
     return [result.get(name) for name in output]
 
 
-@_creates("addmm", weight=Weight(x=1, position=2, bias=0, writes=1, reads=0))
+@_creates("addmm", weight=Weight(x=1, position=2, bias=0, writes=1, reads=0), factors=_behind_bias)
 def addmm(walk: Walk, node: Any) -> Any:
     """bias + x W, where W is (in, out)."""
     bias, x, weight = node.args[:3]
@@ -328,7 +359,7 @@ def addmm(walk: Walk, node: Any) -> Any:
     else:
         walk.freeze(bias, input_reason(walk, node))
         walk.labels.freeze(dw[1], input_reason(walk, node))
-    _count(walk, node, weight, shape_of(x)[0])
+    walk.count(weight, shape_of(x)[0])
     return [dx[0], dw[1]]
 
 
@@ -350,7 +381,7 @@ def embedding_bag(walk: Walk, node: Any) -> Any:
     return ([*rows[:-1], embedding(walk, node)[-1]], *others)
 
 
-@_contracts("bilinear", zero=Zero.PARAMETERS)
+@_contracts("bilinear", zero=Zero.PARAMETERS, factors=lambda node: [(node.args[0], ()), (node.args[2], (0,))])
 def bilinear(walk: Walk, node: Any) -> Any:
     """yₖ = aᵀ Wₖ b + biasₖ, where W is (out, width of a, width of b)."""
     a, b, weight, bias = (*node.args, None)[:4]
@@ -362,8 +393,23 @@ def bilinear(walk: Walk, node: Any) -> Any:
         walk.attribute(node, name, read)
     walk.attribute(node, "out_features", w[0])
     _write(walk, node, weight, 0, w[0], bias)
-    _count(walk, node, weight, math.prod(shape_of(a)[:-1]))
+    walk.count(weight, math.prod(shape_of(a)[:-1]))
     before = [
         walk.tie(x, y, input_reason(walk, node)) for x, y in zip(walk.dims(a)[:-1], walk.dims(b)[:-1], strict=True)
     ]
     return [*before, w[0]]
+
+
+def _of_tensordot(node: Node) -> Factors:
+    """Both tensors; what is not summed is channels."""
+    every: Any = list(zip(node.args[:2], node.args[2:4], strict=True))
+    found = []
+    for arg, summed in every:
+        ndim = len(shape_of(arg))
+        found.append((arg, tuple(dim for dim in range(ndim) if dim not in [one % ndim for one in summed])))
+    return found
+
+
+_contracts("tensordot", factors=_of_tensordot)(unknown)
+_contracts("_grouped_mm", factors=_both)(unknown)
+_contracts("addbmm", factors=_behind_bias)(unknown)

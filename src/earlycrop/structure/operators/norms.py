@@ -95,7 +95,7 @@ def group_norm(walk: Walk, node: Any) -> Any:
     return [dims[0], channels, *[None] * (len(dims) - 2)]
 
 
-@rule("_weight_norm", "_weight_norm_interface", kind=Kind.MIXES)
+@rule("_weight_norm", "_weight_norm_interface", kind=Kind.MIXES, entries=0)
 def weight_norm(walk: Walk, node: Any) -> Any:
     """g v / ‖v‖, with one norm for each index of a dimension, along which indices may leave, or one for all of v."""
     v, g = node.args[:2]

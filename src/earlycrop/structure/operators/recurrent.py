@@ -10,10 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Node
 
-from earlycrop.structure.graph import argument, name_of, shape_of
+from earlycrop.structure.graph import argument, name_of, shape_of, tensor_nodes
 from earlycrop.structure.operators.ties import input_reason, same_in_each_group
-from earlycrop.structure.registry import Kind, Zero, rule, unknown
+from earlycrop.structure.registry import Factors, Kind, Zero, rule, unknown
 from earlycrop.structure.trace import module_of
 from earlycrop.structure.walk import Place, Walk
 
@@ -39,11 +40,18 @@ def _unit(
     walk.read(node, w_ih, 1, walk.tie(read, walk.dims(w_ih)[1], input_reason(walk, node)))
     walk.tie(out, walk.dims(w_hh)[1], input_reason(walk, node))
     uses = math.prod(shape_of(node.args[0])[:-1])
-    walk.macs += [(walk.origin[one], uses) for one in (w_ih, w_hh, *projections) if one in walk.origin]
+    for one in (w_ih, w_hh, *projections):
+        walk.count(one, uses)
     return hidden, out
 
 
-@rule("lstm", "gru", "rnn_tanh", "rnn_relu", kind=Kind.RECURRENT, zero=Zero.PARAMETERS)
+def _matrices(node: Node) -> Factors:
+    """The input, and all matrices: a state has three dimensions, or stands before them."""
+    arguments = tensor_nodes(node.args[2:])
+    return [(node.args[0], ()), *((one, (0,)) for one in arguments if len(shape_of(one)) == 2)]  # type: ignore[list-item]
+
+
+@rule("lstm", "gru", "rnn_tanh", "rnn_relu", kind=Kind.RECURRENT, zero=Zero.PARAMETERS, factors=_matrices)
 def layers(walk: Walk, node: Any) -> Any:
     """Takes (x, h₀, parameters, has_biases, num_layers, dropout, train, bidirectional, batch_first)."""
     if node.target._overloadname != "input":
@@ -89,7 +97,7 @@ def layers(walk: Walk, node: Any) -> Any:
     return ([*before, read], *([*before, labels] for _, labels in zip(states, (out, hidden), strict=False)))
 
 
-@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", kind=Kind.RECURRENT)
+@rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", kind=Kind.RECURRENT, factors=_matrices)
 def cell(walk: Walk, node: Any) -> Any:
     """One step: takes (x, h, W_ih, W_hh, b_ih, b_hh)."""
     kind, (x, state, *parameters) = name_of(node).removesuffix("_cell"), node.args
