@@ -196,7 +196,7 @@ def plain() -> nn.Module:
 def trained(net: nn.Module, method, batches, optimizer, steps: int, wrap, rewrap: bool = True, **options) -> Pruner:
     """Steps through a cut in the middle."""
     method = replace(get_method(method), timing=AtEpoch(steps // 2))
-    pruner = make(net, method, batches, optimizer=optimizer, **options)
+    pruner = make(net, method, batches, optimizer=optimizer, epochs=steps, **options)
     subject = wrap(net)
     for step in range(steps):
         if pruner.check(step) and rewrap:

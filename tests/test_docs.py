@@ -102,7 +102,7 @@ def world() -> dict[str, Any]:
     def loss(model: nn.Module, batch: Any) -> torch.Tensor:
         return nn.functional.cross_entropy(model(batch[0]), batch[1])
 
-    rest = {"example_inputs": images[:2], "optimizer": optimizer, "epochs": 8}
+    rest = {"example_inputs": images[:2], "optimizer": optimizer, "epochs": 80}
     rest["scoring"] = earlycrop.Scoring(loss, batches)
 
     def pruner(model: nn.Module, method: Any, budget: earlycrop.Budget | float = 0.5, **given: Any) -> earlycrop.Pruner:

@@ -263,6 +263,7 @@ def test_a_failure_while_widths_are_taken_leaves_everything():
         return dense.cross_entropy(model, batch)
 
     for unit in "su":
+        calls.clear()
         pruner = make(net, adam(net), late(unit, allocation=WidthsOf(Crop(), Halving(3))), loss=loss)
         before = dense.everything(net, pruner.optimizer)
         calls.clear()

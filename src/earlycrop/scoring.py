@@ -107,12 +107,13 @@ class Scorer:
     @property
     def ready(self) -> bool:
         """Whether the loss can be asked before training: not where the data change with it."""
-        batches = self.scoring.batches
-        return self.scoring.loss is not None and bool(batches) and not callable(batches)
+        if self.scoring.loss is None or callable(self.scoring.batches):
+            return False
+        return any(self.ranks.gather(bool(self.scoring.batches)))  # some ranks may bring no batch
 
     def rehearsal(self, units: AbstractUnits) -> Rehearsal:
         """What runs now and must run when units have left."""
-        ready = self.scoring.loss is not None and self.scoring.batches
+        ready = self.ready or (self.scoring.loss is not None and callable(self.scoring.batches))
         return Rehearsal(units.model, units.example_inputs, self.loss(units.model) if ready else None)
 
     def network(self, units: AbstractUnits, gathered: Tensor | None = None) -> Network:

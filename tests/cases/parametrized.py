@@ -51,7 +51,7 @@ def weight_norm_whole():
     )
 
 
-@case("weight_norm_of_hooks", real(4, 5), refused=True)
+@case("weight_norm_of_hooks", real(4, 5))
 def weight_norm_of_hooks():
     """The older form: a hook computes the weight before each call."""
     with warnings.catch_warnings():

@@ -121,7 +121,8 @@ before, inside = read(), []
 
 
 def loss(model, batch):
-    inside.append(read())
+    if not model.training:  # in training mode it is asked as training asks it
+        inside.append(read())
     return model(batch).square().mean()
 
 

@@ -304,7 +304,7 @@ def test_the_default_needs_no_download_and_the_full_recipe_is_the_authors():
     [
         ({"network": "psm"}, "Did you mean 'psmm'"),
         ({"data": "ptv"}, "Did you mean 'ptb'"),
-        ({"dropout": 1.0}, "dropout is a part"),
+        ({"dropout": 1.0}, "dropout is a fraction"),
         ({"width": 0}, "width has to be 1 or more"),
     ],
 )
