@@ -14,9 +14,9 @@ class Reach:
     """What a method may remove of a network.
 
     Attributes:
-        parameters: So many of them may leave: the weights that can be masked, or all that channels take with them.
+        parameters: How many of them may leave: the weights that can be masked, or all that channels take with them.
         total: All parameters.
-        held: What holds the others, in words; None if nobody knows.
+        held: What holds the others, in words; None if that is not known.
         chosen: Whether the user keeps some of it whole, so that little in reach is no surprise.
     """
 

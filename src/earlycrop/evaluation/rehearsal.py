@@ -15,7 +15,7 @@ from earlycrop.structure.caches import tensors_kept, watched
 from earlycrop.structure.trace import Call, noting
 
 MOST_CALLS = 4
-"""So many unlike calls of a loss are traced."""
+"""The largest number of different calls of a loss that are traced."""
 
 
 def calls_of(loss: MeanLoss) -> list[Call]:

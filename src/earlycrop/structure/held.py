@@ -1,4 +1,4 @@
-"""What holds channels, told by its reasons: of many layers that are frozen for one reason a line is enough."""
+"""What holds channels, grouped by its reasons: one line is enough for many layers that are frozen for the same one."""
 
 import re
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from earlycrop.structure.structure import Frozen, Structure
 
 SHOWN = 2
-"""So many tensors of a group are named."""
+"""How many tensors of a group are named."""
 
 
 def grouped(frozen: Iterable[Frozen]) -> list[str]:
@@ -36,7 +36,7 @@ def holding(structure: Structure, shown: int = 3) -> str | None:
 
 
 def _groups(frozen: Iterable[Frozen]) -> dict[str, list[Frozen]]:
-    """By reason; it is as it was said where all of a group say the same."""
+    """By reason, without the numbers of blocks where a group has several."""
     groups: dict[str, list[Frozen]] = {}
     for one in frozen:
         groups.setdefault(re.sub(r"`[^`]*`", lambda path: re.sub(r"\d+", "*", path[0]), one.reason), []).append(one)
