@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import OptimizerError, Pruner
+from earlycrop import OptimizerError, Pruner, load, save
 from tests import dense
 from tests.pruners import make_pruner
 
@@ -200,3 +200,20 @@ def test_what_is_no_attribute_cannot_be_set():
     pruner.copies = [twin]
     pruner.check(0)
     assert int((twin[0].weight == 0).sum()) == int((pruner.model[0].weight == 0).sum()) > 0
+
+
+def test_a_masked_model_that_is_loaded_and_trained_on_without_its_pruner(tmp_path):
+    net = mlp()
+    pruner = pruner_of(net)
+    pruner.check(0)
+    save(net, tmp_path / "net")
+    alone, beside = mlp(), mlp()
+    load(alone, tmp_path / "net")
+    with pytest.warns(UserWarning, match=r"weights of a loaded model that were zero .* step of SGD"):
+        train(alone, torch.optim.SGD(alone.parameters(), 0.1), steps=1)
+    train(alone, torch.optim.SGD(alone.parameters(), 0.1), steps=1)  # once is enough
+    held = pruner_of(beside)
+    held.load_state_dict(pruner.state_dict())
+    load(beside, tmp_path / "net")
+    train(beside, torch.optim.SGD(beside.parameters(), 0.1))
+    assert returned(held) == 0

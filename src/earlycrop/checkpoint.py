@@ -9,11 +9,15 @@ import json
 import math
 import os
 import struct
+import warnings
+import weakref
 from collections import Counter, OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from earlycrop.errors import CheckpointError
 from earlycrop.files import read, write
@@ -90,6 +94,7 @@ def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
         subsample(model)
         if gated:
             gate_norms(model)
+    _warn_if_masks_are_lost(model)
 
 
 def save_state(state: Any, path: str | os.PathLike[str]) -> int:
@@ -134,6 +139,39 @@ def load_state(path: str | os.PathLike[str]) -> Any:
     """
     header, tensors = read(path, STATE)
     return _flesh(json.loads(header["state"]), tensors)
+
+
+MASKED = 1 / 4
+"""The part of a matrix's entries that is zero where it counts as masked."""
+
+
+def _warn_if_masks_are_lost(model: nn.Module) -> None:
+    """Warn at the first step of an optimizer after which a loaded model has fewer zeros: nothing holds its masks."""
+    masked = [name for name, p in model.named_parameters() if p.ndim > 1 and float((p == 0).float().mean()) > MASKED]
+    if not masked:
+        return
+    there, before = weakref.ref(model), _zeros(model, masked)
+
+    def hook(optimizer: Optimizer, *_: Any) -> None:
+        loaded = there()
+        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if loaded is not None and not any(id(loaded.get_parameter(name)) in held for name in masked):
+            return
+        handle.remove()
+        if loaded is not None and (lost := before - _zeros(loaded, masked)) > 0:
+            warnings.warn(
+                f"{lost:,} weights of a loaded model that were zero are not zero after a step of "
+                f"{type(optimizer).__name__}: a file holds the zeros of a mask, but not the mask. To train on, save "
+                f"the pruner's state too and load it into a pruner first (`save_state`, `load_state`).",
+                stacklevel=2,
+            )
+
+    handle = register_optimizer_step_post_hook(hook)
+    weakref.finalize(model, handle.remove)
+
+
+def _zeros(model: nn.Module, names: list[str]) -> int:
+    return sum(int((model.get_parameter(name) == 0).sum()) for name in names if name in dict(model.named_parameters()))
 
 
 def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set[str], where: str) -> dict[str, Tensor]:
