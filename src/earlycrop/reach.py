@@ -35,7 +35,7 @@ class Reach:
 
         >>> Reach(1, 4).complaint("snip", "weights")
         'Only 25% of all parameters are in reach of snip (1 of 4): the rest are no weights that may leave (embeddings, \
-norms, biases, what `ignore` keeps).'
+norms, biases).'
         """
         if self.chosen or self.part >= SMALL:
             return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -49,16 +48,6 @@ def weight_norm_whole():
     return nn.Sequential(
         parametrizations.weight_norm(nn.Linear(5, 6), dim=None), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)
     )
-
-
-@case("weight_norm_of_hooks", real(4, 5))
-def weight_norm_of_hooks():
-    """The older form: a hook computes the weight before each call."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        return nn.Sequential(
-            nn.utils.weight_norm(nn.Linear(5, 6)), nn.ReLU(), nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)
-        )
 
 
 @case("orthogonal", real(4, 5), least=6 + 4, whole=("2.parametrizations.weight.original",))
