@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.record import interleaved, ratio, write
-from earlycrop.evaluation import Evaluation, MeanLoss
+from earlycrop.evaluation import Evaluation, MeanLoss, ScoringSet
 from earlycrop.hessian_products import AutodiffMode
 from earlycrop.units import Channels, Weights
 from earlycrop_lab.models import build
@@ -60,11 +60,12 @@ def main() -> None:
     x = torch.randn(arguments.samples, 3, 32, 32, generator=generator)
     y = torch.randint(10, (arguments.samples,), generator=generator)
     batches = list(zip(x.split(arguments.batch), y.split(arguments.batch), strict=True))
+    scoring = ScoringSet(batches)  # one for all, as in a pruner, which asks once whether its batches may be cut
     rows = []
     for name, make in [list(NETWORKS.items())[number] for number in arguments.networks]:
         net = make()
-        weights = Weights().of(net, x[:2], None, ()).units
-        units = {"weights": weights, "channels": Channels().of(net, x[:2], None, ()).units}
+        weights = Weights().of(net, x[:2], None, ()).coordinates
+        units = {"weights": weights, "channels": Channels().of(net, x[:2], None, ()).coordinates}
         works: dict[str, Callable[[], object]] = {
             "gradient": lambda net=net: gradient(net, batches),
         }
@@ -72,14 +73,14 @@ def main() -> None:
             for way in get_args(AutodiffMode):
 
                 def score(net=net, chart=chart, way=way) -> object:
-                    at = Evaluation(MeanLoss(net, loss, batches, "running", hessian=way), chart)
+                    at = Evaluation(MeanLoss(net, loss, scoring, "running", hessian=way), chart)
                     return (at.values * at.hessian_gradient()).abs()
 
                 works[f"{kind}, {way}"] = score
         if any(isinstance(module, nn.BatchNorm2d) for module in net.modules()):
 
             def calibration(net=net) -> None:
-                with MeanLoss(net, loss, batches, "calibrated").scoring([]):
+                with MeanLoss(net, loss, scoring, "calibrated").scoring([]):
                     pass
 
             works["calibration"] = calibration
