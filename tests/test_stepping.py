@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import OptimizerError, Pruner, load, save
+from earlycrop import EarlyCropError, OptimizerError, Pruner, load, save
 from tests import dense
 from tests.pruners import make_pruner
 
@@ -217,3 +217,10 @@ def test_a_masked_model_that_is_loaded_and_trained_on_without_its_pruner(tmp_pat
     load(beside, tmp_path / "net")
     train(beside, torch.optim.SGD(beside.parameters(), 0.1))
     assert returned(held) == 0
+
+
+def test_epochs_that_are_plainly_steps():
+    with pytest.warns(UserWarning, match="looks like a number of steps"):
+        pruner_of(mlp(), epochs=60_000)
+    with pytest.raises(EarlyCropError, match="above 0; found 0"):
+        pruner_of(mlp(), epochs=0)

@@ -129,6 +129,10 @@ def check_ranks(ranks: Ranks, model: nn.Module, given: Mapping[str, object] = Ma
         ranks.compare({name: repr(value) for name, value in given.items()} | checksums(model.named_parameters()))
 
 
+STEPS = 10_000
+"""No training has so many epochs: it is steps that are counted."""
+
+
 def check_epochs(method: Method, budget: Budget, epochs: float | None) -> None:
     """The training budget must be there where moments follow from it, and long enough for the last of them.
 
@@ -138,6 +142,12 @@ def check_epochs(method: Method, budget: Budget, epochs: float | None) -> None:
     """
     if epochs is not None and not 0 < epochs < inf:
         raise EarlyCropError(f"`epochs` is the number of epochs of the whole training, above 0; found {epochs}.")
+    if epochs is not None and epochs >= STEPS:
+        warnings.warn(
+            f"`epochs` is {epochs:g}, which looks like a number of steps. Give epochs, and call `check` with epochs "
+            f"too (a fraction such as `step / steps_per_epoch` looks more often).",
+            stacklevel=3,
+        )
     if method.timing.needs_budget:
         if epochs is None:
             raise EarlyCropError(f"{method.name} prunes at moments that follow from the budget: give `epochs`.")
