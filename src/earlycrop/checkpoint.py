@@ -171,7 +171,8 @@ def _warn_if_masks_are_lost(model: nn.Module) -> None:
 
 
 def _zeros(model: nn.Module, names: list[str]) -> int:
-    return sum(int((model.get_parameter(name) == 0).sum()) for name in names if name in dict(model.named_parameters()))
+    parameters = dict(model.named_parameters())
+    return sum(int((parameters[name] == 0).sum()) for name in names if name in parameters)
 
 
 def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set[str], where: str) -> dict[str, Tensor]:

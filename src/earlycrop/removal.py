@@ -166,8 +166,8 @@ class Removal:
 
     def held(self) -> Iterator[Tensor]:
         """Every tensor, as large as the network, that is kept from step to step."""
-        gathered = None if self._gathering is None else self._gathering.state_dict()
-        yield from (leaf for leaf in tree_iter([self.early, gathered]) if isinstance(leaf, Tensor))
+        state = self.state_dict()
+        yield from (leaf for leaf in tree_iter([state["early"], state["gathering"]]) if isinstance(leaf, Tensor))
 
     def _gathered(self) -> Tensor | None:
         """What the score has gathered from training, averaged over ranks."""

@@ -107,14 +107,11 @@ class Scorer:
     @property
     def ready(self) -> bool:
         """Whether the loss can be asked before training: not where the data change with it."""
-        if self.scoring.loss is None or callable(self.scoring.batches):
-            return False
-        return any(self.ranks.gather(bool(self.scoring.batches)))  # some ranks may bring no batch
+        return not callable(self.scoring.batches) and self._has_data()
 
     def rehearsal(self, units: AbstractUnits) -> Rehearsal:
         """What runs now and must run when units have left."""
-        ready = self.ready or (self.scoring.loss is not None and callable(self.scoring.batches))
-        return Rehearsal(units.model, units.example_inputs, self.loss(units.model) if ready else None)
+        return Rehearsal(units.model, units.example_inputs, self.loss(units.model) if self._has_data() else None)
 
     def network(self, units: AbstractUnits, gathered: Tensor | None = None) -> Network:
         """The network as scores see it, with what a score has gathered from training."""
@@ -165,6 +162,10 @@ class Scorer:
             self._busy = outer
             if not outer and callable(self.scoring.batches):
                 self._set = None
+
+    def _has_data(self) -> bool:
+        """Whether there are a loss and a scoring set, the same on every rank: some may bring no batch."""
+        return self.scoring.loss is not None and any(self.ranks.gather(bool(self.scoring.batches)))
 
     def _gathered(self) -> ScoringSet:
         batches = self.scoring.batches

@@ -10,13 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.dropout import _DropoutNd
 
 from earlycrop.evaluation.scoring_set import ScoringSet
-
-QUIET = (_NormBase, _DropoutNd, nn.RNNBase, nn.MultiheadAttention)
-"""Modules that do something else in training mode than compute: update statistics, or draw random numbers."""
+from earlycrop.structure.trace import to_training
 
 CLOSE = 1e-4
 """The relative difference up to which the mean loss of the parts of a batch counts as the loss of the batch; in units
@@ -68,12 +64,6 @@ def manner_of(
     return Manner(bool(training), whole)
 
 
-def to_training(model: nn.Module) -> None:
-    """Training mode, but for modules that would update statistics or draw random numbers."""
-    for module in model.modules():
-        module.training = not isinstance(module, QUIET)
-
-
 def _averages(loss: Callable[[Any], object], halves: Sequence[tuple[Any, int]], whole: object) -> bool:
     """Whether the mean loss of the halves is that of the whole; there are none where the batch cannot be cut."""
     if not halves or not isinstance(whole, Tensor) or whole.numel() != 1:
@@ -81,7 +71,6 @@ def _averages(loss: Callable[[Any], object], halves: Sequence[tuple[Any, int]], 
     total = sum(samples for _, samples in halves)
     with suppress(Exception):  # a batch that cannot be cut so
         mean = sum(float(loss(half)) * samples for half, samples in halves) / total  # type: ignore[arg-type]
-        return not abs(mean - float(whole)) > CLOSE * max(
-            abs(float(whole)), 1e-6
-        )  # what is not finite is reported later
+        # a loss that is not finite passes here, and is refused where it is differentiated
+        return not abs(mean - float(whole)) > CLOSE * max(abs(float(whole)), 1e-6)
     return False

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from copy import deepcopy
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -16,11 +15,13 @@ from torch.utils import _pytree as pytree
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.errors import ScoreError
 from earlycrop.evaluation.coordinates import Coordinates, Rows, Slopes
-from earlycrop.evaluation.manner import manner_of, to_training
+from earlycrop.evaluation.manner import manner_of
 from earlycrop.evaluation.norms import BatchNormMode, Norms
 from earlycrop.evaluation.scoring_set import ScoringSet
 from earlycrop.evaluation.undisturbed import differentiate, exactly, put_back
 from earlycrop.hessian_products import AUTODIFF_MODES, AutodiffMode, Product, central_difference, double_backward
+from earlycrop.structure.duplicates import duplicate
+from earlycrop.structure.trace import to_training
 from earlycrop.vector import Vector
 
 Loss = Callable[[nn.Module, Any], Tensor]
@@ -202,7 +203,7 @@ class MeanLoss:
         def double(tensor: Tensor) -> Tensor:
             return tensor.double() if tensor.is_floating_point() else tensor
 
-        copy = deepcopy(self.model).double()
+        copy = duplicate(self.model).double()
         batches = [pytree.tree_map_only(Tensor, double, batch) for batch, _ in self.batches()]
         twin = MeanLoss(copy, self.loss, batches, self.bn_mode, self.set.largest, "central_difference", self.ranks)
         twin.set.manner, twin._temperature = self.set.manner, self._temperature

@@ -177,15 +177,20 @@ def module_of(node: Node) -> str:
 
 def _shadow(tracing: Tracing, model: nn.Module, call: Call) -> nn.Module:
     shadow = duplicate(model).eval() if "with" in tracing else weightless(model)
-    for module in shadow.modules() if call.training else ():
-        if not isinstance(module, INDIFFERENT):
-            module.training = True
+    if call.training:
+        to_training(shadow)
     head(shadow)
     return shadow
 
 
-INDIFFERENT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)
-"""Modules that touch the same channels in both modes."""
+QUIET = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RNNBase, nn.MultiheadAttention)
+"""Modules that touch the same channels in both modes: in training they update statistics, or draw random numbers."""
+
+
+def to_training(model: nn.Module) -> None:
+    """Training mode, but for modules that would update statistics or draw random numbers."""
+    for module in model.modules():
+        module.training = not isinstance(module, QUIET)
 
 
 def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str]) -> Program:

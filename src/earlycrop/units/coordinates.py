@@ -4,7 +4,7 @@ Coordinates name the *leaves* to differentiate with respect to (the parameters t
 put them, or other tensors like them, in place while the model computes. Derivatives are then autograd's own.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,11 +14,10 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from earlycrop.evaluation.coordinates import Slopes
 from earlycrop.hessian_products import AutodiffMode
 from earlycrop.structure import Gate, Structure
 from earlycrop.vector import Vector
-
-Slopes = Iterable[tuple[Sequence[Tensor | None], float]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -163,11 +163,12 @@ class WeightUnits(AbstractUnits):
 
     def _best_of_norms(self, scores: Vector) -> Bool[Tensor, "weights"] | None:
         """The best entry under each norm by which a weight is divided: without any it would be divided by zero."""
-        if not self._norms():
+        norms = self._norms()
+        if not norms:
             return None
         best = torch.zeros_like(scores, dtype=torch.bool)
         parts = dict(zip(self.names, zip(scores.split(self.sizes), best.split(self.sizes), strict=True), strict=True))
-        for name, places in self._norms().items():
+        for name, places in norms.items():
             score, chosen = parts[name]
             places = places.to(score.device)
             chosen[places.gather(1, score[places].argmax(1, keepdim=True))] = True
@@ -205,8 +206,9 @@ class WeightUnits(AbstractUnits):
 
     def keep_only(self, keep: Bool[Tensor, "weights"]) -> None:
         """Set all others to zero, with their optimizer state."""
-        self._check_norms(keep.to(self.keep.device) & self.keep)
-        self.keep = keep.to(self.keep.device) & self.keep
+        keep = keep.to(self.keep.device) & self.keep
+        self._check_norms(keep)
+        self.keep = keep
         for parameter, gone in self._gone():
             rebind(parameter, parameter.data.clone().masked_fill_(gone, 0))  # a clone keeps the memory format
             for state in (one.state.get(parameter, {}) for one in self.optimizers):
