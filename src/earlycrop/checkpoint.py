@@ -10,17 +10,16 @@ import math
 import os
 import struct
 import warnings
-import weakref
 from collections import Counter, OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from earlycrop.errors import CheckpointError
 from earlycrop.files import read, write
+from earlycrop.stepping import at_steps
 from earlycrop.structure.gated_norms import GatedNorm, gate_norms, plain_norms
 from earlycrop.structure.heads import fit
 from earlycrop.structure.strided import subsample
@@ -150,15 +149,14 @@ def _warn_if_masks_are_lost(model: nn.Module) -> None:
     masked = [name for name, p in model.named_parameters() if p.ndim > 1 and float((p == 0).float().mean()) > MASKED]
     if not masked:
         return
-    there, before = weakref.ref(model), _zeros(model, masked)
+    before = _zeros(model, masked)
 
-    def hook(optimizer: Optimizer, *_: Any) -> None:
-        loaded = there()
+    def hook(loaded: nn.Module, optimizer: Optimizer) -> None:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if loaded is not None and not any(id(loaded.get_parameter(name)) in held for name in masked):
+        if not any(id(loaded.get_parameter(name)) in held for name in masked):
             return
         handle.remove()
-        if loaded is not None and (lost := before - _zeros(loaded, masked)) > 0:
+        if (lost := before - _zeros(loaded, masked)) > 0:
             warnings.warn(
                 f"{lost:,} weights of a loaded model that were zero are not zero after a step of "
                 f"{type(optimizer).__name__}: a file holds the zeros of a mask, but not the mask. To train on, save "
@@ -166,8 +164,7 @@ def _warn_if_masks_are_lost(model: nn.Module) -> None:
                 stacklevel=2,
             )
 
-    handle = register_optimizer_step_post_hook(hook)
-    weakref.finalize(model, handle.remove)
+    handle = at_steps(model, hook)
 
 
 def _zeros(model: nn.Module, names: list[str]) -> int:

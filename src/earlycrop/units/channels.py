@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
@@ -20,6 +19,7 @@ from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.evaluation.rehearsal import Rehearsal
 from earlycrop.reach import Reach
 from earlycrop.sizes import counted
+from earlycrop.stepping import at_steps
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Structure, Verification, Verifier, cut, trace
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.gated_norms import norm_scales
@@ -233,7 +233,7 @@ class ChannelUnits(AbstractUnits):
         for copy in self.copies:
             cut(structure, copy, keep)
         if not self.optimizers and self._guard is None:
-            self._guard = register_optimizer_step_pre_hook(_before_a_step(weakref.ref(self)))
+            self._guard = at_steps(self, _refusing_steps(), before=True)
         left = self.keep.clone()
         left[self.keep] = keep.cpu()
         self.keep = left
@@ -357,13 +357,12 @@ class ChannelUnits(AbstractUnits):
         return next(self.model.parameters())
 
 
-def _before_a_step(units: "weakref.ref[ChannelUnits]") -> Callable[..., None]:
+def _refusing_steps() -> Callable[[ChannelUnits, Optimizer], None]:
     """A hook for every optimizer in this process: one that the pruner was not given has the old shapes in its state."""
     met: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
-    def hook(optimizer: Optimizer, *_: Any) -> None:
-        here = units()
-        if here is None or optimizer in met:
+    def hook(here: ChannelUnits, optimizer: Optimizer) -> None:
+        if optimizer in met:
             return
         for name, parameter in here.model.named_parameters():
             for value in optimizer.state.get(parameter, {}).values():

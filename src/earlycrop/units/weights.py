@@ -13,7 +13,6 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils import _pytree as pytree
 
 from earlycrop.allocation import Global, Uniform
@@ -24,6 +23,7 @@ from earlycrop.errors import EarlyCropError
 from earlycrop.files import as_integers
 from earlycrop.reach import Reach
 from earlycrop.sizes import Sizes, counted
+from earlycrop.stepping import at_steps
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_in, trace
 from earlycrop.structure.surgery import rebind, select
 from earlycrop.structure.trace import Call, as_inputs, inputs_for
@@ -276,7 +276,7 @@ class WeightUnits(AbstractUnits):
                 flag = parameter.requires_grad  # a parameter that is frozen now may be unfrozen later
                 self._handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(_masking(bits)))
                 parameter.requires_grad_(flag)
-        self._handles.append(register_optimizer_step_post_hook(_after_any_step(weakref.ref(self))))
+        self._handles.append(at_steps(self, _masking_steps()))
 
     @torch.no_grad()
     def zero(self) -> None:
@@ -410,7 +410,7 @@ class WeightUnits(AbstractUnits):
                 module.training = training
 
 
-def _after_any_step(units: "weakref.ref[WeightUnits]") -> Callable[..., None]:
+def _masking_steps() -> Callable[[WeightUnits, Optimizer], None]:
     """A hook for every optimizer in this process: after a step of one that has masked weights they are zero again.
 
     It does not matter whether the pruner was given that optimizer, or whether another one wraps it. What such an
@@ -419,9 +419,8 @@ def _after_any_step(units: "weakref.ref[WeightUnits]") -> Callable[..., None]:
     met: weakref.WeakSet[Optimizer] = weakref.WeakSet()
     others: weakref.WeakSet[Optimizer] = weakref.WeakSet()
 
-    def hook(optimizer: Optimizer, *_: Any) -> None:
-        here = units()
-        if here is None or optimizer in others:
+    def hook(here: WeightUnits, optimizer: Optimizer) -> None:
+        if optimizer in others:
             return
         if optimizer not in met:
             ours = {id(parameter) for parameter, _ in here._held}
