@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from math import inf
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -127,6 +127,23 @@ def check_ranks(ranks: Ranks, model: nn.Module, given: Mapping[str, object] = Ma
     """
     if ranks.size > 1:
         ranks.compare({name: repr(value) for name, value in given.items()} | checksums(model.named_parameters()))
+
+
+def check_state(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """Check that a saved state is of a pruner like this one.
+
+    Args:
+        state: The state.
+        mine: What identifies this pruner, by name.
+
+    Raises:
+        EarlyCropError: something differs; names the first difference.
+    """
+    for name, value in mine.items():
+        if state.get(name) != value:
+            raise EarlyCropError(
+                f"This state is of another {name}: it was saved with {state.get(name)}, and here it is {value}."
+            )
 
 
 STEPS = 10_000

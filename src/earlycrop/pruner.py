@@ -19,7 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.adopting import Closed, bare, check_epochs, check_method, check_optimizers, check_ranks, copy_of
+from earlycrop.adopting import (
+    Closed,
+    bare,
+    check_epochs,
+    check_method,
+    check_optimizers,
+    check_ranks,
+    check_state,
+    copy_of,
+)
 from earlycrop.budget import Budget
 from earlycrop.deprecated import regrouped
 from earlycrop.distributed import ranks_of
@@ -34,7 +43,6 @@ from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
 from earlycrop.starvation import StarvationWarning, remaining
 from earlycrop.structure import Verification, names_of
-from earlycrop.structure.walk import tensors_of
 from earlycrop.timing import Now, Phase, Reason
 from earlycrop.watching import Watch
 
@@ -122,8 +130,7 @@ class Pruner(Closed):
         self._ranks = ranks_of(group)
         self._scorer = Scorer(scoring, self.method.bn_mode, seed, self._ranks)
         self._cuts_in_all = self.method.timing.cuts(len(self.targets))
-        given = {"method": self.method, "budget": self.budget, "seed": seed, "epochs": epochs}
-        check_ranks(self._ranks, model, given | {"bn_mode": self._scorer.bn_mode})
+        check_ranks(self._ranks, model, self._identity() | {"epochs": epochs})
         check_epochs(self.method, self.budget, epochs)
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
         ways = self._scorer.calls(model) if self._cuts_in_all else ()
@@ -202,8 +209,8 @@ class Pruner(Closed):
         """
         with torch.inference_mode(False), self._scorer.session():  # tensors made in inference mode cannot be trained
             report = None if self.done else self._check(epoch)
-            if report is None and self._removal.gathering is not None:
-                self._removal.gathering.reset()
+            if report is None:
+                self._removal.start_gathering()
             if not (self.done or self.pruned or self.method.timing.needs_budget):
                 self._watch.warn_of_the_end(epoch, self.epochs)
             phase = self.method.timing.phase(epoch, self.epochs, self._cuts_in_all)
@@ -216,15 +223,13 @@ class Pruner(Closed):
 
     def _check(self, epoch: float) -> Report | None:
         check_ranks(self._ranks, self.model)
-        timing, removal, report = self.method.timing, self._removal, None
-        removal.take_widths(self.units)
-        if timing.rewinds_to is not None and removal.early is None and epoch >= timing.rewinds_to - 1e-9:
-            removal.early = {name: tensor.detach().clone() for name, tensor in tensors_of(self.model)}
+        report = None
+        self._removal.remember(self.units, epoch)
         self._watch.look(epoch, self.budget.sparsity, self._optimizers)
         while not self.done:
             seen, sparsity = self._watch.values, self.budget.sparsity
-            reason = timing.reason(Now(epoch, self.epochs, seen, sparsity, self.cuts, self._cuts_in_all))
-            if reason is None:
+            now = Now(epoch, self.epochs, seen, sparsity, self.cuts, self._cuts_in_all)
+            if (reason := self.method.timing.reason(now)) is None:
                 break
             report = self._prune(epoch, reason)
         return report
@@ -259,9 +264,8 @@ class Pruner(Closed):
             dense = self._scorer.variation(units.model, self.method)
             several = self._cuts_in_all == len(self.targets)  # one step in each cut; otherwise all of them in this one
             self._removal.leave(units, [self.targets[self.cuts]] if several else self.targets)
-            rewound = self.method.timing.rewinds_to is not None
-            if rewound or self._optimizer_state == "reset":
-                self._forget()
+            if self._optimizer_state == "reset" or self.method.timing.rewinds_to is not None:
+                _forget(self._optimizers)
             if rehearsal is not None:
                 rehearsal.repeat()
             report = Report(
@@ -289,7 +293,6 @@ class Pruner(Closed):
         self.cuts += 1
         self._removal.watch(units, self.done)
         self._watch.close()
-        self._removal.early = None if self.done else self._removal.early
         return report
 
     def harvest(self) -> HarvestReport:
@@ -311,7 +314,7 @@ class Pruner(Closed):
             self._ranks.share(self.model.buffers())  # what is dead depends on them
             with units.all_or_nothing(*self._optimizers):
                 if self._optimizer_state == "reset":
-                    self._forget()
+                    _forget(self._optimizers)
                 report = harvest_units(units)
                 self._ranks.meet("the end of the harvest")
             return report
@@ -321,10 +324,7 @@ class Pruner(Closed):
     def state_dict(self) -> dict[str, Any]:
         """The state as plain containers and tensors: what was seen, what left, and the report."""
         return {
-            "method": repr(self.method),
-            "budget": repr(self.budget),
-            "seed": self.seed,
-            "bn_mode": self._scorer.bn_mode,
+            **self._identity(),
             **self._watch.state_dict(),
             "units": self.units.state_dict() if self._cuts_in_all else None,
             "report": None if self.report is None else asdict(self.report),
@@ -345,12 +345,7 @@ class Pruner(Closed):
         Raises:
             EarlyCropError: the state is of another method, budget, seed, batch-norm mode or network.
         """
-        mine = {"method": repr(self.method), "budget": repr(self.budget), "seed": self.seed}
-        for name, value in {**mine, "bn_mode": self._scorer.bn_mode}.items():
-            if state.get(name) != value:
-                raise EarlyCropError(
-                    f"This state is of another {name}: it was saved with {state.get(name)}, and here it is {value}."
-                )
+        check_state(state, self._identity())
         report = None if state["report"] is None else Report.from_dict(state["report"])
         if state["units"] is not None:
             with self.units.all_or_nothing(*self._optimizers):
@@ -361,6 +356,10 @@ class Pruner(Closed):
         self._removal.watch(self.units, self.done)
         self._removal.load_state_dict(state)
 
+    def _identity(self) -> dict[str, Any]:
+        given = {"method": repr(self.method), "budget": repr(self.budget), "seed": self.seed}
+        return given | {"bn_mode": self._scorer.bn_mode}
+
     def held(self) -> Iterator[Tensor]:
         """Every tensor that it keeps from step to step besides the model and the optimizer.
 
@@ -368,10 +367,6 @@ class Pruner(Closed):
         them too.
         """
         return chain(self._removal.held(), self._watch.held(), self.units.held())
-
-    def _forget(self) -> None:
-        for optimizer in self._optimizers:
-            optimizer.state.clear()
 
     # What instruments look at -------------------------------------------------------------------------
 
@@ -402,6 +397,11 @@ class Pruner(Closed):
         """
         with self._scorer.session():
             return self._scorer.kernel(self.units, samples, most)
+
+
+def _forget(optimizers: Sequence[Optimizer]) -> None:
+    for optimizer in optimizers:
+        optimizer.state.clear()
 
 
 def _exact(verification: Verification) -> Verification:

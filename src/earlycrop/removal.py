@@ -75,6 +75,18 @@ class Removal:
         self.take_widths(units)
         return self._chosen(units, self._budget.sparsity, self.scores(units), self._method.allocation)
 
+    def remember(self, units: AbstractUnits, epoch: float) -> None:
+        """At the first check fix the widths, and at the epoch of rewinding keep the weights, if the method asks for it.
+
+        Args:
+            units: The units.
+            epoch: Epochs finished.
+        """
+        self.take_widths(units)
+        rewinds_to = self._method.timing.rewinds_to
+        if rewinds_to is not None and self.early is None and epoch >= rewinds_to - 1e-9:
+            self.early = {name: tensor.detach().clone() for name, tensor in tensors_of(units.model)}
+
     def take_widths(self, units: AbstractUnits) -> None:
         """Fix the widths at the first check, if another scoring decides them there."""
         by = self._method.widths
@@ -145,11 +157,12 @@ class Removal:
         if self._gathering is not None:
             self._gathering.close()
         self._gathering = None if done else self._method.score.gather(self._scorer.network(units))
+        self.early = None if done else self.early
 
-    @property
-    def gathering(self) -> AbstractGathering | None:
-        """What watches training; None if the score needs nothing from it."""
-        return self._gathering
+    def start_gathering(self) -> None:
+        """Gather from the next step on, if the score is gathered from training; forget the steps before."""
+        if self._gathering is not None:
+            self._gathering.reset()
 
     # States -------------------------------------------------------------------------------------------
 

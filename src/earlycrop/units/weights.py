@@ -11,9 +11,7 @@ from typing import Any, ClassVar
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
-from torch.utils import _pytree as pytree
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_weights
@@ -23,6 +21,7 @@ from earlycrop.errors import EarlyCropError
 from earlycrop.files import as_integers
 from earlycrop.reach import Reach
 from earlycrop.sizes import Sizes, counted
+from earlycrop.starvation import reads_its_inputs
 from earlycrop.stepping import at_steps
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_in, trace
 from earlycrop.structure.surgery import rebind, select
@@ -318,7 +317,7 @@ class WeightUnits(AbstractUnits):
     def collapsed(self) -> list[str]:
         """Layers that keep no weight, and a line if the output no longer depends on the input; empty if all is well."""
         empty = [f"{name} keeps no weight" for name, width in self.widths() if width == 0]
-        if not self._reaches():
+        if not reads_its_inputs(self.model, self.example_inputs):
             empty.append("the output no longer depends on the input")
         return empty
 
@@ -378,36 +377,6 @@ class WeightUnits(AbstractUnits):
     def _gone(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
         for parameter, keep in zip(self._parameters(), self.keep.split(self.sizes), strict=True):
             yield parameter, ~keep.view_as(parameter).to(parameter.device)
-
-    def _reaches(self) -> bool:
-        """Whether the outputs differ for two random inputs; true if the model cannot be run on random inputs."""
-        if not any(
-            isinstance(leaf, Tensor) and leaf.is_floating_point() for leaf in pytree.tree_leaves(self.example_inputs)
-        ):
-            return True
-        modes = [(module, module.training) for module in self.model.modules()]
-        generator = torch.Generator().manual_seed(0)
-
-        def noise(tensor: Tensor) -> Tensor:
-            return torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
-
-        def outputs() -> list[Any]:
-            inputs = pytree.tree_map_only(Tensor, noise, self.example_inputs)
-            buffers = {name: buffer.clone() for name, buffer in self.model.named_buffers()}
-            devices = {parameter.device for parameter in self.model.parameters()}
-            with torch.random.fork_rng([d for d in devices if d.type == "cuda"]):
-                return pytree.tree_leaves(functional_call(self.model, buffers, inputs))
-
-        try:
-            self.model.eval()
-            with torch.no_grad():
-                pairs = zip(outputs(), outputs(), strict=True)
-            return any(not torch.equal(a, b) for a, b in pairs if isinstance(a, Tensor))
-        except Exception:  # no reason to fail: the model may not accept random inputs
-            return True
-        finally:
-            for module, training in modes:
-                module.training = training
 
 
 def _masking_steps() -> Callable[[WeightUnits, Optimizer], None]:
