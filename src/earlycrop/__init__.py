@@ -14,7 +14,7 @@ The answers
     earlycrop.timing      AtInit, AtEpoch, Spread, LazyRegime and other detectors: when
     earlycrop.steps       OneShot, Halving, Exponential, Bounded: in how many steps
     earlycrop.allocation  Global, Uniform: how layers share the budget
-    earlycrop.costs       PrunableWeights, Parameters, Nodes, Flops: what sparsity counts
+    earlycrop.counting    PrunableWeights, Parameters, Nodes, Flops: what sparsity counts
     earlycrop.widths      WidthsOf: one scoring sets the widths, another chooses the units
 
 Below them

@@ -8,10 +8,10 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from earlycrop.allocation import places
-from earlycrop.costs import COSTS, AbstractCost, Target
 from earlycrop.counting import Counter
+from earlycrop.counting.costs import COSTS, AbstractCost, Target
+from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError, ScoreError, nearest
-from earlycrop.sizes import Sizes
 from earlycrop.structure import Structure
 from earlycrop.structure.held import holding
 from earlycrop.vector import Vector

@@ -17,8 +17,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from earlycrop.bits import as_integers
 from earlycrop.errors import EarlyCropError, RankError
-from earlycrop.files import as_integers
 
 T = TypeVar("T")
 

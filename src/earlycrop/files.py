@@ -21,6 +21,7 @@ import safetensors
 import torch
 from torch import Tensor
 
+from earlycrop.bits import as_integers
 from earlycrop.errors import CheckpointError
 
 try:
@@ -165,15 +166,6 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         error.filename = os.fspath(path)
         del error.filename2  # set by a failed rename; None would be printed as a name
         raise
-
-
-INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
-def as_integers(tensor: Tensor) -> Tensor:
-    """The bits of each entry (for complex128, of each part) as an integer, in the same memory."""
-    tensor = torch.view_as_real(tensor.detach()) if tensor.dtype == torch.complex128 else tensor.detach()
-    return tensor.view(INTEGERS[tensor.element_size()])
 
 
 def partial(path: Path) -> bool:

@@ -6,6 +6,7 @@ norms.py        what norms with running statistics do while scores are computed
 undisturbed.py  everything else about the state in which scores are computed, and how it is undone
 mean_loss.py    the mean loss over the set, differentiated
 evaluation.py   the same at one vector: what a score of the loss sees
+inputs.py       whether the network still reads its inputs
 
 Both passes of a Hessian-gradient product cover the whole set. With batches b of n_b among N samples,
 

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget
-from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts
+from earlycrop.counting.costs import AbstractCost
 from earlycrop.distributed import grouped
 from earlycrop.evaluation.rehearsal import Rehearsal
 from earlycrop.reach import Reach

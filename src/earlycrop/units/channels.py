@@ -13,12 +13,12 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Uniform
 from earlycrop.budget import Budget, check_scores, choose_channels
-from earlycrop.costs import AbstractCost, Parameters
 from earlycrop.counting import Counter, Counts
+from earlycrop.counting.costs import AbstractCost, Parameters
+from earlycrop.counting.sizes import counted
 from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.evaluation.rehearsal import Rehearsal
 from earlycrop.reach import Reach
-from earlycrop.sizes import counted
 from earlycrop.stepping import at_steps
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Structure, Verification, Verifier, cut, trace
 from earlycrop.structure.duplicates import duplicate

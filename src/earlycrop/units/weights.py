@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Uniform
+from earlycrop.bits import as_integers
 from earlycrop.budget import Budget, check_scores, choose_weights
-from earlycrop.costs import AbstractCost
 from earlycrop.counting import Counts, flops, size_of
+from earlycrop.counting.costs import AbstractCost
+from earlycrop.counting.sizes import Sizes, counted
 from earlycrop.errors import EarlyCropError
-from earlycrop.files import as_integers
+from earlycrop.evaluation.inputs import reads_its_inputs
 from earlycrop.reach import Reach
-from earlycrop.sizes import Sizes, counted
-from earlycrop.starvation import reads_its_inputs
 from earlycrop.stepping import at_steps
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_in, trace
 from earlycrop.structure.surgery import rebind, select

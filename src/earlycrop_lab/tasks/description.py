@@ -8,7 +8,7 @@ from math import ceil, inf, isfinite
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import earlycrop
-from earlycrop.costs import Target
+from earlycrop.counting.costs import Target
 from earlycrop.errors import nearest
 from earlycrop.evaluation import BatchNormMode
 from earlycrop.scores import READINGS, Grasp, Reading

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from earlycrop.costs import COSTS
 from earlycrop.counting import Counter, Counts, flops, size_of
+from earlycrop.counting.costs import COSTS
 from earlycrop.structure import cut, trace
 from earlycrop_lab.models import build
 from tests import dense

@@ -19,7 +19,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
-from earlycrop.sizes import Sizes
+from earlycrop.counting.sizes import Sizes
 
 
 class AbstractCost(ABC):

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
-from earlycrop.costs import COSTS, AbstractCost, Flops, Nodes, Parameters, PrunableWeights
-from earlycrop.sizes import Sizes
+from earlycrop.counting.costs import COSTS, AbstractCost, Flops, Nodes, Parameters, PrunableWeights
+from earlycrop.counting.sizes import Sizes
 from earlycrop.structure import Layer, Structure
 from earlycrop.structure.trace import as_inputs, examples_in, weightless
 
