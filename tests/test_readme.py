@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop_lab.runs import read
+from earlycrop_lab.runs import finished, read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -54,8 +54,8 @@ NARROW = {"narrow dense, as many FLOPs": "flops_after", "narrow dense, as many p
 def cell(label: str, folder: str, sparsity: float) -> str:
     """`mean ± deviation (n)` of the accuracy in percent; narrow dense networks are those nearest to `earlycrop-s`."""
     groups = defaultdict(list)
-    for path in sorted((ROOT / "results" / folder).glob("*/result.json")):
-        result = read(path.parent)
+    for run in finished(ROOT / "results" / folder):
+        result = read(run)
         d = result.description
         plainly = d == replace(d.usual(), **{name: getattr(d, name) for name in TRAINING}, sparsity=d.sparsity)
         if plainly and (d.method == "dense" or d.sparsity == sparsity):

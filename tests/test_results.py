@@ -12,7 +12,7 @@ import pytest
 from earlycrop_lab.reporting import equal_cost
 from earlycrop_lab.reporting.columns import COLUMNS, column
 from earlycrop_lab.reporting.tables import Row, table
-from earlycrop_lab.runs import read
+from earlycrop_lab.runs import finished, read
 
 ROOT = Path(__file__).parents[1]
 SHOWN = ("node_sparsity", "flops", "optimizer_steps", "sparse_memory_bytes", "disk_bytes")
@@ -25,7 +25,7 @@ def line(row: Row) -> str:
 
 
 def test_the_tables_are_those_of_the_runs():
-    results = [read(path.parent) for path in sorted((ROOT / "results" / "cifar10-grid").glob("*/result.json"))]
+    results = [read(run) for run in finished(ROOT / "results" / "cifar10-grid")]
     lines = {line(row) for row in table(results)}
     told = [each for each in (ROOT / "docs" / "published.md").read_text().splitlines() if each.startswith("| `")]
     assert len(told) > 15
@@ -37,7 +37,7 @@ PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
 def rows_of(folder: Path) -> list[Row]:
-    return table([read(path.parent) for path in sorted(folder.glob("*/result.json"))])
+    return table([read(run) for run in finished(folder)])
 
 
 def recipe_line(row: Row) -> str:
@@ -101,8 +101,8 @@ def test_the_table_of_gpt2_is_that_of_its_benchmark():
 def test_the_tables_of_a_task_are_those_of_its_runs(task, digits):
     """Cells are `mean ± deviation (n)` of the figure that counts, over the runs of a method at a sparsity."""
     figures = defaultdict(list)
-    for path in sorted((ROOT / "results" / task).glob("*/result.json")):
-        result = read(path.parent)
+    for run in finished(ROOT / "results" / task):
+        result = read(run)
         at = result.description
         figures[at.method, at.sparsity].append(result.columns.metrics[at.metric.name])
     shown = 0
@@ -134,5 +134,7 @@ def table_after(folder: str) -> list[list[str]]:
 
 def test_kept_results_are_records_and_light():
     """Pictures, pages and tensors are made again from the records (`earlycrop report`); git ignores them here."""
-    kept = [path for path in (ROOT / "results").rglob("*.*") if path.suffix in (".json", ".csv", ".md", ".txt")]
+    kept = [
+        path for path in (ROOT / "results").rglob("*.*") if path.suffix in (".json", ".jsonl", ".csv", ".md", ".txt")
+    ]
     assert sum(path.stat().st_size for path in kept) < 6_000_000

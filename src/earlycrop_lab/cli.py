@@ -16,12 +16,12 @@ from earlycrop_lab.comparing.grids import get_preset
 from earlycrop_lab.tasks import get_task
 from earlycrop_lab.tasks.torchrun import processes
 from earlycrop_lab.verbs.compare import COMPARE
-from earlycrop_lab.verbs.show import METHODS, REPORT, SHOW
+from earlycrop_lab.verbs.show import METHODS, PACK, REPORT, SHOW
 from earlycrop_lab.verbs.train import DEMO, TRAIN
 from earlycrop_lab.verbs.verb import Misuse, Verb
 from earlycrop_lab.verbs.why import WHY
 
-VERBS = {verb.name: verb for verb in (TRAIN, COMPARE, DEMO, WHY, METHODS, SHOW, REPORT)}
+VERBS = {verb.name: verb for verb in (TRAIN, COMPARE, DEMO, WHY, METHODS, SHOW, REPORT, PACK)}
 """The subcommands, by name."""
 
 OVERVIEW = """\
@@ -49,6 +49,7 @@ earlycrop: make a network small before you pay for training it.
   earlycrop show RUN               one finished run: its table, its curve, its figures
   earlycrop show FOLDER            all runs in a folder, as one Markdown table
   earlycrop report FOLDER          all runs in a folder, as one page with tables and figures
+  earlycrop pack FOLDER --to KEPT  all results in a folder in one file, KEPT/runs.jsonl, which the other verbs read too
 
 `earlycrop train --help` lists every option of image classification; add `--task NAME` for the options of another task.
 Data sets: digits (nothing to download), cifar10, cifar100, tiny-imagenet, folder:PATH. For your own training loop, use

@@ -2,16 +2,18 @@
 
 A folder is named after its description, of which only what differs from the usual appears, so nobody has to name
 experiments, and a new option leaves old results valid. A run whose result exists is not run again. `result.json` is
-written last, and atomically: a folder without it is an interrupted run, which resumes from its last checkpoint.
+written last, and atomically: a folder without it is an interrupted run, which resumes from its last checkpoint. Results
+can also be packed: `runs.jsonl` beside the folders has one of them in each line, and stands for folders that are gone.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ from earlycrop_lab.tasks.progress import Progress
 from earlycrop_lab.tasks.session import Trained
 
 RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
+PACKED = "runs.jsonl"
+"""The packed results of runs, in the folder where their own folders would be."""
 EARLIER = "result-before.json"
 """The previous result of a run that was started over, until the new one is written."""
 
@@ -137,7 +141,7 @@ def run(
         OSError: The data or the folder cannot be read or written.
     """
     folder = out / folder_name(description)
-    there = (folder / RESULT).exists()
+    there = has_result(folder)
     ranks.first(there)
     if there:
         return _finished(description, folder, say)
@@ -212,6 +216,11 @@ def start_over(descriptions: Iterable[Description], out: Path) -> None:
             Checkpoints(folder, of).discard()
             if (folder / RESULT).exists():
                 os.replace(folder / RESULT, folder / EARLIER)
+        packed = dict(_packed(out))
+        for folder in [folder for folder in folders if folder.name in packed]:
+            (folder / EARLIER).write_text(json.dumps(packed.pop(folder.name)), encoding="utf-8")
+        if packed.keys() != _packed(out).keys():
+            _write_packed(packed, out)
 
 
 def follow(description: Description, *, ranks: Ranks, root: str | None = None, device: str = "cpu") -> None:
@@ -239,17 +248,84 @@ def write(result: Result, folder: Path) -> None:
 
 
 def read(folder: Path) -> Result:
-    """The result in a folder.
+    """The result in a folder; or, if that is gone, the one that was packed.
 
     Raises:
         ValueError: The file is not a result of this laboratory.
         OSError: The file cannot be read.
     """
     path = folder / RESULT
+    packed = None if path.exists() else _packed(folder.parent).get(folder.name)
     try:
-        return Result.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return Result.from_dict(json.loads(path.read_text(encoding="utf-8")) if packed is None else packed)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is no result of this laboratory ({type(error).__name__}: {error}).") from error
+
+
+def has_result(folder: Path) -> bool:
+    """Whether a run has a result, in its folder or packed."""
+    return (folder / RESULT).exists() or folder.name in _packed(folder.parent)
+
+
+def finished(out: Path) -> list[Path]:
+    """The folders of all runs under `out` that have a result, by name; of packed runs, where their folders would be."""
+    return sorted({path.parent for path in out.glob(f"*/{RESULT}")} | {out / name for name in _packed(out)})
+
+
+def pack(out: Path, into: Path) -> int:
+    """Add the results of a folder of runs to the packed results of another folder; what `out` holds stays as it is.
+
+    Args:
+        out: The folder of runs.
+        into: The folder whose `runs.jsonl` receives them; a result that it has already is replaced by that of `out`.
+
+    Returns:
+        The number of results that are packed there now.
+
+    Raises:
+        ValueError: A file is not a result of this laboratory.
+        OSError: A file cannot be read or written.
+    """
+    together = _packed(into) | {folder.name: read(folder).as_dict() for folder in finished(out)}
+    into.mkdir(parents=True, exist_ok=True)
+    _write_packed(together, into)
+    return len(together)
+
+
+NAME = "run"
+"""The key of a packed result's name."""
+
+
+def _write_packed(results: Mapping[str, dict[str, Any]], out: Path) -> None:
+    """Write packed results, by name, a line each."""
+    with replacing(out / PACKED) as file:
+        for name in sorted(results):
+            line = json.dumps({NAME: name, **results[name]}, separators=(",", ":"), allow_nan=False)
+            file.write(f"{line}\n".encode())
+
+
+def _packed(out: Path) -> dict[str, dict[str, Any]]:
+    """The packed results by the names of their folders."""
+    try:
+        state = (out / PACKED).stat()
+    except OSError:
+        return {}
+    return _lines(out / PACKED, (state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=64)
+def _lines(path: Path, state: tuple[int, int]) -> dict[str, dict[str, Any]]:
+    """The lines of a file of packed results; read again only if its state has changed."""
+    found = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            record = json.loads(line)
+            found[record.pop(NAME)] = record
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(
+                f"Line {number} of {path} is no packed result ({type(error).__name__}: {error})."
+            ) from error
+    return found
 
 
 def failure(folder: Path) -> str | None:
@@ -268,9 +344,9 @@ def find(name: str, out: Path) -> Path:
     Raises:
         ValueError: No run matches, or several do; the message lists them or suggests the nearest.
     """
-    if (Path(name) / RESULT).exists():
+    if has_result(Path(name)):
         return Path(name)
-    runs = sorted(path.parent for path in out.glob(f"*/{RESULT}"))
+    runs = finished(out)
     if not runs:
         raise ValueError(f"There is no finished run in {out}. `earlycrop train` makes one; --out says where they are.")
     names = [path.name for path in runs]
@@ -293,4 +369,4 @@ def samples(description: Description, out: Path) -> dict[str, torch.Tensor]:
 def twin(description: Description, out: Path) -> Result | None:
     """The result of the dense run with the same training, or None if it does not exist."""
     folder = out / folder_name(description.dense_twin())
-    return read(folder) if (folder / RESULT).exists() else None
+    return read(folder) if has_result(folder) else None

@@ -9,7 +9,18 @@ from torch import nn
 from earlycrop.timing import AtEpoch
 from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import Checkpoints, Occupied
-from earlycrop_lab.runs import find, folder_name, read, run, start_over, twin, write
+from earlycrop_lab.runs import (
+    find,
+    finished,
+    folder_name,
+    has_result,
+    pack,
+    read,
+    run,
+    start_over,
+    twin,
+    write,
+)
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import pruning_method
 from earlycrop_lab.tasks.session import Trained
@@ -274,3 +285,56 @@ def test_the_twin_is_found_where_it_is(tmp_path):
     folder.mkdir()
     write(result(dense), folder)
     assert twin(Classification(), tmp_path) == result(dense)
+
+
+def test_packed_results_stand_for_their_folders(tmp_path):
+    """Packed, moved without their folders, and asked for by every reader."""
+    runs_folder, kept = tmp_path / "runs", tmp_path / "kept"
+    seeds = [Classification(seed=seed) for seed in range(3)]
+    for each in seeds:
+        folder = runs_folder / folder_name(each)
+        folder.mkdir(parents=True)
+        write(result(each), folder)
+    assert pack(runs_folder, kept) == 3
+    assert [path.name for path in kept.iterdir()] == ["runs.jsonl"]
+    assert [read(folder) for folder in finished(kept)] == [read(folder) for folder in finished(runs_folder)]
+    assert find("digits-resnet18-earlycrop-s-0.95-seed1", kept) == kept / folder_name(seeds[1])
+    assert not has_result(kept / folder_name(Classification(seed=3)))
+
+
+def test_a_result_in_its_folder_wins_over_a_packed_one_and_replaces_it_when_packed_again(tmp_path):
+    folder = tmp_path / folder_name(Classification())
+    folder.mkdir()
+    write(replace(result(Classification()), data="before"), folder)
+    pack(tmp_path, tmp_path)
+    write(replace(result(Classification()), data="after"), folder)
+    assert read(folder).data == "after"
+    assert pack(tmp_path, tmp_path) == 1
+    (folder / "result.json").unlink()
+    assert read(folder).data == "after"
+
+
+def test_a_packed_run_is_not_run_again_unless_asked(tmp_path, monkeypatch):
+    task = Task()
+    monkeypatch.setattr(runs, "train", task)
+    folder = tmp_path / folder_name(Classification())
+    others = tmp_path / folder_name(Classification(seed=1))
+    for each, seed in ((folder, 0), (others, 1)):
+        each.mkdir()
+        write(result(Classification(seed=seed)), each)
+    pack(tmp_path, tmp_path)
+    for each in (folder, others):
+        (each / "result.json").unlink()
+    run(Classification(), tmp_path)
+    assert task.calls == 0
+    start_over([Classification()], tmp_path)
+    assert (folder / "result-before.json").exists()
+    assert [path.name for path in finished(tmp_path)] == [others.name]
+    run(Classification(), tmp_path)
+    assert task.calls == 1
+
+
+def test_a_damaged_line_of_packed_results_is_named(tmp_path):
+    (tmp_path / "runs.jsonl").write_text('{"run": "a", "description": {}}\nnothing\n')
+    with pytest.raises(ValueError, match=r"Line 2 of .*runs.jsonl is no packed result"):
+        finished(tmp_path)

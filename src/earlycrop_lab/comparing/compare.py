@@ -19,7 +19,7 @@ from earlycrop_lab.comparing.grids import Grid
 from earlycrop_lab.comparing.isolation import Isolated, failure
 from earlycrop_lab.reporting import equal_cost, tables
 from earlycrop_lab.reporting.equal_cost import comparisons
-from earlycrop_lab.runs import RESULT, Result, folder_name, read
+from earlycrop_lab.runs import Result, folder_name, has_result, read
 from earlycrop_lab.tasks.description import Description
 
 Entry = tuple[Description, Result | str]
@@ -28,13 +28,13 @@ Entry = tuple[Description, Result | str]
 
 def todo(runs: Sequence[Description], out: Path) -> list[Description]:
     """The runs without a result."""
-    return [run for run in runs if not (out / folder_name(run) / RESULT).exists()]
+    return [run for run in runs if not has_result(out / folder_name(run))]
 
 
 def result_of(run: Description, out: Path) -> Result | str:
     """The result of a run, or the reason why there is none."""
     folder = out / folder_name(run)
-    if not (folder / RESULT).exists():
+    if not has_result(folder):
         return failure(folder) or "it was not run"
     try:
         result = read(folder)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from earlycrop.files import replacing
+from earlycrop_lab import runs
 from earlycrop_lab.page import pictures
 from earlycrop_lab.page.html import page
 from earlycrop_lab.reporting import claims, equal_cost
@@ -21,7 +22,7 @@ from earlycrop_lab.reporting.claims import findings
 from earlycrop_lab.reporting.equal_cost import comparisons, narrower
 from earlycrop_lab.reporting.figures import sampled
 from earlycrop_lab.reporting.tables import Row, by_setting, csv, markdown, table
-from earlycrop_lab.runs import RESULT, Result, failure, read
+from earlycrop_lab.runs import Result
 from earlycrop_lab.why import inquiry
 from earlycrop_lab.why.inquiry import Inquiry
 
@@ -76,13 +77,13 @@ def _sampled(rows: Sequence[Row], folder: Path) -> list[Chart]:
 def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
     """The results of a folder of runs, and for each run without a result, by name, the reason."""
     results, lacking = [], {}
-    for run in sorted(path for path in folder.iterdir() if path.is_dir()):
-        if (run / RESULT).exists():
+    for run in sorted({path for path in folder.iterdir() if path.is_dir()} | set(runs.finished(folder))):
+        if runs.has_result(run):
             try:
-                results.append(read(run))
+                results.append(runs.read(run))
             except (ValueError, OSError) as error:
                 lacking[run.name] = str(error)
-        elif why := failure(run):
+        elif why := runs.failure(run):
             lacking[run.name] = f"failed: {why}"
         elif re.search(r"-seed\d+$", run.name) and not run.name.startswith(("plan-", "why-")):
             lacking[run.name] = "has no result: it is running, or was cut off; the same command goes on with it"

@@ -8,7 +8,7 @@ from rich.console import Console
 from earlycrop_lab import page
 from earlycrop_lab.reporting import summary
 from earlycrop_lab.reporting.figures import draw
-from earlycrop_lab.runs import MODEL, RESULT, Result, find, read, twin
+from earlycrop_lab.runs import MODEL, PACKED, RESULT, Result, find, finished, pack, read, twin
 from earlycrop_lab.verbs.verb import Misuse, Verb, say
 
 
@@ -30,8 +30,8 @@ def _of_a_run(parser: argparse.ArgumentParser, task: str) -> None:
 
 
 def _show(options: argparse.Namespace, console: Console) -> int:
-    if several := sorted(Path(options.run).glob(f"*/{RESULT}")):
-        results = [read(path.parent) for path in several]
+    if several := finished(Path(options.run)):
+        results = [read(folder) for folder in several]
         print(summary.markdown(results))
         print("\n" + "\n".join(dict.fromkeys(f"{summary.title(each)}. {summary.conditions(each)}" for each in results)))
         return 0
@@ -58,6 +58,22 @@ def _report(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _pack(options: argparse.Namespace, console: Console) -> int:
+    if not options.results.is_dir():
+        raise Misuse(f"there is no folder {options.results}: pack expects the folder that `train --out` named")
+    into = options.to or options.results
+    number = pack(options.results, into)
+    say(console, f"{into / PACKED} holds {number} results")
+    return 0
+
+
+def _of_packing(parser: argparse.ArgumentParser, task: str) -> None:
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="a folder of runs; it stays as it is")
+    parser.add_argument(
+        "--to", type=Path, metavar="FOLDER", help="the folder that receives runs.jsonl (default: RESULTS)"
+    )
+
+
 def present(result: Result, folder: Path, out: Path, console: Console, full: bool = False) -> None:
     """Print the table beside the dense twin's, what was removed, the conditions, and the paths of the figures."""
     pruned = result.report is not None
@@ -82,3 +98,4 @@ def present(result: Result, folder: Path, out: Path, console: Console, full: boo
 METHODS = Verb("methods", "the table of methods", _no_arguments, _methods)
 SHOW = Verb("show", "a finished run", _of_a_run, _show)
 REPORT = Verb("report", "a folder of runs as a page", _of_a_folder, _report)
+PACK = Verb("pack", "the results of a folder of runs in one file", _of_packing, _pack)

@@ -25,6 +25,6 @@ def test_an_option_of_one_verb_is_none_of_another(capsys):
 @pytest.mark.parametrize("name", [name for name, verb in VERBS.items() if not verb.shared])
 def test_what_processes_cannot_do_together_says_so(name, monkeypatch, capsys):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    positional = {"why": ["flow"], "show": ["RUN"], "report": ["RESULTS"]}.get(name, [])
+    positional = {"why": ["flow"], "show": ["RUN"], "report": ["RESULTS"], "pack": ["RESULTS"]}.get(name, [])
     assert main([name, *positional]) == 2
     assert f"only train can share them: start {name} without torchrun" in capsys.readouterr().err
