@@ -33,6 +33,10 @@ class Reach:
     def complaint(self, method: str, unit: str) -> str | None:
         """What a warning says of it; None where most is in reach, or what is not was chosen.
 
+        Args:
+            method: The name of the method.
+            unit: What leaves, in the plural: weights or channels.
+
         >>> Reach(1, 4).complaint("snip", "weights")
         'Only 25% of all parameters are in reach of snip (1 of 4): the rest are no weights that may leave (embeddings, \
 norms, biases).'

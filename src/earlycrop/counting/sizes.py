@@ -97,5 +97,10 @@ class Sizes:
 
 
 def counted(layers: Iterable[Layer], embeddings: bool) -> tuple[Layer, ...]:
-    """The layers whose weights count as prunable: embeddings only if `embeddings` is true."""
+    """The layers whose weights count as prunable.
+
+    Args:
+        layers: All layers of a network that multiply activations.
+        embeddings: Whether embeddings, whose entries are looked up and not multiplied, count too.
+    """
     return tuple(layer for layer in layers if embeddings or not layer.table)

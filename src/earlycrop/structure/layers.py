@@ -76,7 +76,12 @@ def layers_of(model: nn.Module, products: Products | None = None) -> tuple[Layer
 
 
 def layers_in(model: nn.Module, example_inputs: object) -> tuple[Layer, ...]:
-    """The same of a model that may not be traced: it runs once, if it has matrices that no module explains."""
+    """The layers of a model that may not be traced: it runs once, if it has matrices that no module explains.
+
+    Args:
+        model: The network.
+        example_inputs: What it takes; a tensor is a single input.
+    """
     layers = layers_of(model)
     explained = {name for layer in layers for name in layer.weights}
     if all(name in explained or parameter.ndim < 2 for name, parameter in model.named_parameters()):

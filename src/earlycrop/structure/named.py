@@ -16,6 +16,10 @@ def names_of(ignore: Iterable[str]) -> tuple[str, ...]:
 def ignoring(model: nn.Module, ignore: Iterable[str]) -> Callable[[str], bool]:
     """A function that says whether a parameter or buffer, by name, belongs to what the user keeps whole.
 
+    Args:
+        model: The network.
+        ignore: Names of modules, parameters or buffers.
+
     Raises:
         EarlyCropError: the model has no module or parameter of that name; the message suggests the nearest one.
     """

@@ -189,7 +189,12 @@ class Operator:
         return self.zero if isinstance(self.zero, Zero) else self.zero(node)
 
     def channels_at(self, walk: "Walk", node: Node) -> int | None:
-        """The dimension of this node's result in which it creates or normalises channels."""
+        """The dimension of this node's result in which it creates or normalises channels; None if it does neither.
+
+        Args:
+            walk: The walk through the graph, which knows the classes of the node's operands.
+            node: A node of this operator.
+        """
         return self.channels(walk, node) if callable(self.channels) else self.channels
 
 

@@ -17,7 +17,13 @@ from earlycrop.structure.walk import Site
 
 @dataclass(frozen=True)
 class Member:
-    """The entries along one dimension of a parameter or buffer that belong to a class."""
+    """The entries along one dimension of a parameter or buffer that belong to a class.
+
+    Attributes:
+        tensor: The name of the parameter or buffer.
+        dim: The dimension.
+        index: The positions along it.
+    """
 
     tensor: str
     dim: int
@@ -26,14 +32,24 @@ class Member:
 
 @dataclass(frozen=True)
 class ChannelClass:
-    """Channels that can only leave together, and every place where they live."""
+    """Channels that can only leave together, and every place where they live.
+
+    Attributes:
+        members: The places.
+    """
 
     members: tuple[Member, ...]
 
 
 @dataclass(frozen=True)
 class Frozen:
-    """A dimension with channels that cannot leave, their number, and the reason."""
+    """A dimension with channels that cannot leave, their number, and the reason.
+
+    Attributes:
+        where: The tensor and its dimension.
+        reason: Why they cannot leave.
+        channels: Their number; 0 if it is not known.
+    """
 
     where: str
     reason: str
@@ -184,7 +200,12 @@ class Structure:
         return replace(self._renumbered(Renumbering.keeping(keep, LEFT)), count=int(keep.sum()), graph=None)
 
     def without(self, classes: Bool[Tensor, "classes"], reason: str) -> "Structure":
-        """The same structure with these classes frozen too, for the given reason."""
+        """The same structure with these classes frozen too.
+
+        Args:
+            classes: True for each class that is to stay from now on.
+            reason: Why, as `frozen` will report it.
+        """
         number = Renumbering.keeping(~classes, STAYS)
         frozen = [
             Frozen(f"{name} dim {dim}", reason, int(stuck.sum()))
@@ -223,7 +244,12 @@ class Structure:
         )
 
     def index(self, name: str, keep: Bool[Tensor, "classes"]) -> list[Int[Tensor, "_"] | None]:
-        """For each dimension of a tensor, the indices that stay, or None where all stay."""
+        """For each dimension of a tensor, the indices that stay, or None where all stay.
+
+        Args:
+            name: The parameter or buffer.
+            keep: True for each class that stays.
+        """
         stays = torch.cat([keep, torch.tensor([True])])
         found: list[Tensor | None] = []
         for classes in self.tensors[name].classes:

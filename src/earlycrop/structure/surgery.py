@@ -27,6 +27,12 @@ def cut(structure: Structure, model: nn.Module, keep: Tensor, *optimizers: Optim
     Strided 1×1 convolutions so narrow that PyTorch could hang in them compute the same result in another
     way (`strided.py`).
 
+    Args:
+        structure: The structure of the model.
+        model: The network, cut in place.
+        keep: True for each class that stays.
+        optimizers: Optimizers that hold parameters of the model; None counts for none.
+
     Returns:
         The structure of the smaller model.
 

@@ -72,6 +72,10 @@ class Verifier:
     def compare(self, model: nn.Module, keep: Bool[Tensor, "classes"]) -> Verification:
         """Compare a model from which all classes outside `keep` have left with the gated dense one.
 
+        Args:
+            model: The cut network.
+            keep: True for each class that stayed.
+
         Raises:
             Exception: whatever keeps the cut model from running in its own precision.
         """
@@ -154,7 +158,17 @@ def _tried(measure: Callable[[], Verification]) -> Verification | None:
 def verify(
     structure: Structure, model: nn.Module, example_inputs: object, keep: Bool[Tensor, "classes"]
 ) -> Verification:
-    """Cut a copy of the model and compare it with the gated dense one; the model is untouched."""
+    """Cut a copy of the model and compare it with the gated dense one; the model is untouched.
+
+    Args:
+        structure: The structure of the model.
+        model: The network.
+        example_inputs: What it takes; a tensor is a single input.
+        keep: True for each class that stays.
+
+    Raises:
+        EarlyCropError: `keep` does not fit, or would empty a layer.
+    """
     from earlycrop.structure.surgery import cut
 
     verifier = Verifier(structure, model, example_inputs)

@@ -63,7 +63,12 @@ class Observed(Protocol):
         ...
 
     def kernel(self, samples: int, most: int | None = None) -> Tensor:
-        """The empirical neural tangent kernel now, on the first samples of the scoring set; at most `most` outputs."""
+        """The empirical neural tangent kernel now, on the first samples of the scoring set.
+
+        Args:
+            samples: How many samples.
+            most: If there are more outputs than this, that many are taken, spread evenly.
+        """
         ...
 
 

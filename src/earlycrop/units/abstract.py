@@ -185,7 +185,12 @@ class AbstractUnits(ABC):
 
     @abstractmethod
     def adopt(self, optimizers: tuple[Optimizer, ...], carry: bool) -> None:
-        """Go with these optimizers from now on; `carry` their state through a cut, or leave it alone."""
+        """Go with these optimizers from now on.
+
+        Args:
+            optimizers: All that hold parameters of the model.
+            carry: Whether their state is carried through a cut, or left alone.
+        """
 
     @abstractmethod
     def on(self, model: nn.Module) -> "AbstractUnits":

@@ -14,14 +14,14 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from earlycrop.evaluation.coordinates import Slopes
+from earlycrop.evaluation.coordinates import Coordinates, Rows, Slopes
 from earlycrop.hessian_products import AutodiffMode
 from earlycrop.structure import Gate, Structure
 from earlycrop.vector import Vector
 
 
 @dataclass(frozen=True, eq=False)
-class WeightCoordinates:
+class WeightCoordinates(Coordinates):
     """The vector of all entries of some parameters; entries that have left are zero and have no slope.
 
     Args:
@@ -82,7 +82,7 @@ class WeightCoordinates:
 
 
 @dataclass(frozen=True, eq=False)
-class GateCoordinates:
+class GateCoordinates(Coordinates):
     """The vector of gates, all one; each place where gates multiply has a leaf, with one factor for each channel.
 
     Args:
@@ -143,7 +143,7 @@ class GateCoordinates:
 
 
 @dataclass(frozen=True, eq=False)
-class Entries:
+class Entries(Rows):
     """Which entries of which parameters belong to each class, for sums over them.
 
     Args:

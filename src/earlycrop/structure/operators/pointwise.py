@@ -46,7 +46,15 @@ def _of_all_terms(node: Node) -> Zero:
 @_copies("clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "expand_as")
 @_copies("contiguous", strides=True)
 def pointwise(walk: Walk, node: Any) -> Any:
-    """Each entry depends on the entries at the same place, so operands share labels; sizes of one are broadcast."""
+    """Each entry depends on the entries at the same place, so operands share labels; sizes of one are broadcast.
+
+    Args:
+        walk: The walk through the graph.
+        node: A node whose operator works entry by entry.
+
+    Returns:
+        For each dimension of the result its labels, or None where channels do not pass.
+    """
     if not isinstance(node.meta.get("val"), Tensor):
         return unknown(walk, node)
     operands = [arg for arg in tensor_nodes((node.args, node.kwargs)) if isinstance(arg.meta.get("val"), Tensor)]
