@@ -64,7 +64,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--random", type=int, default=0, help="number of random networks to add")
     parser.add_argument("--quick", action="store_true", help="leave out the networks that the tests mark slow")
-    parser.add_argument("--families", nargs="*", help="only these files of tests/cases")
+    parser.add_argument("--families", nargs="*", help="only these files and folders of tests/cases")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     models = []

@@ -12,7 +12,7 @@ from earlycrop.steps import Bounded, OneShot
 from earlycrop.timing import AtInit
 from earlycrop.units import Channels, Weights
 from tests import dense
-from tests.test_pruner import adam, make, small, train
+from tests.small import adam, make, small, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")
 

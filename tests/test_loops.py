@@ -11,7 +11,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from earlycrop import EarlyCropError, Pruner
 from earlycrop.units import channels as channels_module
 from tests import dense
-from tests.test_pruner import BATCH, adam, make, momentum, small, train
+from tests.small import BATCH, adam, make, momentum, small, train
 
 SINGLE = BATCH[0].float(), BATCH[1]
 BOTH = pytest.mark.parametrize("name", ["crop-s", "crop-u"])

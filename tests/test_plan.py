@@ -14,7 +14,7 @@ from earlycrop.timing import AbstractDetector
 from earlycrop.units import Channels
 from tests import dense
 from tests.cases import CASES
-from tests.test_pruner import BATCH, PRUNING, Failing, adam, interrupted, make, momentum, small, train
+from tests.small import BATCH, PRUNING, Failing, adam, interrupted, make, momentum, small, train
 
 
 @pytest.mark.parametrize("name", dense.some_of(PRUNING, ["crop-s", "cropit-s", "cropit-u", "snip", "random-s"]))

@@ -8,7 +8,7 @@ import torch
 from earlycrop import METHODS
 from earlycrop.steps import Remaining
 from tests import dense
-from tests.test_pruner import adam, make, small, through_a_file, train
+from tests.small import adam, make, small, through_a_file, train
 
 
 def state_of(net):

@@ -29,7 +29,7 @@ from tests import dense
 from tests.cases import CASES
 from tests.oracles import make_unique
 from tests.pruners import make_pruner
-from tests.test_pruner import adam, make, small, through_a_file, train
+from tests.small import adam, make, small, through_a_file, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::earlycrop.StarvationWarning")  # narrow networks are starved easily
 

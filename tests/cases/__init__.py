@@ -4,7 +4,7 @@ Each model is written in plain torch, with small widths, and is listed in `CASES
 hand from the definition, is the number of classes of coupled channels that must be able to leave at least: a network
 left whole safely but needlessly is a failing test and not a surprise. Zero means that leaving it whole is acceptable.
 
-Each file holds one family.
+Each file or folder holds one family.
 """
 
 from tests.cases import (  # noqa: F401

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 class Case:
     """One network of the zoo and what the engine must find in it."""
 
-    family: str  # the file that holds it
+    family: str  # the file or folder that holds it
     build: Callable[[], nn.Module]
     inputs: Callable[[], tuple[Tensor, ...]]
     least: int = 0  # this many classes, at least, must be able to leave
@@ -36,7 +36,8 @@ def case(name: str, *inputs: Callable[[torch.Generator], Tensor], **promises):
             return tuple(make(generator) for make in inputs)
 
         assert name not in CASES
-        CASES[name] = Case(build.__module__.rpartition(".")[2], build, draw, **promises)
+        family = build.__module__.removeprefix("tests.cases.").partition(".")[0]
+        CASES[name] = Case(family, build, draw, **promises)
         return build
 
     return register

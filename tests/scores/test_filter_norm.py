@@ -5,7 +5,7 @@ import torch
 from earlycrop.scores import FilterNorm
 from tests import dense
 from tests.scores.worth import channels
-from tests.test_pruner import small
+from tests.small import small
 
 
 def test_the_sum_over_a_filter_without_its_bias():

@@ -10,7 +10,7 @@ from earlycrop.structure import Verification, Verifier
 from earlycrop.timing import Phase
 from tests import dense
 from tests.scores.worth import classes
-from tests.test_pruner import BATCH, make, small, until_cut
+from tests.small import BATCH, make, small, until_cut
 
 
 def by_gates(net, batch):

@@ -11,7 +11,7 @@ from earlycrop.units import Channels, Weights
 from earlycrop.widths import WidthsOf
 from tests import dense
 from tests.scores.worth import pruner, worth
-from tests.test_pruner import make, small
+from tests.small import make, small
 
 BATCH = dense.images(12)
 

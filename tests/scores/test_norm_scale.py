@@ -9,7 +9,7 @@ from earlycrop.scores import NormScale
 from earlycrop.units import Channels
 from tests import dense
 from tests.scores.worth import channels, classes, pruner
-from tests.test_pruner import small
+from tests.small import small
 
 
 def unlike(net: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from earlycrop.scores import PathNorm
 from earlycrop.units import Channels
 from tests import dense
 from tests.scores.worth import channels, classes, pruner
-from tests.test_pruner import small
+from tests.small import small
 
 
 def strength(*factors: list[Tensor]) -> float:

@@ -6,7 +6,7 @@ import torch
 from earlycrop import METHODS, Pruner
 from earlycrop.timing import EarlyBird, MaskDistance
 from tests import dense
-from tests.test_pruner import BATCH, make, small
+from tests.small import BATCH, make, small
 
 
 def seen(masks, window=5):

@@ -5,7 +5,7 @@ import pytest
 from earlycrop import METHODS
 from earlycrop.timing import AfterTraining, Phase, Rewinding, TickTock
 from tests.pruners import make_pruner
-from tests.test_pruner import small
+from tests.small import small
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from earlycrop.timing import Spread
 from earlycrop.units import Channels, Weights
 from tests import dense
 from tests.pruners import make_pruner
-from tests.test_pruner import adam, make, momentum, small, through_a_file, train
+from tests.small import adam, make, momentum, small, through_a_file, train
 
 EPOCHS = 10
 ROW = {
