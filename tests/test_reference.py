@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import earlycrop
 
 sys.path.insert(0, str(Path(__file__).parents[1] / ".ci"))
 import reference
@@ -50,6 +53,16 @@ def raised(thing: Any) -> Iterator[str]:
     for node in ast.walk(ast.parse(f"if True:\n{source}" if source.startswith(" ") else source)):
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
             yield node.exc.func.id
+
+
+def test_the_package_imports_each_name_when_it_is_asked_for_and_pytorch_not_before():
+    script = "import sys, earlycrop; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+    assert all(getattr(earlycrop, name) is not None for name in earlycrop.__all__)
+    assert set(dir(earlycrop)) >= {*earlycrop.__all__, "structure"}
+    with pytest.raises(AttributeError, match="has no attribute 'Prunner'"):
+        _ = earlycrop.Prunner
 
 
 def test_there_are_many():

@@ -23,26 +23,30 @@ Below them
     save_state, load_state  everything needed to resume a training run
 """
 
-from earlycrop.budget import Budget
-from earlycrop.checkpoint import load, load_state, save, save_state
-from earlycrop.errors import (
-    BudgetError,
-    CheckpointError,
-    EarlyCropError,
-    OptimizerError,
-    RankError,
-    ScoreError,
-    TraceError,
-    VerificationError,
-)
-from earlycrop.harvest import HarvestReport, harvest
-from earlycrop.methods import METHODS, Method, get_method
-from earlycrop.plan import Plan
-from earlycrop.pruner import Pruner
-from earlycrop.reach import Reach, ReachWarning
-from earlycrop.report import Check, Report
-from earlycrop.scoring import Scoring
-from earlycrop.starvation import Bottleneck, StarvationWarning
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from earlycrop.budget import Budget
+    from earlycrop.checkpoint import load, load_state, save, save_state
+    from earlycrop.errors import (
+        BudgetError,
+        CheckpointError,
+        EarlyCropError,
+        OptimizerError,
+        RankError,
+        ScoreError,
+        TraceError,
+        VerificationError,
+    )
+    from earlycrop.harvesting import HarvestReport, harvest
+    from earlycrop.methods import METHODS, Method, get_method
+    from earlycrop.plan import Plan
+    from earlycrop.pruner import Pruner
+    from earlycrop.reach import Reach, ReachWarning
+    from earlycrop.report import Check, Report
+    from earlycrop.scoring import Scoring
+    from earlycrop.starvation import Bottleneck, StarvationWarning
 
 __all__ = [
     "METHODS",
@@ -73,3 +77,48 @@ __all__ = [
     "save",
     "save_state",
 ]
+
+_HOMES = {
+    "METHODS": "methods",
+    "Bottleneck": "starvation",
+    "Budget": "budget",
+    "BudgetError": "errors",
+    "Check": "report",
+    "CheckpointError": "errors",
+    "EarlyCropError": "errors",
+    "HarvestReport": "harvesting",
+    "Method": "methods",
+    "OptimizerError": "errors",
+    "Plan": "plan",
+    "Pruner": "pruner",
+    "RankError": "errors",
+    "Reach": "reach",
+    "ReachWarning": "reach",
+    "Report": "report",
+    "ScoreError": "errors",
+    "Scoring": "scoring",
+    "StarvationWarning": "starvation",
+    "TraceError": "errors",
+    "VerificationError": "errors",
+    "get_method": "methods",
+    "harvest": "harvesting",
+    "load": "checkpoint",
+    "load_state": "checkpoint",
+    "save": "checkpoint",
+    "save_state": "checkpoint",
+}
+_PARTS = ("allocation", "counting", "evaluation", "scores", "steps", "structure", "timing", "units", "widths")
+
+
+def __getattr__(name: str) -> Any:
+    """Import a name when it is first asked for: `import earlycrop` alone need not wait for PyTorch."""
+    if name in _PARTS:
+        return import_module(f"earlycrop.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'earlycrop' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"earlycrop.{_HOMES[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, *_PARTS])

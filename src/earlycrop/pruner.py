@@ -33,7 +33,7 @@ from earlycrop.budget import Budget
 from earlycrop.deprecated import regrouped
 from earlycrop.distributed import ranks_of
 from earlycrop.errors import EarlyCropError, VerificationError
-from earlycrop.harvest import HarvestReport, harvest_units, ripe
+from earlycrop.harvesting import HarvestReport, harvest_units, ripe
 from earlycrop.methods import Method, get_method
 from earlycrop.phases import Phases
 from earlycrop.plan import Plan, plan_of

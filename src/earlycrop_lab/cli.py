@@ -12,17 +12,22 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from earlycrop.errors import nearest
-from earlycrop_lab.comparing.grids import get_preset
-from earlycrop_lab.tasks import get_task
-from earlycrop_lab.tasks.torchrun import processes
-from earlycrop_lab.verbs.compare import COMPARE
-from earlycrop_lab.verbs.show import METHODS, PACK, REPORT, SHOW
-from earlycrop_lab.verbs.train import DEMO, TRAIN
 from earlycrop_lab.verbs.verb import Misuse, Verb
-from earlycrop_lab.verbs.why import WHY
 
-VERBS = {verb.name: verb for verb in (TRAIN, COMPARE, DEMO, WHY, METHODS, SHOW, REPORT, PACK)}
-"""The subcommands, by name."""
+VERBS = {
+    verb.name: verb
+    for verb in (
+        Verb("train", "train one run", shared=True),
+        Verb("compare", "many runs, one table"),
+        Verb("demo", "EarlyCroP-S against dense on digits"),
+        Verb("why", "what scores do, what they are worth, and when to prune"),
+        Verb("methods", "the table of methods"),
+        Verb("show", "a finished run"),
+        Verb("report", "a folder of runs as a page"),
+        Verb("pack", "the results of a folder of runs in one file"),
+    )
+}
+"""The subcommands, by name; each is a module of `verbs`, imported when it is asked for."""
 
 OVERVIEW = """\
 earlycrop: make a network small before you pay for training it.
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(OVERVIEW, flush=True)
             return 0
         verb, options = _understood(arguments)
-        return verb.action(options, console)
+        return verb.act(options, console)
     except BrokenPipeError:  # `earlycrop methods | head`: the reader has closed the pipe, which is no error
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -109,10 +114,10 @@ def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
             raise Misuse(f"{verb.name} does not know what to do with {rest[0]!r}.")
         near = nearest(rest[0].split("=")[0], known)
         raise Misuse(f"{verb.name} has no option {rest[0]!r}. Did you mean {near!r}?")
-    if processes() > 1 and not verb.shared:
+    processes = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun
+    if processes > 1 and not verb.shared:
         raise Misuse(
-            f"torchrun started {processes()} processes, and only train can share them: start {verb.name} "
-            "without torchrun"
+            f"torchrun started {processes} processes, and only train can share them: start {verb.name} without torchrun"
         )
     return verb, options
 
@@ -124,6 +129,9 @@ def _task(arguments: Sequence[str]) -> str:
     first.add_argument("--preset", nargs="?")
     asked, _ = first.parse_known_args(arguments[1:])
     if asked.task is not None:
-        get_task(asked.task)
         return asked.task
-    return get_preset(asked.preset)[0].task if asked.preset else "classification"
+    if asked.preset is None:
+        return "classification"
+    from earlycrop_lab.comparing.grids import get_preset  # only now is PyTorch needed
+
+    return get_preset(asked.preset)[0].task

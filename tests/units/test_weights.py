@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from earlycrop.errors import EarlyCropError
-from earlycrop.harvest import harvest
+from earlycrop.harvesting import harvest
 from earlycrop.units import Channels, Weights
 from tests import dense
 from tests.units.masks import keep_random, network

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import inf, sqrt
 from statistics import fmean, variance
 
-from scipy import stats
+from scipy.special import stdtrit
 
 Interval = tuple[float, float]
 LEVEL = 0.95
@@ -49,5 +49,5 @@ def within(interval: Interval, bounds: Interval) -> Interval:
 
 
 def _around(centre: float, squared_error: float, freedom: float) -> Interval:
-    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * sqrt(squared_error)
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2)) * sqrt(squared_error)
     return centre - half, centre + half

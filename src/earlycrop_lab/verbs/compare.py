@@ -19,10 +19,11 @@ from earlycrop_lab.measure.hardware import cpus, find_device
 from earlycrop_lab.runs import folder_name, start_over
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.verbs.options import around, check_electricity, data_root, describe, given, surroundings
-from earlycrop_lab.verbs.verb import Misuse, Verb, say
+from earlycrop_lab.verbs.verb import Misuse, say
 
 
-def _of_a_grid(parser: argparse.ArgumentParser, task: str) -> None:
+def arguments(parser: argparse.ArgumentParser, task: str) -> None:
+    """Add the axes of a grid, a description, and where and how the runs execute."""
     _lay_out(parser)
     describe(parser, task, without=tuple(AXES))
     group = around(parser)
@@ -73,7 +74,7 @@ def _hand_out(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _compare(options: argparse.Namespace, console: Console) -> int:
+def act(options: argparse.Namespace, console: Console) -> int:
     """Run every run of a grid that has no result yet, and print the table of all."""
     grids = _grids(options)
     runs, short = runs_of(grids), too_short(grids)
@@ -189,6 +190,3 @@ def _estimate(
             "from its results.",
         )
     return 0
-
-
-COMPARE = Verb("compare", "many runs, one table", _of_a_grid, _compare)

@@ -15,15 +15,15 @@ from earlycrop_lab.reporting.display import Display
 from earlycrop_lab.reporting.figures import draw, draw_plan
 from earlycrop_lab.runs import Result, folder_name, follow, run, start_over, twin
 from earlycrop_lab.tasks import get_task, plan
-from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.torchrun import joined, processes
 from earlycrop_lab.verbs.options import around, check_electricity, data_root, describe, given, surroundings
 from earlycrop_lab.verbs.show import present
-from earlycrop_lab.verbs.verb import Misuse, Verb, say
+from earlycrop_lab.verbs.verb import Misuse, say
 
 
-def _of_a_run(parser: argparse.ArgumentParser, task: str) -> None:
+def arguments(parser: argparse.ArgumentParser, task: str) -> None:
+    """Add the fields of a description, and where and how it is run."""
     describe(parser, task)
     group = around(parser)
     group.add_argument(
@@ -34,35 +34,27 @@ def _of_a_run(parser: argparse.ArgumentParser, task: str) -> None:
     )
     data_root(group)
     surroundings(group)
-    _bare(group)
+    bare(group)
 
 
-def _of_the_demonstration(parser: argparse.ArgumentParser, task: str) -> None:
-    group = around(parser)
-    surroundings(group)
-    _bare(group)
-    parser.set_defaults(with_dense=True, dry_run=False, data_root=None)
-
-
-def _bare(group: argparse._ArgumentGroup) -> None:
+def bare(group: argparse._ArgumentGroup) -> None:
     """Add --bare: a twin leaves the table to its caller."""
     group.add_argument("--bare", action="store_true", help=argparse.SUPPRESS)
 
 
-def _train(options: argparse.Namespace, console: Console) -> int:
-    return _run(get_task(options.task).description(**given(options)), options, console)
+def act(options: argparse.Namespace, console: Console) -> int:
+    """Train one run, or plan it."""
+    return train(get_task(options.task).description(**given(options)), options, console)
 
 
-def _demo(options: argparse.Namespace, console: Console) -> int:
-    console.print(
-        "EarlyCroP-S on scikit-learn's handwritten digits: a small ResNet18 is trained densely until its kernel is "
-        "lazy, then 95 % of its weights are removed, in whole channels, and training goes on with what is left. "
-        "Its dense twin is trained afterwards."
-    )
-    return _run(Classification(method="earlycrop-s", data="digits"), options, console)
+def train(description: Description, options: argparse.Namespace, console: Console) -> int:
+    """Train a run, and its dense twin if that is asked for, and show them; or only plan the cut.
 
-
-def _run(description: Description, options: argparse.Namespace, console: Console) -> int:
+    Args:
+        description: The run.
+        options: The options of the command.
+        console: Where it is shown.
+    """
     check_electricity(options)
     device = find_device(options.device)
     if processes() > 1 and (options.with_dense or options.dry_run):
@@ -142,7 +134,3 @@ def _train_beside(description: Description, options: argparse.Namespace, device:
         raise KeyboardInterrupt
     if done.returncode:
         raise ValueError("the dense twin was not trained; see above.")
-
-
-TRAIN = Verb("train", "train one run", _of_a_run, _train, shared=True)
-DEMO = Verb("demo", "EarlyCroP-S against dense on digits", _of_the_demonstration, _demo)

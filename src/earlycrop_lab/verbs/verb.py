@@ -1,8 +1,8 @@
 """What a verb of the command is."""
 
 import argparse
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 
 from rich.console import Console
 
@@ -13,21 +13,29 @@ class Misuse(ValueError):
 
 @dataclass(frozen=True)
 class Verb:
-    """A row of the table of verbs.
+    """A row of the table of verbs. What carries it out is imported when it is asked for.
 
     Args:
-        name: Its name on the command line.
+        name: Its name on the command line, and that of its module here, which has `arguments` and `act`.
         help: One line for `--help`.
-        arguments: Adds its options to a parser, given the name of the task: a description's options depend on it.
-        action: Carries it out and returns the exit code.
         shared: Whether the processes that torchrun started can share it.
     """
 
     name: str
     help: str
-    arguments: Callable[[argparse.ArgumentParser, str], None]
-    action: Callable[[argparse.Namespace, Console], int]
     shared: bool = False
+
+    def arguments(self, parser: argparse.ArgumentParser, task: str) -> None:
+        """Add its options to a parser, given the name of the task: a description's options depend on it."""
+        self._module.arguments(parser, task)
+
+    def act(self, options: argparse.Namespace, console: Console) -> int:
+        """Carry it out and return the exit code."""
+        return self._module.act(options, console)
+
+    @property
+    def _module(self):
+        return import_module(f"earlycrop_lab.verbs.{self.name}")
 
 
 def say(console: Console, text: str) -> None:

@@ -12,11 +12,12 @@ from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.verbs.compare import compared
 from earlycrop_lab.verbs.options import around, data_root, describe, given, surroundings
 from earlycrop_lab.verbs.questions import QUESTIONS, Asking, ask
-from earlycrop_lab.verbs.verb import Verb, say
+from earlycrop_lab.verbs.verb import say
 from earlycrop_lab.why import early, flows
 
 
-def _of_a_question(parser: argparse.ArgumentParser, task: str) -> None:
+def arguments(parser: argparse.ArgumentParser, task: str) -> None:
+    """Add the question, a description, and where and how its runs execute."""
     _inquire(parser)
     describe(parser, task, without=("sparsity", "seed", "prune_at"))
     group = around(parser)
@@ -76,13 +77,10 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _why(options: argparse.Namespace, console: Console) -> int:
+def act(options: argparse.Namespace, console: Console) -> int:
     """Ask, keep the records and plot them."""
 
     def run(runs: Sequence[Description]) -> list[Entry]:
         return compared(runs, options, Local(1), torch.get_num_threads(), console)
 
     return ask(given(options), Asking(options, lambda text: say(console, text), run))
-
-
-WHY = Verb("why", "what scores do, what they are worth, and when to prune", _of_a_question, _why)

@@ -1,0 +1,29 @@
+"""Write a folder of runs as a page."""
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from earlycrop_lab import page
+from earlycrop_lab.verbs.verb import Misuse, say
+
+
+def arguments(parser: argparse.ArgumentParser, task: str) -> None:
+    """Add the folder and the file of the page."""
+    parser.add_argument("results", metavar="RESULTS", type=Path, help="a folder of runs")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="the page; its tables and figures go beside it, in a folder of its name (default: RESULTS/report.html)",
+    )
+
+
+def act(options: argparse.Namespace, console: Console) -> int:
+    """Write the page, and list what was written."""
+    if not options.results.is_dir():
+        raise Misuse(f"there is no folder {options.results}: report expects the folder that `train --out` named")
+    for path in page.write(options.results, options.out or options.results / "report.html"):
+        say(console, str(path))
+    return 0
