@@ -4,6 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from earlycrop.allocation import Global, Uniform, places, within
 from earlycrop.budget import Budget
@@ -17,6 +18,43 @@ from tests import dense
 def test_global_leaves_scores_alone():
     scores, layer = torch.randn(9), torch.arange(9) // 3
     assert Global()(scores, layer) is scores
+
+
+def test_with_prices_global_compares_worth_per_price():
+    scores, prices = torch.tensor([4.0, 3.0, -2.0, 0.0]), torch.tensor([8.0, 2.0, 3.0, 1.0], dtype=torch.float64)
+    expected = torch.tensor([0.5, 1.5, -6.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(Global()(scores, torch.arange(4), lambda: prices), expected)
+
+
+class Branches(nn.Module):
+    """Hidden layers side by side, at different cost: what they read has different sizes, and what leaves adds up."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = nn.ModuleList(nn.Linear(size, 4, bias=False) for size in (1, 5, 17))
+        self.out = nn.ModuleList(nn.Linear(4, 2, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        parts = zip(x.split([1, 5, 17], -1), self.read, self.out, strict=True)
+        return sum(out(torch.relu(read(part))) for part, read, out in parts)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_budget_of_flops_is_a_knapsack(seed):
+    """Against every choice of channels: none as cheap is worth more, but for at most one channel's worth."""
+    units = Channels().of(Branches(), torch.zeros(1, 23), None, ())
+    scores = torch.rand(12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    price = torch.zeros(12)
+    for number, size in enumerate((1, 5, 17)):
+        price[units.structure.tensors[f"read.{number}.weight"].classes[0]] = 2.0 * (size + 2)
+    keep = units.choose(Budget(0.5, "flops"), scores, Global())
+    spent = float(price[keep].sum())
+    assert abs(spent - float(price.sum()) / 2) <= float(price.max()) / 2
+    choices = torch.cartesian_prod(*[torch.tensor([False, True])] * 12)
+    affordable = (choices * price).sum(1) <= spent
+    whole = torch.stack([choices[:, units.layer == one].any(1) for one in range(3)]).all(0)  # no layer is emptied
+    best = float((choices[affordable & whole] * scores).sum(1).max())
+    assert best - float(scores[keep].sum()) <= float(scores.max())
 
 
 def test_uniform_is_the_rank_within_the_layer():

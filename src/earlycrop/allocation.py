@@ -3,8 +3,14 @@
 `Global` and `Uniform` map scores to scores, and the highest over all layers then stay. So `Uniform` need not count
 anything: it replaces each score by its relative rank within its layer, and equal fractions of all layers have equal
 ranks. The third way, widths taken from another scoring, is in `widths.py`.
+
+A budget is a knapsack: what is worth most for its price should stay. CroP's scores have equal sums in all layers. So
+scores that are computed again after each step level the widths of a chain, and scores per FLOP level the FLOPs of its
+layers. Equal widths suit a budget of weights. Of a budget of FLOPs they spend most on early layers, whose maps are
+large, and leave far fewer weights than it could pay for.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,26 +19,39 @@ from torch import Tensor
 
 from earlycrop.vector import Vector
 
+Prices = Callable[[], Vector]
+"""Computes for each unit how much its leaving saves of the budget's cost."""
+
 
 @dataclass(frozen=True)
 class Global:
-    """All units compete with each other: scores are compared as they are."""
+    """All units compete with each other, by their scores; or by score per price, if the budget's cost asks for that."""
 
-    def __call__(self, scores: Vector, layer: Int[Tensor, "units"]) -> Vector:
-        """The scores, unchanged."""
-        return scores
+    def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices | None = None) -> Vector:
+        """The scores as they are; with prices p, s / p, and s · p for a score below zero.
+
+        Args:
+            scores: The higher stays.
+            layer: For each unit the number of its layer.
+            prices: Computes for each unit what its leaving saves; None if scores are compared as they are.
+        """
+        if prices is None:
+            return scores
+        price = prices().to(scores.device)
+        return torch.where(scores < 0, scores * price, scores / price)
 
 
 @dataclass(frozen=True)
 class Uniform:
     """The same fraction of every layer stays: a score becomes its rank within its layer, over the layer's size."""
 
-    def __call__(self, scores: Vector, layer: Int[Tensor, "units"]) -> Vector:
+    def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices | None = None) -> Vector:
         """1 − (place + 1/2) / size, in (0, 1), where place 0 is the layer's best; ties go to the earlier unit.
 
         Args:
             scores: The higher stays; −∞ for what has left, which stays −∞.
             layer: For each unit the number of its layer.
+            prices: Makes no difference.
         """
         sizes = torch.bincount(layer)
         rank = 1 - (places(scores, layer).double() + 0.5) / sizes[layer]

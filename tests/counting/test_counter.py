@@ -20,6 +20,17 @@ CUT = [
 ]
 
 
+def test_the_price_of_a_channel_is_what_its_leaving_saves():
+    """Hidden layers of 3 and 4: a unit of the first takes 2 + 4 weights and a bias with it, one of the second 3 + 5."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 5))
+    structure = trace(net, torch.zeros(1, 2))
+    counter = Counter(structure, net)
+    first = torch.isin(torch.arange(7), structure.tensors["0.weight"].classes[0])
+    for target, (one, other) in {"weight": (6, 8), "params": (7, 9), "flops": (12, 16), "node": (1, 1)}.items():
+        expected = torch.where(first, one, other).double()
+        torch.testing.assert_close(counter.prices(COSTS[target]), expected)
+
+
 def operations(net: nn.Module, inputs) -> float:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net.eval()(*inputs)

@@ -31,11 +31,14 @@ class AbstractCost(ABC):
         name: What messages and reports call it.
         key: The field of `Counts` that holds it in reports.
         per_weight: How much it falls when a single weight is masked; 0 if masks alone do not lower it.
+        divides: Whether channels compete by their score per unit of this cost (`Global`). The counts of weights,
+            parameters and nodes leave scores as they are.
     """
 
     name: str
     key: str = "other"
     per_weight: float = 0
+    divides: bool = True
 
     @abstractmethod
     def of(self, sizes: Sizes) -> float:
@@ -49,6 +52,7 @@ class PrunableWeights(AbstractCost):
     name = "weight"
     key = "prunable"
     per_weight = 1
+    divides = False
 
     def of(self, sizes: Sizes) -> int:
         """The number of prunable weights."""
@@ -62,6 +66,7 @@ class Parameters(AbstractCost):
     name = "params"
     key = "params"
     per_weight = 1
+    divides = False
 
     def of(self, sizes: Sizes) -> int:
         """The number of parameters."""
@@ -74,6 +79,7 @@ class Nodes(AbstractCost):
 
     name = "node"
     key = "nodes"
+    divides = False
 
     def of(self, sizes: Sizes) -> int:
         """The number of output channels."""

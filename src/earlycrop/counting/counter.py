@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
@@ -79,6 +79,28 @@ class Counter:
             keep: True for each class that stays; None: all.
         """
         return cost.of(self._sizes(keep))
+
+    def prices(self, cost: AbstractCost) -> Float[Tensor, "classes"]:
+        """For each class how much a cost falls when it leaves and all others stay.
+
+        The classes of one space have one price, since they live in the same dimensions of the same tensors.
+
+        Args:
+            cost: The cost.
+
+        Returns:
+            The prices in float64, never below 1e-9 of the whole: what costs nothing is cheap, not free.
+        """
+        space, whole = self.whole.spaces, cost.of(self.whole)
+        first = torch.full((int(space.max()) + 1,), len(space)).scatter_reduce(
+            0, space, torch.arange(len(space)), "amin"
+        )
+        falls = []
+        for one in first.tolist():
+            keep = torch.ones(len(space), dtype=torch.bool)
+            keep[one] = False
+            falls.append(whole - self.price(cost, keep))
+        return torch.tensor(falls, dtype=torch.float64).clamp_min(1e-9 * whole)[space]
 
     def _sizes(self, keep: Bool[Tensor, "classes"] | None) -> Sizes:
         return self.whole if keep is None else self.whole.keeping(keep)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from copy import copy
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from earlycrop.errors import BudgetError
@@ -80,6 +80,11 @@ class Sizes:
     def uses(self) -> tuple[tuple[str, float], ...]:
         """The multiply-adds: pairs of a weight's name and how often each of its entries is used for one example."""
         return self._traced.macs
+
+    @property
+    def spaces(self) -> Int[Tensor, "classes"]:
+        """For each class the number of its space."""
+        return self._traced.spaces()
 
     @property
     def outputs(self) -> frozenset[str]:

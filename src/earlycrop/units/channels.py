@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -202,8 +203,9 @@ class ChannelUnits(AbstractUnits):
     def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "classes"]:
         """True for each class that stays: their cost is nearest to the target, a part of the dense network's cost."""
         check_scores(scores)  # before an allocation turns them into ranks
-        shared = allocation(scores.cpu(), self.layer)
         dense, counter = (Counter(one, self.model, self.embeddings) for one in (self.dense, self.structure))
+        prices = partial(counter.prices, budget.cost) if budget.cost.divides else None
+        shared = allocation(scores.cpu(), self.layer, prices)
         spaces = self.dense.spaces()
         whole = spaces.bincount()[spaces][self.keep]
         return choose_channels(budget, shared, self.structure, counter, dense.price(budget.cost), whole)
