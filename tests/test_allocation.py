@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from earlycrop.allocation import Global, Uniform, places, within
+from earlycrop.allocation import Global, PerCost, Uniform, places, within
 from earlycrop.budget import Budget
 from earlycrop.scores import Crop
 from earlycrop.steps import OneShot
@@ -15,15 +15,19 @@ from earlycrop.widths import WidthsOf
 from tests import dense
 
 
+def free():
+    raise AssertionError("nothing asks for the prices")
+
+
 def test_global_leaves_scores_alone():
     scores, layer = torch.randn(9), torch.arange(9) // 3
-    assert Global()(scores, layer) is scores
+    assert Global()(scores, layer, free) is scores
 
 
-def test_with_prices_global_compares_worth_per_price():
+def test_per_cost_compares_worth_for_the_price():
     scores, prices = torch.tensor([4.0, 3.0, -2.0, 0.0]), torch.tensor([8.0, 2.0, 3.0, 1.0], dtype=torch.float64)
     expected = torch.tensor([0.5, 1.5, -6.0, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(Global()(scores, torch.arange(4), lambda: prices), expected)
+    torch.testing.assert_close(PerCost()(scores, torch.arange(4), lambda: prices), expected)
 
 
 class Branches(nn.Module):
@@ -47,7 +51,7 @@ def test_a_budget_of_flops_is_a_knapsack(seed):
     price = torch.zeros(12)
     for number, size in enumerate((1, 5, 17)):
         price[units.structure.tensors[f"read.{number}.weight"].classes[0]] = 2.0 * (size + 2)
-    keep = units.choose(Budget(0.5, "flops"), scores, Global())
+    keep = units.choose(Budget(0.5, "flops"), scores, PerCost())
     spent = float(price[keep].sum())
     assert abs(spent - float(price.sum()) / 2) <= float(price.max()) / 2
     choices = torch.cartesian_prod(*[torch.tensor([False, True])] * 12)
@@ -61,18 +65,18 @@ def test_uniform_is_the_rank_within_the_layer():
     scores = torch.tensor([5.0, 1.0, 3.0, 100.0, 200.0])
     layer = torch.tensor([0, 0, 0, 1, 1])
     expected = torch.tensor([2.5 / 3, 0.5 / 3, 1.5 / 3, 0.5 / 2, 1.5 / 2], dtype=torch.float64)
-    torch.testing.assert_close(Uniform()(scores, layer), expected)
+    torch.testing.assert_close(Uniform()(scores, layer, free), expected)
 
 
 def test_equal_scores_rank_by_position():
-    ranks = Uniform()(torch.zeros(6), torch.tensor([0, 1, 0, 1, 0, 1]))
+    ranks = Uniform()(torch.zeros(6), torch.tensor([0, 1, 0, 1, 0, 1]), free)
     assert ranks[0] > ranks[2] > ranks[4]
     assert ranks[1] > ranks[3] > ranks[5]
 
 
 def test_layers_need_not_lie_together():
     scores, layer = torch.rand(30), torch.randint(4, (30,))
-    ranks = Uniform()(scores, layer)
+    ranks = Uniform()(scores, layer, free)
     for number in range(4):
         inside = layer == number
         assert torch.equal(scores[inside].argsort(), ranks[inside].argsort())
@@ -99,7 +103,7 @@ def test_every_layer_loses_the_same_part_of_its_channels():
 
 def test_what_has_left_stays_last():
     scores = torch.tensor([1.0, -torch.inf, 2.0, -torch.inf])
-    ranks = Uniform()(scores, torch.zeros(4, dtype=torch.int64))
+    ranks = Uniform()(scores, torch.zeros(4, dtype=torch.int64), free)
     assert ranks[1] == ranks[3] == -torch.inf
 
 

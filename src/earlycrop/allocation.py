@@ -1,13 +1,8 @@
 """How the budget is shared between layers.
 
-`Global` and `Uniform` map scores to scores, and the highest over all layers then stay. So `Uniform` need not count
-anything: it replaces each score by its relative rank within its layer, and equal fractions of all layers have equal
-ranks. The third way, widths taken from another scoring, is in `widths.py`.
-
-A budget is a knapsack: what is worth most for its price should stay. CroP's scores have equal sums in all layers. So
-scores that are computed again after each step level the widths of a chain, and scores per FLOP level the FLOPs of its
-layers. Equal widths suit a budget of weights. Of a budget of FLOPs they spend most on early layers, whose maps are
-large, and leave far fewer weights than it could pay for.
+Each way maps scores to scores, and the highest over all layers then stay. So `Uniform` need not count anything: it
+replaces each score by its relative rank within its layer, and equal fractions of all layers have equal ranks. One more
+way, widths taken from another scoring, is in `widths.py`.
 """
 
 from collections.abc import Callable
@@ -25,18 +20,37 @@ Prices = Callable[[], Vector]
 
 @dataclass(frozen=True)
 class Global:
-    """All units compete with each other, by their scores; or by score per price, if the budget's cost asks for that."""
+    """All units compete with each other: scores are compared as they are."""
 
-    def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices | None = None) -> Vector:
-        """The scores as they are; with prices p, s / p, and s · p for a score below zero.
+    def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices) -> Vector:
+        """The scores, unchanged.
 
         Args:
             scores: The higher stays.
-            layer: For each unit the number of its layer.
-            prices: Computes for each unit what its leaving saves; None if scores are compared as they are.
+            layer: Makes no difference.
+            prices: Makes no difference.
         """
-        if prices is None:
-            return scores
+        return scores
+
+
+@dataclass(frozen=True)
+class PerCost:
+    """All units compete by their worth for the price: a budget is a knapsack.
+
+    CroP's scores have equal sums in all layers. So scores that are computed again after each step level the widths n_l
+    of a chain, whatever the budget counts. Scores per weight level n_l (n_{l−1} + n_{l+1}), the weights beside the
+    channels of a layer, and scores per FLOP the FLOPs. Equal widths spend most of a budget of FLOPs on early layers,
+    whose maps are large, and leave far fewer weights than it could pay for. Single weights all have one price.
+    """
+
+    def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices) -> Vector:
+        """s / p for scores s and prices p; s · p below zero, where what is dear has to leave first.
+
+        Args:
+            scores: The higher stays.
+            layer: Makes no difference.
+            prices: Computes for each unit what its leaving saves.
+        """
         price = prices().to(scores.device)
         return torch.where(scores < 0, scores * price, scores / price)
 
@@ -45,7 +59,7 @@ class Global:
 class Uniform:
     """The same fraction of every layer stays: a score becomes its rank within its layer, over the layer's size."""
 
-    def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices | None = None) -> Vector:
+    def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices) -> Vector:
         """1 − (place + 1/2) / size, in (0, 1), where place 0 is the layer's best; ties go to the earlier unit.
 
         Args:
@@ -56,6 +70,9 @@ class Uniform:
         sizes = torch.bincount(layer)
         rank = 1 - (places(scores, layer).double() + 0.5) / sizes[layer]
         return torch.where(scores == -torch.inf, scores.double(), rank)
+
+
+Sharing = Global | PerCost | Uniform
 
 
 def within(scores: Vector, layer: Int[Tensor, "units"], widths: Int[Tensor, "layers"]) -> Bool[Tensor, "units"]:

@@ -7,7 +7,7 @@ how the budget is shared between layers (`allocation`).
 from dataclasses import dataclass, replace
 from typing import Any
 
-from earlycrop.allocation import Global, Uniform
+from earlycrop.allocation import Global, PerCost, Sharing, Uniform
 from earlycrop.errors import nearest
 from earlycrop.evaluation import BatchNormMode
 from earlycrop.scores import (
@@ -95,7 +95,7 @@ class Method:
         return self.widths is not None and self.widths.taken == "first"
 
     @property
-    def sharing(self) -> Global | Uniform:
+    def sharing(self) -> Sharing:
         """How layers share the budget wherever units are ranked over all of them."""
         return self.allocation.allocation if isinstance(self.allocation, WidthsOf) else self.allocation
 
@@ -163,8 +163,8 @@ def _is_crop(score: AbstractScore) -> bool:
 LAZY, ONE, SEVEN = LazyRegime(), OneShot(), Halving(5)
 CODE = LazyRegime(power=1, reference="epoch1", params="all")
 CHANNEL, WEIGHT, PRE_NORM, SUMMED = Channels(), Weights(), Channels("pre_norm"), Channels(reduce="sum_abs")
-WIDTHS, SHARES = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), ONE)  # of channels and of weights
-WIDTHS_7, WIDTHS_NOW = WidthsOf(Crop(), SEVEN), WidthsOf(Crop(), Bounded(), taken="cut")
+WIDTHS, SHARES = WidthsOf(Crop(), Bounded(), PerCost()), WidthsOf(Crop(), ONE)  # of channels and of weights
+WIDTHS_7, WIDTHS_NOW = WidthsOf(Crop(), SEVEN, PerCost()), WidthsOf(Crop(), Bounded(), PerCost(), taken="cut")
 SHARES_NOW, SHARES_SYNFLOW = WidthsOf(Crop(), ONE, taken="cut"), WidthsOf(SynFlow(), Exponential(100))
 
 

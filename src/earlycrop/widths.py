@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from earlycrop.allocation import Global, Uniform
+from earlycrop.allocation import Global, Sharing
 from earlycrop.scores import AbstractScore
 from earlycrop.steps import Steps
 
@@ -25,7 +25,7 @@ class WidthsOf:
 
     score: AbstractScore
     steps: Steps
-    allocation: Global | Uniform = Global()  # noqa: RUF009 - frozen, without state
+    allocation: Sharing = Global()  # noqa: RUF009 - frozen, without state
     taken: Literal["first", "cut"] = "first"
 
     def __post_init__(self) -> None:
@@ -33,4 +33,4 @@ class WidthsOf:
             raise ValueError(f"`taken` is 'first' (at the first check) or 'cut'; found {self.taken!r}.")
 
 
-Allocation = Global | Uniform | WidthsOf
+Allocation = Sharing | WidthsOf

@@ -98,7 +98,7 @@ def test_the_nearest_stop_of_a_fifth_cost_by_brute_force(cost, sparsity):
     net = dense.residual_net()
     units = Channels().of(net, dense.images()[0], None, ())
     scores, counter = torch.rand(len(units.keep)), Counter(units.structure, net)
-    choices = list(stops(units, scores / counter.prices(cost) if cost.divides else scores))
+    choices = list(stops(units, scores))
     prices = [counter.price(cost, keep) for keep in choices]
     goal = (1 - sparsity) * prices[0]
     best = min(abs(price - goal) for price in prices)

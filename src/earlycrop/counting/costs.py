@@ -31,14 +31,11 @@ class AbstractCost(ABC):
         name: What messages and reports call it.
         key: The field of `Counts` that holds it in reports.
         per_weight: How much it falls when a single weight is masked; 0 if masks alone do not lower it.
-        divides: Whether channels compete by their score per unit of this cost (`Global`). The counts of weights,
-            parameters and nodes leave scores as they are.
     """
 
     name: str
     key: str = "other"
     per_weight: float = 0
-    divides: bool = True
 
     @abstractmethod
     def of(self, sizes: Sizes) -> float:
@@ -52,7 +49,6 @@ class PrunableWeights(AbstractCost):
     name = "weight"
     key = "prunable"
     per_weight = 1
-    divides = False
 
     def of(self, sizes: Sizes) -> int:
         """The number of prunable weights."""
@@ -66,7 +62,6 @@ class Parameters(AbstractCost):
     name = "params"
     key = "params"
     per_weight = 1
-    divides = False
 
     def of(self, sizes: Sizes) -> int:
         """The number of parameters."""
@@ -79,7 +74,6 @@ class Nodes(AbstractCost):
 
     name = "node"
     key = "nodes"
-    divides = False
 
     def of(self, sizes: Sizes) -> int:
         """The number of output channels."""

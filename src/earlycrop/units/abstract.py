@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.allocation import Global, Uniform
+from earlycrop.allocation import Sharing
 from earlycrop.budget import Budget
 from earlycrop.counting import Counts
 from earlycrop.counting.costs import AbstractCost
@@ -150,7 +150,7 @@ class AbstractUnits(ABC):
     # The choice ---------------------------------------------------------------------------------------
 
     @abstractmethod
-    def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "units"]:
+    def choose(self, budget: Budget, scores: Vector, allocation: Sharing) -> Bool[Tensor, "units"]:
         """True for each unit that stays.
 
         Args:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.allocation import Global, Uniform
+from earlycrop.allocation import Sharing
 from earlycrop.budget import Budget, check_scores, choose_channels
 from earlycrop.counting import Counter, Counts
 from earlycrop.counting.costs import AbstractCost, Parameters
@@ -200,12 +200,11 @@ class ChannelUnits(AbstractUnits):
                 f"(magnitude-s)."
             )
 
-    def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "classes"]:
+    def choose(self, budget: Budget, scores: Vector, allocation: Sharing) -> Bool[Tensor, "classes"]:
         """True for each class that stays: their cost is nearest to the target, a part of the dense network's cost."""
         check_scores(scores)  # before an allocation turns them into ranks
         dense, counter = (Counter(one, self.model, self.embeddings) for one in (self.dense, self.structure))
-        prices = partial(counter.prices, budget.cost) if budget.cost.divides else None
-        shared = allocation(scores.cpu(), self.layer, prices)
+        shared = allocation(scores.cpu(), self.layer, partial(counter.prices, budget.cost))
         spaces = self.dense.spaces()
         whole = spaces.bincount()[spaces][self.keep]
         return choose_channels(budget, shared, self.structure, counter, dense.price(budget.cost), whole)

@@ -5,6 +5,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from earlycrop.allocation import Global, Uniform
+from earlycrop.allocation import Global, Sharing
 from earlycrop.bits import as_integers
 from earlycrop.budget import Budget, check_scores, choose_weights
 from earlycrop.counting import Counts, flops, size_of
@@ -148,7 +149,7 @@ class WeightUnits(AbstractUnits):
         """The scores, unchanged: every weight is a unit."""
         return scores
 
-    def choose(self, budget: Budget, scores: Vector, allocation: Global | Uniform) -> Bool[Tensor, "weights"]:
+    def choose(self, budget: Budget, scores: Vector, allocation: Sharing) -> Bool[Tensor, "weights"]:
         """True for each weight that stays; their number is exact."""
         alive = self.keep.to(scores.device)
         scores = torch.where(alive, scores, 0.0)
@@ -156,7 +157,8 @@ class WeightUnits(AbstractUnits):
         if not isinstance(
             allocation, Global
         ):  # `Global` does not need `layer`, which takes twice the memory of the weights
-            shared = allocation(torch.where(alive, scores, -torch.inf), self.layer.to(scores.device))
+            ranked = torch.where(alive, scores, -torch.inf)
+            shared = allocation(ranked, self.layer.to(scores.device), partial(torch.ones_like, scores))
             scores = torch.where(alive, shared, 0.0)
         return choose_weights(budget, scores, alive, self.sizes, self._whole, self._best_of_norms(scores))
 
