@@ -6,7 +6,7 @@ import pytest
 
 import earlycrop
 from earlycrop import METHODS, Method, allocation, get_method, methods, scores, steps, timing, units, widths
-from earlycrop.allocation import Global, Uniform
+from earlycrop.allocation import Global, PerCost, Uniform
 from earlycrop.scores import (
     READINGS,
     Crop,
@@ -63,15 +63,15 @@ def test_all_rows_differ():
     assert len({replace(method, name="") for method in METHODS.values()}) == len(METHODS)
 
 
-WIDTHS, SHARES = WidthsOf(Crop(), Bounded()), WidthsOf(Crop(), OneShot())
+WIDTHS, SHARES = WidthsOf(Crop(), Bounded(), PerCost()), WidthsOf(Crop(), OneShot())
 """By CroP, of channels and of single weights, before training."""
 
 
 def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them_once_there_are_any():
-    often = WidthsOf(Crop(), Halving(5))
+    often, often_wide = WidthsOf(Crop(), Halving(5)), WidthsOf(Crop(), Halving(5), PerCost())
     for name, when, shares, wide in (
         ("crop", AtInit(), SHARES, WIDTHS),
-        ("cropit", AtInit(), often, often),
+        ("cropit", AtInit(), often, often_wide),
         ("earlycrop", LazyRegime(), SHARES, WIDTHS),
         ("earlycrop-rate", RateSettled(), SHARES, WIDTHS),
         ("earlycrop-score", ScoreSettled(), SHARES, WIDTHS),
@@ -87,7 +87,7 @@ def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them_once_there
             assert get_method(full) == Method(full, score, leaving, when, OneShot(), inside, bn_mode="scaled")
             assert get_method(full).scores == (score, Crop())
     assert WIDTHS.taken == SHARES.taken == "first"  # before training
-    assert WIDTHS.allocation == SHARES.allocation == Global()
+    assert (WIDTHS.allocation, SHARES.allocation) == (PerCost(), Global())
 
 
 def test_controls_differ_in_the_choice_alone():

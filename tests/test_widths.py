@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from earlycrop import METHODS, Method, Plan, Pruner, get_method
-from earlycrop.allocation import Uniform
+from earlycrop.allocation import PerCost, Uniform
 from earlycrop.scores import (
     AbstractNetworkScore,
     Crop,
@@ -323,7 +323,7 @@ def test_a_random_choice_in_the_same_widths_goes_by_the_seed(name):
 @pytest.mark.parametrize("reading", ["gate_hessian", "mixed", "group_sum"])
 def test_widths_by_each_reading(reading):
     row = get_method("crop-s").reading(reading)
-    plain = get_method("crop-s-bounded").reading(reading)
+    plain = replace(get_method("crop-s-bounded"), allocation=PerCost()).reading(reading)
     assert make(small(), None, row).check(0).widths == make(small(), None, plain).check(0).widths
     assert (row.allocation.score == CropMixed()) == (reading == "mixed")
 
@@ -332,7 +332,9 @@ def test_widths_are_scored_with_the_methods_norms():
     """`scaled` and `calibrated` norms give other widths, and what the user says has the last word."""
     widths = {}
     for mode in ("scaled", "running", "calibrated"):
-        plain = make(wide(), None, "crop-s-bounded", 0.7, bn_mode=mode).check(0)
+        plain = make(
+            wide(), None, replace(get_method("crop-s-bounded"), allocation=PerCost()), 0.7, bn_mode=mode
+        ).check(0)
         widths[mode] = make(wide(), None, "crop-s", 0.7, bn_mode=mode).check(0).widths
         assert widths[mode] == plain.widths
     assert make(wide(), None, "crop-s", 0.7).check(0).widths == widths["scaled"]

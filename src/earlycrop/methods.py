@@ -164,8 +164,9 @@ LAZY, ONE, SEVEN = LazyRegime(), OneShot(), Halving(5)
 CODE = LazyRegime(power=1, reference="epoch1", params="all")
 CHANNEL, WEIGHT, PRE_NORM, SUMMED = Channels(), Weights(), Channels("pre_norm"), Channels(reduce="sum_abs")
 WIDTHS, SHARES = WidthsOf(Crop(), Bounded(), PerCost()), WidthsOf(Crop(), ONE)  # of channels and of weights
-WIDTHS_7, WIDTHS_NOW = WidthsOf(Crop(), SEVEN, PerCost()), WidthsOf(Crop(), Bounded(), PerCost(), taken="cut")
-SHARES_NOW, SHARES_SYNFLOW = WidthsOf(Crop(), ONE, taken="cut"), WidthsOf(SynFlow(), Exponential(100))
+WIDTHS_7, SHARES_7 = WidthsOf(Crop(), SEVEN, PerCost()), WidthsOf(Crop(), SEVEN)
+WIDTHS_NOW, SHARES_NOW = WidthsOf(Crop(), Bounded(), PerCost(), taken="cut"), WidthsOf(Crop(), ONE, taken="cut")
+SHARES_SYNFLOW = WidthsOf(SynFlow(), Exponential(100))
 
 
 def _scaled(name: str, *row: Any) -> Method:
@@ -195,7 +196,7 @@ METHODS: dict[str, Method] = {
         # later, those on the strongest paths have learned most
         _scaled("crop-u",           Random(),             WEIGHT,   AtInit(),       ONE,    SHARES),
         _scaled("crop-s",           Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS),
-        _scaled("cropit-u",         Random(),             WEIGHT,   AtInit(),       ONE,    WIDTHS_7),
+        _scaled("cropit-u",         Random(),             WEIGHT,   AtInit(),       ONE,    SHARES_7),
         _scaled("cropit-s",         Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS_7),
         _scaled("earlycrop-u",      Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES),
         _scaled("earlycrop-s",      PathNorm(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
