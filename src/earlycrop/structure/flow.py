@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from earlycrop.structure.graph import argument, name_of, tensor_nodes
-from earlycrop.structure.registry import Kind, Zero, operator_of
+from earlycrop.structure.registry import Kind, Zero, operator_of, written_in_part
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import module_of
 
@@ -116,7 +116,10 @@ class Flow:
             return reduce(Tensor.__and__, (self._nz[arg] | ~self._present(arg) for arg in args), present)
         if zero is Zero.PARAMETERS or (zero is Zero.LOST and self.constants):
             return present
-        found = sum((self._nz[arg] for arg in args), nothing)
+        if zero is Zero.EVERYWHERE:
+            return nothing
+        at = tensor_nodes([node.args[place] for place in operator.picks])
+        found = sum((self._nz[arg] for arg in args if arg not in at), nothing)
         if zero is Zero.FIRST:
             # for classes that only another operand has, the first operand has one entry, shared by all of them
             brought = present & ~self._present(args[0])
@@ -129,15 +132,15 @@ class Flow:
         """Whether an operator may carry entries of one class into another; True if that is unknown."""
         operator, args = operator_of(node), tensor_nodes((node.args, node.kwargs))
         table = operator.weight is not None and operator.weight.reads is None  # rows are picked, nothing is summed
-        if operator.zero_at(node) is Zero.UNKNOWN:
+        if operator.zero_at(node) is Zero.UNKNOWN or written_in_part(node):
             return True
         if not (operator.kind.apart or operator.kind is Kind.CHANNEL_NORM or table):
             return True
         if operator.kind.moves:
             return False
-        # classes that an argument has and the result lacks must have gone into others
-        present = self._present(node)
-        return any(bool((self._present(arg) & ~present)[:-1].any()) for arg in args if arg.name not in self._origin)
+        # classes that an argument has along more dimensions than the result must have gone into others
+        often = self._often(node)
+        return any(bool((self._often(arg) > often)[:-1].any()) for arg in args if arg.name not in self._origin)
 
     def _backward(self, node: Node) -> None:
         """Record in which classes of the arguments an output depends on them."""
@@ -218,6 +221,13 @@ class Flow:
         if dims is None and node.op == "call_function":
             return self._shown(tensor_nodes((node.args, node.kwargs)))
         return sum((self._classes(one) for one in dims or () if one is not None), self._bar & False)
+
+    def _often(self, node: Node) -> Tensor:
+        """Along how many dimensions of a value each class lives."""
+        dims = self.channels.nodes.get(node.name)
+        if dims is None:
+            return self._present(node).long()
+        return sum((self._classes(one).long() for one in dims if one is not None), torch.zeros(len(self._bar)).long())
 
     def _shown(self, nodes: list[Node]) -> Tensor:
         """The classes that live in any of these values."""
