@@ -51,11 +51,15 @@ def mutates(node: Node) -> bool:
 
 
 def forget_unread(graph: Graph) -> None:
-    """Take out the values that nothing reads: what is done to them decides nothing."""
+    """Take out values of one other value that nothing reads: what is done to them decides nothing.
+
+    Where several values meet, parameters among them, the code runs only if they fit together, whoever reads the result.
+    """
     for node in reversed(list(graph.nodes)):
+        if node.op != "call_function" or node.users or len(node.all_input_nodes) > 1 or mutates(node):
+            continue
         ours = node.target is operator.getitem or getattr(node.target, "namespace", None) == "aten"
-        gives = isinstance(node.meta.get("val"), Tensor | tuple | list)
-        if node.op == "call_function" and not node.users and ours and gives and not mutates(node):
+        if ours and isinstance(node.meta.get("val"), Tensor | tuple | list):
             graph.erase_node(node)
 
 

@@ -52,7 +52,7 @@ def _of_all_terms(node: Node) -> Zero:
 @_entrywise("relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", zero=Zero.FIRST)
 @_entrywise("tanh", "softshrink", "hardshrink", "neg", "abs", "sign", "square", "sqrt", "erf", zero=Zero.FIRST)
 @_entrywise("sin", "tan", "asinh", "log1p", "div", "divide", "xlogy", "dropout", "feature_dropout", zero=Zero.FIRST)
-@_entrywise("real", "imag", "conj", "conj_physical", "resolve_conj", "resolve_neg", zero=Zero.FIRST)
+@_entrywise("real", "imag", "conj", "_conj", "conj_physical", "resolve_conj", "resolve_neg", zero=Zero.FIRST)
 @_entrywise("complex", zero=Zero.ALL)
 @_entrywise("polar", zero=Zero.FIRST)
 @_entrywise("zeros_like", zero=Zero.EVERYWHERE)

@@ -18,11 +18,11 @@ def transform(walk: Walk, node: Any) -> Any:
     """All entries along the transformed dimensions are mixed (or, in a shift, change places by position)."""
     x, name = node.args[0], name_of(node)
     ndim, shift = len(shape_of(x)), name.endswith("shift")
+    several = shift or name.endswith(("2", "n"))
     size = None if shift else argument(node, 1, "s")
-    default = [-2, -1] if name.endswith("2") else range(-len(size), 0) if size else range(ndim)
-    one = not shift and not name.endswith(("2", "n"))
-    dim = argument(node, 1 if shift else 2, "dim", -1 if one else default)
-    dim = default if dim is None else [dim] if isinstance(dim, int) else dim
+    every = [-2, -1] if name.endswith("2") else range(-len(size), 0) if isinstance(size, list) else range(ndim)
+    dim = argument(node, 1 if shift else 2, "dim", None if several else -1)
+    dim = every if dim is None else [dim] if isinstance(dim, int) else dim
     touched = [d % ndim for d in dim]
     walk.freeze(x, f"mixed over channels ({walk.where(node)})", touched)
     return [None if d in touched else labels for d, labels in enumerate(walk.raw(x))]
