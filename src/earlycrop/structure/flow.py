@@ -85,6 +85,8 @@ class Flow:
         if not self._mixes(node):
             # classes that no argument has come from a tensor spread over the channels, whose entries may be nonzero
             return self._carried(node, args, present) | (present & ~self._shown(args))
+        if operator_of(node).adds and not written_in_part(node):
+            return present  # what is zero adds nothing to what anything else becomes
         touched = present | self._shown(args)
         touched[-1] = False  # indices in no class stay anyway
         if bool(touched.any()):
@@ -173,7 +175,7 @@ class Flow:
         weight = operator.weight
         if weight is None or weight.reads is None or node.kwargs:
             return None
-        x, w = node.args[weight.x], node.args[weight.position]
+        x, w = node.args[weight.x], self._turned(node.args[weight.position])[0]
         bias = None if weight.bias is None else argument(node, weight.bias, "bias")
         # in a transposed convolution all groups share one column dimension of the weight
         if weight.writes == 1 and self._groups(node) != 1:
@@ -182,7 +184,20 @@ class Flow:
             return None
         if isinstance(bias, Node) and (bias.name not in self._origin or bias.meta["val"].ndim != 1):
             return None
-        return (x, w, bias) if weight.spatial or w.meta["val"].ndim == 2 else None
+        matrix: Any = node.args[weight.position]
+        return (x, matrix, bias) if weight.spatial or w.meta["val"].ndim == 2 else None
+
+    def _turned(self, w: Any) -> tuple[Any, bool]:
+        """The matrix of which a weight is the transpose, if it is one; and whether it is."""
+        if isinstance(w, Node) and w.op == "call_function" and operator_of(w).kind is Kind.REARRANGES:
+            of, value = w.all_input_nodes[0], w.meta["val"]
+            matrix = of.meta["val"]
+            if value.ndim == matrix.ndim == 2 and (*value.shape, *value.stride()) == (
+                *matrix.shape[::-1],
+                *matrix.stride()[::-1],
+            ):
+                return of, True
+        return w, False
 
     def _groups(self, node: Node) -> int:
         """The number of groups of channels in which an operator works."""
@@ -194,11 +209,13 @@ class Flow:
 
         Where whole groups of a convolution leave, there are no read classes: all of a group is one class.
         """
-        weight, name = operator_of(node).weight, self._origin[w.name]
+        of, turned = self._turned(w)
+        weight, name = operator_of(node).weight, self._origin[of.name]
         assert weight is not None
         assert weight.reads is not None
         mask = self.masks.get(name)
         kept = torch.ones(self._tensors[name].shape, dtype=torch.bool) if mask is None else mask
+        kept = kept.t() if turned else kept
         kept = (
             kept.movedim((weight.writes, weight.reads), (0, 1)).flatten(2).any(2)
             if kept.ndim > 2

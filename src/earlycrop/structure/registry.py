@@ -11,7 +11,8 @@ Who reads what:
     operators/closed.py   zero      whether a closed channel is still zero after it
     walk, gates           kind      whether it creates channels, normalises them, or joins those of several creators
                           channels  in which dimension of the result
-    flow (harvest)        picks     which arguments are only positions
+    flow (harvest)        adds      whether what is zero adds nothing where it mixes
+                          picks     which arguments are only positions
                           kind      whether each channel of the result comes from the same channel of the operands
                           zero      whether it is zero where they are
                           weight    which dimension of a parameter writes channels, and which one reads them
@@ -22,6 +23,7 @@ Who reads what:
                           strides   whether it runs only where strides demand it
     verify                kind      whether its result on parameters counts as a parameter; whether it mixes channels
     trace                 like      whether the result has the shape of the first argument
+    trace, verify         stand_in  what computes the same where PyTorch has no kernel
 
 The records are in operators/, beside the rules. No other file knows an operator by its name. The defaults are
 cautious: nothing that an operator without a record touches may leave, and a record with only a rule claims nothing
@@ -171,10 +173,12 @@ class Operator:
             tensors, of the one whose entries they are; the other is their scale.
         groups: The position of the argument that counts groups of channels.
         sizes: Whether integers among its arguments are sizes. Otherwise a cut must not change them.
+        adds: Whether it adds up what it mixes, of one operand or of products, so that what is zero adds nothing.
         picks: The positions of arguments that only say from where entries are taken, or where they are put.
         strides: Whether it only copies, and only where strides demand it.
         like: Says for given arguments whether the result has the shape and type of the first of them, which saves the
             time that PyTorch takes to find that out. It may raise an error where PyTorch would.
+        stand_in: Computes the same where PyTorch's kernel does not run: without data, in float64, on another device.
     """
 
     rule: Rule
@@ -186,9 +190,11 @@ class Operator:
     entries: int | None = None
     groups: int | None = None
     sizes: bool = False
+    adds: bool = False
     picks: tuple[int, ...] = ()
     strides: bool = False
     like: Callable[..., bool] | None = None
+    stand_in: Callable[..., torch.Tensor] | None = None
 
     def zero_at(self, node: Node) -> Zero:
         """Where the result of this node is zero."""

@@ -312,7 +312,9 @@ class _Recorder(ProxyTorchDispatchMode):
         if func is torch.ops.prim.device.default:  # asks for the device; no operator
             return func(*args, **kwargs)
         taken = self.nodes_of((args, kwargs))
-        result = _like_first(func, args)
+        result, stand_in = _like_first(func, args), operator_for(func).stand_in
+        if stand_in is not None:
+            result = stand_in(*args, **kwargs)
         if result is None:
             with no_python_dispatcher():  # the same shapes in half the time
                 result = func(*args, **kwargs)

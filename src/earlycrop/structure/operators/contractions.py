@@ -4,6 +4,7 @@ import math
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
@@ -14,8 +15,8 @@ from earlycrop.structure.operators.ties import input_reason, same_in_each_group
 from earlycrop.structure.registry import Factors, Kind, Weight, Zero, rule, unknown
 from earlycrop.structure.walk import Walk
 
-_creates = partial(rule, kind=Kind.CREATES, zero=Zero.PARAMETERS)
-_product = partial(rule, kind=Kind.CREATES, zero=Zero.ANY)
+_creates = partial(rule, kind=Kind.CREATES, zero=Zero.PARAMETERS, adds=True)
+_product = partial(rule, kind=Kind.CREATES, zero=Zero.ANY, adds=True)
 _contracts = partial(rule, kind=Kind.CONTRACTS)
 
 
@@ -257,7 +258,7 @@ def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
     return rest
 
 
-@_contracts("baddbmm", factors=_behind_bias)
+@_contracts("baddbmm", adds=True, factors=_behind_bias)
 def baddbmm(walk: Walk, node: Any) -> Any:
     """bias + x y, with one matrix product for each index of the batch."""
     bias, x, y = node.args[:3]
@@ -340,7 +341,20 @@ def _of_experts(node: Node) -> Factors:
     return [(x, ()), (weight, (0, len(shape_of(weight)) - 1))]  # type: ignore[list-item] - both are nodes
 
 
-@rule("_grouped_mm", "transformers::grouped_mm_fallback", kind=Kind.CREATES, zero=Zero.ANY, factors=_of_experts)
+def _by_groups(x: Tensor, weight: Tensor, ends: Tensor | None = None, *_: Any, **named: Any) -> Tensor:
+    """The product in plain operators: PyTorch's is not for float64, and asks for aligned rows."""
+    ends = named.get("offs", ends)
+    if x.is_meta or x.ndim == weight.ndim:
+        return x @ weight if x.ndim == weight.ndim else x.new_empty(x.shape[0], weight.shape[-1])
+    assert ends is not None
+    parts = x.tensor_split(ends.cpu().long())
+    # rows behind the last end belong to no expert
+    return torch.cat(
+        [*(a @ b for a, b in zip(parts, weight, strict=False)), x.new_zeros(len(parts[-1]), weight.shape[-1])]
+    )
+
+
+@_product("_grouped_mm", "transformers::grouped_mm_fallback", factors=_of_experts, stand_in=_by_groups)
 def grouped(walk: Walk, node: Any) -> Any:
     """Rows of x, in consecutive groups, each times its expert's matrix: W is (experts, in, out), all of one width.
 
@@ -367,3 +381,4 @@ def grouped(walk: Walk, node: Any) -> Any:
 
 
 _contracts("addbmm", factors=_behind_bias)(unknown)
+rule("histc", stand_in=lambda x, *rest, **named: torch.histc(x.double(), *rest, **named).to(x.dtype))(unknown)

@@ -157,7 +157,7 @@ def _one_letter(walk: Walk, node: Any, product: Product, name: str, labels: list
     return first
 
 
-_products = partial(rule, kind=Kind.CONTRACTS, zero=Zero.ANY)
+_products = partial(rule, kind=Kind.CONTRACTS, zero=Zero.ANY, adds=True)
 for _names, _read in (
     (("einsum",), _of_equation),
     (("tensordot",), _by_numbers),

@@ -111,8 +111,8 @@ def _of_power(node: Any) -> Zero:
     return Zero.FIRST if power is None or (isinstance(power, int | float) and power >= 0) else Zero.LOST
 
 
-@_mixes("sum", "nansum", zero=Zero.FIRST)
-@_mixes("norm", "linalg_vector_norm", zero=_of_power)
+@_mixes("sum", "nansum", zero=Zero.FIRST, adds=True)
+@_mixes("norm", "linalg_vector_norm", zero=_of_power, adds=True)
 def total(walk: Walk, node: Any) -> Any:
     """Sums over channels, and norms: what is zero adds nothing, so a channel that is zero when closed may leave."""
     x, norm = node.args[0], "norm" in name_of(node)
@@ -124,7 +124,7 @@ def total(walk: Walk, node: Any) -> Any:
     return _reduced(walk, node, touched)
 
 
-@rule("cosine_similarity", kind=Kind.CONTRACTS)
+@rule("cosine_similarity", kind=Kind.CONTRACTS, adds=True)
 def cosine(walk: Walk, node: Any) -> Any:
     """x · y / (‖x‖ ‖y‖) along a dimension, from which may leave what is zero in both when it is closed."""
     pair = list(node.args[:2])
