@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from earlycrop.structure.graph import argument, name_of, tensor_nodes
-from earlycrop.structure.registry import Kind, Zero, operator_of, written_in_part
+from earlycrop.structure.registry import Kind, Zero, factors_of, operator_of, written_in_part
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import module_of
 
@@ -86,7 +86,7 @@ class Flow:
             # classes that no argument has come from a tensor spread over the channels, whose entries may be nonzero
             return self._carried(node, args, present) | (present & ~self._shown(args))
         if operator_of(node).adds and not written_in_part(node):
-            return present  # what is zero adds nothing to what anything else becomes
+            return self._added(node, args, present)
         touched = present | self._shown(args)
         touched[-1] = False  # indices in no class stay anyway
         if bool(touched.any()):
@@ -106,6 +106,20 @@ class Flow:
             fed = (kept & self._open(self._nz[x])[read]).any(1)
             made = made | (self._present(x) & present)  # classes along other dimensions, which pass through
         return made | self._classes(written[fed])
+
+    def _added(self, node: Node, args: list[Node], present: Tensor) -> Tensor:
+        """The same for sums and products that are summed, in which what is zero adds nothing to other classes.
+
+        Those along dimensions that pass are zero where the operand is that has them.
+        """
+        operator = operator_of(node)
+        zero = operator.zero_at(node)
+        if zero is Zero.FIRST:
+            return present & self._nz[args[0]]
+        for arg, dims in factors_of(operator, node) if zero is Zero.ANY else ():
+            for dim in dims:
+                present = present & (self._nz[arg] | ~self._classes(self._along(arg, dim)))
+        return present
 
     def _carried(self, node: Node, args: list[Node], present: Tensor) -> Tensor:
         """The classes in which an operator that keeps channels apart can return anything but zero."""

@@ -45,7 +45,7 @@ def _run(picks: list[Any]) -> tuple[int, int] | None:
     return first, stop
 
 
-@rule("index", "_unsafe_index", kind=Kind.MOVES)
+@rule("index", "_unsafe_index", kind=Kind.MOVES, zero=Zero.FIRST)
 def index(walk: Walk, node: Any) -> Any:
     """Tensors of numbers pick along some dimensions, which cannot shrink; the others pass."""
     x, picks = node.args[:2]
