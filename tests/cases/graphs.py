@@ -43,7 +43,7 @@ messages(
 messages("edges_scatter_max", lambda h, a, b: h.scatter_reduce(0, wide(b, h), h[a], "amax"))
 messages("edges_index_put", lambda h, a, b: torch.zeros_like(h).index_put((b,), h[a], accumulate=True))
 messages("edges_copied", lambda h, a, b: h.index_copy(0, torch.arange(4), h[a[:4]]))
-messages("edges_put_at", lambda h, a, b: set_at(h.clone(), a[:5].sort().values.unique_consecutive(), b))
+messages("edges_put_at", lambda h, a, b: set_at(h.clone(), b))
 messages("edges_sparse", lambda h, a, b: torch.sparse.mm(adjacency(a, b), h))
 messages("edges_sparse_product", lambda h, a, b: adjacency(a, b) @ h - h)
 # one number for all nodes' channels is no place of a channel
@@ -53,7 +53,7 @@ messages("edges_scatter_to_channels", lambda h, a, b: h.scatter_add(1, b[:7].exp
 messages("edges_dense", lambda h, a, b: adjacency(a, b).to_dense() @ h)
 
 
-def set_at(h, places, b):
+def set_at(h, b):
     h[torch.arange(4)] = h[b[:4]].relu()
     return h
 
