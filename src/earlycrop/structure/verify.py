@@ -251,7 +251,7 @@ class _Gated(_Run):
 
     def _closed(self, node: Node, value: Any) -> Any:
         """A value computed from parameters, with zeros where its channels are closed."""
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         for dim, classes in enumerate(self.channels.nodes.get(node.name, ())):
             if classes is not None:
