@@ -53,8 +53,9 @@ towers(
 )
 towers("norm_smallest", lambda a, b: torch.linalg.vector_norm(a * b, float("-inf"), -1), None, 0, 0)
 towers("norm_of_shifted", lambda a, b: F.pairwise_distance(a, b), None, 0, 0)
-towers("angle", lambda a, b: F.cosine_similarity(a, b, dim=-1))
-towers("angle_between_all", lambda a, b: F.cosine_similarity(a[:, None], b[None], dim=-1))
+# times a sum, for between single channels an angle has no slope
+towers("angle", lambda a, b: F.cosine_similarity(a, b, dim=-1) * (a - b).sum(-1))
+towers("angle_between_all", lambda a, b: F.cosine_similarity(a[:, None], b[None], dim=-1) * a.sum(-1))
 towers("angle_of_sigmoids", lambda a, b: F.cosine_similarity(a, b.sigmoid(), dim=-1), None, 0, 0)
 towers("letters_dots", lambda a, b: torch.einsum("...c,...c->...", a, b))
 towers("letters_dots_outer", lambda a, b: torch.einsum("...c,bc->...b", a[None], b))

@@ -180,7 +180,7 @@ def test_records_speak_of_overloads_twins_tags_and_nothing_else():
     assert operator_for(aten.relu_.default) is operator_for(aten.relu.default)
     assert operator_for(aten.erfc.default).kind is Kind.ENTRYWISE  # only PyTorch's own tag says so
     assert operator_for(aten.erfc.default).zero is Zero.UNKNOWN
-    assert operator_for(aten.fft_fft.default) is operator_for(len) is operator_for("relu") is UNKNOWN
+    assert operator_for(aten.linalg_svd.default) is operator_for(len) is operator_for("relu") is UNKNOWN
     with pytest.raises(TypeError, match="colour"):
         rule("mine::nothing", colour="red")(pointwise)
 
