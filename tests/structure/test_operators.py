@@ -20,8 +20,8 @@ LIBRARY = Path(earlycrop.__file__).parent
 PAGE = LIBRARY.parents[1] / "docs" / "operators.md"
 
 OTHER_MEANINGS = {"all", "amin", "real", "where"}
-"""Words that are no operators there: part of a sentence, a reduction of `scatter_reduce_`, a mode of tracing, a field of
-`Gate`."""
+"""Words that are no operators there: part of a sentence, a reduction of `scatter_reduce_`, a mode of tracing, a field
+of `Gate`."""
 
 PLAIN = {"all", "slice", "to", "max", "sum", "amax"}
 """Words that are settings or reductions elsewhere."""
