@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 
 from earlycrop.structure.graph import argument, name_of, tensor_nodes
-from earlycrop.structure.registry import Kind, Zero, operator_of
+from earlycrop.structure.registry import Kind, Zero, factors_of, operator_of, written_in_part
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import module_of
 
@@ -85,6 +85,8 @@ class Flow:
         if not self._mixes(node):
             # classes that no argument has come from a tensor spread over the channels, whose entries may be nonzero
             return self._carried(node, args, present) | (present & ~self._shown(args))
+        if operator_of(node).adds and not written_in_part(node):
+            return self._added(node, args, present)
         touched = present | self._shown(args)
         touched[-1] = False  # indices in no class stay anyway
         if bool(touched.any()):
@@ -105,6 +107,20 @@ class Flow:
             made = made | (self._present(x) & present)  # classes along other dimensions, which pass through
         return made | self._classes(written[fed])
 
+    def _added(self, node: Node, args: list[Node], present: Tensor) -> Tensor:
+        """The same for sums and products that are summed, in which what is zero adds nothing to other classes.
+
+        Those along dimensions that pass are zero where the operand is that has them.
+        """
+        operator = operator_of(node)
+        zero = operator.zero_at(node)
+        if zero is Zero.FIRST:
+            return present & self._nz[args[0]]
+        for arg, dims in factors_of(operator, node) if zero is Zero.ANY else ():
+            for dim in dims:
+                present = present & (self._nz[arg] | ~self._classes(self._along(arg, dim)))
+        return present
+
     def _carried(self, node: Node, args: list[Node], present: Tensor) -> Tensor:
         """The classes in which an operator that keeps channels apart can return anything but zero."""
         operator, nothing = operator_of(node), torch.zeros_like(present)
@@ -116,7 +132,10 @@ class Flow:
             return reduce(Tensor.__and__, (self._nz[arg] | ~self._present(arg) for arg in args), present)
         if zero is Zero.PARAMETERS or (zero is Zero.LOST and self.constants):
             return present
-        found = sum((self._nz[arg] for arg in args), nothing)
+        if zero is Zero.EVERYWHERE:
+            return nothing
+        at = tensor_nodes([node.args[place] for place in operator.picks])
+        found = sum((self._nz[arg] for arg in args if arg not in at), nothing)
         if zero is Zero.FIRST:
             # for classes that only another operand has, the first operand has one entry, shared by all of them
             brought = present & ~self._present(args[0])
@@ -129,15 +148,15 @@ class Flow:
         """Whether an operator may carry entries of one class into another; True if that is unknown."""
         operator, args = operator_of(node), tensor_nodes((node.args, node.kwargs))
         table = operator.weight is not None and operator.weight.reads is None  # rows are picked, nothing is summed
-        if operator.zero_at(node) is Zero.UNKNOWN:
+        if operator.zero_at(node) is Zero.UNKNOWN or written_in_part(node):
             return True
         if not (operator.kind.apart or operator.kind is Kind.CHANNEL_NORM or table):
             return True
         if operator.kind.moves:
             return False
-        # classes that an argument has and the result lacks must have gone into others
-        present = self._present(node)
-        return any(bool((self._present(arg) & ~present)[:-1].any()) for arg in args if arg.name not in self._origin)
+        # classes that an argument has along more dimensions than the result must have gone into others
+        often = self._often(node)
+        return any(bool((self._often(arg) > often)[:-1].any()) for arg in args if arg.name not in self._origin)
 
     def _backward(self, node: Node) -> None:
         """Record in which classes of the arguments an output depends on them."""
@@ -170,7 +189,7 @@ class Flow:
         weight = operator.weight
         if weight is None or weight.reads is None or node.kwargs:
             return None
-        x, w = node.args[weight.x], node.args[weight.position]
+        x, w = node.args[weight.x], self._turned(node.args[weight.position])[0]
         bias = None if weight.bias is None else argument(node, weight.bias, "bias")
         # in a transposed convolution all groups share one column dimension of the weight
         if weight.writes == 1 and self._groups(node) != 1:
@@ -179,7 +198,20 @@ class Flow:
             return None
         if isinstance(bias, Node) and (bias.name not in self._origin or bias.meta["val"].ndim != 1):
             return None
-        return (x, w, bias) if weight.spatial or w.meta["val"].ndim == 2 else None
+        matrix: Any = node.args[weight.position]
+        return (x, matrix, bias) if weight.spatial or w.meta["val"].ndim == 2 else None
+
+    def _turned(self, w: Any) -> tuple[Any, bool]:
+        """The matrix of which a weight is the transpose, if it is one; and whether it is."""
+        if isinstance(w, Node) and w.op == "call_function" and operator_of(w).kind is Kind.REARRANGES:
+            of, value = w.all_input_nodes[0], w.meta["val"]
+            matrix = of.meta["val"]
+            if value.ndim == matrix.ndim == 2 and (*value.shape, *value.stride()) == (
+                *matrix.shape[::-1],
+                *matrix.stride()[::-1],
+            ):
+                return of, True
+        return w, False
 
     def _groups(self, node: Node) -> int:
         """The number of groups of channels in which an operator works."""
@@ -191,11 +223,13 @@ class Flow:
 
         Where whole groups of a convolution leave, there are no read classes: all of a group is one class.
         """
-        weight, name = operator_of(node).weight, self._origin[w.name]
+        of, turned = self._turned(w)
+        weight, name = operator_of(node).weight, self._origin[of.name]
         assert weight is not None
         assert weight.reads is not None
         mask = self.masks.get(name)
         kept = torch.ones(self._tensors[name].shape, dtype=torch.bool) if mask is None else mask
+        kept = kept.t() if turned else kept
         kept = (
             kept.movedim((weight.writes, weight.reads), (0, 1)).flatten(2).any(2)
             if kept.ndim > 2
@@ -218,6 +252,13 @@ class Flow:
         if dims is None and node.op == "call_function":
             return self._shown(tensor_nodes((node.args, node.kwargs)))
         return sum((self._classes(one) for one in dims or () if one is not None), self._bar & False)
+
+    def _often(self, node: Node) -> Tensor:
+        """Along how many dimensions of a value each class lives."""
+        dims = self.channels.nodes.get(node.name)
+        if dims is None:
+            return self._present(node).long()
+        return sum((self._classes(one).long() for one in dims if one is not None), torch.zeros(len(self._bar)).long())
 
     def _shown(self, nodes: list[Node]) -> Tensor:
         """The classes that live in any of these values."""

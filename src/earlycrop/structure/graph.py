@@ -1,10 +1,11 @@
 """Small helpers for the nodes of an exported graph."""
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import Graph, Node
 from torch.fx.node import map_arg
 
 
@@ -41,6 +42,25 @@ def before(node: Node) -> list[Node]:
             found[one] = None
             todo += one.all_input_nodes
     return list(found)
+
+
+def mutates(node: Node) -> bool:
+    """Whether a node runs an operator that changes one of its arguments in place."""
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and schema.is_mutable
+
+
+def forget_unread(graph: Graph) -> None:
+    """Take out values of one other value that nothing reads: what is done to them decides nothing.
+
+    Where several values meet, parameters among them, the code runs only if they fit together, whoever reads the result.
+    """
+    for node in reversed(list(graph.nodes)):
+        if node.op != "call_function" or node.users or len(node.all_input_nodes) > 1 or mutates(node):
+            continue
+        ours = node.target is operator.getitem or getattr(node.target, "namespace", None) == "aten"
+        if ours and isinstance(node.meta.get("val"), Tensor | tuple | list):
+            graph.erase_node(node)
 
 
 def unlabelled(node: Any) -> Any:

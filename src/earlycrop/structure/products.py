@@ -15,7 +15,7 @@ from torch.fx import Node
 
 import earlycrop.structure.operators  # noqa: F401 - their records, which are looked up
 from earlycrop.structure.graph import shape_of, tensor_nodes
-from earlycrop.structure.registry import Factors, Operator, Zero, operator_of
+from earlycrop.structure.registry import Operator, Zero, factors_of, operator_of
 from earlycrop.structure.trace import Program
 
 Dims = tuple[int, ...]
@@ -143,19 +143,6 @@ class Products:
             todo += [arg for arg in one.all_input_nodes if arg not in seen]
             seen.update(one.all_input_nodes)
         return False
-
-
-def factors_of(operator: Operator, node: Node) -> Factors:
-    """What is multiplied and summed over: each factor, and along which of its dimensions channels are created."""
-    if operator.factors is not None:
-        return operator.factors(node)
-    weight = operator.weight
-    if weight is None or len(node.args) <= max(weight.x, weight.position):
-        return []
-    x, parameter = node.args[weight.x], node.args[weight.position]
-    if not isinstance(x, Node) or not isinstance(parameter, Node):
-        return []
-    return [(x, ()), (parameter, (weight.writes,))]
 
 
 def _picks(operator: Operator) -> bool:

@@ -11,7 +11,9 @@ Who reads what:
     operators/closed.py   zero      whether a closed channel is still zero after it
     walk, gates           kind      whether it creates channels, normalises them, or joins those of several creators
                           channels  in which dimension of the result
-    flow (harvest)        kind      whether each channel of the result comes from the same channel of the operands
+    flow (harvest)        adds      whether what is zero adds nothing where it mixes
+                          picks     which arguments are only positions
+                          kind      whether each channel of the result comes from the same channel of the operands
                           zero      whether it is zero where they are
                           weight    which dimension of a parameter writes channels, and which one reads them
     products              factors   what is multiplied and summed over, so that a parameter among it is a weight
@@ -21,6 +23,7 @@ Who reads what:
                           strides   whether it runs only where strides demand it
     verify                kind      whether its result on parameters counts as a parameter; whether it mixes channels
     trace                 like      whether the result has the shape of the first argument
+    trace, verify         stand_in  what computes the same where PyTorch has no kernel
 
 The records are in operators/, beside the rules. No other file knows an operator by its name. The defaults are
 cautious: nothing that an operator without a record touches may leave, and a record with only a rule claims nothing
@@ -35,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.fx import Node
 
-from earlycrop.structure.graph import tensor_nodes, unlabelled
+from earlycrop.structure.graph import mutates, tensor_nodes, unlabelled
 
 if TYPE_CHECKING:
     from earlycrop.structure.walk import Walk
@@ -66,7 +69,8 @@ class Kind(Enum):
     FILLS = auto()
     """All entries are the same, whatever the entries of its arguments."""
     MIXES = auto()
-    """Entries are mixed along some dimensions, along which the rule lets nothing leave; the other dimensions pass."""
+    """Entries are mixed along some dimensions; the other dimensions pass. Along those that are mixed the rule lets
+    nothing leave, except from a sum to which closed channels add nothing."""
     POOLS = auto()
     """Neighbours along the last dimensions are mixed; channels pass."""
     CREATES = auto()
@@ -117,6 +121,8 @@ class Zero(Enum):
     """Not recorded."""
     LOST = auto()
     """Possibly nowhere: a sigmoid turns zeros into other numbers."""
+    EVERYWHERE = auto()
+    """Everywhere, whatever the operands are."""
     FIRST = auto()
     """Where the first operand is zero, whatever the others are: a ReLU, a quotient."""
     ANY = auto()
@@ -167,9 +173,12 @@ class Operator:
             tensors, of the one whose entries they are; the other is their scale.
         groups: The position of the argument that counts groups of channels.
         sizes: Whether integers among its arguments are sizes. Otherwise a cut must not change them.
+        adds: Whether it adds up what it mixes, of one operand or of products, so that what is zero adds nothing.
+        picks: The positions of arguments that only say from where entries are taken, or where they are put.
         strides: Whether it only copies, and only where strides demand it.
         like: Says for given arguments whether the result has the shape and type of the first of them, which saves the
             time that PyTorch takes to find that out. It may raise an error where PyTorch would.
+        stand_in: Computes the same where PyTorch's kernel does not run: without data, in float64, on another device.
     """
 
     rule: Rule
@@ -181,8 +190,11 @@ class Operator:
     entries: int | None = None
     groups: int | None = None
     sizes: bool = False
+    adds: bool = False
+    picks: tuple[int, ...] = ()
     strides: bool = False
     like: Callable[..., bool] | None = None
+    stand_in: Callable[..., torch.Tensor] | None = None
 
     def zero_at(self, node: Node) -> Zero:
         """Where the result of this node is zero."""
@@ -236,6 +248,28 @@ def operator_for(target: object) -> Operator:
         name = f"{target.namespace}::{name}"
     found = _OPERATORS.get(name) or _OPERATORS.get(name.rstrip("_"))
     return found or next((_OPERATORS[tag] for tag in target.tags if tag in _OPERATORS), UNKNOWN)
+
+
+def factors_of(operator: Operator, node: Node) -> Factors:
+    """What is multiplied and summed over: each factor, and along which of its dimensions channels are created."""
+    if operator.factors is not None:
+        return operator.factors(node)
+    weight = operator.weight
+    if weight is None or len(node.args) <= max(weight.x, weight.position):
+        return []
+    x, parameter = node.args[weight.x], node.args[weight.position]
+    if not isinstance(x, Node) or not isinstance(parameter, Node):
+        return []
+    return [(x, ()), (parameter, (weight.writes,))]
+
+
+def written_in_part(node: Node) -> bool:
+    """Whether a value may be changed through a view of it, where zeros need not stay zeros."""
+    views = [user for user in node.users if user.op == "call_function" and operator_of(user).kind.moves]
+    writers = [user for view in views for user in view.users if mutates(user) and user.args[0] is view]
+    return any(operator_of(one).zero_at(one) not in (Zero.FIRST, Zero.ANY) for one in writers) or any(
+        map(written_in_part, views)
+    )
 
 
 def known() -> frozenset[str]:

@@ -28,6 +28,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from earlycrop.errors import TraceError
 from earlycrop.structure.caches import Cache, watched
 from earlycrop.structure.duplicates import duplicate, weightless
+from earlycrop.structure.graph import forget_unread
 from earlycrop.structure.heads import head
 from earlycrop.structure.registry import operator_for
 
@@ -202,15 +203,15 @@ def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str])
     plain = nullcontext() if tracing == "exported with autocast" else without_autocast()
     with noting(shadow, running), watched(shadow, each=call.times == 1) as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
-            return replace(
-                _record(shadow, replace(call, args=args, kwargs=kwargs), running), call=call, caches=tuple(caches)
-            )
-        program = torch.export.export(shadow, args, dict(kwargs), strict=False)
-    if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
+            found = _record(shadow, replace(call, args=args, kwargs=kwargs), running)
+        else:
+            made = torch.export.export(shadow, args, dict(kwargs), strict=False)
+            found = Program(made.graph, made.graph_signature, made.constants, tracing, made.graph_module, call)
+    if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in found.constants.values()):
         raise ValueError("a constant without data")
-    return Program(
-        program.graph, program.graph_signature, program.constants, tracing, program.graph_module, call, tuple(caches)
-    )
+    if not caches:  # what is left in an attribute may be read from there
+        forget_unread(found.graph)
+    return replace(found, call=call, caches=tuple(caches))
 
 
 @contextmanager
@@ -311,7 +312,9 @@ class _Recorder(ProxyTorchDispatchMode):
         if func is torch.ops.prim.device.default:  # asks for the device; no operator
             return func(*args, **kwargs)
         taken = self.nodes_of((args, kwargs))
-        result = _like_first(func, args)
+        result, stand_in = _like_first(func, args), operator_for(func).stand_in
+        if stand_in is not None:
+            result = stand_in(*args, **kwargs)
         if result is None:
             with no_python_dispatcher():  # the same shapes in half the time
                 result = func(*args, **kwargs)

@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from earlycrop.structure.duplicates import duplicate
-from earlycrop.structure.registry import Kind, operator_of
+from earlycrop.structure.registry import Kind, operator_for, operator_of
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import Call, Program, as_inputs, without_autocast
 from earlycrop.structure.walk import tensors_of
@@ -209,6 +209,7 @@ class _Run(Interpreter):
                 return self.device
             return torch.float64 if self.double and isinstance(value, torch.dtype) and value in LOWER else value
 
+        target = operator_for(target).stand_in or target
         return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
 
 
@@ -250,7 +251,7 @@ class _Gated(_Run):
 
     def _closed(self, node: Node, value: Any) -> Any:
         """A value computed from parameters, with zeros where its channels are closed."""
-        if not isinstance(value, Tensor) or not value.is_floating_point():
+        if not isinstance(value, Tensor) or not (value.is_floating_point() or value.is_complex()):
             return value
         for dim, classes in enumerate(self.channels.nodes.get(node.name, ())):
             if classes is not None:

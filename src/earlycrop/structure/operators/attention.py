@@ -3,7 +3,7 @@
 from typing import Any
 
 from earlycrop.structure.graph import argument, shape_of
-from earlycrop.structure.operators.contractions import contract
+from earlycrop.structure.operators.closed import contract
 from earlycrop.structure.operators.ties import input_reason
 from earlycrop.structure.registry import Kind, rule
 from earlycrop.structure.walk import Walk
@@ -26,7 +26,7 @@ def attention(walk: Walk, node: Any) -> Any:
         walk.freeze(q, reason, [-1])
         walk.freeze(k, reason, [-1])
     else:
-        contract(walk, node, q, k, walk.dims(q)[-1])
+        contract(walk, node, (q, -1), (k, -1))
         walk.tie(walk.dims(q)[-1], walk.dims(k)[-1], input_reason(walk, node))
     for one in (q, k, v):
         walk.freeze(one, f"mixed over positions ({walk.where(node)})", [-2])

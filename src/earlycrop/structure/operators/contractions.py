@@ -4,18 +4,19 @@ import math
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Node
 
 from earlycrop.structure.graph import argument, shape_of, unlabelled
 from earlycrop.structure.labels import Dims
-from earlycrop.structure.operators.closed import zero_when_closed
+from earlycrop.structure.operators.closed import contract
 from earlycrop.structure.operators.ties import input_reason, same_in_each_group
 from earlycrop.structure.registry import Factors, Kind, Weight, Zero, rule, unknown
 from earlycrop.structure.walk import Walk
 
-_creates = partial(rule, kind=Kind.CREATES, zero=Zero.PARAMETERS)
-_product = partial(rule, kind=Kind.CREATES, zero=Zero.ANY)
+_creates = partial(rule, kind=Kind.CREATES, zero=Zero.PARAMETERS, adds=True)
+_product = partial(rule, kind=Kind.CREATES, zero=Zero.ANY, adds=True)
 _contracts = partial(rule, kind=Kind.CONTRACTS)
 
 
@@ -50,6 +51,7 @@ def linear(walk: Walk, node: Any) -> Any:
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
     walk.fix(x, [-1])
     dims, w = walk.dims(x), walk.dims(weight)
+    contract(walk, node, (x, -1), (weight, -1))
     read = walk.tie(dims[-1], w[-1], input_reason(walk, node))
     walk.read(node, weight, -1, read)
     walk.attribute(node, "in_features", read)
@@ -76,6 +78,8 @@ def convolution(walk: Walk, node: Any) -> Any:
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
     groups = argument(node, _GROUPS, "groups", 1)
     _over_space(walk, node, x)
+    if groups < shape_of(x)[1]:
+        contract(walk, node, (x, 1), (weight, 1))
     w, positions = walk.dims(weight), math.prod(shape_of(node)) // shape_of(weight)[0]
     reads, writes = _grouped(walk, node, x, w[1], w[0], groups, shape_of(weight)[0])
     # the channels of a depthwise convolution have a gate already, where they were created
@@ -102,6 +106,7 @@ def transposed_convolution(walk: Walk, node: Any) -> Any:
     x, weight, bias = node.args[0], node.args[1], argument(node, 2, "bias")
     groups = argument(node, _GROUPS, "groups", 1)
     _over_space(walk, node, x)
+    contract(walk, node, (x, 1), (weight, 0))
     w, out_channels = walk.dims(weight), shape_of(node)[-len(shape_of(weight)) + 1]
     if groups == 1:
         reads = walk.tie(walk.dims(x)[1], w[0], input_reason(walk, node))
@@ -190,10 +195,12 @@ def _unbatched(node: Any) -> bool:
 
 def _side(walk: Walk, node: Node) -> int:
     """The dimension of the channels that a product creates: W x has them in its rows, x W in its columns."""
-    return -2 if node.args[0] in walk.origin and len(shape_of(node)) > 1 else -1
+    return -2 if node.args[0] in walk.made and len(shape_of(node)) > 1 else -1
 
 
-@_product("matmul", "mm", channels=_side, weight=Weight(bias=None, writes=1, reads=0), factors=_both)
+@_product(
+    "matmul", "mm", "_sparse_mm", "mv", channels=_side, weight=Weight(bias=None, writes=1, reads=0), factors=_both
+)
 @_product("bmm", channels=_side, factors=_both)
 def matmul(walk: Walk, node: Any) -> Any:
     """Contracts the last dimension of a with the second to last of b; batch dimensions broadcast.
@@ -202,14 +209,12 @@ def matmul(walk: Walk, node: Any) -> Any:
     to its parts, so heads are gated where the product is read (`Walk.recreated`).
     """
     a, b = node.args[:2]
-    if len(shape_of(a)) == 1 and len(shape_of(b)) == 1:
-        return unknown(walk, node)
     if len(shape_of(a)) == 1 or len(shape_of(b)) == 1:
         return _by_vector(walk, node, a, b)
     walk.fix(a, [-1])
     walk.fix(b, [-2])
     da, db = walk.dims(a), walk.dims(b)
-    contract(walk, node, a, b, da[-1])
+    contract(walk, node, (a, -1), (b, -2))
     read = walk.tie(da[-1], db[-2], input_reason(walk, node))
     walk.read(node, a, -1, read)
     walk.read(node, b, -2, read)
@@ -223,9 +228,9 @@ def matmul(walk: Walk, node: Any) -> Any:
         if both and None not in wide and not {a, b} & walk.origin.keys():
             walk.recreated.append(wide[0])
     if node not in walk.made:  # a product of two parameters is itself a weight and creates nothing yet
-        if b in walk.origin and db[-1] is not None:
+        if b in walk.made and db[-1] is not None:
             walk.create(node, (b, len(db) - 1))
-        if a in walk.origin and da[-2] is not None:
+        if a in walk.made and da[-2] is not None:
             walk.create(node, (a, len(da) - 2))
     inner = shape_of(a)[-1]
     for weight in (b, a):
@@ -233,41 +238,34 @@ def matmul(walk: Walk, node: Any) -> Any:
     return result
 
 
-def contract(walk: Walk, node: Any, a: Any, b: Any, labels: Tensor | None) -> None:
-    """Freeze channels that two factors are summed over, unless one factor is zero on closed channels.
-
-    Only then do the closed channels add nothing, so that the sum stays the same when they leave.
-    """
-    if labels is not None and not zero_when_closed(walk, a) and not zero_when_closed(walk, b):
-        walk.labels.freeze(
-            labels, f"summed over with factors that are not zero on closed channels ({walk.where(node)})"
-        )
-
-
 def _by_vector(walk: Walk, node: Any, a: Any, b: Any) -> Any:
-    """One factor is a vector, contracted with the last dimension of a or the second to last of b."""
-    da = -1 if len(shape_of(b)) == 1 else 0
-    db = 0 if len(shape_of(b)) == 1 else -2
+    """One factor or both are vectors, contracted with the last dimension of a or the second to last of b."""
+    da, db = -1, -min(2, len(shape_of(b)))
     walk.fix(a, [da])
     walk.fix(b, [db])
-    contract(walk, node, a, b, walk.dims(a)[da])
+    contract(walk, node, (a, da), (b, db))
     read = walk.tie(walk.dims(a)[da], walk.dims(b)[db], input_reason(walk, node))
     walk.read(node, a, da, read)
     walk.read(node, b, db, read)
-    rest = list(walk.dims(a)[:-1]) if len(shape_of(b)) == 1 else [*walk.dims(b)[:-2], walk.dims(b)[-1]]
-    if len(shape_of(a)) == 1 and b in walk.origin and rest[-1] is not None:
-        walk.create(node, (b, len(shape_of(b)) - 1))
+    matrix = b if len(shape_of(a)) == 1 else a
+    rest = walk.dims(matrix)
+    rest = [labels for dim, labels in enumerate(rest, -len(rest)) if dim != (db if matrix is b else da)]
+    written = -1 if matrix is b else -2
+    if matrix in walk.made and node not in walk.made and len(shape_of(matrix)) > 1:
+        walk.create(node, (matrix, len(shape_of(matrix)) + written))
+    for weight in (b, a):
+        walk.count(weight, math.prod(shape_of(matrix)) // math.prod(shape_of(weight)))
     return rest
 
 
-@_contracts("baddbmm", factors=_behind_bias)
+@_contracts("baddbmm", adds=True, factors=_behind_bias)
 def baddbmm(walk: Walk, node: Any) -> Any:
     """bias + x y, with one matrix product for each index of the batch."""
     bias, x, y = node.args[:3]
     walk.fix(x, [-1])
     walk.fix(y, [-2])
     dx, dy = walk.dims(x), walk.dims(y)
-    contract(walk, node, x, y, dx[-1])
+    contract(walk, node, (x, -1), (y, -2))
     walk.tie(dx[-1], dy[-2], input_reason(walk, node))
     batch = walk.tie(dx[0], dy[0], input_reason(walk, node))
     if dx[0] is not None and dy[0] is not None:
@@ -279,69 +277,6 @@ def baddbmm(walk: Walk, node: Any) -> Any:
         walk.tie(one, theirs, input_reason(walk, node)) if size > 1 and (one is not None or theirs is not None) else one
         for one, theirs, size in zip([batch, dx[1], dy[2]], db, sizes, strict=True)
     ]
-
-
-def _of_einsum(node: Node) -> Factors:
-    """Every operand; letters that come out are channels of it."""
-    operands: Any = node.args[1]
-    inputs, _, output = str(node.args[0]).replace(" ", "").partition("->")
-    found = []
-    for arg, names in zip(operands, inputs.split(","), strict=True):
-        ndim = len(shape_of(arg))
-        front, dots, back = names.partition("...")
-        places = [*front, *["."] * (ndim - len(front) - len(back)), *back] if dots else [*names]
-        once = output if "->" in str(node.args[0]) else [one for one in inputs if inputs.count(one) == 1]
-        found.append((arg, tuple(dim for dim, name in enumerate(places) if name == "." or name in once)))
-    return found
-
-
-@_contracts("einsum", zero=Zero.ANY, factors=_of_einsum)
-def einsum(walk: Walk, node: Any) -> Any:
-    """Each letter is one dimension wherever it occurs; letters missing from the output are contracted."""
-    equation, operands = node.args[0].replace(" ", ""), list(node.args[1])
-    if "..." in equation:
-        return unknown(walk, node)
-    inputs, _, output = equation.partition("->")
-    letters = inputs.split(",")
-    if "->" not in equation:
-        output = "".join(sorted({one for one in inputs if one != "," and inputs.count(one) == 1}))
-    for arg, names in zip(operands, letters, strict=True):
-        if len(set(names)) < len(names):
-            return unknown(walk, node)  # a diagonal
-        walk.fix(arg, [d for d, name in enumerate(names) if name not in output])
-    every = [walk.dims(arg) for arg in operands]
-    result: dict[str, Tensor | None] = {}
-    for name in dict.fromkeys("".join(letters)):
-        places = [
-            (number, names.index(name))
-            for number, (names, arg) in enumerate(zip(letters, operands, strict=True))
-            if name in names and shape_of(arg)[names.index(name)] > 1
-        ]
-        labels = [every[number][dim] for number, dim in places]
-        if all(one is None for one in labels):
-            continue
-        first = labels[0]
-        for other in labels[1:]:
-            first = walk.tie(first, other, input_reason(walk, node))
-        if len(labels) > 1 and name not in output:
-            contract(walk, node, operands[places[0][0]], operands[places[1][0]], first)
-        if len(labels) == 1 and name not in output:
-            walk.labels.freeze(first, f"summed over ({walk.where(node)})")
-        result[name] = first
-        given = [(number, dim) for number, dim in places if operands[number] in walk.origin]
-        for number, dim in given:
-            if name not in output:
-                walk.read(node, operands[number], dim, first)
-            elif len(places) == 1:
-                walk.create(node, (operands[number], dim))
-        if name in output and len(places) > 1 and not given and None not in labels:
-            walk.recreated.append(labels[0])  # type: ignore[arg-type]
-    sizes = {
-        name: shape_of(arg)[d] for arg, names in zip(operands, letters, strict=True) for d, name in enumerate(names)
-    }
-    for arg, names in zip(operands, letters, strict=True):
-        walk.count(arg, math.prod(size for name, size in sizes.items() if name not in names))
-    return [result.get(name) for name in output]
 
 
 @_creates("addmm", weight=Weight(x=1, position=2, bias=0, writes=1, reads=0), factors=_behind_bias)
@@ -400,16 +335,50 @@ def bilinear(walk: Walk, node: Any) -> Any:
     return [*before, w[0]]
 
 
-def _of_tensordot(node: Node) -> Factors:
-    """Both tensors; what is not summed is channels."""
-    every: Any = list(zip(node.args[:2], node.args[2:4], strict=True))
-    found = []
-    for arg, summed in every:
-        ndim = len(shape_of(arg))
-        found.append((arg, tuple(dim for dim in range(ndim) if dim not in [one % ndim for one in summed])))
-    return found
+def _of_experts(node: Node) -> Factors:
+    """What every row's expert reads, and the experts' matrices."""
+    x, weight = node.args[:2]
+    return [(x, ()), (weight, (0, len(shape_of(weight)) - 1))]  # type: ignore[list-item] - both are nodes
 
 
-_contracts("tensordot", factors=_of_tensordot)(unknown)
-_contracts("_grouped_mm", factors=_both)(unknown)
+def _by_groups(x: Tensor, weight: Tensor, ends: Tensor | None = None, *_: Any, **named: Any) -> Tensor:
+    """The product in plain operators: PyTorch's is not for float64, and asks for aligned rows."""
+    ends = named.get("offs", ends)
+    if x.is_meta or x.ndim == weight.ndim:
+        return x @ weight if x.ndim == weight.ndim else x.new_empty(x.shape[0], weight.shape[-1])
+    assert ends is not None
+    parts = x.tensor_split(ends.cpu().long())
+    # rows behind the last end belong to no expert
+    return torch.cat(
+        [*(a @ b for a, b in zip(parts, weight, strict=False)), x.new_zeros(len(parts[-1]), weight.shape[-1])]
+    )
+
+
+@_product("_grouped_mm", "transformers::grouped_mm_fallback", factors=_of_experts, stand_in=_by_groups)
+def grouped(walk: Walk, node: Any) -> Any:
+    """Rows of x, in consecutive groups, each times its expert's matrix: W is (experts, in, out), all of one width.
+
+    All experts lose the same channels, for their matrices are one tensor.
+    """
+    x, weight, *rest = node.args
+    if len(shape_of(weight)) != 3 or len(shape_of(x)) not in (2, 3) or argument(node, 3, "bias") is not None:
+        return unknown(walk, node)
+    for one in rest:
+        if isinstance(one, Node):
+            walk.freeze(one, f"ends of groups of rows ({walk.where(node)})")
+    walk.freeze(weight, f"experts are picked by number ({walk.where(node)})", [0])
+    walk.freeze(x, f"rows in groups, one for each expert ({walk.where(node)})", range(len(shape_of(x)) - 1))
+    walk.fix(x, [-1])
+    walk.fix(weight, [-2])
+    contract(walk, node, (x, -1), (weight, -2))
+    read = walk.tie(walk.dims(x)[-1], walk.dims(weight)[-2], input_reason(walk, node))
+    walk.read(node, weight, 1, read)
+    written = walk.dims(weight)[-1]
+    if weight in walk.made and node not in walk.made and written is not None:
+        walk.create(node, (weight, 2))
+    walk.count(weight, math.prod(shape_of(x)[:-1]) // (shape_of(weight)[0] if len(shape_of(x)) == 2 else 1))
+    return [*[None] * (len(shape_of(node)) - 1), written]
+
+
 _contracts("addbmm", factors=_behind_bias)(unknown)
+rule("histc", stand_in=lambda x, *rest, **named: torch.histc(x.double(), *rest, **named).to(x.dtype))(unknown)

@@ -134,8 +134,9 @@ def expand(walk: Walk, node: Any) -> Any:
     return result
 
 
-@rule("zeros", "ones", "full", "empty", kind=Kind.FILLS, sizes=True)
-@rule("new_zeros", "new_ones", "new_full", "new_empty", kind=Kind.FILLS, sizes=True)
+@rule("zeros", "new_zeros", kind=Kind.FILLS, zero=Zero.EVERYWHERE, sizes=True)
+@rule("ones", "full", "empty", kind=Kind.FILLS, sizes=True)
+@rule("new_ones", "new_full", "new_empty", kind=Kind.FILLS, sizes=True)
 def constant(walk: Walk, node: Any) -> Any:
     """All entries are the same, so any of them may leave if the size in the code follows."""
     return [_alike(walk, node, size) for size in shape_of(node)]
@@ -312,29 +313,17 @@ def pick(walk: Walk, node: Any) -> Any:
     return [None if d in touched else labels for d, labels in enumerate(walk.raw(x))]
 
 
-@rule("index", kind=Kind.MOVES)
-def index(walk: Walk, node: Any) -> Any:
-    """Tensors of numbers pick along some dimensions, which cannot shrink; the others pass."""
-    x, picks = node.args[:2]
-    picked = [d for d, one in enumerate(picks) if one is not None]
-    ndim = len(shape_of(x))
-    if picked != list(range(picked[0], picked[-1] + 1)):  # then the picked dimensions come first in the result
-        return unknown(walk, node)
-    for d in picked:
-        walk.freeze(picks[d], f"numbers that pick ({walk.where(node)})")
-    walk.freeze(x, f"picked by number ({walk.where(node)})", picked)
-    before, after = walk.raw(x)[: picked[0]], walk.raw(x)[picked[-1] + 1 :]
-    return [*before, *[None] * (len(shape_of(node)) - ndim + len(picked)), *after]
-
-
 @_moves("repeat_interleave")
 def repeat_interleave(walk: Walk, node: Any) -> Any:
     """Each index is repeated in place, so its copies share its label."""
-    x, repeats = node.args[:2]
+    x, repeats = node.args[0], argument(node, 1, "repeats")
     dim = argument(node, 2, "dim", None)
-    if not isinstance(repeats, int) or dim is None:
+    if dim is None:
         return unknown(walk, node)
     dim %= len(shape_of(x))
+    if not isinstance(repeats, int):  # a number for each index
+        walk.freeze(x, f"repeated by number ({walk.where(node)})", [dim])
+        return list(walk.raw(x))
     labels = walk.raw(x)[dim]
     if isinstance(labels, Tensor):
         return _with(walk.raw(x), dim, labels.repeat_interleave(repeats))

@@ -25,6 +25,20 @@ def _within(node: Node) -> Zero:
     return Zero.FIRST if inside else Zero.LOST
 
 
+def _towards(node: Node) -> Zero:
+    """Zeros stay zeros if what they may be replaced by is on their side of the bound: zero, or nothing nearer."""
+    bound, name = node.args[-1], name_of(node)
+    inside = isinstance(bound, int | float) and not node.kwargs
+    inside = inside and {"clamp_min": bound <= 0, "clamp_max": bound >= 0}.get(name, bound == 0)  # type: ignore[operator]
+    return Zero.FIRST if inside else Zero.LOST
+
+
+def _of_exponent(node: Node) -> Zero:
+    """A positive power of zero is zero."""
+    exponent = node.args[1]
+    return Zero.FIRST if isinstance(exponent, int | float) and exponent > 0 else Zero.LOST
+
+
 def _of_all_terms(node: Node) -> Zero:
     """A sum is zero where both terms are, unless one of them is a number."""
     terms = [one for one in tensor_nodes((node.args, node.kwargs)) if isinstance(one.meta.get("val"), Tensor)]
@@ -33,15 +47,22 @@ def _of_all_terms(node: Node) -> Zero:
 
 @_entrywise(torch.Tag.pointwise)
 @_entrywise("where", "copy", "fill", "zero", "native_dropout", "requires_grad")
-@_entrywise("zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_like")
+@_entrywise("ones_like", "full_like", "rand_like", "randn_like", "empty_like")
 @_entrywise("relu", zero=Zero.FIRST, like=lambda *_: True)
 @_entrywise("relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", zero=Zero.FIRST)
 @_entrywise("tanh", "softshrink", "hardshrink", "neg", "abs", "sign", "square", "sqrt", "erf", zero=Zero.FIRST)
-@_entrywise("sin", "tan", "asinh", "log1p", "div", "xlogy", "dropout", "feature_dropout", zero=Zero.FIRST)
+@_entrywise("sin", "tan", "asinh", "log1p", "div", "divide", "xlogy", "dropout", "feature_dropout", zero=Zero.FIRST)
+@_entrywise("real", "imag", "conj", "_conj", "conj_physical", "resolve_conj", "resolve_neg", zero=Zero.FIRST)
+@_entrywise("complex", zero=Zero.ALL)
+@_entrywise("polar", zero=Zero.FIRST)
+@_entrywise("zeros_like", zero=Zero.EVERYWHERE)
+@_entrywise("sinh", "asin", "atan", "atanh", "expm1", "sgn", "round", "floor", "ceil", "trunc", zero=Zero.FIRST)
 @_entrywise("hardtanh", "clamp", zero=_within)
-@_entrywise("mul", zero=Zero.ANY)
+@_entrywise("clamp_min", "clamp_max", "masked_fill", zero=_towards)
+@_entrywise("mul", "multiply", zero=Zero.ANY)
+@_entrywise("pow", zero=_of_exponent)
 @_entrywise("sigmoid", "hardsigmoid", "exp", "cos", "softplus", "log_sigmoid", zero=Zero.LOST)
-@_entrywise("pow", "rsqrt", "reciprocal", "alpha_dropout", "feature_alpha_dropout", zero=Zero.LOST)
+@_entrywise("rsqrt", "reciprocal", "alpha_dropout", "feature_alpha_dropout", zero=Zero.LOST)
 @rule("add", "sub", "rsub", kind=Kind.SUM, zero=_of_all_terms)
 @_copies("clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "expand_as")
 @_copies("contiguous", strides=True)
