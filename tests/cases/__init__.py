@@ -23,6 +23,7 @@ from tests.cases import (  # noqa: F401
     recurrent,
     residual,
     sequences,
+    standardised,
     traps,
     vision,
 )
