@@ -13,7 +13,7 @@ training mode, a step of SGD, and a forward pass in evaluation mode. Its fate:
     disproved  the cut was made, and taken back since the outputs did not agree
     broken     cut, and then it failed in training or in evaluation
     crash      an error that is not of the library
-    time       not done within the seconds of one network
+    time       not done within the seconds of processor time that one network has
 
 Each runs in a process of its own, on one thread. What is found is a line of .cache/architectures.jsonl, and a network
 that has a line is not run again: delete the line, or the file, to do so. When all have one, the record is written to
@@ -24,6 +24,8 @@ import argparse
 import json
 import math
 import multiprocessing
+import resource
+import signal
 import sys
 import time
 import traceback
@@ -185,11 +187,12 @@ def told(error: Exception) -> str:
 
 
 def apart(name: str, build: Callable[[], nn.Module], seconds: float) -> dict[str, Any]:
-    """The same in a process of its own, which is ended after so many seconds."""
+    """The same in a process of its own, which is ended after so many seconds of processor time."""
     context = multiprocessing.get_context("fork")  # what is imported need not be imported again
     ours, theirs = context.Pipe(duplex=False)
 
     def work() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 5))
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         try:
@@ -201,10 +204,11 @@ def apart(name: str, build: Callable[[], nn.Module], seconds: float) -> dict[str
     process.start()
     theirs.close()
     try:
-        found = ours.recv() if ours.poll(seconds) else {"network": name, "fate": "time", "seconds": seconds}
+        found = ours.recv()
     except EOFError:
         process.join()
-        found = {"network": name, "fate": "crash", "why": f"the process ended with {process.exitcode}"}
+        late = process.exitcode == -signal.SIGXCPU
+        found = {"network": name, "fate": "time" if late else "crash", "why": f"it ended with {process.exitcode}"}
     process.kill()
     process.join()
     return found
@@ -217,7 +221,7 @@ def lines() -> Iterator[dict[str, Any]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", help="only these networks; timm's as 'timm NAME'")
-    parser.add_argument("--seconds", type=float, default=300, help="for one network")
+    parser.add_argument("--seconds", type=float, default=300, help="of processor time for one network")
     parser.add_argument("--choose", action="store_true", help="print the smallest network of each family of timm")
     arguments = parser.parse_args()
     if arguments.choose:
