@@ -65,7 +65,7 @@ SMALLEST = """
     tnt_s_legacy_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny vit_tiny_patch16_224
     vit_tiny_r_s16_p8_224 vit_srelpos_small_patch16_224 samvit_base_patch16_224 vitamin_small_224 volo_d1_224
     ese_vovnet19b_slim_dw legacy_xception xception41p xcit_nano_12_p8_224
-""".split()  # of each family of timm 1.0.31, as `--choose` finds them
+"""  # of each family of timm 1.0.31, as `--choose` finds them
 FATES = ("cut", "refused", "disproved", "broken", "crash", "time")
 
 
@@ -84,7 +84,7 @@ def torchvision_networks() -> dict[str, Callable[[], nn.Module]]:
 
 def timm_networks() -> dict[str, Callable[[], nn.Module]]:
     """The smallest network of each family of timm, by name."""
-    return {f"timm {name}": partial(timm.create_model, name, num_classes=OUTPUTS) for name in SMALLEST}
+    return {f"timm {name}": partial(timm.create_model, name, num_classes=OUTPUTS) for name in SMALLEST.split()}
 
 
 def smallest_of_families() -> list[str]:
