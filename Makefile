@@ -4,8 +4,10 @@ SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
 
-VENV := .venv
+# TORCH=2.8.0 names another PyTorch, which gets an environment of its own; what is pinned for the usual one need not fit it
+VENV := $(if $(TORCH),.venvs/torch-$(TORCH),.venv)
 BIN := $(VENV)/bin
+PINS := $(if $(TORCH),/^(torch|sympy|networkx|fsspec)==/d; $$a torch==$(TORCH))
 # as many tests side by side as there are CPUs, each with a thread of its own
 TESTS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 # threads that wait sleep instead of spinning, which on a shared machine takes the others' CPUs
@@ -16,7 +18,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:
 	@echo "make install    $(VENV) with the project, its laboratory and the command earlycrop"
 	@echo "make demo       EarlyCroP-S against dense on handwritten digits, about two minutes"
-	@echo "make test       what should pass before a commit"
+	@echo "make test       what should pass before a commit; with TORCH=2.8.0, on that PyTorch"
 	@echo "make test-all   that and what takes longer; the summary is kept in results/tests"
 	@echo "make lint       format, style, types, import contracts, words"
 	@echo "make docs       the documentation as a site, in site/; a warning is an error"
@@ -29,7 +31,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 		if "$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then echo "$$each"; break; fi; done); \
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer was found; name one with make PYTHON=..." >&2; exit 1; fi; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,dev,docs]' --constraint constraints.txt
+	sed -E '$(PINS)' constraints.txt > $(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,dev,docs]' \
+		--constraint $(VENV)/constraints.txt
 	touch $@
 
 demo: install

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -200,6 +201,8 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
             originals = [f"{name}.parametrizations.{of}.{leaf}".lstrip(".") for leaf, _ in steps.named_parameters()]
             alike = next(original for original in originals if tensors(dense)[original].shape == weight.shape)
             steps.append(Masked(mask(weight, kept[alike]).to(weight.dtype)))
+        if hasattr(module, "standardised"):  # a layer that standardises its weight
+            module.filters = partial(module.standardised, mask(module.weight, kept[f"{name}.weight".lstrip(".")]))
         if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
             continue
         if module.weight is not None:

@@ -103,6 +103,8 @@ def head(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) in (nn.MultiheadAttention, HeadedAttention):
             _head(cast(nn.MultiheadAttention, module))
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False  # only PyTorch's own attention reads nested tensors
 
 
 def _head(module: nn.MultiheadAttention) -> None:

@@ -26,7 +26,7 @@ from torch.utils import _pytree as pytree
 
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.registry import Kind, operator_for, operator_of
-from earlycrop.structure.structure import Structure
+from earlycrop.structure.structure import ChannelGraph, Structure
 from earlycrop.structure.trace import Call, Program, as_inputs, without_autocast
 from earlycrop.structure.walk import tensors_of
 
@@ -127,7 +127,7 @@ class Verifier:
         return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
 
     def _mixes(self) -> bool:
-        return any(operator_of(n).kind.norm_over_channels for n in self.program.graph.nodes)
+        return any(_over_channels(self.graph, node) for node in self.program.graph.nodes)
 
     def _gated(self, keep: Tensor, kept_statistics: bool, precision: torch.dtype) -> list[Tensor]:
         double = precision == torch.float64
@@ -237,7 +237,7 @@ class _Gated(_Run):
                 self.made.add(node)
 
     def run_node(self, n: Node) -> Any:
-        if self.kept_statistics and operator_of(n).kind.norm_over_channels:
+        if self.kept_statistics and _over_channels(self.channels, n):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self._normed(n, args, kwargs)
         return super().run_node(n)
@@ -265,21 +265,24 @@ class _Gated(_Run):
         classes = self.channels.nodes[node.args[0].name]  # type: ignore[union-attr]
         stays = self.stays
         index = [None if one is None else stays[one].nonzero().flatten().to(x.device) for one in classes]
-        grouped = operator_of(node).kind is Kind.GROUP_NORM
-        channels = range(1, 2) if grouped else range(x.ndim - len(args[1]), x.ndim)
-        kept = {dim: one for dim, one in enumerate(index) if dim in channels and one is not None}
+        kind = operator_of(node).kind
+        per_channel = kind is not Kind.TRAILING_NORM  # its parameters are vectors, which belong to dimension 1
+        first = 1 if per_channel else x.ndim - len(args[1])
+        inside = {Kind.GROUP_NORM: (1,), Kind.CHANNEL_NORM: range(x.ndim)}.get(kind, range(first, x.ndim))
+        kept = {dim: one for dim, one in enumerate(index) if dim in inside and one is not None}
         small, args = x, [*args]
         for dim, one in kept.items():
             small = small.index_select(dim, one)
-        for position in (2, 3):
+        for position in range(1, 5) if kind is Kind.CHANNEL_NORM else (2, 3):
             if len(args) > position and isinstance(args[position], Tensor):
                 for dim, one in kept.items():
-                    args[position] = args[position].index_select(dim - channels[0], one)
-        if grouped:
+                    if dim == 1 or not per_channel:
+                        args[position] = args[position].index_select(dim - first, one)
+        if kind is Kind.GROUP_NORM:
             groups = self.channels.arguments.get(node.name)
             args[1] = args[1] if groups is None else int(stays[groups].sum())
-        else:
-            args[1] = list(small.shape[channels[0] :])
+        elif kind is Kind.TRAILING_NORM:
+            args[1] = list(small.shape[first:])
         args[0] = small
         result = node.target(*args, **kwargs)  # type: ignore[operator]
         for dim, one in kept.items():
@@ -287,6 +290,15 @@ class _Gated(_Run):
             shape[dim] = x.shape[dim]
             result = torch.zeros(shape, dtype=result.dtype, device=result.device).index_copy(dim, one, result)
         return result
+
+
+def _over_channels(graph: ChannelGraph, node: Node) -> bool:
+    """Whether the statistics of a norm count channels that a cut may remove."""
+    kind = operator_of(node).kind
+    if kind is not Kind.CHANNEL_NORM:
+        return kind.norm_over_channels
+    classes = graph.nodes.get(node.args[0].name, ())  # type: ignore[union-attr]
+    return any(one is not None and dim != 1 for dim, one in enumerate(classes))
 
 
 class _Double(TorchFunctionMode):

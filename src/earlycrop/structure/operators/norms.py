@@ -39,14 +39,24 @@ def _as_wide(x: Tensor, *rest: Any) -> bool:
 @rule("batch_norm", kind=Kind.CHANNEL_NORM, zero=Zero.SCALED, channels=1, like=_as_wide)
 @rule("instance_norm", kind=Kind.CHANNEL_NORM, zero=Zero.SCALED, channels=1)
 def batch_norm(walk: Walk, node: Any) -> Any:
-    """Each channel (dimension 1) is normalised on its own."""
+    """Each channel (dimension 1) is normalised on its own.
+
+    A weight that is standardised in this way is normalised over what its filters read: after a cut, over what is left.
+    """
     x, weight, bias, mean, var = node.args[:5]
-    walk.freeze(x, f"normalised over ({walk.where(node)})", [0, *range(2, len(walk.raw(x)))])
+    others = [0, *range(2, len(walk.raw(x)))]
+    standardises = x in walk.made and mean is None
+    if not standardises:
+        walk.freeze(x, f"normalised over ({walk.where(node)})", others)
+    walk.fix(x, others)
     dims = walk.dims(x)
+    for labels in [dims[dim] for dim in others if dims[dim] is not None]:
+        if int(labels.unique(return_counts=True)[1].min()) == 1:  # PyTorch refuses to standardise a single entry
+            walk.labels.freeze(labels[:2], f"a standardised filter keeps two entries at least ({walk.where(node)})")
     _affine(walk, node, *((p, dims[1], 0) for p in (weight, bias, mean, var)))
     _note_norm(walk, node, weight, bias, 0)
     walk.attribute(node, "num_features", dims[1])
-    return [None, dims[1], *[None] * (len(dims) - 2)]
+    return list(dims) if standardises else [None, dims[1], *[None] * (len(dims) - 2)]
 
 
 def _only_one(walk: Walk, node: Node) -> int | None:

@@ -93,8 +93,10 @@ def layers(walk: Walk, node: Any) -> Any:
     walk.attribute(node, "hidden_size", hidden)
     if each > (4 if biased else 2):
         walk.attribute(node, "proj_size", out)
-    before = [None] * (len(shape_of(x)) - 1)
-    return ([*before, read], *([*before, labels] for _, labels in zip(states, (out, hidden), strict=False)))
+    # PyTorch 2.8 exports the states of several layers with a dimension too many
+    before = [[None] * (value.ndim - 1) for value in node.meta["val"]]
+    ends = (read, out, hidden)[: 1 + len(states)]
+    return tuple([*sizes, labels] for sizes, labels in zip(before, ends, strict=True))
 
 
 @rule("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", kind=Kind.RECURRENT, factors=_matrices)
