@@ -88,6 +88,14 @@ class Program:
         """
         return _traced(self.tracing, shadow, self.call, [])
 
+    def follow(self, shadow: nn.Module, follower: "Recorder") -> None:
+        """Run such a copy under another recorder; the graph must have been recorded.
+
+        Raises:
+            Exception: whatever keeps the copy from running.
+        """
+        _traced("recorded", shadow, self.call, follower.running, follower)
+
 
 def as_inputs(example_inputs: object) -> Inputs:
     """The positional arguments of the model's `forward`; a single tensor is one argument."""
@@ -151,7 +159,7 @@ def noted(model: nn.Module, example_inputs: object) -> Program | None:
             if tracing == "recorded":
                 inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
             with torch.random.fork_rng(list(devices)), noting(shadow, running), torch.no_grad(), _quiet():
-                return _record(shadow, Call(inputs), running, whole=False)
+                return _record(shadow, Call(inputs), Recorder(running, whole=False))
         except Exception:  # what the caller can do without is no reason to fail
             pass
     return None
@@ -193,7 +201,9 @@ def to_training(model: nn.Module) -> None:
         module.training = not isinstance(module, QUIET)
 
 
-def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str]) -> Program:
+def _traced(
+    tracing: Tracing, shadow: nn.Module, call: Call, running: list[str], recorder: "Recorder | None" = None
+) -> Program:
     """The graph, recorded in the given way; whatever goes wrong is raised."""
     if "with" not in tracing:
         args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), (call.args, call.kwargs))
@@ -203,7 +213,9 @@ def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str])
     with noting(shadow, running), watched(shadow, each=call.times == 1) as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
             return replace(
-                _record(shadow, replace(call, args=args, kwargs=kwargs), running), call=call, caches=tuple(caches)
+                _record(shadow, replace(call, args=args, kwargs=kwargs), recorder or Recorder(running)),
+                call=call,
+                caches=tuple(caches),
             )
         program = torch.export.export(shadow, args, dict(kwargs), strict=False)
     if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in program.constants.values()):
@@ -233,22 +245,21 @@ def without_autocast() -> Iterator[None]:
             kind.__init__, kind.__enter__, kind.__exit__ = own
 
 
-def _record(model: nn.Module, call: Call, running: list[str], whole: bool = True) -> Program:
+def _record(model: nn.Module, call: Call, recorder: "Recorder") -> Program:
     """Record the operators that run, above autograd, where a linear layer is still one operator.
 
     Args:
         model: The network.
-        inputs: What it takes.
-        running: The calls of modules that have begun and not ended.
-        whole: Whether this must be the whole graph.
+        call: What it takes.
+        recorder: Notes the operators.
 
     Raises:
         ValueError: a value has another origin than recorded operators, so this is not the whole graph.
     """
-    recorder, specs = _Recorder(running, whole), []
+    specs, whole = [], recorder.whole
 
     def placeholder(name: str, value: object, kind: InputKind, target: str | None) -> None:
-        node = recorder.graph.placeholder(re.sub(r"\W", "_", name))  # any text may be the name of a module
+        node = recorder.placeholder(name)
         specs.append(InputSpec(kind, TensorArgument(node.name), target, True if kind is InputKind.BUFFER else None))
         recorder.note(node, value)
 
@@ -265,7 +276,7 @@ def _record(model: nn.Module, call: Call, running: list[str], whole: bool = True
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
     if whole:
-        recorder.graph.output(tuple(recorder.nodes_of(outputs)))
+        recorder.output(outputs)
     return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module(), call)
 
 
@@ -280,7 +291,7 @@ def _compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = was
 
 
-class _Recorder(ProxyTorchDispatchMode):
+class Recorder(ProxyTorchDispatchMode):
     """Records each operator that reaches PyTorch's PreDispatch key, which accepts only modes of this base class."""
 
     def __init__(self, running: list[str], whole: bool = True) -> None:
@@ -288,6 +299,14 @@ class _Recorder(ProxyTorchDispatchMode):
         self.graph, self.running, self.whole = Graph(), running, whole
         # weakly: if a factory's new tensor had another owner, tracing would copy it on the way out, and lose it here
         self._nodes = WeakTensorKeyDictionary()
+
+    def placeholder(self, name: str) -> Node:
+        """The node of a parameter, a buffer or an input."""
+        return self.graph.placeholder(re.sub(r"\W", "_", name))  # any text may be the name of a module
+
+    def output(self, values: list[Any]) -> None:
+        """Record what the network returns."""
+        self.graph.output(tuple(self.nodes_of(values)))
 
     def note(self, node: Node, value: object) -> None:
         """Record `value` as the value of this node."""
@@ -311,10 +330,7 @@ class _Recorder(ProxyTorchDispatchMode):
         if func is torch.ops.prim.device.default:  # asks for the device; no operator
             return func(*args, **kwargs)
         taken = self.nodes_of((args, kwargs))
-        result = _like_first(func, args)
-        if result is None:
-            with no_python_dispatcher():  # the same shapes in half the time
-                result = func(*args, **kwargs)
+        result = self.run(func, args, kwargs)
         node = self._called(func, *taken)
         self.note(node, result)
         if isinstance(result, tuple | list):
@@ -322,6 +338,14 @@ class _Recorder(ProxyTorchDispatchMode):
                 self.note(self._called(operator.getitem, (node, number), {}), part)
         elif self.whole and not isinstance(result, Tensor | None):
             raise ValueError(f"{func} returns a {type(result).__name__}")
+        return result
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operator returns, without data where its arguments have none."""
+        result = _like_first(func, args)
+        if result is None:
+            with no_python_dispatcher():  # the same shapes in half the time
+                result = func(*args, **kwargs)
         return result
 
     def _called(self, target: Any, args: Any, kwargs: Any) -> Node:
