@@ -210,7 +210,8 @@ def _traced(
     else:
         args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, (call.args, call.kwargs))
     plain = nullcontext() if tracing == "exported with autocast" else without_autocast()
-    with noting(shadow, running), watched(shadow, each=call.times == 1) as caches, torch.no_grad(), _quiet(), plain:
+    watching = nullcontext([]) if recorder else watched(shadow, each=call.times == 1)  # who follows puts all back
+    with noting(shadow, running), watching as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
             return replace(
                 _record(shadow, replace(call, args=args, kwargs=kwargs), recorder or Recorder(running)),
