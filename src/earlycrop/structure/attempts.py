@@ -31,9 +31,15 @@ class Fault:
 
 @dataclass
 class Copies:
-    """Copies of a model without data, each cut again and again: made once, and put back after each cut."""
+    """Copies of a model without data, each cut again and again: made once, and put back after each cut.
+
+    Attributes:
+        model: The model.
+        progress: Is told of every trial cut.
+    """
 
     model: nn.Module
+    progress: Callable[[str], None] = lambda _: None
     _made: dict[int, tuple[nn.Module, Callable[[], None]]] = field(default_factory=dict)
 
     def of(self, program: Program) -> tuple[nn.Module, Callable[[], None]]:
@@ -73,6 +79,7 @@ class Attempts:
             seed: Of the random numbers.
             goes_on: Whether to look for every place, and for what is to blame there.
         """
+        self.copies.progress(f"a trial cut of {len(spaces)} groups of channels that leave independently")
         keep = some(self.structure, spaces, seed)
         found: list[Fault] = []
         for number, way in enumerate(self.ways if not bool(keep.all()) else ()):

@@ -23,6 +23,13 @@ from earlycrop.structure.trace import Program
 Spaces = frozenset[int]
 NONE: Spaces = frozenset()
 
+ARITHMETIC = (
+    *("__add__", "__sub__", "__mul__", "__truediv__", "__floordiv__", "__mod__", "__divmod__", "__pow__"),
+    *("__radd__", "__rsub__", "__rmul__", "__rtruediv__", "__rfloordiv__", "__rmod__", "__rdivmod__", "__rpow__"),
+    *("__neg__", "__pos__", "__abs__"),
+)
+"""The operations whose results remember what their operands count."""
+
 
 class Counted:
     """A number that knows the spaces whose channels it counts."""
@@ -63,12 +70,9 @@ def _remembering(name: str, kind: type) -> Callable[..., Any]:
     return operation
 
 
-for _kind in (CountedInt, CountedFloat):
-    for _base in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "divmod"):
-        for _name in (f"__{_base}__", f"__r{_base}__"):
-            setattr(_kind, _name, _remembering(_name, int if _kind is CountedInt else float))
-    for _name in ("__neg__", "__abs__", "__pos__"):
-        setattr(_kind, _name, _remembering(_name, int if _kind is CountedInt else float))
+for _kind, _plain in ((CountedInt, int), (CountedFloat, float)):
+    for _name in ARITHMETIC:
+        setattr(_kind, _name, _remembering(_name, _plain))
 
 
 class Sizes(TorchFunctionMode):
@@ -92,10 +96,9 @@ class Sizes(TorchFunctionMode):
             result = func(*args, **kwargs)
         finally:
             self.follower.given = outer
-        name = getattr(func, "__name__", "")
         if isinstance(result, torch.Size) and args and isinstance(args[0], Tensor):
             return torch.Size(map(counted, result, self.follower.along(args[0])))
-        if type(result) is int and name in ("size", "numel") and args and isinstance(args[0], Tensor):
+        if type(result) is int and func in (Tensor.size, Tensor.numel) and args and isinstance(args[0], Tensor):
             along = self.follower.along(args[0])
             dim = (*args[1:], kwargs.get("dim"))[0]
             return counted(result, NONE.union(*along) if dim is None else along[dim])

@@ -1,8 +1,8 @@
-"""Tries a cut on a copy without data, to find sizes in the model's own code before anything leaves.
+"""Finds what can leave a model; trial cuts find sizes in the model's own code before anything leaves.
 
 The labels predict the shape of every value of the graph after a cut. So some channels of each space are removed from a
-weightless copy, the copy is traced again, and the two graphs are compared operator by operator. Where a literal size
-(`x.view(-1, 400)`) makes the code do something else, or fail, the channels that it counts are frozen.
+copy without data, which then runs beside the graph. Where a literal size (`x.view(-1, 400)`) makes the code do
+something else, or fail, the channels that it counts are frozen.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ from earlycrop.structure.choosing import passing, together
 from earlycrop.structure.graph import shape_of, tensor_nodes
 from earlycrop.structure.labelling import UNREACHED, label
 from earlycrop.structure.named import couple, ignoring
+from earlycrop.structure.progress import Progress
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import Call, Program, examples_in, export
 
@@ -48,13 +49,16 @@ def trace(
         TraceError: the model cannot be exported; the message names the module.
     """
     ignored = ignoring(model, ignore)
+    progress = Progress(type(model).__name__)
     program = export(model, example_inputs)
+    progress(f"{len(program.graph.nodes)} operators and tensors recorded; next, the same in training mode")
     beside, untraced = others(model, program, ways)
+    progress("what the operators do with channels")
     walk, walks = label(model, program, beside)
     couple(walk, coupled)
     builder = Builder(walk, ignored, examples_in(example_inputs), walks)
     names = sorted({name for _, name, _ in walk.guesses})
-    found = _possible(builder, names, Copies(model))
+    found = _possible(builder, names, Copies(model, progress))
     doubtful = untraced or any(reason == UNREACHED for _, reason in walk.labels.prohibitions())
     return replace(found.alone(), doubtful=doubtful)
 
