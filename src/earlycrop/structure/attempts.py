@@ -35,7 +35,7 @@ class Copies:
 
     Attributes:
         model: The model.
-        progress: Is told of every trial cut.
+        progress: Is called before every trial cut, with a line that describes it.
     """
 
     model: nn.Module
