@@ -182,7 +182,7 @@ class Follower(Recorder):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:  # asks for the device; no operator
             return func(*args, **kwargs)
-        taken, _ = self.nodes_of((args, kwargs))
+        taken, _ = self.taken(func, args, kwargs)
         if operator_for(func).strides:
             result = self.run(func, args, kwargs)
             self.note(taken[0], result)

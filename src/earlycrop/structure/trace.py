@@ -330,7 +330,7 @@ class Recorder(ProxyTorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:  # asks for the device; no operator
             return func(*args, **kwargs)
-        taken = self.nodes_of((args, kwargs))
+        taken = self.taken(func, args, kwargs)
         result = self.run(func, args, kwargs)
         node = self._called(func, *taken)
         self.note(node, result)
@@ -340,6 +340,10 @@ class Recorder(ProxyTorchDispatchMode):
         elif self.whole and not isinstance(result, Tensor | None):
             raise ValueError(f"{func} returns a {type(result).__name__}")
         return result
+
+    def taken(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The arguments of an operator with each tensor replaced by its node."""
+        return self.nodes_of((args, kwargs))
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operator returns, without data where its arguments have none."""
