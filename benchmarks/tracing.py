@@ -5,11 +5,13 @@
 The models are deep ones from torchvision, timm and Hugging Face's transformers, at their usual sizes and without
 trained weights; those whose package is not installed are left out. Export and trace take turns, and ratios are taken
 within a round. `classes` says how many classes of channels can leave, and `trial cuts` how many copies were cut to find
-out what sizes in the model's code forbid. The rows are written to results/benchmarks/tracing.json.
+out what sizes in the model's code forbid. The rows are written to results/benchmarks/tracing.json; with `--only`, those
+of other models stay as they were.
 """
 
 import argparse
 import importlib
+import json
 import time
 import warnings
 from collections.abc import Callable
@@ -21,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.record import interleaved, ratio, table, write
+from benchmarks.record import RESULTS, interleaved, ratio, table, write
 from earlycrop.structure import trace
 from earlycrop.structure.attempts import Attempts
 
@@ -138,7 +140,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    rows, missing = [], []
+    rows, missing, record = [], [], RESULTS / "tracing.json"
+    kept = json.loads(record.read_text()) if arguments.only and record.exists() else {"rows": [], "missing": []}
     for name, build in MODELS.items():
         if arguments.only and not name.startswith(tuple(arguments.only)):
             continue
@@ -147,7 +150,9 @@ def main() -> None:
             table(rows[-1:])
         except ModuleNotFoundError as error:
             missing.append(f"{name}: {error}")
-    write("tracing", rows, missing=missing)
+    new = {row["model"]: row for row in rows}
+    every = {**{row["model"]: row for row in kept["rows"]}, **new}
+    write("tracing", [every[name] for name in MODELS if name in every], missing=[*kept["missing"], *missing])
 
 
 if __name__ == "__main__":

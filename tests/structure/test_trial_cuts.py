@@ -15,7 +15,6 @@ from earlycrop.structure.builder import Builder
 from earlycrop.structure.choosing import passing, together
 from earlycrop.structure.following import result_shape
 from earlycrop.structure.labelling import label
-from earlycrop.structure.surgery import remembered
 from earlycrop.structure.trace import export
 from tests.cases import CASES
 
@@ -144,14 +143,27 @@ def test_sizes_from_the_code_know_what_they_count():
     assert set(known.values()) == {frozenset({space})}
 
 
-def test_the_model_and_its_copies_stay_as_they_are():
-    model = deep(1)
-    put_back = remembered(model)
-    model[0].weight.data = torch.zeros(3, 4)
-    model[0].new = 1
-    put_back()
-    assert model[0].weight.shape == (12, 4)
-    assert not hasattr(model[0], "new")
+class Prepared(Literals):
+    """Registers a hook in its first call, fills a list and notes both in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs, self.e = [], nn.Linear(2, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "ready"):
+            self.ready = True
+            self.b.register_forward_hook(lambda module, args, output: self.outputs.append(len(self.outputs)))
+        x = super().forward(x)
+        return self.e(x) * len(self.outputs)
+
+
+def test_a_copy_is_as_new_for_each_trial_cut():
+    model = Prepared()
+    plain, prepared = trace(Literals(), torch.zeros(3, 4)), trace(model, torch.zeros(3, 4))
+    assert len(prepared) == len(plain) + 2
+    assert not model.outputs
+    assert not hasattr(model, "ready")
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.slow and not case.refused][::9])

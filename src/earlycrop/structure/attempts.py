@@ -8,12 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Node
 
+from earlycrop.structure.duplicates import HOOKS, OWN
 from earlycrop.structure.following import Promised, Promises, follow, operators
 from earlycrop.structure.graph import shape_of
 from earlycrop.structure.origins import origins
 from earlycrop.structure.structure import ChannelGraph, Structure
 from earlycrop.structure.surgery import remembered, remove
 from earlycrop.structure.trace import Program
+
+CONTAINERS = (dict, list, set)
+"""What a model's code may fill."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,8 +52,35 @@ class Copies:
             return program.copy_of(self.model), lambda: None
         if id(program) not in self._made:
             copy = program.copy_of(self.model)
-            self._made[id(program)] = copy, remembered(copy)
+            self._made[id(program)] = copy, _as_new(copy)
         return self._made[id(program)]
+
+
+def _as_new(copy: nn.Module) -> Callable[[], None]:
+    """A function that undoes a cut, and what a call of the model's code adds: attributes, hooks, entries of containers.
+
+    A model may register hooks in its first call, and note in an attribute that it has them.
+    """
+    put_back = remembered(copy)
+    names = [(vars(module), set(vars(module))) for module in copy.modules()]
+    held = [
+        one
+        for attributes, _ in names
+        for key, one in attributes.items()
+        if key in HOOKS or (key not in OWN and type(one) in CONTAINERS)
+    ]
+    contents = [(one, type(one)(one)) for one in held]
+
+    def undo() -> None:
+        put_back()
+        for attributes, known in names:
+            for name in attributes.keys() - known:
+                del attributes[name]
+        for container, content in contents:
+            container.clear()
+            container.extend(content) if isinstance(container, list) else container.update(content)
+
+    return undo
 
 
 class Attempts:

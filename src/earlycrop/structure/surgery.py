@@ -160,7 +160,7 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
 
 
 def remembered(model: nn.Module, *optimizers: Optimizer | None) -> Callable[[], None]:
-    """A function that puts model and optimizers back exactly as they are now."""
+    """A function that puts model and optimizers back as they are now; attributes that are new by then stay."""
     tensors = [(tensor, tensor.data, tensor.grad) for _, tensor in tensors_of(model)]
     attributes = [
         (module, type(module), {k: v for k, v in vars(module).items() if k not in OWN}, dict(module._buffers))
@@ -175,8 +175,6 @@ def remembered(model: nn.Module, *optimizers: Optimizer | None) -> Callable[[], 
             tensor.grad = grad
         for module, kind, values, buffers in attributes:
             module.__class__ = kind
-            for name in vars(module).keys() - values.keys() - OWN:
-                del vars(module)[name]
             vars(module).update(values)
             module._buffers.update(buffers)
         for optimizer, state in states:
