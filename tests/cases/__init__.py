@@ -25,8 +25,8 @@ from tests.cases import (  # noqa: F401
     recurrent,
     residual,
     sequences,
-    sums,
     standardised,
+    sums,
     traps,
     vision,
 )

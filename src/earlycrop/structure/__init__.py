@@ -20,7 +20,12 @@ structure.py  the result: classes of coupled channels
 held.py       sums up what holds channels
 renumbering.py  gives classes new numbers
 builder.py    turns the labels of a finished walk into a structure
-trial.py      tries a cut on a copy without data, to find what literal sizes forbid
+trial.py      finds what can leave, and with trial cuts what sizes in the code forbid
+attempts.py   trial cuts: channels leave a copy without data
+following.py  a run of such a copy beside the dense graph
+origins.py    where the integers in the code come from
+choosing.py   which channels can leave together, with few trial cuts
+progress.py   says how far tracing is where it takes long
 surgery.py    removes channels from the same parameter objects, all or nothing
 verify.py     compares the cut network with the gated dense one
 flow.py       which classes are zero, or read by nothing, in a network with masks

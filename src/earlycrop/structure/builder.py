@@ -67,10 +67,7 @@ class Builder:
             macs=tuple((name, uses / self.examples) for name, uses in self._macs),
             names=self.walk.names,
             caches=tuple({c.where: c for walk in (self.walk, *self.beside) for c in walk.program.caches}.values()),
-            graph=replace(
-                self._graph(self.walk, bool(guesses)),
-                ways=tuple(self._graph(one, bool(guesses)) for one in self.beside),
-            ),
+            graph=self._graph(bool(guesses)),
         )
 
     # What cannot leave ------------------------------------------------------------------------------
@@ -219,7 +216,15 @@ class Builder:
                     found[layer.name, name, None] = labels
         return found
 
-    def _graph(self, walk: Walk, any_guess: bool) -> ChannelGraph:
+    def _graph(self, any_guess: bool) -> ChannelGraph:
+        first, *ways = [replace(graph, split=graph.split or any_guess) for graph in self._graphs]
+        return replace(first, ways=tuple(ways))
+
+    @cached_property
+    def _graphs(self) -> list[ChannelGraph]:
+        return [self._graph_of(walk) for walk in (self.walk, *self.beside)]
+
+    def _graph_of(self, walk: Walk) -> ChannelGraph:
         return ChannelGraph(
             program=walk.program,
             nodes={
@@ -233,5 +238,5 @@ class Builder:
                 for key, (labels, start, stop) in walk.positions.items()
                 if (found := self._classes(labels)) is not None
             },
-            split=bool(walk.positions or walk.grids or any_guess),
+            split=bool(walk.positions or walk.grids),
         )

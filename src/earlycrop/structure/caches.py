@@ -8,11 +8,15 @@ import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from torch import Tensor, nn
 
 from earlycrop.structure.duplicates import OWN
+
+PLAIN = {NoneType, bool, int, float, str}
+"""Types of most attributes, which hold nothing."""
 
 ABSENT = object()
 """The value of an attribute that is not there."""
@@ -102,7 +106,7 @@ def holds_tensors(value: Any, seen: dict[int, bool] | None = None) -> bool:
     Args:
         seen: Answers for objects that many modules share.
     """
-    if value is None or isinstance(value, bool | int | float | str | nn.Module | type):
+    if type(value) in PLAIN or isinstance(value, int | float | str | nn.Module | type):
         return False
     if isinstance(value, Tensor):
         return True
@@ -123,8 +127,10 @@ def _inside(value: Any) -> Iterable[Any]:
 
 def _attributes(module: nn.Module, seen: dict[int, bool]) -> dict[str, tuple[Any, bool]]:
     """Each attribute and buffer, and whether it holds tensors."""
-    plain = {name: value for name, value in vars(module).items() if name not in OWN}
-    return {name: (value, holds_tensors(value, seen)) for name, value in {**plain, **module._buffers}.items()}
+    found = {name: (value, holds_tensors(value, seen)) for name, value in vars(module).items() if name not in OWN}
+    for name, value in module._buffers.items():
+        found[name] = (value, value is not None)
+    return found
 
 
 def _fresh(value: Any) -> Any:

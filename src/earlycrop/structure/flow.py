@@ -20,7 +20,7 @@ from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.fx import Node
 
-from earlycrop.structure.graph import argument, name_of, tensor_nodes
+from earlycrop.structure.graph import argument, name_of, tensor_nodes, unread
 from earlycrop.structure.registry import Kind, Zero, factors_of, operator_of, written_in_part
 from earlycrop.structure.structure import Structure
 from earlycrop.structure.trace import module_of
@@ -61,7 +61,7 @@ class Flow:
         self._nz: dict[Node, Tensor] = {}
         self._rd: dict[Node, Tensor] = {}
         self._bar = torch.zeros(size + 1, dtype=torch.bool)
-        nodes = list(program.graph.nodes)
+        nodes = [node for node in program.graph.nodes if not unread(node)]
         for node in nodes:
             self._rd[node] = torch.zeros(size + 1, dtype=torch.bool)
             self._nz[node] = self._forward(node) if node.op == "call_function" else self._present(node)

@@ -50,17 +50,22 @@ def mutates(node: Node) -> bool:
     return schema is not None and schema.is_mutable
 
 
-def forget_unread(graph: Graph) -> None:
-    """Take out values of one other value that nothing reads: what is done to them decides nothing.
+def mark_unread(graph: Graph) -> None:
+    """Mark values of one other value that nothing reads: what is done to them decides nothing (`unread`).
 
     Where several values meet, parameters among them, the code runs only if they fit together, whoever reads the result.
     """
     for node in reversed(list(graph.nodes)):
-        if node.op != "call_function" or node.users or len(node.all_input_nodes) > 1 or mutates(node):
+        if node.op != "call_function" or len(node.all_input_nodes) > 1 or mutates(node):
             continue
         ours = node.target is operator.getitem or getattr(node.target, "namespace", None) == "aten"
-        if ours and isinstance(node.meta.get("val"), Tensor | tuple | list):
-            graph.erase_node(node)
+        if ours and all(unread(one) for one in node.users) and isinstance(node.meta.get("val"), Tensor | tuple | list):
+            node.meta["unread"] = True
+
+
+def unread(node: Node) -> bool:
+    """Whether nothing reads a value, as `mark_unread` found."""
+    return "unread" in node.meta
 
 
 def unlabelled(node: Any) -> Any:

@@ -6,7 +6,7 @@ from torch import nn
 from torch.export.graph_signature import InputKind
 
 import earlycrop.structure.operators  # noqa: F401 - registers the records that the walk looks up
-from earlycrop.structure.graph import tensor_nodes, unlabelled
+from earlycrop.structure.graph import tensor_nodes, unlabelled, unread
 from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
@@ -52,6 +52,8 @@ def _through(walk: Walk) -> set[str]:
         if node.op == "output":
             for value in tensor_nodes(node.args):
                 walk.freeze(value, OUTPUT)
+        elif unread(node):
+            continue
         elif node.op == "call_function":
             if node.all_input_nodes and walk.made.issuperset(node.all_input_nodes):
                 walk.made.add(node)

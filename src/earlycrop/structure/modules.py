@@ -6,7 +6,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.fx import Node
 
-from earlycrop.structure.graph import tensor_nodes
+from earlycrop.structure.graph import tensor_nodes, unread
 from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.walk import Place, Walk
 
@@ -29,7 +29,7 @@ class Modules:
         self.walk, self.classes = walk, classes
         self.inside: dict[Call, set[Node]] = {}
         for node in walk.program.graph.nodes:
-            if node.op == "call_function":
+            if node.op == "call_function" and not unread(node):
                 self.inside.setdefault(_call(node), set()).add(node)
         self.paths: dict[int, str] = {}
         for path, module in walk.modules.items():

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Int
@@ -262,6 +263,10 @@ class Structure:
 
         The channels of a layer are one space, and so are those of a whole residual stream.
         """
+        return self._spaces
+
+    @cached_property
+    def _spaces(self) -> Int[Tensor, "classes"]:
         key = torch.zeros(self.count + 1, dtype=torch.int64)
         generator = torch.Generator().manual_seed(0)
         for _, _, classes in self.dimensions():

@@ -1,6 +1,6 @@
 """Removes channels for good: every tensor is cut in place on the same object, all of them or none."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -151,15 +151,24 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
 
     Only references are kept: the body must bind new data (`rebind`) and never write into the old.
     """
+    put_back = remembered(model, *optimizers)
+    try:
+        yield
+    except BaseException:
+        put_back()
+        raise
+
+
+def remembered(model: nn.Module, *optimizers: Optimizer | None) -> Callable[[], None]:
+    """A function that puts model and optimizers back as they are now; attributes that are new by then stay."""
     tensors = [(tensor, tensor.data, tensor.grad) for _, tensor in tensors_of(model)]
     attributes = [
         (module, type(module), {k: v for k, v in vars(module).items() if k not in OWN}, dict(module._buffers))
         for module in model.modules()
     ]
     states = [(one, {p: dict(entries) for p, entries in one.state.items()}) for one in optimizers if one is not None]
-    try:
-        yield
-    except BaseException:
+
+    def put_back() -> None:
         for tensor, data, grad in tensors:
             if tensor.data_ptr() != data.data_ptr() or tensor.shape != data.shape:
                 rebind(tensor, data)
@@ -171,4 +180,5 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
         for optimizer, state in states:
             optimizer.state.clear()
             optimizer.state.update(state)
-        raise
+
+    return put_back

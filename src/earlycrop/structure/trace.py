@@ -28,7 +28,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from earlycrop.errors import TraceError
 from earlycrop.structure.caches import Cache, watched
 from earlycrop.structure.duplicates import duplicate, weightless
-from earlycrop.structure.graph import forget_unread
+from earlycrop.structure.graph import mark_unread
 from earlycrop.structure.heads import head
 from earlycrop.structure.registry import operator_for
 
@@ -88,6 +88,14 @@ class Program:
             Exception: whatever keeps the copy from running.
         """
         return _traced(self.tracing, shadow, self.call, [])
+
+    def follow(self, shadow: nn.Module, follower: "Recorder") -> None:
+        """Run such a copy under another recorder; the graph must have been recorded.
+
+        Raises:
+            Exception: whatever keeps the copy from running.
+        """
+        _traced("recorded", shadow, self.call, follower.running, follower)
 
 
 def as_inputs(example_inputs: object) -> Inputs:
@@ -152,7 +160,7 @@ def noted(model: nn.Module, example_inputs: object) -> Program | None:
             if tracing == "recorded":
                 inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
             with torch.random.fork_rng(list(devices)), noting(shadow, running), torch.no_grad(), _quiet():
-                return _record(shadow, Call(inputs), running, whole=False)
+                return _record(shadow, Call(inputs), Recorder(running, whole=False))
         except Exception:  # what the caller can do without is no reason to fail
             pass
     return None
@@ -194,23 +202,27 @@ def to_training(model: nn.Module) -> None:
         module.training = not isinstance(module, QUIET)
 
 
-def _traced(tracing: Tracing, shadow: nn.Module, call: Call, running: list[str]) -> Program:
+def _traced(
+    tracing: Tracing, shadow: nn.Module, call: Call, running: list[str], recorder: "Recorder | None" = None
+) -> Program:
     """The graph, recorded in the given way; whatever goes wrong is raised."""
     if "with" not in tracing:
         args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), (call.args, call.kwargs))
     else:
         args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, (call.args, call.kwargs))
     plain = nullcontext() if tracing == "exported with autocast" else without_autocast()
-    with noting(shadow, running), watched(shadow, each=call.times == 1) as caches, torch.no_grad(), _quiet(), plain:
+    watching = nullcontext([]) if recorder else watched(shadow, each=call.times == 1)  # who follows puts all back
+    with noting(shadow, running), watching as caches, torch.no_grad(), _quiet(), plain:
         if tracing == "recorded":
-            found = _record(shadow, replace(call, args=args, kwargs=kwargs), running)
+            recorder = recorder or Recorder(running)
+            found = _record(shadow, replace(call, args=args, kwargs=kwargs), recorder)
         else:
             made = torch.export.export(shadow, args, dict(kwargs), strict=False)
             found = Program(made.graph, made.graph_signature, made.constants, tracing, made.graph_module, call)
     if tracing == "exported" and any(isinstance(one, Tensor) and one.is_meta for one in found.constants.values()):
         raise ValueError("a constant without data")
     if not caches:  # what is left in an attribute may be read from there
-        forget_unread(found.graph)
+        mark_unread(found.graph)
     return replace(found, call=call, caches=tuple(caches))
 
 
@@ -234,22 +246,21 @@ def without_autocast() -> Iterator[None]:
             kind.__init__, kind.__enter__, kind.__exit__ = own
 
 
-def _record(model: nn.Module, call: Call, running: list[str], whole: bool = True) -> Program:
+def _record(model: nn.Module, call: Call, recorder: "Recorder") -> Program:
     """Record the operators that run, above autograd, where a linear layer is still one operator.
 
     Args:
         model: The network.
-        inputs: What it takes.
-        running: The calls of modules that have begun and not ended.
-        whole: Whether this must be the whole graph.
+        call: What it takes.
+        recorder: Notes the operators.
 
     Raises:
         ValueError: a value has another origin than recorded operators, so this is not the whole graph.
     """
-    recorder, specs = _Recorder(running, whole), []
+    specs, whole = [], recorder.whole
 
     def placeholder(name: str, value: object, kind: InputKind, target: str | None) -> None:
-        node = recorder.graph.placeholder(re.sub(r"\W", "_", name))  # any text may be the name of a module
+        node = recorder.placeholder(name)
         specs.append(InputSpec(kind, TensorArgument(node.name), target, True if kind is InputKind.BUFFER else None))
         recorder.note(node, value)
 
@@ -266,7 +277,7 @@ def _record(model: nn.Module, call: Call, running: list[str], whole: bool = True
         if not isinstance(value, Tensor | int | float | str | None):
             raise ValueError(f"an output of type {type(value).__name__}")
     if whole:
-        recorder.graph.output(tuple(recorder.nodes_of(outputs)))
+        recorder.output(outputs)
     return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module(), call)
 
 
@@ -281,7 +292,7 @@ def _compiling() -> Iterator[None]:
         torch.compiler._is_compiling_flag = was
 
 
-class _Recorder(ProxyTorchDispatchMode):
+class Recorder(ProxyTorchDispatchMode):
     """Records each operator that reaches PyTorch's PreDispatch key, which accepts only modes of this base class."""
 
     def __init__(self, running: list[str], whole: bool = True) -> None:
@@ -289,6 +300,14 @@ class _Recorder(ProxyTorchDispatchMode):
         self.graph, self.running, self.whole = Graph(), running, whole
         # weakly: if a factory's new tensor had another owner, tracing would copy it on the way out, and lose it here
         self._nodes = WeakTensorKeyDictionary()
+
+    def placeholder(self, name: str) -> Node:
+        """The node of a parameter, a buffer or an input."""
+        return self.graph.placeholder(re.sub(r"\W", "_", name))  # any text may be the name of a module
+
+    def output(self, values: list[Any]) -> None:
+        """Record what the network returns."""
+        self.graph.output(tuple(self.nodes_of(values)))
 
     def note(self, node: Node, value: object) -> None:
         """Record `value` as the value of this node."""
@@ -311,13 +330,8 @@ class _Recorder(ProxyTorchDispatchMode):
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:  # asks for the device; no operator
             return func(*args, **kwargs)
-        taken = self.nodes_of((args, kwargs))
-        result, stand_in = _like_first(func, args), operator_for(func).stand_in
-        if stand_in is not None:
-            result = stand_in(*args, **kwargs)
-        if result is None:
-            with no_python_dispatcher():  # the same shapes in half the time
-                result = func(*args, **kwargs)
+        taken = self.taken(func, args, kwargs)
+        result = self.run(func, args, kwargs)
         node = self._called(func, *taken)
         self.note(node, result)
         if isinstance(result, tuple | list):
@@ -325,6 +339,20 @@ class _Recorder(ProxyTorchDispatchMode):
                 self.note(self._called(operator.getitem, (node, number), {}), part)
         elif self.whole and not isinstance(result, Tensor | None):
             raise ValueError(f"{func} returns a {type(result).__name__}")
+        return result
+
+    def taken(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """The arguments of an operator with each tensor replaced by its node."""
+        return self.nodes_of((args, kwargs))
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """What an operator returns, without data where its arguments have none."""
+        result, stand_in = _like_first(func, args), operator_for(func).stand_in
+        if stand_in is not None:
+            result = stand_in(*args, **kwargs)
+        if result is None:
+            with no_python_dispatcher():  # the same shapes in half the time
+                result = func(*args, **kwargs)
         return result
 
     def _called(self, target: Any, args: Any, kwargs: Any) -> Node:

@@ -22,11 +22,12 @@ from earlycrop.evaluation.rehearsal import Rehearsal
 from earlycrop.reach import Reach
 from earlycrop.stepping import at_steps
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Structure, Verification, Verifier, cut, trace
+from earlycrop.structure.attempts import some
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.held import holding
 from earlycrop.structure.trace import Call, as_inputs, inputs_for
-from earlycrop.structure.trial import only, some
+from earlycrop.structure.trial import only
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
