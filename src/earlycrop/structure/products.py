@@ -82,9 +82,10 @@ class Products:
             operator = operator_of(node)
             constant = all(arg in self.made for arg in node.all_input_nodes)
             for place, (arg, dims) in enumerate(factors_of(operator, node)):
-                # the first may be a learned input as well: of two parameters only the last is sure to be a matrix
+                # the first may be a learned input as well: of two parameters only the last is sure to be a matrix, and
+                # what is made of several (as the spectral norm's u · (W v)) need be none
                 if arg in self.made and (place > 0 or not constant):
-                    self._note(arg, dims, table=_picks(operator), direct=place == 0)
+                    self._note(arg, dims, table=_picks(operator), direct=place == 0 or constant)
             if constant:
                 self.made[node] = tuple(self._carried(node, operator))
 
