@@ -118,16 +118,27 @@ def mask(tensor: Tensor, kept: tuple[Tensor, ...]) -> Tensor:
     return result
 
 
+ALIKE = ("LlamaRMSNorm", "MistralRMSNorm", "MixtralRMSNorm", "Qwen3RMSNorm", "Phi3RMSNorm", "T5LayerNorm")
+EPSILONS = {**dict.fromkeys(ALIKE, "variance_epsilon"), "Gemma3RMSNorm": "eps"}
+"""Hugging Face's norms that are written out, and compute in float32: the attribute that holds their epsilon."""
+
+
+def written_out(module: nn.Module) -> bool:
+    """Whether a module computes a norm over channels in its own code."""
+    return type(module).__name__ in EPSILONS or hasattr(module, "centred")
+
+
 class KeptLayerNorm(nn.Module):
     """Layer norm (or RMS norm) whose statistics are those of the kept entries only."""
 
-    def __init__(self, norm: nn.LayerNorm | nn.RMSNorm, keep: Tensor):
+    def __init__(self, norm: nn.Module, keep: Tensor):
         super().__init__()
         self.weight, self.bias = norm.weight, getattr(norm, "bias", None)
-        self.centred = isinstance(norm, nn.LayerNorm)
-        self.channels_first = getattr(norm, "data_format", "") == "channels_first"  # Hugging Face's ConvNeXt
+        self.centred = isinstance(norm, nn.LayerNorm) or getattr(norm, "centred", False)
+        self.channels_first = getattr(norm, "dim", -1) == 1 or getattr(norm, "data_format", "") == "channels_first"
         self.keep = keep
-        self.eps = norm.eps
+        self.eps = getattr(norm, EPSILONS.get(type(norm).__name__, "eps"))
+        self.more = 1 if type(norm).__name__ == "Gemma3RMSNorm" else 0
 
     def forward(self, x: Tensor) -> Tensor:
         return self.normed(x.movedim(1, -1)).movedim(-1, 1) if self.channels_first else self.normed(x)
@@ -139,7 +150,7 @@ class KeptLayerNorm(nn.Module):
         if self.centred:
             x = x - (x * keep).sum(dims, keepdim=True) / keep.sum()
         x = x / ((x.square() * keep).sum(dims, keepdim=True) / keep.sum() + eps).sqrt() * keep
-        x = x if self.weight is None else x * self.weight
+        x = x if self.weight is None else x * (self.more + self.weight)
         return x if self.bias is None else x + self.bias
 
 
@@ -203,7 +214,7 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
             steps.append(Masked(mask(weight, kept[alike]).to(weight.dtype)))
         if hasattr(module, "standardised"):  # a layer that standardises its weight
             module.filters = partial(module.standardised, mask(module.weight, kept[f"{name}.weight".lstrip(".")]))
-        if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
+        if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and not written_out(module):
             continue
         if module.weight is not None:
             keep = mask(module.weight, kept[f"{name}.weight".lstrip(".")])
@@ -214,6 +225,15 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
             raise NotImplementedError(f"the survivors that `{name}` normalises are not known: add it to `norms`")
         replacement = KeptGroupNorm(module, keep) if isinstance(module, nn.GroupNorm) else KeptLayerNorm(module, keep)
         model.set_submodule(name, replacement)
+    return model
+
+
+def exactly(model: nn.Module) -> nn.Module:
+    """A copy in which Hugging Face's norms, which compute in float32, do not."""
+    model = copy.deepcopy(model)
+    for name in [name for name, module in model.named_modules() if type(module).__name__ in EPSILONS]:
+        norm = model.get_submodule(name)
+        model.set_submodule(name, KeptLayerNorm(norm, torch.ones(norm.weight.shape, dtype=torch.bool)))
     return model
 
 
@@ -263,6 +283,7 @@ def disagreement(
     """
     kept = all_survivors(dense, cut)
     expected = run(gated(dense, cut, norms), inputs, training)
+    cut = exactly(cut)
     try:
         actual = run(cut, inputs, training)
         # without gradients torch's own transformer layers run other code

@@ -103,7 +103,8 @@ def harvest(
 
     Args:
         model: The masked network; it is cut in place, on the same parameters.
-        example_inputs: What `model(*example_inputs)` takes; outputs are verified on them.
+        example_inputs: What the model takes: a tensor, a tuple of arguments, or a mapping of arguments by name.
+            Outputs are verified on them.
         optimizer: Its state is cut with the model.
         ignore: Names of modules or parameters to keep whole; their zeros are not taken for masks.
 

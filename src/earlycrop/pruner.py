@@ -66,7 +66,7 @@ class Pruner(Closed):
         method: A method or its name.
         budget: The part of the weights that is removed, in [0, 1); or a `Budget`, which also states what is counted
             (weights, nodes, parameters, FLOPs) and what each layer keeps.
-        example_inputs: What `model(*example_inputs)` takes; a tensor is a single input.
+        example_inputs: What the model takes: a tensor, a tuple of arguments, or a mapping of arguments by name.
         scoring: The loss and the scoring set; methods without data do not need it.
         optimizer: Its state is cut with the model; a list, if several share the parameters (Muon for matrices, AdamW
             for the rest). If it is made later, give it then: `pruner.optimizer = optimizer`.

@@ -26,6 +26,7 @@ from tests.cases import (  # noqa: F401
     residual,
     sequences,
     standardised,
+    streams,
     sums,
     traps,
     vision,

@@ -113,26 +113,38 @@ LLAMA: dict[str, Any] = {
 }
 
 
-# 2 groups of heads and 10 units; the stream is normalised by a mean that is written out
-@case("hf_llama", WORDS, needs="transformers", least=2 + 10)
+# stream 8, 2 groups of heads and 10 units; the norms are written out
+@case("hf_llama", WORDS, needs="transformers", least=8 + 2 + 10)
 def llama():
     return built("LlamaForCausalLM", "LlamaConfig", **LLAMA)
 
 
-@case("hf_llama_eager", WORDS, needs="transformers", least=2 + 10, slow=True)
+@case("hf_llama_eager", WORDS, needs="transformers", least=8 + 2 + 10, slow=True)
 def llama_eager():
     return built("LlamaForCausalLM", "LlamaConfig", "eager", tie_word_embeddings=True, **LLAMA)
 
 
-@case("hf_mistral", WORDS, needs="transformers", least=2 + 10, slow=True)
+@case("hf_mistral", WORDS, needs="transformers", least=8 + 2 + 10, slow=True)
 def mistral():
     return built("MistralForCausalLM", "MistralConfig", sliding_window=3, **LLAMA)
 
 
-@case("hf_qwen", WORDS, needs="transformers", least=2 + 10, slow=True)
+@case("hf_qwen", WORDS, needs="transformers", least=8 + 2 + 10, slow=True)
 def qwen():
     """Queries and keys are normalised within each head."""
     return built("Qwen3ForCausalLM", "Qwen3Config", "eager", **LLAMA)
+
+
+@case("hf_gemma", WORDS, needs="transformers", least=8 + 2 + 10, slow=True)
+def gemma():
+    """The norms' scales are 1 + weight; they stand behind the branches too."""
+    return built("Gemma3ForCausalLM", "Gemma3TextConfig", "eager", **LLAMA)
+
+
+@case("hf_phi", WORDS, needs="transformers", least=8 + 10, slow=True)
+def phi():
+    """Queries, keys and values of one matrix, cut at positions that the configuration gives: its heads stay."""
+    return built("Phi3ForCausalLM", "Phi3Config", **LLAMA)
 
 
 @case("hf_t5_encoder", WORDS, needs="transformers", least=4 + 10, slow=True)

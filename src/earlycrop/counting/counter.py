@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from earlycrop.counting.costs import COSTS, AbstractCost, Flops, Nodes, Parameters, PrunableWeights
 from earlycrop.counting.sizes import Sizes
 from earlycrop.structure import Layer, Structure
-from earlycrop.structure.trace import as_inputs, examples_in, weightless
+from earlycrop.structure.trace import as_inputs, called, examples_in, weightless
 
 
 @dataclass(frozen=True)
@@ -113,13 +113,13 @@ def flops(model: nn.Module, example_inputs: object) -> float:
 
     Args:
         model: The network.
-        example_inputs: What `model(*example_inputs)` takes.
+        example_inputs: What the model takes: a tensor, a tuple of arguments, or a mapping of arguments by name.
     """
     inputs = pytree.tree_map_only(Tensor, lambda t: t.detach().to("meta"), as_inputs(example_inputs))
     counter = FlopCounterMode(display=False)
     try:
         with counter, torch.no_grad():
-            weightless(model)(*inputs)
+            called(weightless(model), inputs)
     except Exception:  # a missing count is no reason to fail
         return float("nan")
     return counter.get_total_flops() / examples_in(inputs)

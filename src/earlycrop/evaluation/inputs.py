@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils import _pytree as pytree
 
+from earlycrop.structure.trace import Call
+
 
 def reads_its_inputs(model: nn.Module, example_inputs: Any) -> bool:
     """Whether the outputs differ for two random inputs; true if the model cannot be run on random inputs.
@@ -25,11 +27,11 @@ def reads_its_inputs(model: nn.Module, example_inputs: Any) -> bool:
         return torch.randn(tensor.shape, generator=generator).to(tensor) if tensor.is_floating_point() else tensor
 
     def outputs() -> list[Any]:
-        inputs = pytree.tree_map_only(Tensor, noise, example_inputs)
+        call = Call.of(pytree.tree_map_only(Tensor, noise, example_inputs))
         buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
         devices = {parameter.device for parameter in model.parameters()}
         with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
-            return pytree.tree_leaves(functional_call(model, buffers, inputs))
+            return pytree.tree_leaves(functional_call(model, buffers, call.args, dict(call.kwargs)))
 
     try:
         model.eval()

@@ -1,6 +1,6 @@
 """The loss as training asks it: which calls of the model it makes, and whether it still runs after a cut."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -12,7 +12,7 @@ from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation.mean_loss import MeanLoss
 from earlycrop.evaluation.undisturbed import put_back
 from earlycrop.structure.caches import tensors_kept, watched
-from earlycrop.structure.trace import Call, noting
+from earlycrop.structure.trace import Call, Inputs, called, noting
 
 MOST_CALLS = 4
 """The largest number of different calls of a loss that are traced."""
@@ -53,11 +53,11 @@ class Rehearsal:
         loss: The loss; None where there is none.
     """
 
-    def __init__(self, model: nn.Module, example_inputs: Sequence[object], loss: MeanLoss | None) -> None:
+    def __init__(self, model: nn.Module, example_inputs: Inputs, loss: MeanLoss | None) -> None:
         def evaluation() -> None:
             model.eval()
             with torch.no_grad():
-                model(*example_inputs)
+                called(model, example_inputs)
 
         self._model = model
         self._parts: dict[str, Callable[[], None]] = {"evaluates the example inputs": evaluation}

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from earlycrop.evaluation import Coordinates, Evaluation, MeanLoss, Rows
+from earlycrop.structure.trace import Inputs
 from earlycrop.vector import Vector
 
 
@@ -106,7 +107,7 @@ class Network:
     """
 
     model: nn.Module
-    example_inputs: tuple[object, ...]
+    example_inputs: Inputs
     loss: Callable[[], MeanLoss]
     weights: Coordinates
     coordinates: Coordinates

@@ -11,7 +11,7 @@ from torch.utils import _pytree as pytree
 from earlycrop.evaluation import MeanLoss
 from earlycrop.scores.abstract import AbstractNetworkScore, Network
 from earlycrop.scores.trees import floats
-from earlycrop.structure.trace import duplicate
+from earlycrop.structure.trace import Inputs, called, duplicate
 from earlycrop.vector import Vector
 
 
@@ -77,12 +77,12 @@ class NtkSap(AbstractNetworkScore):
             for parameter, mask in zip(of.weights.leaves(twin), masks, strict=True):
                 parameter.copy_(mask)
 
-        def distance(model: nn.Module, batch: tuple[object, ...]) -> Tensor:
+        def distance(model: nn.Module, batch: Inputs) -> Tensor:
             masks = of.weights.leaves(model)  # times their gates, if the units are channels
             outputs = []
             for drawn in (weights, moved):
                 with of.weights.placed(model, [mask * weight for mask, weight in zip(masks, drawn, strict=True)]):
-                    outputs.append(floats(model(*batch)))
+                    outputs.append(floats(called(model, batch)))
             return sum((a - b).square().sum() / a.shape[:1].numel() for a, b in zip(*outputs, strict=True))  # type: ignore[return-value]
 
         return MeanLoss(twin, distance, [inputs], bn_mode="running").gradient(of.coordinates)
@@ -108,7 +108,7 @@ def _redrawn(model: nn.Module) -> nn.Module:
     return twin
 
 
-def _see(model: nn.Module, inputs: tuple[object, ...], of: Network, weights: list[Tensor]) -> None:
+def _see(model: nn.Module, inputs: Inputs, of: Network, weights: list[Tensor]) -> None:
     """Set the running statistics of norms to those of these inputs under these weights."""
     norms = [module for module in model.modules() if isinstance(module, _NormBase) and module.track_running_stats]
     if not norms:
@@ -117,5 +117,5 @@ def _see(model: nn.Module, inputs: tuple[object, ...], of: Network, weights: lis
         norm.train()
         norm.momentum = 1.0
     with torch.no_grad(), torch.autocast(weights[0].device.type, enabled=False), of.weights.placed(model, weights):
-        model(*inputs)
+        called(model, inputs)
     model.eval()

@@ -8,7 +8,7 @@ from torch import Tensor
 from earlycrop.evaluation import MeanLoss
 from earlycrop.scores.abstract import AbstractNetworkScore, Network
 from earlycrop.scores.trees import floats, one_sample_of_ones
-from earlycrop.structure.trace import duplicate
+from earlycrop.structure.trace import Inputs, called, duplicate
 from earlycrop.vector import Vector
 
 
@@ -27,8 +27,8 @@ class SynFlow(AbstractNetworkScore):
                 if tensor.is_floating_point():
                     tensor.abs_()
 
-        def flow(model: object, batch: tuple[object, ...]) -> Tensor:
-            return sum(out.sum() for out in floats(model(*batch)))  # type: ignore[operator, return-value]
+        def flow(model: object, batch: Inputs) -> Tensor:
+            return sum(out.sum() for out in floats(called(model, batch)))  # type: ignore[operator, return-value]
 
         batches = [one_sample_of_ones(of.example_inputs)]
         slope = MeanLoss(positive, flow, batches, bn_mode="running").gradient(of.coordinates)

@@ -3,11 +3,14 @@
 graph.py      helpers for the nodes of an exported graph
 registry.py   what is known about an operator: one record, which all other files read
 trace.py      exports the graph without touching the model
+returned.py   what a call returns: outputs, and state for the next call
 duplicates.py  copies of a model, whatever its modules keep, with or without data
 caches.py     attributes in which a call leaves tensors, which a cut empties
 labels.py     a label for every index, and which labels are equal or immovable
 walk.py       the state of a walk through the graph
 operators/    each operator's record: what it does to labels, and further facts
+streams.py    widths that the code takes from the width of what a module reads
+statistics.py  norms that are written out
 heads.py      multi-head attention whose heads keep their width after a cut
 strided.py    strided 1×1 convolutions to which a cut has left few channels
 labelling.py  the walk

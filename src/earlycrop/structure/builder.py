@@ -44,6 +44,11 @@ class Builder:
         self._freeze_what_nothing_creates()
         self.number, self.count = self._numbered()
 
+    @property
+    def guessed(self) -> tuple[str, ...]:
+        """The names of the modules' integers that may be sizes."""
+        return tuple(sorted({name for _, name, _ in self.walk.guesses}))
+
     def build(self, guessed: Callable[[str], bool]) -> Structure:
         """The structure, on the assumption that some sizes in the model's code are integers of its modules.
 
@@ -239,4 +244,5 @@ class Builder:
                 if (found := self._classes(labels)) is not None
             },
             split=bool(walk.positions or walk.grids),
+            statistics={node.name: tuple(one.over) for node, one in walk.statistics.items()},
         )

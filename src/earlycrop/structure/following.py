@@ -35,6 +35,7 @@ class Promises:
         self.nodes = operators(graph.program)
         self.constants = [_constants(node.args, node.kwargs) for node in self.nodes]
         self.placeholders = [node for node in graph.program.graph.nodes if node.op == "placeholder"]
+        self.literals = [node for node in graph.program.graph.nodes if node.op == "get_attr"]
         self._every: list[Tensor] = []  # different classes along a dimension
         self._number: dict[bytes, int] = {}
         self._dims = {name: tuple(map(self._of, dims)) for name, dims in graph.nodes.items()}
@@ -150,10 +151,15 @@ class Follower(Recorder):
         self.promised, self.goes_on = promised, goes_on
         self.expected, self.faults, self.met = promised.promises.nodes, [], 0
         self._inputs = iter(promised.promises.placeholders)
+        self._literals = iter(promised.promises.literals)
 
     def placeholder(self, name: str) -> Node:
         """The next of the dense graph."""
         return next(self._inputs)
+
+    def literal(self, tensor: Tensor) -> Node:
+        """The next of the dense graph."""
+        return next(self._literals)
 
     def output(self, values: Any) -> None:
         """What the network returns must have been made by operators; all of them must have run."""

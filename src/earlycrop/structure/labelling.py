@@ -1,11 +1,13 @@
 """One walk through the exported graph: every value gets its labels, every operator its rule."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from torch import nn
+from torch import Tensor, nn
 from torch.export.graph_signature import InputKind
 
 import earlycrop.structure.operators  # noqa: F401 - registers the records that the walk looks up
+from earlycrop.structure import statistics
 from earlycrop.structure.graph import tensor_nodes, unlabelled, unread
 from earlycrop.structure.registry import Kind, operator_of
 from earlycrop.structure.trace import Program
@@ -14,11 +16,11 @@ from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
 UNREACHED = "used in no call that was traced"
 
 
-def label(model: nn.Module, program: Program, others: Sequence[Program] = ()) -> tuple[Walk, list[Walk]]:
+def label(model: nn.Module, program: Program, others: Sequence[Program] = ()) -> list[Walk]:
     """Walk the graph once, from the inputs to the outputs; then those of other calls of the model, on the same labels.
 
     Returns:
-        The walk through the graph, and those through the others.
+        The walk through the graph, and those through the others; still to be settled.
     """
     walk = Walk(model, program)
     for name, tensor in tensors_of(model):  # parameters come first, so `parametric` separates their labels from others
@@ -40,8 +42,24 @@ def label(model: nn.Module, program: Program, others: Sequence[Program] = ()) ->
         if name not in used:
             for labels in dims:
                 walk.labels.freeze(labels, UNREACHED)
-    _settle(walk)
-    return walk, beside
+    return [walk, *beside]
+
+
+def settled(walks: Sequence[Walk], equal: Sequence[tuple[Tensor, Tensor]] = ()) -> list[Walk]:
+    """Copies of finished walks, in which nothing is left open.
+
+    Args:
+        walks: As `label` gives them.
+        equal: Further labels that are assumed to be equal, pair by pair.
+    """
+    labels = walks[0].labels.copied()
+    for a, b in equal:
+        labels.unite(a, b)
+    walks = [replace(one, labels=labels, statistics=dict(one.statistics)) for one in walks]
+    for one in walks:
+        statistics.settle(one)
+    _settle(walks[0])
+    return walks
 
 
 def _through(walk: Walk) -> set[str]:

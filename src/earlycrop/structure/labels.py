@@ -49,6 +49,10 @@ class Labels:
     _right: list[Tensor] = field(default_factory=list)
     _frozen: list[tuple[Tensor, str]] = field(default_factory=list)
 
+    def copied(self) -> "Labels":
+        """The same labels, to which more equalities and prohibitions can be added."""
+        return Labels(self.count, [*self._left], [*self._right], [*self._frozen])
+
     def fresh(self, size: int) -> Tensor:
         """`size` new labels."""
         labels = torch.arange(self.count, self.count + size)

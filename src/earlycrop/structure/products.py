@@ -78,6 +78,8 @@ class Products:
             if spec is None or spec.kind is not InputKind.USER_INPUT:
                 name = self.names.get(str(spec.target)) if spec is not None else None
                 self.made[node] = () if name is None else (_Source(name),)
+        elif node.op == "get_attr":  # a literal
+            self.made[node] = ()
         elif node.op == "call_function":
             operator = operator_of(node)
             constant = all(arg in self.made for arg in node.all_input_nodes)

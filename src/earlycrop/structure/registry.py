@@ -18,6 +18,9 @@ Who reads what:
                           weight    which dimension of a parameter writes channels, and which one reads them
     products              factors   what is multiplied and summed over, so that a parameter among it is a weight
                           entries   which operand's entries, and zeros, a computed weight has
+    statistics    powers    of which operands the result is a product of powers, as a norm's parts are
+                  statistic whether it is a statistic that a norm may take over its channels
+    trace         literal   whether a tensor that it takes may be a literal
     trial                 sizes     whether the integers among the arguments are sizes, which shrink with a cut
                           groups    which argument counts groups of channels
                           strides   whether it runs only where strides demand it
@@ -176,6 +179,10 @@ class Operator:
         adds: Whether it adds up what it mixes, of one operand or of products, so that what is zero adds nothing.
         picks: The positions of arguments that only say from where entries are taken, or where they are put.
         strides: Whether it only copies, and only where strides demand it.
+        powers: If the result is a product of powers of its tensor operands, up to small numbers that are added: their
+            exponents; a function of the node if they depend on the arguments.
+        statistic: Whether it is a statistic that a norm may take over its channels.
+        literal: Whether it ends what makes a tensor of numbers in the code (`torch.tensor`).
         like: Says for given arguments whether the result has the shape and type of the first of them, which saves the
             time that PyTorch takes to find that out. It may raise an error where PyTorch would.
         stand_in: Computes the same where PyTorch's kernel does not run: without data, in float64, on another device.
@@ -193,6 +200,9 @@ class Operator:
     adds: bool = False
     picks: tuple[int, ...] = ()
     strides: bool = False
+    powers: tuple[float, ...] | Callable[[Node], tuple[float, ...] | None] | None = None
+    statistic: bool = False
+    literal: bool = False
     like: Callable[..., bool] | None = None
     stand_in: Callable[..., torch.Tensor] | None = None
 

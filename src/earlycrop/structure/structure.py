@@ -1,8 +1,9 @@
 """Classes of coupled channels: what a model's channels are, which of them may leave, and where they live."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 
 import torch
 from jaxtyping import Bool, Int
@@ -91,6 +92,7 @@ class ChannelGraph:
         nodes: For each node, by name, the classes along each dimension of its value.
         arguments: For a node with an integer argument that counts classes (the groups of a convolution), these classes.
         positions: For each slice of channels, the classes of what is sliced, and where the slice starts and stops.
+        statistics: For each node that takes a statistic for a norm that is written out, its dimensions of channels.
         split: Whether channels are split by positions or by guessed sizes: a single trial cut might then succeed by
             accident.
         ways: The graphs of other calls of the model, for the trial.
@@ -101,6 +103,7 @@ class ChannelGraph:
     arguments: dict[str, Classes]
     positions: dict[str, tuple[Classes, int, int]]
     split: bool
+    statistics: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ways: tuple["ChannelGraph", ...] = ()
 
     def renumbered(self, number: Renumbering) -> "ChannelGraph":
@@ -243,6 +246,14 @@ class Structure:
             attributes=attributes,
             layers=tuple(replace(layer, channels=width(layer)) for layer in self.layers),
         )
+
+    def removable(self) -> int:
+        """The number of entries of parameters and buffers that leave if all classes do."""
+        left = 0
+        for layout in self.tensors.values():
+            sizes = zip(layout.shape, layout.classes, strict=True)
+            left += prod(layout.shape) - prod(n if one is None else int((one < 0).sum()) for n, one in sizes)
+        return left
 
     def index(self, name: str, keep: Bool[Tensor, "classes"]) -> list[Int[Tensor, "_"] | None]:
         """For each dimension of a tensor, the indices that stay, or None where all stay.

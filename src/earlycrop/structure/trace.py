@@ -11,7 +11,7 @@ import logging
 import operator
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext, redirect_stderr
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -31,8 +31,11 @@ from earlycrop.structure.duplicates import duplicate, weightless
 from earlycrop.structure.graph import mark_unread
 from earlycrop.structure.heads import head
 from earlycrop.structure.registry import operator_for
+from earlycrop.structure.returned import StateError, returned
 
-Inputs = tuple[object, ...]
+Inputs = tuple[object, ...] | Mapping[str, object]
+"""What a model takes: positional arguments, or arguments by name."""
+
 Tracing = Literal["recorded", "exported", "exported with data", "exported with autocast"]
 
 
@@ -49,10 +52,15 @@ class Call:
             recorded.
     """
 
-    args: Inputs
+    args: tuple[object, ...]
     kwargs: Mapping[str, object] = field(default_factory=dict)
     training: bool = False
     times: int = 1
+
+    @classmethod
+    def of(cls, inputs: Inputs) -> "Call":
+        """The call with these inputs."""
+        return cls((), inputs) if isinstance(inputs, Mapping) else cls(inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +107,15 @@ class Program:
 
 
 def as_inputs(example_inputs: object) -> Inputs:
-    """The positional arguments of the model's `forward`; a single tensor is one argument."""
+    """What the model's `forward` takes: a mapping holds arguments by name; anything but a tuple is one argument."""
+    if isinstance(example_inputs, Mapping):
+        return dict(example_inputs)
     return example_inputs if isinstance(example_inputs, tuple) else (example_inputs,)
+
+
+def called(model: Callable[..., Any], inputs: Inputs) -> Any:
+    """What the model returns for these inputs."""
+    return model(**inputs) if isinstance(inputs, Mapping) else model(*inputs)
 
 
 def examples_in(example_inputs: object) -> int:
@@ -124,11 +139,13 @@ def export(model: nn.Module, call: object) -> Program:
     Raises:
         TraceError: no way succeeds; the message names the module that was running, the cause and ways out.
     """
-    call = call if isinstance(call, Call) else Call(as_inputs(call))
+    call = call if isinstance(call, Call) else Call.of(as_inputs(call))
     ways: Sequence[Tracing] = ("recorded", "exported", "exported with data")
     for tracing in ways if call.times == 1 else ways[:1]:
         try:
             return _traced(tracing, _shadow(tracing, model, call), call, [])
+        except StateError as error:
+            raise _refused(model, "its output", error) from error
         except Exception:  # the last way decides; its error is the one to report
             pass
     running: list[str] = []
@@ -138,12 +155,17 @@ def export(model: nn.Module, call: object) -> Program:
         return _traced("exported with autocast", _shadow("exported with autocast", model, call), call, running)
     except Exception as error:
         where = f"`{running[-1].split('@')[0]}`" if running and running[-1] else "the model's own `forward`"
-        cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TraceError(
-            f"Cannot trace {type(model).__name__}: {where} could not be exported with these example inputs "
-            f"({type(error).__name__}: {cause}). Give example inputs that `model(*example_inputs)` accepts; replace "
-            f"branches that depend on tensor values; or prune weights instead of channels, which needs no graph."
-        ) from error
+        raise _refused(model, where, error) from error
+
+
+def _refused(model: nn.Module, where: str, error: Exception) -> TraceError:
+    cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return TraceError(
+        f"Cannot trace {type(model).__name__}: {where} could not be exported with these example inputs "
+        f"({type(error).__name__}: {cause}). Give example inputs that the model takes (a tensor, a tuple of arguments, "
+        f"or a mapping of arguments by name); replace branches that depend on tensor values; or prune weights instead "
+        f"of channels, which needs no graph."
+    )
 
 
 def noted(model: nn.Module, example_inputs: object) -> Program | None:
@@ -156,11 +178,11 @@ def noted(model: nn.Module, example_inputs: object) -> Program | None:
     for tracing in ("recorded", "exported with data"):
         try:
             inputs, running = as_inputs(example_inputs), []
-            shadow = _shadow(tracing, model, Call(inputs))
+            shadow = _shadow(tracing, model, Call.of(inputs))
             if tracing == "recorded":
                 inputs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().to("meta"), inputs)
             with torch.random.fork_rng(list(devices)), noting(shadow, running), torch.no_grad(), _quiet():
-                return _record(shadow, Call(inputs), Recorder(running, whole=False))
+                return _record(shadow, Call.of(inputs), Recorder(running, whole=False))
         except Exception:  # what the caller can do without is no reason to fail
             pass
     return None
@@ -272,13 +294,11 @@ def _record(model: nn.Module, call: Call, recorder: "Recorder") -> Program:
         placeholder(f"input_{number}", value, InputKind.USER_INPUT, None)
     # a compiled module must run its own code here, and operators must reach PreDispatch before any other key
     with torch.compiler.set_stance("force_eager"), _compiling(), enable_python_dispatcher(), recorder:
-        outputs = pytree.tree_leaves([model(*call.args, **call.kwargs) for _ in range(call.times)])
-    for value in outputs if whole else ():
-        if not isinstance(value, Tensor | int | float | str | None):
-            raise ValueError(f"an output of type {type(value).__name__}")
+        outputs = [returned(model, model(*call.args, **call.kwargs), whole) for _ in range(call.times)]
+    outputs = pytree.tree_leaves(outputs)
     if whole:
         recorder.output(outputs)
-    return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", nn.Module(), call)
+    return Program(recorder.graph, ExportGraphSignature(specs, []), {}, "recorded", recorder.constants, call)
 
 
 @contextmanager
@@ -297,7 +317,7 @@ class Recorder(ProxyTorchDispatchMode):
 
     def __init__(self, running: list[str], whole: bool = True) -> None:
         super().__init__(PythonKeyTracer(), "real", pre_dispatch=True)
-        self.graph, self.running, self.whole = Graph(), running, whole
+        self.graph, self.running, self.whole, self.constants = Graph(), running, whole, nn.Module()
         # weakly: if a factory's new tensor had another owner, tracing would copy it on the way out, and lose it here
         self._nodes = WeakTensorKeyDictionary()
 
@@ -343,7 +363,15 @@ class Recorder(ProxyTorchDispatchMode):
 
     def taken(self, func: Any, args: Any, kwargs: Any) -> Any:
         """The arguments of an operator with each tensor replaced by its node."""
+        if operator_for(func).literal and args[0] not in self._nodes and not (args[0].is_meta and args[0].numel()):
+            self.note(self.literal(args[0]), args[0])
         return self.nodes_of((args, kwargs))
+
+    def literal(self, tensor: Tensor) -> Node:
+        """The node of a tensor that the code makes of numbers; of one without data only that it has no entries."""
+        name = f"literal_{len(self.constants._buffers)}"
+        self.constants.register_buffer(name, torch.empty_like(tensor, device="cpu") if tensor.is_meta else tensor)
+        return self.graph.get_attr(name)
 
     def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         """What an operator returns, without data where its arguments have none."""

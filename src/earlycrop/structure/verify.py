@@ -27,7 +27,7 @@ from torch.utils import _pytree as pytree
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.registry import Kind, operator_for, operator_of
 from earlycrop.structure.structure import ChannelGraph, Structure
-from earlycrop.structure.trace import Call, Program, as_inputs, without_autocast
+from earlycrop.structure.trace import Call, Inputs, Program, as_inputs, called, without_autocast
 from earlycrop.structure.walk import tensors_of
 
 LOWER = (torch.float32, torch.float16, torch.bfloat16)
@@ -97,13 +97,13 @@ class Verifier:
         regions = nullcontext if self.program.tracing == "exported with autocast" else without_autocast
         with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]), regions():
             if not double:
-                return _leaves(cut(*inputs))
+                return _leaves(called(cut, inputs))
             with _in_double():
-                return _leaves(cut.double()(*inputs))
+                return _leaves(called(cut.double(), inputs))
 
     def _graph_of(self, model: nn.Module) -> list[Tensor]:
         """What the cut model's graph computes in float64."""
-        program = replace(self.program, call=Call(self.inputs))
+        program = replace(self.program, call=Call.of(self.inputs))
         again = program.again(program.copy_of(model))
         tensors = {name: _double(tensor.detach()) for name, tensor in tensors_of(model)}
         return _Run(again, self.structure.names, tensors).outputs(_doubled(self.inputs))
@@ -127,7 +127,8 @@ class Verifier:
         return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
 
     def _mixes(self) -> bool:
-        return any(_over_channels(self.graph, node) for node in self.program.graph.nodes)
+        norms = (_over_channels(self.graph, node) for node in self.program.graph.nodes)
+        return bool(self.graph.statistics) or any(norms)
 
     def _gated(self, keep: Tensor, kept_statistics: bool, precision: torch.dtype) -> list[Tensor]:
         double = precision == torch.float64
@@ -186,7 +187,7 @@ class _Run(Interpreter):
         self.constants = program.constants
         self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
 
-    def outputs(self, inputs: tuple[Any, ...]) -> list[Tensor]:
+    def outputs(self, inputs: Inputs) -> list[Tensor]:
         """The network's float outputs for these inputs."""
         signature, flat = self.program.graph_signature, iter(pytree.tree_leaves(inputs))
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
@@ -201,6 +202,10 @@ class _Run(Interpreter):
                 arguments.append(next(flat))
         with torch.no_grad(), _default_double() if self.double else nullcontext():
             return _leaves(self.run(*arguments))
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        literal = super().get_attr(target, args, kwargs).to(self.device)
+        return _doubled(literal) if self.double else literal
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         # the graph was traced on tensors without data, in the model's precision
@@ -240,7 +245,18 @@ class _Gated(_Run):
         if self.kept_statistics and _over_channels(self.channels, n):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self._normed(n, args, kwargs)
+        if self.kept_statistics and n.name in self.channels.statistics:
+            args, kwargs = self.fetch_args_kwargs_from_env(n)
+            return self.call_function(n.target, (self._opened(n, args[0]), *args[1:]), kwargs)
         return super().run_node(n)
+
+    def _opened(self, node: Any, value: Tensor) -> Tensor:
+        """The open channels of what a statistic is taken of."""
+        for dim in self.channels.statistics[node.name]:
+            classes = self.channels.nodes[node.args[0].name][dim]
+            if classes is not None:
+                value = value.index_select(dim, self.stays[classes].nonzero().flatten().to(value.device))
+        return value
 
     def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
         def load(arg: Node) -> Any:

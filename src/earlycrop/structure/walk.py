@@ -11,6 +11,7 @@ from torch.fx import Node
 from earlycrop.structure.graph import argument, before, shape_of, tensor_nodes, unlabelled
 from earlycrop.structure.labels import Axis, Dims, Grid, Labels
 from earlycrop.structure.registry import Kind, operator_of
+from earlycrop.structure.statistics import Statistic
 from earlycrop.structure.trace import Program, module_of
 
 Site = tuple[str, int]
@@ -81,6 +82,7 @@ class Walk:
         guesses: For each module integer that may be a size in the module's code, the labels that it may count.
         arguments: For each node with a count of groups, one label per group.
         positions: For each slice, the labels of what is sliced, and where the slice starts and stops.
+        statistics: The statistics over channels, which the channels of a norm may leave.
         macs: Pairs of a weight's name and how often each of its entries is used.
         unruled: For each place where an operator without a record touches labels of parameters, the reason.
     """
@@ -103,6 +105,7 @@ class Walk:
     guesses: dict[tuple[str, str, int | None], list[Tensor]] = field(default_factory=dict)
     arguments: dict[str, Tensor] = field(default_factory=dict)
     positions: dict[str, tuple[Tensor, int, int]] = field(default_factory=dict)
+    statistics: dict[Node, Statistic] = field(default_factory=dict)
     macs: list[tuple[str | Node, int]] = field(default_factory=list)
     unruled: dict[str, str] = field(default_factory=dict)
     constants: dict[Node, str] = field(default_factory=dict)

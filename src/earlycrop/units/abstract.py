@@ -20,7 +20,7 @@ from earlycrop.reach import Reach
 from earlycrop.structure import ChannelClass, Frozen, Layer, Verification
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.surgery import unharmed
-from earlycrop.structure.trace import Call
+from earlycrop.structure.trace import Call, Inputs
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
 
@@ -68,7 +68,7 @@ class AbstractUnitKind(ABC):
 
         Args:
             model: The network.
-            example_inputs: What `model(*example_inputs)` takes.
+            example_inputs: What the model takes, as for `trace`.
             optimizer: Its state is cut or masked with the units.
             ignore: Names of modules or parameters to keep whole.
             coupled: Tuples of layers whose channels leave together, by position.
@@ -109,7 +109,7 @@ class AbstractUnits(ABC):
 
     @property
     @abstractmethod
-    def example_inputs(self) -> tuple[object, ...]:
+    def example_inputs(self) -> Inputs:
         """The given inputs, moved to the model's present device and precision."""
 
     @property

@@ -26,7 +26,7 @@ from earlycrop.structure.attempts import some
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.held import holding
-from earlycrop.structure.trace import Call, as_inputs, inputs_for
+from earlycrop.structure.trace import Call, Inputs, as_inputs, inputs_for
 from earlycrop.structure.trial import only
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
@@ -77,7 +77,7 @@ class Channels(AbstractUnitKind):
 
         Args:
             model: The network.
-            example_inputs: What `model(*example_inputs)` takes.
+            example_inputs: What the model takes, as for `trace`.
             optimizer: Its state is cut with the channels.
             ignore: Names of modules or parameters to keep whole.
             coupled: Tuples of layers whose channels leave together, by position.
@@ -124,7 +124,7 @@ class ChannelUnits(AbstractUnits):
         )
 
     @property
-    def example_inputs(self) -> tuple[object, ...]:
+    def example_inputs(self) -> Inputs:
         """The given inputs, moved to the model's present device and precision."""
         return inputs_for(self.model, *self._given)
 

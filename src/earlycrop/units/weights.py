@@ -26,7 +26,7 @@ from earlycrop.reach import Reach
 from earlycrop.stepping import at_steps
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_in, trace
 from earlycrop.structure.surgery import rebind, select
-from earlycrop.structure.trace import Call, as_inputs, inputs_for
+from earlycrop.structure.trace import Call, Inputs, as_inputs, inputs_for
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import WeightCoordinates
 from earlycrop.vector import Vector
@@ -59,7 +59,7 @@ class Weights(AbstractUnitKind):
 
         Args:
             model: The network.
-            example_inputs: What `model(*example_inputs)` takes.
+            example_inputs: What the model takes, as for `trace`.
             optimizer: Its state is masked with the weights.
             ignore: Names of modules or parameters to keep whole.
             coupled: Must be empty.
@@ -134,7 +134,7 @@ class WeightUnits(AbstractUnits):
         self._held: list[tuple[nn.Parameter, Tensor]] = []
 
     @property
-    def example_inputs(self) -> tuple[object, ...]:
+    def example_inputs(self) -> Inputs:
         """The given inputs, moved to the model's present device and precision."""
         return inputs_for(self.model, *self._given)
 

@@ -76,7 +76,8 @@ def _zero_by_record(walk: Walk, node: Node, dim: int, labels: Tensor, known: Kno
         case Zero.ALL:
             at = tensor_nodes([node.args[place] for place in operator.picks])
             beside = operator.kind is Kind.CONCATENATES
-            terms = [one for one in operands if one not in at and not (beside and _numbers(walk, one, dim) is None)]
+            terms = [one for one in operands if one not in at and shape_of(one) != (0,)]
+            terms = [one for one in terms if not (beside and _numbers(walk, one, dim) is None)]
             return bool(terms) and all(map(there, terms))
         case Zero.FIRST:
             return there(operands[0])

@@ -169,6 +169,7 @@ def _whole_groups(walk: Walk, node: Any, reads: Tensor | None, writes: Tensor | 
     walk.labels.unite(writes.view(groups, -1), heads)
     walk.labels.unite(reads.view(groups, -1), heads)
     walk.attribute(node, "groups", heads.reshape(-1))
+    walk.guess(node, heads.reshape(-1))
     walk.arguments[node.name] = heads.reshape(-1)
 
 

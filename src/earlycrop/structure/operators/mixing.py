@@ -10,6 +10,7 @@ from earlycrop.structure.labels import Dims
 from earlycrop.structure.operators.closed import zero_when_closed
 from earlycrop.structure.operators.pointwise import combine, pointwise
 from earlycrop.structure.registry import Kind, Rule, Zero, operator_of, rule
+from earlycrop.structure.statistics import Statistic
 from earlycrop.structure.walk import OUTPUT, Walk
 
 _pools = partial(rule, kind=Kind.POOLS)
@@ -65,10 +66,13 @@ def max_unpool(walk: Walk, node: Any) -> Any:
     return _over_space(walk, node, x, n)
 
 
-@_mixes("mean", "amax", "amin", zero=Zero.FIRST)
+@_mixes("mean", zero=Zero.FIRST, statistic=True, powers=(1,))
+@_mixes("amax", "amin", zero=Zero.FIRST)
 @_mixes("softmax", "_softmax", zero=Zero.LOST)
 @_mixes("log_softmax", "_log_softmax", "cumsum", "prod", "logsumexp", "nanmean", "any", "all")
-@_mixes("var", "std", "var_mean", "max", "min", "argmax", "argmin", "median")
+@_mixes("var", statistic=True, powers=(2,))
+@_mixes("std", statistic=True, powers=(1,))
+@_mixes("var_mean", "max", "min", "argmax", "argmin", "median")
 @_mixes("topk", "sort", "argsort")
 def mixing(walk: Walk, node: Any) -> Any:
     """Entries along some dimensions are mixed, so those cannot shrink; the others pass."""
@@ -79,8 +83,19 @@ def mixing(walk: Walk, node: Any) -> Any:
     touched = _touched(node, position, -1 if name in ("topk", "sort", "argsort") else None)
     # what a log-softmax takes are logits: the network's output, whatever a loss does with them afterwards
     reason = OUTPUT if "log_softmax" in name else f"{WHY.get(name, 'mixed over channels')} ({walk.where(node)})"
-    walk.freeze(x, reason, touched)
+    if operator_of(node).statistic and x not in walk.made:
+        _take(walk, node, touched, reason)
+    else:
+        walk.freeze(x, reason, touched)
     return _reduced(walk, node, touched)
+
+
+def _take(walk: Walk, node: Any, dims: list[int], reason: str) -> None:
+    """Record a statistic over channels. Those of a norm may leave; whether it is one, the end of the walk shows."""
+    walk.fix(node.args[0], dims)
+    over = {dim: labels for dim in dims if isinstance(labels := walk.raw(node.args[0])[dim], Tensor)}
+    if over:
+        walk.statistics[node] = Statistic(node, over, reason)
 
 
 def _touched(node: Any, position: int, default: int | None = None) -> list[int]:

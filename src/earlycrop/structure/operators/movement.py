@@ -37,7 +37,7 @@ def view(walk: Walk, node: Any) -> Any:
     x = node.args[0]
     before, after = shape_of(x), shape_of(node)
     result: Dims = [None] * len(after)
-    for ins, outs in _joined(walk.raw(x), _runs(before, after)):
+    for ins, outs in _joined(walk.raw(x), runs(before, after)):
         dims = _one_kind(walk, node, [d for d in ins if walk.raw(x)[d] is not None])
         if not dims:
             continue
@@ -88,7 +88,7 @@ def _joined(dims: Dims, runs: list[tuple[tuple[int, int], tuple[int, int]]]) -> 
     return [(ins, outs) for ins, outs, _ in found]
 
 
-def _runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def runs(before: tuple[int, ...], after: tuple[int, ...]) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """The shortest runs of dimensions with equal products: (2, 3, 4) to (6, 4) is [0:2]->[0:1], [2:3]->[1:2]."""
     runs, i, p = [], 0, 0
     while i < len(before) and p < len(after):
@@ -117,7 +117,7 @@ def by_position(walk: Walk, node: Any) -> Any:
     return [dims[size - 2] for size in moved.shape]
 
 
-@_moves("expand", "broadcast_to", sizes=True)
+@_moves("expand", "broadcast_to", sizes=True, powers=(1,))
 def expand(walk: Walk, node: Any) -> Any:
     """Dimensions of size one grow; the others keep their labels.
 

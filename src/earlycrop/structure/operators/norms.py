@@ -78,6 +78,7 @@ def layer_norm(walk: Walk, node: Any) -> Any:
     for dim in range(-n, 0):
         _affine(walk, node, (weight, dims[dim], dim), (bias, dims[dim], dim))
         walk.attribute(node, "normalized_shape", dims[dim], dim)
+        walk.guess(node, dims[dim])
         if dims[dim] is not None:
             _note_norm(walk, node, weight, bias, n + dim)
     return list(dims)
@@ -99,6 +100,7 @@ def group_norm(walk: Walk, node: Any) -> Any:
         if groups >= grid.shape[1]:
             walk.labels.unite(grid, grid[:, :1])
             walk.attribute(node, "num_groups", grid[:, 0])
+            walk.guess(node, grid[:, 0])
             walk.arguments[node.name] = grid[:, 0]
         else:
             walk.labels.unite(grid, grid[:1])

@@ -11,6 +11,7 @@ from torch.fx import Node
 from earlycrop.structure.graph import name_of, shape_of, tensor_nodes
 from earlycrop.structure.labels import Dims
 from earlycrop.structure.registry import Kind, Zero, operator_of, rule, unknown
+from earlycrop.structure.statistics import SMALL
 from earlycrop.structure.walk import Walk
 
 _entrywise = partial(rule, kind=Kind.ENTRYWISE)
@@ -39,6 +40,19 @@ def _of_exponent(node: Node) -> Zero:
     return Zero.FIRST if isinstance(exponent, int | float) and exponent > 0 else Zero.LOST
 
 
+def _exponent(node: Node) -> tuple[float, ...] | None:
+    """The exponent of `pow` if it is a number and the base is a tensor."""
+    base, exponent = node.args
+    return (exponent,) if isinstance(base, Node) and isinstance(exponent, int | float) else None
+
+
+def _floored(node: Node) -> tuple[float, ...] | None:
+    """`clamp` with a small lower bound only keeps a divisor from zero."""
+    low, high = (*node.args[1:], None, None)[:2]
+    bound = isinstance(low, int | float) and 0 <= low < SMALL and high is None and not node.kwargs
+    return (1,) if bound else None
+
+
 def _of_all_terms(node: Node) -> Zero:
     """A sum is zero where both terms are, unless one of them is a number."""
     terms = [one for one in tensor_nodes((node.args, node.kwargs)) if isinstance(one.meta.get("val"), Tensor)]
@@ -50,22 +64,32 @@ def _of_all_terms(node: Node) -> Zero:
 @_entrywise("ones_like", "full_like", "rand_like", "randn_like", "empty_like")
 @_entrywise("relu", zero=Zero.FIRST, like=lambda *_: True)
 @_entrywise("relu6", "leaky_relu", "rrelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hardswish", zero=Zero.FIRST)
-@_entrywise("tanh", "softshrink", "hardshrink", "neg", "abs", "sign", "square", "sqrt", "erf", zero=Zero.FIRST)
-@_entrywise("sin", "tan", "asinh", "log1p", "div", "divide", "xlogy", "dropout", "feature_dropout", zero=Zero.FIRST)
+@_entrywise("tanh", "softshrink", "hardshrink", "sign", "erf", zero=Zero.FIRST)
+@_entrywise("sin", "tan", "asinh", "log1p", "xlogy", "dropout", "feature_dropout", zero=Zero.FIRST)
+@_entrywise("neg", "abs", zero=Zero.FIRST, powers=(1,))
+@_entrywise("square", zero=Zero.FIRST, powers=(2,))
+@_entrywise("sqrt", zero=Zero.FIRST, powers=(0.5,))
+@_entrywise("div", "divide", zero=Zero.FIRST, powers=(1, -1))
 @_entrywise("real", "imag", "conj", "_conj", "conj_physical", "resolve_conj", "resolve_neg", zero=Zero.FIRST)
 @_entrywise("complex", zero=Zero.ALL)
 @_entrywise("polar", zero=Zero.FIRST)
 @_entrywise("zeros_like", zero=Zero.EVERYWHERE)
 @_entrywise("sinh", "asin", "atan", "atanh", "expm1", "sgn", "round", "floor", "ceil", "trunc", zero=Zero.FIRST)
-@_entrywise("hardtanh", "clamp", zero=_within)
-@_entrywise("clamp_min", "clamp_max", "masked_fill", zero=_towards)
-@_entrywise("mul", "multiply", zero=Zero.ANY)
-@_entrywise("pow", zero=_of_exponent)
+@_entrywise("hardtanh", zero=_within)
+@_entrywise("clamp", zero=_within, powers=_floored)
+@_entrywise("clamp_min", zero=_towards, powers=_floored)
+@_entrywise("clamp_max", "masked_fill", zero=_towards)
+@_entrywise("mul", "multiply", zero=Zero.ANY, powers=(1, 1))
+@_entrywise("pow", zero=_of_exponent, powers=_exponent)
 @_entrywise("sigmoid", "hardsigmoid", "exp", "cos", "softplus", "log_sigmoid", zero=Zero.LOST)
-@_entrywise("rsqrt", "reciprocal", "alpha_dropout", "feature_alpha_dropout", zero=Zero.LOST)
+@_entrywise("rsqrt", zero=Zero.LOST, powers=(-0.5,))
+@_entrywise("reciprocal", zero=Zero.LOST, powers=(-1,))
+@_entrywise("alpha_dropout", "feature_alpha_dropout", zero=Zero.LOST)
 @rule("add", "sub", "rsub", kind=Kind.SUM, zero=_of_all_terms)
-@_copies("clone", "detach", "alias", "to", "_to_copy", "type_as", "lift_fresh_copy", "expand_as")
-@_copies("contiguous", strides=True)
+@_copies("clone", "alias", "to", "_to_copy", "lift_fresh_copy", powers=(1,))
+@_copies("detach", "lift_fresh", powers=(1,), literal=True)
+@_copies("type_as", "expand_as", powers=(1, 0))
+@_copies("contiguous", strides=True, powers=(1,))
 def pointwise(walk: Walk, node: Any) -> Any:
     """Each entry depends on the entries at the same place, so operands share labels; sizes of one are broadcast.
 
