@@ -158,7 +158,7 @@ def around(function, width: int = 6) -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, width), Apply(function), nn.Linear(width, 4), nn.ReLU(), nn.Linear(4, 2))
 
 
-@case("mean_as_factor", TOKENS, least=4, most=4, named=("mixed over channels",))
+@case("mean_as_factor", TOKENS, least=4, most=4, named=("divided by the number",))
 def mean_as_factor():
     return around(lambda x: x * x.mean(-1, keepdim=True))
 

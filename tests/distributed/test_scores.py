@@ -112,7 +112,7 @@ def gathered(rank: int) -> tuple[Tensor, Tensor]:
     for batch in parts(UNEVEN)[rank]:
         dense.cross_entropy(wrapped.train(), batch).backward()
         break
-    return pruner._removal.gathering.total, pruner.scores()
+    return pruner._removal._gathering.total, pruner.scores()
 
 
 def test_gates_judged_in_training_are_the_mean_of_what_each_rank_felt(ranks):

@@ -46,13 +46,13 @@ def test_each_step_adds_its_absolute_value_gated_or_not():
         optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
         pruner = make(net, optimizer, "gate-decorators")
         pruner._phases.enter(Phase(gated=gated))
-        pruner._removal.gathering.reset()
+        pruner._removal._gathering.reset()
         sums = {"norm0": 0.0, "norm1": 0.0}
         for seed in range(3):
             batch = tuple(part[seed::3] for part in dense.images(36))
             for name, slope in by_gates(net, batch).items():
                 sums[name] = sums[name] + slope
-            pruner._removal.gathering.reset() if seed == 0 else None  # what the oracle's own pass added
+            pruner._removal._gathering.reset() if seed == 0 else None  # what the oracle's own pass added
             optimizer.zero_grad()
             dense.cross_entropy(net, batch).backward()
             optimizer.step()
@@ -135,8 +135,8 @@ def test_it_goes_on_watching(what, monkeypatch):
     anew = make(net, None, "gate-decorators")
     for _ in range(2):
         dense.cross_entropy(net, BATCH).backward()
-    assert pruner._removal.gathering.total is not None
-    assert torch.equal(pruner._removal.gathering.total, anew._removal.gathering.total)
+    assert pruner._removal._gathering.total is not None
+    assert torch.equal(pruner._removal._gathering.total, anew._removal._gathering.total)
 
 
 def test_sums_follow_a_model_that_moves_between_two_steps():
@@ -147,9 +147,9 @@ def test_sums_follow_a_model_that_moves_between_two_steps():
         net.to(dtype)
         anew = make(net, None, "gate-decorators", example_inputs=BATCH[0][:2].to(dtype))
         dense.cross_entropy(net, (BATCH[0].to(dtype), BATCH[1])).backward()
-        expected = expected + anew._removal.gathering.total
-    assert pruner._removal.gathering.total.dtype == torch.float32
-    torch.testing.assert_close(pruner._removal.gathering.total, expected.float())
+        expected = expected + anew._removal._gathering.total
+    assert pruner._removal._gathering.total.dtype == torch.float32
+    torch.testing.assert_close(pruner._removal._gathering.total, expected.float())
 
 
 def test_a_backward_pass_that_fails_is_not_mixed_with_the_next():
@@ -159,11 +159,11 @@ def test_a_backward_pass_that_fails_is_not_mixed_with_the_next():
     with pytest.raises(ZeroDivisionError):
         dense.cross_entropy(net, BATCH).backward()
     failing.remove()
-    gathering = pruner._removal.gathering
+    gathering = pruner._removal._gathering
     before, anew = gathering.total, make(net, None, "gate-decorators")
     dense.cross_entropy(net, BATCH).backward()
     torch.testing.assert_close(
-        pruner._removal.gathering.total, before + anew._removal.gathering.total, atol=1e-12, rtol=0
+        pruner._removal._gathering.total, before + anew._removal._gathering.total, atol=1e-12, rtol=0
     )
 
 
