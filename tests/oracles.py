@@ -212,6 +212,9 @@ def gated(dense: nn.Module, cut: nn.Module, norms: dict[str, tuple[str, int]] | 
             originals = [f"{name}.parametrizations.{of}.{leaf}".lstrip(".") for leaf, _ in steps.named_parameters()]
             alike = next(original for original in originals if tensors(dense)[original].shape == weight.shape)
             steps.append(Masked(mask(weight, kept[alike]).to(weight.dtype)))
+        if hasattr(module, "averaged"):  # a mean over the channels of `gamma`
+            there = mask(module.gamma, kept[f"{name}.gamma".lstrip(".")])
+            module.averaged = lambda x, there=there: (x * there).sum(-1, keepdim=True) / there.sum()
         if hasattr(module, "standardised"):  # a layer that standardises its weight
             module.filters = partial(module.standardised, mask(module.weight, kept[f"{name}.weight".lstrip(".")]))
         if not isinstance(module, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm) and not written_out(module):

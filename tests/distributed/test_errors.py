@@ -91,7 +91,7 @@ def different(rank: int, what: str) -> None:
     ("what", "told"),
     [
         ("weights", "`stem.weight` is of shape"),
-        ("method", "method is Method(name='crop-s'"),
+        ("method", "method is \"Method(name='crop-s'"),
         ("seed", "seed is 0 on rank 0 and 1 on rank 1"),
         ("model", "`1.weight` is of shape"),
     ],

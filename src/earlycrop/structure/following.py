@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from earlycrop.structure.graph import shape_of
+from earlycrop.structure.graph import shape_of, unread
 from earlycrop.structure.operators.pointwise import pointwise
 from earlycrop.structure.registry import Kind, Weight, operator_for, operator_of
 from earlycrop.structure.structure import ChannelGraph
@@ -37,7 +37,7 @@ class Promises:
         self.placeholders = [node for node in graph.program.graph.nodes if node.op == "placeholder"]
         self.literals = [node for node in graph.program.graph.nodes if node.op == "get_attr"]
         self._every: list[Tensor] = []  # different classes along a dimension
-        self._number: dict[bytes, int] = {}
+        self._number: dict[tuple[int, ...], int] = {}
         self._dims = {name: tuple(map(self._of, dims)) for name, dims in graph.nodes.items()}
         self._counted = {name: self._of(one) for name, one in graph.arguments.items()}
         self._before = {name: self._of(one[:start]) for name, (one, start, _) in graph.positions.items()}
@@ -46,7 +46,7 @@ class Promises:
     def _of(self, classes: Tensor | None) -> int | None:
         if classes is None:
             return None
-        number = self._number.setdefault(classes.numpy().tobytes(), len(self._every))
+        number = self._number.setdefault(tuple(classes.tolist()), len(self._every))
         if number == len(self._every):
             self._every.append(classes)
         return number
@@ -184,6 +184,11 @@ class Follower(Recorder):
         if not self.goes_on:
             raise Elsewhere
 
+    def differs(self, node: Node) -> None:
+        """Note that an operator takes or returns something else than was promised, unless nobody reads it."""
+        if not unread(node):
+            self.fault(node)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.prim.device.default:  # asks for the device; no operator
@@ -196,7 +201,7 @@ class Follower(Recorder):
         number, node = self.met, self._next(func)
         size = args[0].shape if args and isinstance(args[0], Tensor) else None
         if not self.promised.takes(number, args, kwargs, size):
-            self.fault(node)
+            self.differs(node)
         try:
             result = self.run(func, args, kwargs)
         except Exception:  # whatever PyTorch raises for these sizes
@@ -222,7 +227,7 @@ class Follower(Recorder):
         """The parts of a result, as many as there are in the dense graph."""
         number = len(node.meta["val"])
         if len(found) != number:
-            self.fault(node)
+            self.differs(node)
         return [*found, *[None] * number][:number]
 
     def _next(self, target: Any) -> Node:
@@ -238,7 +243,7 @@ class Follower(Recorder):
         if isinstance(dense, Tensor) and not (
             isinstance(result, Tensor) and (shape is None or tuple(result.shape) == shape)
         ):
-            self.fault(node)
+            self.differs(node)
             result = _laid_out_as(dense, tuple(dense.shape) if shape is None else shape)
         self.note(node, result)
         return result

@@ -67,7 +67,7 @@ def _normalises(walk: "Walk", one: Statistic, root: Tensor, exponents: dict[Node
             if user not in exponents or user in exponents[user]:  # it is no product of powers, or returns the statistic
                 return False
             shape = shape_of(user)
-            if len(shape) != len(shape_of(one.node)):
+            if len(shape) != len(shape_of(one.node)) or any(not -len(shape) <= dim < len(shape) for dim in sizes):
                 return False
             wide = all(shape[dim] == size for dim, size in sizes.items())
             if not wide or not sources.isdisjoint(exponents[user]):

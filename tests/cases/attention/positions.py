@@ -41,7 +41,7 @@ class RotaryInterleaved(Rotary):
         return x * self.cos + turned * self.sin
 
 
-@around("rotary_complex", least=AROUND, named=("view_as_complex",))
+@around("rotary_complex", least=AROUND)
 class RotaryComplex(Rotary):
     """Pairs of channels are complex numbers (the first Llama)."""
 
