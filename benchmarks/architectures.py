@@ -44,6 +44,7 @@ from torch.utils import _pytree as pytree
 from benchmarks.record import write
 from earlycrop import Budget, Pruner
 from earlycrop.errors import EarlyCropError, VerificationError
+from earlycrop.scores import trees
 
 LINES = Path(__file__).parent.parent / ".cache" / "architectures.jsonl"
 SIDES = (32, 64, 96, 128, 160, 192, 224, 240, 256, 288, 299, 320, 384, 448, 512)
@@ -112,10 +113,8 @@ def parameters(model: nn.Module) -> int:
 
 def floats(outputs: Any) -> list[Tensor]:
     """The float tensors among the outputs, whatever holds them."""
-    leaves = []
-    for one in pytree.tree_leaves(outputs):  # the outputs of segmentation and of GoogLeNet are containers of their own
-        leaves += [one] if isinstance(one, Tensor) else pytree.tree_leaves(dict(one) if hasattr(one, "keys") else one)
-    return [one for one in leaves if isinstance(one, Tensor) and one.is_floating_point()]
+    # the outputs of segmentation and of GoogLeNet are containers of their own
+    return trees.floats([dict(one) if hasattr(one, "keys") else one for one in pytree.tree_leaves(outputs)])
 
 
 def images(side: int) -> Tensor:
@@ -184,7 +183,7 @@ def judge(name: str, build: Callable[[], nn.Module]) -> dict[str, Any]:
         fate = "disproved" if isinstance(error, VerificationError) else "refused"
         return {**found, "fate": fate, "why": f"{type(error).__name__}: {error}", **since(began)}
     except Exception as error:
-        return {**found, "fate": "crash", "why": told(error), **since(began)}
+        return {**found, "fate": "crash", "why": in_a_line(error), **since(began)}
     assert report is not None
     found |= {"left": parameters(model), "reach": round(report.reach.part, 3) if report.reach else None}
     if report.verification is not None:
@@ -194,7 +193,7 @@ def judge(name: str, build: Callable[[], nn.Module]) -> dict[str, Any]:
     try:
         stepped(model, optimizer, x)
     except Exception as error:
-        return {**found, "fate": "broken", "why": told(error), **since(began)}
+        return {**found, "fate": "broken", "why": in_a_line(error), **since(began)}
     return {**found, "fate": "cut", **since(began)}
 
 
@@ -202,7 +201,7 @@ def since(began: float) -> dict[str, float]:
     return {"seconds": round(time.process_time() - began, 1)}
 
 
-def told(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
     """An error in a line, with the place where it was raised."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     text = " ".join(str(error).split())[:400]
@@ -221,7 +220,7 @@ def apart(name: str, build: Callable[[], nn.Module], seconds: float) -> dict[str
         try:
             theirs.send(judge(name, build))
         except Exception as error:
-            theirs.send({"network": name, "fate": "crash", "why": told(error)})
+            theirs.send({"network": name, "fate": "crash", "why": in_a_line(error)})
 
     process = context.Process(target=work)
     process.start()

@@ -26,8 +26,9 @@ from torch import Tensor, nn
 
 from benchmarks.record import write
 from earlycrop import Budget, Pruner
-from earlycrop.counting.sizes import Sizes
+from earlycrop.counting import Counter, Parameters
 from earlycrop.structure import Structure, trace
+from earlycrop.structure.attempts import unemptied
 
 ASKED, LEAST = 0.7, 0.9
 TOKENS = torch.randint(3, 250, (2, 12), generator=torch.Generator().manual_seed(0))
@@ -167,14 +168,9 @@ def trained(model: nn.Module) -> nn.Module:
 
 def reach(structure: Structure, model: nn.Module) -> float:
     """The part of all parameters that leaves if every dimension keeps one class."""
-    keep = torch.zeros(len(structure), dtype=torch.bool)
-    for _, _, classes in structure.dimensions():
-        if bool((classes >= 0).all()) and not bool(keep[classes].any()):
-            keep[classes[0]] = True
-    sizes = Sizes(model, structure)
-    entries = {name: sizes.entries(name) for name in sizes.parameters}
-    left = sum(sizes.keeping(keep).entries(name) for name in entries)
-    return 1 - left / sum(entries.values())
+    counter = Counter(structure, model)
+    keep = unemptied(structure, torch.zeros(len(structure), dtype=torch.bool))
+    return 1 - counter.price(Parameters(), keep) / counter.price(Parameters())
 
 
 def judge(build: Callable[[], tuple[nn.Module, Any]]) -> dict[str, Any]:

@@ -114,10 +114,12 @@ def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
             raise Misuse(f"{verb.name} does not know what to do with {rest[0]!r}.")
         near = nearest(rest[0].split("=")[0], known)
         raise Misuse(f"{verb.name} has no option {rest[0]!r}. Did you mean {near!r}?")
-    processes = int(os.environ.get("WORLD_SIZE", 1))  # of torchrun
-    if processes > 1 and not verb.shared:
+    from earlycrop_lab.tasks.torchrun import processes  # the verb has imported PyTorch by now
+
+    if processes() > 1 and not verb.shared:
         raise Misuse(
-            f"torchrun started {processes} processes, and only train can share them: start {verb.name} without torchrun"
+            f"torchrun started {processes()} processes, and only train can share them: start {verb.name} "
+            "without torchrun"
         )
     return verb, options
 

@@ -97,8 +97,8 @@ NETS = {
 def attempts_of(model: nn.Module, x: Tensor) -> Attempts:
     program = export(model, x)
     (walk,) = settled(label(model, program))
-    names = {name for _, name, _ in walk.guesses}
-    return Attempts(Builder(walk, lambda _: False, len(x)).build(names.__contains__), Copies(model))
+    builder = Builder(walk, lambda _: False, len(x))
+    return Attempts(builder.build(builder.guessed.__contains__), Copies(model))
 
 
 @pytest.mark.parametrize("name", NETS)

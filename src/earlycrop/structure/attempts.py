@@ -189,6 +189,16 @@ def some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
         inside = (membership == space).nonzero().flatten()
         count = int(torch.randint(1, max(len(inside), 2), (), generator=generator))
         keep[inside[torch.randperm(len(inside), generator=generator)[:count]]] = False
+    return unemptied(structure, keep)
+
+
+def unemptied(structure: Structure, keep: Tensor) -> Tensor:
+    """The same choice, in which one class stays of every dimension that it would empty.
+
+    Args:
+        structure: The classes.
+        keep: True for each class that is to stay; changed in place.
+    """
     for _, _, classes in structure.dimensions():
         if bool((classes >= 0).all()) and not bool(keep[classes].any()):
             keep[classes[0]] = True

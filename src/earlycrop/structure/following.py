@@ -31,9 +31,8 @@ class Promises:
     """
 
     def __init__(self, graph: ChannelGraph, spaces: Tensor) -> None:
-        self.graph, self.size = graph, len(spaces)
         self.nodes = operators(graph.program)
-        self.constants = [_constants(node.args, node.kwargs) for node in self.nodes]
+        self.constants = [constants(node.args, node.kwargs) for node in self.nodes]
         self.placeholders = [node for node in graph.program.graph.nodes if node.op == "placeholder"]
         self.literals = [node for node in graph.program.graph.nodes if node.op == "get_attr"]
         self._every: list[Tensor] = []  # different classes along a dimension
@@ -101,7 +100,7 @@ class Promised:
             return False
         # a number that is no size must not change: after a cut the code would compute something else
         plain = counted is None and not operator.sizes
-        return not plain or self.promises.constants[number] == _constants(args, kwargs)
+        return not plain or self.promises.constants[number] == constants(args, kwargs)
 
 
 def operators(program: Any) -> list[Node]:
@@ -109,8 +108,13 @@ def operators(program: Any) -> list[Node]:
     return [node for node in program.graph.nodes if node.op == "call_function" and not operator_of(node).strides]
 
 
-def _constants(args: Any, kwargs: Any) -> list[object]:
-    """The numbers among an operator's arguments: one that counts channels (`x / x.shape[1]`) changes with a cut."""
+def constants(args: Any, kwargs: Any) -> list[object]:
+    """The numbers among an operator's arguments: one that counts channels (`x / x.shape[1]`) changes with a cut.
+
+    Args:
+        args: The arguments, with nodes or values in the place of tensors.
+        kwargs: Those by name.
+    """
     leaves = pytree.tree_leaves((args, kwargs))
     return [leaf for leaf in leaves if not isinstance(leaf, Node | Tensor | torch.device)]
 

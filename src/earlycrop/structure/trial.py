@@ -11,12 +11,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 from torch.fx import Node
-from torch.utils import _pytree as pytree
 
 from earlycrop.errors import TraceError
 from earlycrop.structure.attempts import Attempts, Copies
 from earlycrop.structure.builder import Builder
 from earlycrop.structure.choosing import passing, together
+from earlycrop.structure.following import constants
 from earlycrop.structure.graph import shape_of, tensor_nodes
 from earlycrop.structure.labelling import UNREACHED, label, settled
 from earlycrop.structure.named import couple, ignoring
@@ -150,7 +150,7 @@ def others(model: nn.Module, program: Program, ways: Sequence[Call]) -> tuple[li
             untraced |= call not in (trained, *again)
             continue
         # other inputs have other sizes, which are among the constants
-        if (wiring := _wiring(other, constants=_same_inputs(call, program.call))) not in seen:
+        if (wiring := _wiring(other, sizes=_same_inputs(call, program.call))) not in seen:
             seen.append(wiring)
             found.append(other)
     return found, untraced
@@ -160,7 +160,7 @@ def _same_inputs(one: Call, other: Call) -> bool:
     return one.args is other.args and one.kwargs is other.kwargs
 
 
-def _wiring(program: Program, constants: bool) -> list[object]:
+def _wiring(program: Program, sizes: bool) -> list[object]:
     """Which operators a graph has, and which of them reads which; and with which integers, if asked."""
     number: dict[Node, object] = {}
     for spec, node in zip(program.graph_signature.input_specs, program.graph.nodes, strict=False):
@@ -169,7 +169,7 @@ def _wiring(program: Program, constants: bool) -> list[object]:
     for node in program.graph.nodes:
         if node.op == "call_function":
             number[node] = len(wiring)
-            integers = [one for one in _constants(node) if constants and type(one) is int]
+            integers = [one for one in constants(node.args, node.kwargs) if sizes and type(one) is int]
             wiring.append((node.target, [number[one] for one in tensor_nodes((node.args, node.kwargs))], integers))
         elif node.op == "get_attr":
             number[node] = node.target
@@ -180,9 +180,3 @@ def _wiring(program: Program, constants: bool) -> list[object]:
 
 def _shape(node: Node) -> tuple[int, ...] | None:
     return shape_of(node) if isinstance(node.meta.get("val"), Tensor) else None
-
-
-def _constants(node: Node) -> list[object]:
-    """The numbers in a node's arguments: one that counts channels (`x / x.shape[1]`) changes with a cut."""
-    leaves = pytree.tree_leaves((node.args, node.kwargs))
-    return [leaf for leaf in leaves if not isinstance(leaf, Node | torch.device)]

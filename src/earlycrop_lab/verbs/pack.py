@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from earlycrop_lab import runs
-from earlycrop_lab.verbs.verb import Misuse, say
+from earlycrop_lab.verbs.verb import folder_of_runs, say
 
 
 def arguments(parser: argparse.ArgumentParser, task: str) -> None:
@@ -19,9 +19,8 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Pack, and say how many results there are now."""
-    if not options.results.is_dir():
-        raise Misuse(f"there is no folder {options.results}: pack expects the folder that `train --out` named")
-    into = options.to or options.results
-    number = runs.pack(options.results, into)
+    folder = folder_of_runs(options, "pack")
+    into = options.to or folder
+    number = runs.pack(folder, into)
     say(console, f"{into / runs.PACKED} holds {number} results")
     return 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 
 from earlycrop_lab import page
-from earlycrop_lab.verbs.verb import Misuse, say
+from earlycrop_lab.verbs.verb import folder_of_runs, say
 
 
 def arguments(parser: argparse.ArgumentParser, task: str) -> None:
@@ -22,8 +22,7 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Write the page, and list what was written."""
-    if not options.results.is_dir():
-        raise Misuse(f"there is no folder {options.results}: report expects the folder that `train --out` named")
-    for path in page.write(options.results, options.out or options.results / "report.html"):
+    folder = folder_of_runs(options, "report")
+    for path in page.write(folder, options.out or folder / "report.html"):
         say(console, str(path))
     return 0

@@ -3,6 +3,7 @@
 import argparse
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from rich.console import Console
 
@@ -36,6 +37,17 @@ class Verb:
     @property
     def _module(self):
         return import_module(f"earlycrop_lab.verbs.{self.name}")
+
+
+def folder_of_runs(options: argparse.Namespace, verb: str) -> Path:
+    """The folder that a verb was given as `results`.
+
+    Raises:
+        Misuse: There is none.
+    """
+    if not options.results.is_dir():
+        raise Misuse(f"there is no folder {options.results}: {verb} expects the folder that `train --out` named")
+    return options.results
 
 
 def say(console: Console, text: str) -> None:
