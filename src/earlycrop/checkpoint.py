@@ -91,7 +91,8 @@ def load(model: nn.Module, path: str | os.PathLike[str], device: torch.device | 
         values = {name: stored[name] for name in homeless if name in stored} | values
         model.to_empty(device=device)
         tensors = tensors_in(model)
-    refit(model, {name: value.to(tensors[name].device) for name, value in values.items()}, widths)
+    kept = passing.intersection(stored).difference(json.loads(header["passing"]))
+    refit(model, {name: value.to(tensors[name].device) for name, value in values.items()}, widths, kept)
     if device is not None:
         model.to(device)
     _warn_if_masks_are_lost(model)

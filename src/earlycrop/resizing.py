@@ -5,7 +5,7 @@ tuples of integers (`out_channels`, `num_heads`, your own). Names are those of t
 wraps has the same names as without it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -31,7 +31,8 @@ def sizes_of(model: nn.Module) -> dict[str, Any]:
     Args:
         model: The network, cut or dense.
     """
-    return {"widths": widths_in(model), "shapes": {name: list(one.shape) for name, one in tensors_in(model).items()}}
+    shapes = {name: list(one.shape) for name, one in tensors_in(model).items()}
+    return {"widths": widths_in(model), "shapes": shapes, "passing": sorted(passing_in(model))}
 
 
 def resize(model: nn.Module, sizes: Mapping[str, Any]) -> None:
@@ -53,19 +54,31 @@ def resize(model: nn.Module, sizes: Mapping[str, Any]) -> None:
         if name in tensors and list(tensors[name].shape) != list(shape):
             check_part(name, shape, tensors[name].shape, where)
             values[name] = tensors[name].detach()[tuple(slice(size) for size in shape)].clone()
-    refit(model, values, changed(modules_in(model), sizes["widths"], where))
+    refit(model, values, changed(modules_in(model), sizes["widths"], where), passing - set(sizes["passing"]))
 
 
-def refit(model: nn.Module, values: Mapping[str, Tensor], widths: Mapping[tuple[str, str], Any]) -> None:
-    """Bind values and set widths: all of them or, if anything fails, none."""
+def refit(
+    model: nn.Module,
+    values: Mapping[str, Tensor],
+    widths: Mapping[tuple[str, str], Any],
+    kept: Collection[str],
+) -> None:
+    """Bind values and set widths: all of them or, if anything fails, none.
+
+    Args:
+        model: The network.
+        values: New values by name.
+        widths: New widths by module and attribute.
+        kept: The non-persistent buffers that belong to the saved model's state, because they were cut.
+    """
     tensors, modules = tensors_in(model), modules_in(model)
     gated = any(isinstance(module, GatedNorm) for module in model.modules())
     with unharmed(model, None):
         plain_norms(model)
         for name, value in values.items():
-            if value.shape != tensors[name].shape:
-                keep_in_state(modules, name)
             rebind(tensors[name], value)
+        for name in kept:
+            keep_in_state(modules, name)
         for (name, attribute), value in widths.items():
             setattr(modules[name], attribute, value)
         fit(model)

@@ -90,7 +90,9 @@ def apply(model: PreTrainedModel, record: Mapping[str, Any]) -> None:
     tensors, modules = _tensors(model), modules_in(model)
     unknown = [*(set(record["shapes"]) - set(tensors)), *(set(record["attributes"]) - set(modules))]
     if unknown:
-        raise CheckpointError(f"The saved model has `{unknown[0]}`, and {type(model).__name__} has not: name its class.")
+        raise CheckpointError(
+            f"The saved model has `{unknown[0]}`, and {type(model).__name__} has not: name its class."
+        )
     for name, shape in record["shapes"].items():
         if list(tensors[name].shape) != shape:
             rebind(tensors[name], tensors[name].new_empty(shape))
@@ -263,7 +265,9 @@ def _outputs(model: PreTrainedModel, inputs: tuple[Any, ...]) -> list[Tensor]:
     """What the model computes in evaluation mode."""
     training = [module for module in model.modules() if module.training]
     try:
-        return [leaf for leaf in tree_leaves(tuple(model.eval()(*inputs, return_dict=False))) if isinstance(leaf, Tensor)]
+        return [
+            leaf for leaf in tree_leaves(tuple(model.eval()(*inputs, return_dict=False))) if isinstance(leaf, Tensor)
+        ]
     finally:
         for module in training:
             module.training = True

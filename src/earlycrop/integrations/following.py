@@ -186,7 +186,9 @@ def ordinary_forward(model: nn.Module) -> Iterator[None]:
     Args:
         model: The network.
     """
-    wrapped = [(vars(one), vars(one)["forward"]) for one in model.modules() if {"forward", "_original_forward"} <= {*vars(one)}]
+    wrapped = [
+        (vars(one), vars(one)["forward"]) for one in model.modules() if {"forward", "_original_forward"} <= {*vars(one)}
+    ]
     for own, _ in wrapped:
         before = own["_original_forward"]
         if getattr(before, "__func__", None) is type(before.__self__).forward:

@@ -1,13 +1,13 @@
 """Hugging Face: a callback that prunes in `Trainer.train`, and pruned models as folders that save and load in one call.
 
-    model.config.use_cache = False
-    pruner = Pruner(model, "earlycrop-s", 0.5, example_inputs=batch["input_ids"][:2],
-                    scoring=Scoring(loss, [batch]), epochs=3)
-    trainer = Trainer(model, arguments, train_dataset=data)
-    trainer.add_callback(Prune(pruner, trainer))
-    trainer.train()                             # resume_from_checkpoint=True, before or after the cut
-    save(model, "small")                        # as does trainer.save_model("small")
-    model = load("small")
+model.config.use_cache = False
+pruner = Pruner(model, "earlycrop-s", 0.5, example_inputs=batch["input_ids"][:2],
+                scoring=Scoring(loss, [batch]), epochs=3)
+trainer = Trainer(model, arguments, train_dataset=data)
+trainer.add_callback(Prune(pruner, trainer))
+trainer.train()                             # resume_from_checkpoint=True, before or after the cut
+save(model, "small")                        # as does trainer.save_model("small")
+model = load("small")
 """
 
 import os
@@ -97,7 +97,9 @@ def load(folder: str | os.PathLike[str], kind: Any = None, **options: Any) -> An
     if record is None:
         return kind.from_pretrained(folder, config=config, **options)
     model, found = _sized(kind, record).from_pretrained(folder, config=config, output_loading_info=True, **options)
-    missing = [str(one) for name in ("missing_keys", "mismatched_keys", "unexpected_keys") for one in found.get(name, ())]
+    missing = [
+        str(one) for name in ("missing_keys", "mismatched_keys", "unexpected_keys") for one in found.get(name, ())
+    ]
     if missing:
         raise CheckpointError(
             f"{folder} does not hold a whole {kind.__name__}: {len(missing)} tensors do not fit, {missing[0]} first. "
