@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from earlycrop import CheckpointError, EarlyCropError
+from earlycrop import CheckpointError, EarlyCropError, Pruner, Scoring
 from tests.integrations import small
 from tests.integrations.small import BATCHES, CUT, EPOCHS, IMAGES, adam, equal, net, plain, pruner_of, widths
 
@@ -22,6 +22,7 @@ from earlycrop.integrations.lightning import Prune, Resized, load_from_checkpoin
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
 BOTH = pytest.mark.parametrize("method", ["snap", "snip"])
 LOADER = DataLoader(BATCHES, batch_size=None)
+SCORING = Scoring(small.loss, BATCHES)
 
 
 class Task(L.LightningModule):
@@ -208,3 +209,20 @@ def test_the_other_package_of_lightning_takes_the_callback_too(tmp_path):
     )
     trainer.fit(task, LOADER)
     assert equal(task, plain("snap"))
+
+
+def test_a_detector_goes_on_where_it_was(tmp_path):
+    def watched(resume: Any = None, *others: Any) -> Any:
+        task = Task()
+        pruner = Pruner(task, "earlycrop-s", 0.5, example_inputs=IMAGES[:2], scoring=SCORING, epochs=12)
+        trainer = L.Trainer(
+            max_epochs=5, callbacks=[Prune(pruner), *others], logger=False, enable_progress_bar=False, accelerator="cpu"
+        )
+        trainer.fit(task, LOADER, ckpt_path=resume)
+        return pruner
+
+    whole = watched(None, every_epoch(tmp_path))
+    assert len(whole.curve) > 1
+    again = watched(tmp_path / "kept" / "epoch=0.ckpt")
+    assert [(one.epoch, one.value) for one in again.curve] == [(one.epoch, one.value) for one in whole.curve]
+    assert again.report.epoch == whole.report.epoch

@@ -43,8 +43,8 @@ class Prune:
         self.pruner = pruner
         if accelerator.num_processes > 1:
             raise EarlyCropError(
-                f"This accelerator has {accelerator.num_processes} processes, and what it prepares remembers the shapes "
-                f"from before the cut. Use one process, or `Pruner(group=...)` in a loop without accelerate."
+                f"This accelerator has {accelerator.num_processes} processes, and what it prepares remembers the "
+                f"shapes from before the cut. Use one process, or `Pruner(group=...)` in a loop without accelerate."
             )
         accelerator.register_save_state_pre_hook(self._save)
         accelerator.register_load_state_pre_hook(self._load)

@@ -1,9 +1,9 @@
 """Hugging Face configurations of pruned models: as true as they can be, with a record of what no configuration says.
 
 A configuration has one hidden size for all layers, and a cut leaves each layer its own. What the configuration can say
-(sizes that stayed uniform) it says: a field is changed if the class then builds a model that differs in less. The rest is a
-record in the configuration itself, under `earlycrop`, so that every way of saving carries it. A configuration with
-such a record is refused by `from_pretrained`, which would draw the layers that do not fit at random.
+(sizes that stayed uniform) it says: a field is changed if the class then builds a model that differs in less. The rest
+is a record in the configuration itself, under `earlycrop`, so that every way of saving carries it. A configuration
+with such a record is refused by `from_pretrained`, which would draw the layers that do not fit at random.
 """
 
 import copy
