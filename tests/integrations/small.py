@@ -54,13 +54,13 @@ def plain(method: str, bf16: bool = False, accumulate: int = 1, held: bool = Fal
                 if pruner.pruned or not held:
                     schedule.step()
                 for copy in pruner.copies:
-                    average(copy, model)
+                    average(copy, model, 0.1 if epoch or number > accumulate else 1.0)
     return model
 
 
-def average(copy: nn.Module, model: nn.Module) -> None:
+def average(copy: nn.Module, model: nn.Module, part: float) -> None:
     for mine, theirs in zip(copy.parameters(), model.parameters(), strict=True):
-        mine.data.lerp_(theirs.detach(), 0.1)
+        mine.data.lerp_(theirs.detach(), part)
 
 
 def equal(a: nn.Module, b: nn.Module, tolerance: float = 1e-6) -> bool:

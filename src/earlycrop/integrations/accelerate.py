@@ -64,10 +64,10 @@ class Prune:
             self._accelerator.log(numbers, step=step)
         return report
 
-    def _save(self, models: Any, weights: Any, folder: str) -> None:
+    def _save(self, models: Any, weights: Any, folder: Any) -> None:
         save_state(self._follower.state_dict(), Path(folder) / FILE)
 
-    def _load(self, models: Any, folder: str) -> None:
+    def _load(self, models: Any, folder: Any) -> None:
         path = Path(folder) / FILE
         if not path.exists():
             raise CheckpointError(

@@ -224,7 +224,7 @@ def _moved(old: Any, new: Any) -> Iterator[tuple[int, int]]:
     """Where two numbers, or sequences of numbers, differ: the old one and the new one."""
     olds, news = ([one] if isinstance(one, int | float) else list(one) for one in (old, new))
     for before, after in zip(olds, news, strict=False):
-        if before != after and isinstance(after, int):
+        if before != after and isinstance(before, int) and isinstance(after, int):
             yield before, after
 
 

@@ -12,7 +12,7 @@ are loaded after the weights, which would no longer fit. It is the same for `lig
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -23,10 +23,13 @@ from earlycrop.integrations.following import Follower, inside
 from earlycrop.pruner import Pruner
 from earlycrop.resizing import resize, sizes_of
 
-try:
+if TYPE_CHECKING:
     from lightning.pytorch import Callback
-except ImportError:
-    from pytorch_lightning import Callback  # the same class, in a package of its own
+else:
+    try:
+        from lightning.pytorch import Callback
+    except ImportError:
+        from pytorch_lightning import Callback  # the same class, in a package of its own
 
 __all__ = ["Prune", "Resized", "load_from_checkpoint"]
 

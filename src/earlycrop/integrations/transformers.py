@@ -53,7 +53,7 @@ def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
 
 
 def save(
-    model: PreTrainedModel, folder: str | os.PathLike[str], inputs: tuple[Any, ...] | None = None, **options: Any
+    model: nn.Module, folder: str | os.PathLike[str], inputs: tuple[Any, ...] | None = None, **options: Any
 ) -> None:
     """`model.save_pretrained(folder)` with a configuration that says how the model was pruned.
 
@@ -61,15 +61,17 @@ def save(
     Otherwise `from_pretrained` refuses it: use `load`.
 
     Args:
-        model: The model, pruned or not.
+        model: A `PreTrainedModel`, pruned or not, compiled or not.
         folder: The folder.
         inputs: What `model(*inputs)` takes. With them it is tried what the configuration alone makes of the model.
         options: What `save_pretrained` takes.
 
     Raises:
-        CheckpointError: the class does not build this model from its configuration.
+        CheckpointError: it is no model of transformers, or its class does not build it from its configuration.
     """
-    model = bare(model)  # type: ignore[assignment]
+    model = bare(model)
+    if not isinstance(model, PreTrainedModel):
+        raise CheckpointError(f"{type(model).__name__} has no configuration, so no folder: use `earlycrop.save`.")
     with ordinary_forward(model):
         describe(model, inputs)
     model.save_pretrained(folder, **options)
@@ -160,7 +162,7 @@ class Prune(TrainerCallback):
         inside(trainer.model, pruner.model, "model")
         resume = trainer._load_from_checkpoint
 
-        def resuming(folder: str, *rest: Any) -> Any:
+        def resuming(folder: Any, *rest: Any) -> Any:
             self._restore(folder)
             return resume(folder, *rest)
 
@@ -211,7 +213,7 @@ class Prune(TrainerCallback):
         folder = Path(self._trainer._get_output_dir(trial=None)) / f"checkpoint-{state.global_step}"
         save_state(self._follower.state_dict(), folder / FILE)
 
-    def _restore(self, folder: str) -> None:
+    def _restore(self, folder: Any) -> None:
         path = Path(folder) / FILE
         if not path.exists():
             warnings.warn(
