@@ -116,7 +116,7 @@ def _built(model: PreTrainedModel) -> PreTrainedModel:
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:
     """The model that its class builds from its configuration, with the model's values."""
-    with _quiet():
+    with _quiet(), torch.random.fork_rng():
         twin = type(model)(copy.deepcopy(model.config))
     twin.load_state_dict(model.state_dict())
     return twin.to(model.device, model.dtype)  # type: ignore[arg-type]
