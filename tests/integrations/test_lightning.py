@@ -214,7 +214,12 @@ def test_a_detector_goes_on_where_it_was(tmp_path):
         task = Task()
         pruner = Pruner(task, "earlycrop-s", 0.5, example_inputs=IMAGES[:2], scoring=SCORING, epochs=12)
         trainer = L.Trainer(
-            max_epochs=5, callbacks=[Prune(pruner), *others], logger=False, enable_progress_bar=False, accelerator="cpu"
+            default_root_dir=tmp_path,
+            max_epochs=5,
+            callbacks=[Prune(pruner), *others],
+            logger=False,
+            enable_progress_bar=False,
+            accelerator="cpu",
         )
         trainer.fit(task, LOADER, ckpt_path=resume)
         return pruner

@@ -84,7 +84,11 @@ def train(
 WAYS = {"plain": ({}, {}), "bf16": ({"bf16": True}, {"bf16": True})}
 WAYS["accumulated"] = ({"gradient_accumulation_steps": 2}, {"accumulate": 2})
 CASES = [("gpt2", "snap", "plain"), ("bert", "snap", "plain"), ("bert", "snip", "plain")]
-CASES += [("bert", "snap", "bf16"), ("gpt2", "snip", "bf16"), ("gpt2", "snap", "accumulated")]  # BERT ignores how many labels there are
+CASES += [
+    ("bert", "snap", "bf16"),
+    ("gpt2", "snip", "bf16"),
+    ("gpt2", "snap", "accumulated"),
+]  # BERT ignores how many labels there are
 
 
 @pytest.mark.parametrize(("name", "method", "way"), CASES)

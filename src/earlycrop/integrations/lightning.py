@@ -67,7 +67,11 @@ class Prune(Callback):
     # Checkpoints --------------------------------------------------------------------------------------
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
-        """Join the module's hooks, so that checkpoints hold sizes, and sizes are there before values are loaded."""
+        """Join the module's hooks, so that checkpoints hold sizes, and sizes are there before values are loaded.
+
+        Raises:
+            EarlyCropError: there are several processes, or the pruner's network is no part of the module.
+        """
         if trainer.world_size > 1:
             raise EarlyCropError(
                 f"This trainer has {trainer.world_size} processes, whose strategy wraps the module before the cut and "
