@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks' own
 
 
 def pruned(model: Any, method: str = "random-s", sparsity: Any = 0.4, **options: Any) -> Any:
-    Pruner(model, method, sparsity, example_inputs=IDS[:2], **options).check(0)
+    Pruner(model, method, sparsity, example_inputs={"input_ids": IDS[:2]}, **options).check(0)
     return model.eval()
 
 
@@ -54,7 +54,7 @@ def test_what_a_configuration_can_say_it_says_and_the_folder_is_like_any_other(t
     model = pruned(llama(), sparsity=0.15, coupled=coupled, ignore=[f"{layer}.self_attn" for layer in layers])
     (width,) = {layer.mlp.gate_proj.out_features for layer in model.model.layers}
     assert width < 24
-    save(model, tmp_path, inputs=(IDS,))
+    save(model, tmp_path, inputs={"input_ids": IDS})
     assert configuration(tmp_path)["intermediate_size"] == width
     assert "earlycrop" not in configuration(tmp_path)
     for found in (load(tmp_path), type(model).from_pretrained(tmp_path)):

@@ -13,9 +13,7 @@ def built(model: str, configuration: str, **settings: Any) -> Any:
 
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return getattr(transformers, model)(
-            getattr(transformers, configuration)(vocab_size=17, use_cache=False, **settings)
-        )
+        return getattr(transformers, model)(getattr(transformers, configuration)(vocab_size=17, **settings))
 
 
 def gpt2() -> Any:

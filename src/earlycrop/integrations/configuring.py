@@ -25,6 +25,7 @@ from earlycrop.resizing import is_width, like, modules_in, passing_in, plain_nam
 from earlycrop.structure.heads import fit
 from earlycrop.structure.strided import subsample
 from earlycrop.structure.surgery import keep_in_state, rebind
+from earlycrop.structure.trace import as_inputs, called
 
 RECORD = "earlycrop"
 """The field of a configuration that holds the record."""
@@ -38,14 +39,14 @@ Change = tuple[PretrainedConfig, str, Any, Any]
 """A field of a configuration, its value, and another one."""
 
 
-def describe(model: PreTrainedModel, inputs: tuple[Any, ...] | None = None) -> None:
+def describe(model: PreTrainedModel, inputs: object = None) -> None:
     """Make a model's configuration true, and record in it what it cannot say.
 
     Args:
         model: The model, whose configuration is changed in place.
-        inputs: What `model(*inputs)` takes, to see what it computes. If it computes something else with the changed
-            fields, which its code may read while it runs, they stay as they were; and if the class builds a model that
-            computes the same from the configuration alone, no record is needed.
+        inputs: What the model takes, as `example_inputs`, to see what it computes. If it computes something else with
+            the changed fields, which its code may read while it runs, they stay as they were; and if the class builds
+            a model that computes the same from the configuration alone, no record is needed.
 
     Raises:
         CheckpointError: the class does not build this model from its configuration, whatever the sizes.
@@ -261,16 +262,15 @@ def _configs(config: PretrainedConfig) -> list[PretrainedConfig]:
 
 
 @torch.no_grad()
-def _outputs(model: PreTrainedModel, inputs: tuple[Any, ...]) -> list[Tensor]:
+def _outputs(model: PreTrainedModel, inputs: object) -> list[Tensor]:
     """What the model computes in evaluation mode."""
     training = [module for module in model.modules() if module.training]
     try:
-        return [
-            leaf for leaf in tree_leaves(tuple(model.eval()(*inputs, return_dict=False))) if isinstance(leaf, Tensor)
-        ]
+        found = called(model.eval(), as_inputs(inputs))
     finally:
         for module in training:
             module.training = True
+    return [leaf for leaf in tree_leaves(dict(found) if isinstance(found, dict) else found) if isinstance(leaf, Tensor)]
 
 
 def _equal(before: list[Tensor] | None, after: list[Tensor]) -> bool:

@@ -52,9 +52,7 @@ def loss(model: nn.Module, batch: dict[str, Any]) -> Tensor:
     return output.loss
 
 
-def save(
-    model: nn.Module, folder: str | os.PathLike[str], inputs: tuple[Any, ...] | None = None, **options: Any
-) -> None:
+def save(model: nn.Module, folder: str | os.PathLike[str], inputs: object = None, **options: Any) -> None:
     """`model.save_pretrained(folder)` with a configuration that says how the model was pruned.
 
     Where every layer has the size that a configuration can say, and for masked models, the folder is an ordinary one.
@@ -63,7 +61,8 @@ def save(
     Args:
         model: A `PreTrainedModel`, pruned or not, compiled or not.
         folder: The folder.
-        inputs: What `model(*inputs)` takes. With them it is tried what the configuration alone makes of the model.
+        inputs: What the model takes, as `example_inputs`. With them it is tried what the configuration alone makes of
+            the model.
         options: What `save_pretrained` takes.
 
     Raises:
