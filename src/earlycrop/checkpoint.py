@@ -18,22 +18,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.errors import CheckpointError
-from earlycrop.files import read, write
+from earlycrop.files import embed, embedded, read, write
+from earlycrop.resizing import changed, check_names, check_part, modules_in, passing_in, refit, tensors_in, widths_in
 from earlycrop.stepping import at_steps
-from earlycrop.structure.gated_norms import GatedNorm, gate_norms, plain_norms
-from earlycrop.structure.heads import fit
-from earlycrop.structure.strided import subsample
-from earlycrop.structure.surgery import rebind, unharmed
-from earlycrop.structure.walk import tensors_of
+from earlycrop.structure.gated_norms import GatedNorm
 
 MODEL, STATE = "earlycrop-2", "earlycrop-state-1"
-GEOMETRY = ("kernel_size", "stride", "padding", "dilation", "output_padding")
-"""Attributes that no cut changes: where these differ, the networks do."""
-AGAIN = "Build the network with the options that it was saved with."
 
 
 def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
     """Write parameters and buffers, and the widths that they imply; the file is written whole or not at all.
+
+    To other readers of the format it is the model's state dict, tied tensors once, except that a matrix that is mostly
+    zero, as masks leave it, is stored as a bitmap and its values. A model from `torch.compile` has its plain names.
 
     Widths are all public attributes of the modules that are integers or tuples of integers: `out_channels`,
     `num_heads`, your own. For norms that are temporarily gated (`gate-decorators`) the file holds the ordinary norms
@@ -50,49 +47,54 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> int:
         CheckpointError: the model has state that is neither; names it.
         OSError: the file cannot be written; the old file is as it was.
     """
-    for name, module in model.named_modules():
+    for name, module in modules_in(model).items():
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             raise CheckpointError(
-                f"Cannot save `{name or type(model).__name__}` whole: it has an extra state besides its tensors. Save "
+                f"Cannot save `{name or type(module).__name__}` whole: it has an extra state besides its tensors. Save "
                 f"`model.state_dict()` with earlycrop.save_state."
             )
-    texts = {
-        "widths": {name: found for name, module in model.named_modules() if (found := _widths(module))},
-        "passing": sorted(_passing(model)),
-    }
-    tensors = dict(tensors_of(model)) | _shifts(model)
-    return write(path, MODEL, tensors, {key: json.dumps(value) for key, value in texts.items()})
+    tensors = tensors_in(model) | _shifts(model)
+    passing = {name: embed(name, tensors.pop(name)) for name in sorted(passing_in(model)) if name in tensors}
+    texts = {"widths": widths_in(model), "passing": [*passing], "passing_values": passing}
+    masked = {name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and tensor.ndim > 1}
+    return write(path, MODEL, tensors, {key: json.dumps(value) for key, value in texts.items()}, masked)
 
 
-def load(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def load(model: nn.Module, path: str | os.PathLike[str], device: torch.device | str | None = None) -> None:
     """Give a model built by its ordinary constructor the widths and values of a saved one.
 
-    Modes, `requires_grad`, device and non-persistent buffers stay the model's own; a non-persistent buffer is loaded
-    only if a cut has changed its shape.
+    Modes, `requires_grad` and non-persistent buffers stay the model's own; a non-persistent buffer is loaded only if a
+    cut has changed its shape.
 
     Args:
-        model: The network, built with the options of the saved one; it may be dense or already cut.
+        model: The network, built with the options of the saved one; it may be dense or already cut, compiled or not.
         path: The file that `save` wrote.
+        device: Where the model shall be afterwards; None: where each tensor is now. A model that was built on the
+            meta device needs it.
 
     Raises:
         CheckpointError: the file is damaged, or holds another network; the model is untouched.
     """
     header, stored = read(path, MODEL)
+    stored |= {name: embedded(value) for name, value in json.loads(header.get("passing_values", "{}")).items()}
     where = os.fspath(path)
-    tensors, modules = dict(tensors_of(model)), dict(model.named_modules())
-    values = _fitting(tensors, stored, _passing(model) | set(json.loads(header["passing"])), where)
-    widths = _changed(modules, json.loads(header["widths"]), where)
-    gated = bool(_shifts(model))
-    with unharmed(model, None):
-        plain_norms(model)
-        for name, value in values.items():
-            rebind(tensors[name], value)
-        for (name, attribute), value in widths.items():
-            setattr(modules[name], attribute, value)
-        fit(model)
-        subsample(model)
-        if gated:
-            gate_norms(model)
+    tensors, passing = tensors_in(model), passing_in(model)
+    values = _fitting(tensors, stored, passing | set(json.loads(header["passing"])), where)
+    widths = changed(modules_in(model), json.loads(header["widths"]), where)
+    homeless = [name for name, tensor in tensors.items() if tensor.device.type == "meta"]
+    if homeless:
+        if device is None:
+            raise CheckpointError(
+                f"{where}: `{homeless[0]}` is on the meta device in this model, which holds no values. Give `device`, "
+                f"where the model shall be."
+            )
+        values = {name: stored[name] for name in homeless if name in stored} | values
+        model.to_empty(device=device)
+        tensors = tensors_in(model)
+    kept = passing.intersection(stored).difference(json.loads(header["passing"]))
+    refit(model, {name: value.to(tensors[name].device) for name, value in values.items()}, widths, kept)
+    if device is not None:
+        model.to(device)
     _warn_if_masks_are_lost(model)
 
 
@@ -173,7 +175,7 @@ def _zeros(model: nn.Module, names: list[str]) -> int:
 
 
 def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set[str], where: str) -> dict[str, Tensor]:
-    """The stored values that the model's tensors take, on their devices.
+    """The stored values that the model's tensors take.
 
     Args:
         tensors: The model's tensors by name.
@@ -181,61 +183,22 @@ def _fitting(tensors: dict[str, Tensor], stored: dict[str, Tensor], passing: set
         passing: Names of non-persistent buffers: only those that are smaller in the file are taken from it.
         where: The file's name, for errors.
     """
-    if differing := sorted((set(tensors) ^ set(stored)) - passing):
-        raise CheckpointError(
-            f"{where} holds another network: {len(differing)} tensors are in one but not in the other, "
-            f"`{differing[0]}` first. {AGAIN}"
-        )
+    check_names(tensors, stored, passing, where)
     values = {}
     for name, tensor in tensors.items():
         found = stored.get(name, tensor)
-        part = found.ndim == tensor.ndim and all(s <= t for s, t in zip(found.shape, tensor.shape, strict=True))
         if name in passing:
-            if part and found.shape != tensor.shape:
-                values[name] = found.to(tensor)
+            if found.shape != tensor.shape and len(found.shape) == len(tensor.shape):
+                values[name] = found.to(tensor.dtype)
             continue
-        if not part:
+        check_part(name, found.shape, tensor.shape, where)
+        if found.dtype != tensor.dtype:
             raise CheckpointError(
-                f"{where}: `{name}` has shape {tuple(found.shape)}, which is not part of this model's "
-                f"{tuple(tensor.shape)}. {AGAIN}"
+                f"{where}: `{name}` is {found.dtype}, in this model it is {tensor.dtype}. Convert the model to that "
+                f"type, so that it is loaded bit for bit."
             )
-        if found.dtype != tensor.dtype or tensor.device.type == "meta":
-            mine = tensor.dtype if found.dtype != tensor.dtype else "on the meta device"
-            raise CheckpointError(
-                f"{where}: `{name}` is {found.dtype}, in this model it is {mine}. Convert the model to that type, on a "
-                f"device that holds values, so that it is loaded bit for bit."
-            )
-        values[name] = found.to(tensor.device)
+        values[name] = found
     return values
-
-
-def _changed(
-    modules: dict[str, nn.Module], stored: dict[str, dict[str, Any]], where: str
-) -> dict[tuple[str, str], Any]:
-    """The stored integers that differ from the modules' own, by module and attribute; none of the geometry may."""
-    widths = {}
-    for name, found in stored.items():
-        mine = _widths(modules[name]) if name in modules else {}
-        for attribute in found.keys() & mine.keys():
-            old = mine[attribute]
-            value = _like(old, found[attribute])
-            if old != value and attribute in GEOMETRY:
-                raise CheckpointError(
-                    f"{where} holds another network: `{attribute}` of `{name}` is {value}, in this model {old}. {AGAIN}"
-                )
-            if old != value:
-                widths[name, attribute] = value
-    return widths
-
-
-def _widths(module: nn.Module) -> dict[str, Any]:
-    """The public integers of a module, and its tuples and lists of integers."""
-    return {
-        name: value
-        for name, value in vars(module).items()
-        if not name.startswith("_")
-        and (type(value) is int or (type(value) in (tuple, list, torch.Size) and {*map(type, value)} == {int}))
-    }
 
 
 @torch.no_grad()
@@ -243,23 +206,8 @@ def _shifts(model: nn.Module) -> dict[str, Tensor]:
     """The β of the ordinary norm, by the name of each gated norm's `bias`, which holds β/γ."""
     return {
         f"{name}.bias" if name else "bias": module.weight * module.bias  # type: ignore[operator]
-        for name, module in model.named_modules()
+        for name, module in modules_in(model).items()
         if isinstance(module, GatedNorm)
-    }
-
-
-def _like(old: Any, value: Any) -> Any:
-    """A value from JSON, which has no tuples, in the type of the value that it replaces."""
-    kind = tuple if isinstance(old, int) else type(old)
-    return kind(value) if isinstance(value, list) else value
-
-
-def _passing(model: nn.Module) -> set[str]:
-    """The names of the non-persistent buffers: not part of the model's state, but a cut may reach them."""
-    return {
-        f"{path}.{name}" if path else name
-        for path, module in model.named_modules()
-        for name in module._non_persistent_buffers_set
     }
 
 

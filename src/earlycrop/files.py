@@ -5,6 +5,7 @@ one needs numpy, leaves half-written files under names that nobody can find agai
 A tensor that is mostly zero is stored as a bitmap and its nonzero values, bit for bit.
 """
 
+import base64
 import ctypes
 import glob
 import hashlib
@@ -12,10 +13,11 @@ import json
 import os
 import secrets
 import struct
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import safetensors
 import torch
@@ -55,7 +57,13 @@ LONGEST_HEADER = 100_000_000
 """In bytes; readers of the format refuse more."""
 
 
-def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> int:
+def write(
+    path: str | os.PathLike[str],
+    kind: str,
+    tensors: Mapping[str, Tensor],
+    texts: Mapping[str, str],
+    masked: Collection[str] | None = None,
+) -> int:
     """Write a file of that kind, completely or not at all.
 
     Args:
@@ -63,6 +71,8 @@ def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor]
         kind: One of `WRITERS`.
         tensors: By name.
         texts: By name.
+        masked: The names of those that are stored as a bitmap and values where they are mostly zero; None: all, and
+            booleans as bitmaps too.
 
     Returns:
         The size of the file in bytes.
@@ -77,7 +87,9 @@ def write(path: str | os.PathLike[str], kind: str, tensors: Mapping[str, Tensor]
         value = _plain(name, tensor)
         bits = as_integers(value)
         nonzero = bits != 0  # any bit set, so that -0.0 is a value like any other
-        if value.dtype == torch.bool:
+        if masked is not None and name not in masked:
+            stored[name] = value
+        elif value.dtype == torch.bool:
             sparse[name], stored[name + BITS] = list(value.shape), _pack(nonzero)
         elif value.element_size() > 1 and 2 * int(nonzero.sum()) < value.numel():
             sparse[name], stored[name + BITS] = list(value.shape), _pack(nonzero)
@@ -225,6 +237,28 @@ def _plain(name: str, tensor: Tensor) -> Tensor:
     if why:
         raise CheckpointError(f"Cannot store `{name}`: {why}.")
     return tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+
+
+def embed(name: str, tensor: Tensor) -> dict[str, object]:
+    """A tensor as text, for a file's header: other readers of the file do not see it among the tensors.
+
+    Args:
+        name: Its name, for errors.
+        tensor: The tensor.
+
+    Raises:
+        CheckpointError: it cannot be stored.
+    """
+    value = _plain(name, tensor)
+    data = base64.b64encode(zlib.compress(bytes(_bytes(value)))).decode()
+    return {"dtype": DTYPES[value.dtype], "shape": list(value.shape), "data": data}
+
+
+def embedded(record: Mapping[str, Any]) -> Tensor:
+    """The tensor of which `embed` made this record."""
+    dtype = next(kind for kind, name in DTYPES.items() if name == record["dtype"])
+    data = bytearray(zlib.decompress(base64.b64decode(record["data"])))
+    return (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).view(record["shape"])
 
 
 def _digest(header: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

@@ -1,6 +1,6 @@
 """Removes channels for good: every tensor is cut in place on the same object, all of them or none."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -76,8 +76,10 @@ def _removed(structure: Structure, model: nn.Module, keep: Tensor, *optimizers: 
     indices = {name: index for name, index in indices.items() if any(kept is not None for kept in index)}
     for optimizer in optimizers:
         cut_state(optimizer, {tensors[name]: index for name, index in indices.items()})
+    modules = dict(model.named_modules())
     for name, index in indices.items():
         rebind(tensors[name], select(tensors[name].data, index))
+        keep_in_state(modules, name)
     _set_attributes(model, after)
     fit(model)
     return after
@@ -106,6 +108,14 @@ def rebind(tensor: Tensor, data: Tensor) -> None:
         detour = torch.float32 if data.dtype != torch.float32 else torch.float64
         tensor.data = torch.empty(0, dtype=detour, device=data.device)
     tensor.data = data
+
+
+def keep_in_state(modules: Mapping[str, nn.Module], name: str) -> None:
+    """A non-persistent buffer that was cut is no longer what its class computes: it belongs to the model's state."""
+    path, _, leaf = name.rpartition(".")
+    passing = modules[path]._non_persistent_buffers_set
+    if leaf in passing:
+        modules[path]._non_persistent_buffers_set = passing - {leaf}  # not in place, so that it can be undone
 
 
 def cut_state(optimizer: Optimizer, indices: dict[Tensor, Index]) -> None:
