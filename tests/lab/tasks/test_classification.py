@@ -59,7 +59,7 @@ def test_the_library_schedule_has_them_too_and_cycles_beta1():
     assert [seen[step][1] for step in (0, 299, 999)] == pytest.approx([0.95, 0.85, 0.95])
 
 
-class Watcher:
+class Watcher(Silent):
     """Notes the learning rate of every step, and everything it is told."""
 
     def __init__(self, monkeypatch):
@@ -84,8 +84,8 @@ class Watcher:
     def cut(self, report):
         self.cuts.append(report)
 
-    def epoch(self, done):
-        self.epochs.append(done)
+    def epoch(self, epoch, figures):
+        self.epochs.append(Epoch(epoch=epoch, **figures))
 
 
 @pytest.mark.parametrize("method", ["dense", "snap", "snip"])
