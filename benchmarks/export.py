@@ -167,7 +167,8 @@ def main() -> None:
     parser.add_argument("--method", default="crop-s")
     parser.add_argument("--sparsity", type=float, default=0.7)
     given = parser.parse_args()
-    warnings.simplefilter("ignore", FutureWarning)  # torch's own, while it exports
+    for noise in (".*LeafSpec", "The tensor attributes"):  # torch's own, while it exports
+        warnings.filterwarnings("ignore", noise)
     rows = [row(name, given.width, given.method, given.sparsity) for name in NETWORKS]
     write("export", rows, **vars(given), batches=BATCHES, traced_batch=2)
 

@@ -17,6 +17,7 @@ from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
 from earlycrop_lab.runs import folder_name, run, start_over
 from earlycrop_lab.tasks.classification import Classification, train
+from earlycrop_lab.tasks.progress import Silent
 from earlycrop_lab.tasks.session import Trained
 from tests import dense
 

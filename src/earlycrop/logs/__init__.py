@@ -7,9 +7,9 @@ Wandb        a run of Weights & Biases, with `pip install "earlycrop[wandb]"`
 Notebook     a display below a notebook's cell that grows with the training
 """
 
-from earlycrop.logs.log import Figures, Log, Logs, LogWarning
+from earlycrop.logs.log import Log, Logs, LogWarning
 from earlycrop.logs.notebook import Notebook
 from earlycrop.logs.tensorboard import TensorBoard
 from earlycrop.logs.wandb import Wandb
 
-__all__ = ["Figures", "Log", "LogWarning", "Logs", "Notebook", "TensorBoard", "Wandb"]
+__all__ = ["Log", "LogWarning", "Logs", "Notebook", "TensorBoard", "Wandb"]

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 from earlycrop.errors import EarlyCropError
 from earlycrop.logs.log import Log, Logs
@@ -10,11 +11,11 @@ from earlycrop.report import Check, Report
 from earlycrop.starvation import StarvationWarning
 
 
-def check_log(log: Log | None) -> Log | None:
+def check_log(log: Any) -> Log | None:
     """The log, if it can receive what happens.
 
     Raises:
-        EarlyCropError: it has not the methods of a log.
+        EarlyCropError: it lacks the methods of a log.
     """
     missing = [name for name in ("check", "cut", "epoch") if not callable(getattr(log, name, None))]
     if log is not None and missing:

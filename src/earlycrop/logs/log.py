@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from earlycrop.report import Check, Report
 
@@ -14,6 +14,7 @@ class LogWarning(UserWarning):
     """A log failed; the training goes on without what it should have kept."""
 
 
+@runtime_checkable
 class Log(Protocol):
     """Receives what happens in a training.
 
@@ -78,7 +79,7 @@ class Logs(Log):
                     f"{type(log).__name__} failed with {type(error).__name__}: {error}. The training goes on; what "
                     f"happened just now is missing there.",
                     LogWarning,
-                    stacklevel=4,  # the line that called `check` or `epoch`
+                    stacklevel=3,
                 )
 
 

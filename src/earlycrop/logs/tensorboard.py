@@ -1,14 +1,28 @@
 """TensorBoard: curves of the detector and of the training, and the report of the cut as text."""
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 from earlycrop.errors import EarlyCropError
 from earlycrop.logs.log import Figures, Log, figures_after, figures_of, numbers
 from earlycrop.report import Check, Report
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard.writer import SummaryWriter
+
+@runtime_checkable
+class Writer(Protocol):
+    """What is asked of a `torch.utils.tensorboard.SummaryWriter`."""
+
+    def add_scalar(self, tag: str, scalar_value: Any, global_step: int) -> None:
+        """Add a point to a curve."""
+
+    def add_text(self, tag: str, text_string: str, global_step: int) -> None:
+        """Add a text, in Markdown."""
+
+    def flush(self) -> None:
+        """Write what is in memory."""
+
+    def close(self) -> None:
+        """Write what is in memory, and end."""
 
 
 class TensorBoard(Log):
@@ -30,24 +44,13 @@ class TensorBoard(Log):
         EarlyCropError: tensorboard is not installed, or `steps_per_epoch` is not at least 1.
     """
 
-    def __init__(
-        self, to: "str | PathLike[str] | SummaryWriter", steps_per_epoch: int = 1, done: float | None = None
-    ) -> None:
+    def __init__(self, to: str | PathLike[str] | Writer, steps_per_epoch: int = 1, done: float | None = None) -> None:
         if steps_per_epoch < 1:
             raise EarlyCropError(
                 f"`steps_per_epoch` is the number of training steps in an epoch; found {steps_per_epoch}."
             )
         self._steps = steps_per_epoch
-        if not isinstance(to, str | PathLike):
-            self._writer = to
-            return
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as error:
-            raise EarlyCropError(
-                'TensorBoard event files need the package tensorboard: pip install "earlycrop[tensorboard]".'
-            ) from error
-        self._writer = SummaryWriter(str(to), purge_step=None if done is None else self._step(done) + 1)
+        self._writer: Writer = to if not isinstance(to, str | PathLike) else self._opened(str(to), done)
 
     def check(self, look: Check) -> None:
         """Add a point to the detector's curves."""
@@ -75,6 +78,15 @@ class TensorBoard(Log):
     def close(self) -> None:
         """Write what is still in memory, and close the files."""
         self._writer.close()
+
+    def _opened(self, folder: str, done: float | None) -> Any:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise EarlyCropError(
+                'TensorBoard event files need the package tensorboard: pip install "earlycrop[tensorboard]".'
+            ) from error
+        return SummaryWriter(folder, purge_step=None if done is None else self._step(done) + 1)
 
     def _scalars(self, values: dict[str, float], epoch: float) -> None:
         for name, value in values.items():

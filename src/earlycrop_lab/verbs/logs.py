@@ -58,7 +58,7 @@ def logged(progress: Progress, kinds: list[str], folder: Path, description: dict
         def wandb(done: int) -> Log:
             import wandb
 
-            run = wandb.init(project="earlycrop", name=folder.name, dir=folder, config=description)
+            run = wandb.init(project="earlycrop", name=folder.name, group=folder.name, dir=folder, config=description)
             opened.callback(run.finish)
             return Wandb(run)
 

@@ -103,11 +103,9 @@ def _one(description: Description, options: argparse.Namespace, device: str, con
     """Train in this process, with a live display."""
     if options.again:
         start_over([description], options.out)
-    display, folder = (
-        Display(console, folder_name(description), description.metric),
-        options.out / folder_name(description),
-    )
-    with display.live(), logged(display, options.log, folder, asdict(description)) as progress:
+    name = folder_name(description)
+    display = Display(console, name, description.metric)
+    with display.live(), logged(display, options.log, options.out / name, asdict(description)) as progress:
         return run(
             description,
             options.out,

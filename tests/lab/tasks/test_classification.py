@@ -13,6 +13,7 @@ from earlycrop_lab.runs import folder_name
 from earlycrop_lab.tasks import classification
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.description import prunes
+from earlycrop_lab.tasks.progress import Silent
 from earlycrop_lab.tasks.session import Trained
 
 SMALL = Classification(method="snap", sparsity=0.5, network="mlp", width=32, train_size=256, epochs=4)  # 4 x 4 steps
