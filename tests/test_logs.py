@@ -247,7 +247,7 @@ def named(items):
 
 
 def log_of(data, block=32768, header=7):
-    """The records of a file of wandb: after its own header LevelDB's log format, in blocks, each part with its length."""
+    """The records of a file of wandb: its own header, then LevelDB's format of logs, parts with lengths in blocks."""
     at, parts = header, b""
     while at + header <= len(data):
         if block - at % block < header:  # padding
