@@ -1,9 +1,7 @@
 """Logs: what the pruner reports, and what TensorBoard, Weights & Biases and a notebook make of it."""
 
 import json
-import os
 import struct
-import subprocess
 import sys
 
 import pytest
@@ -193,37 +191,22 @@ def test_without_tensorboard_the_command_that_installs_it_is_named(tmp_path, mon
 
 # Weights & Biases -------------------------------------------------------------------------------------------------
 
-OFFLINE = """
-import sys
-import warnings
 
-warnings.simplefilter("ignore")  # wandb's own
-import wandb
-from earlycrop.logs import Wandb
-from tests.test_logs import trained
-
-run = wandb.init(project="small", mode="offline", dir=sys.argv[1], settings=wandb.Settings(console="off", silent=True))
-pruner = trained(Wandb(run))
-run.finish()
-print(pruner.report.after.params, len(pruner.curve))
-"""
-
-
+@pytest.mark.filterwarnings("ignore")  # wandb's own
 def test_wandb_has_the_curves_and_the_summary(tmp_path):
-    """In a process of its own, offline: its file is read back."""
-    pytest.importorskip("wandb")
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "WANDB_DIR": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-c", OFFLINE, str(tmp_path)], capture_output=True, text=True, env=surroundings, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    parameters, looks = map(int, done.stdout.split()[-2:])
+    """Offline: its file is read back."""
+    wandb = pytest.importorskip("wandb")
+    quiet = wandb.Settings(console="off", silent=True)
+    run = wandb.init(project="small", mode="offline", dir=tmp_path, settings=quiet)
+    pruner = trained(Wandb(run))
+    run.finish()
+    wandb.teardown()
     (path,) = tmp_path.rglob("run-*.wandb")
-    history, summary = wandb_records(path)
-    assert sum("earlycrop/value" in row for row in history) == looks
+    (history, summary), left = wandb_records(path), pruner.report.after.params
+    assert sum("earlycrop/value" in row for row in history) == len(pruner.curve)
     assert [row["epoch"] for row in history if "loss" in row] == list(range(1, 9))
-    assert [row["earlycrop/parameters"] for row in history if "earlycrop/parameters" in row] == [parameters]
-    assert summary["earlycrop/parameters"] == parameters
+    assert [row["earlycrop/parameters"] for row in history if "earlycrop/parameters" in row] == [left]
+    assert summary["earlycrop/parameters"] == left
     assert "earlycrop-s cut at epoch" in summary["earlycrop/report"]
 
 
