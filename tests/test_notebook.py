@@ -13,11 +13,11 @@ PATH = ROOT / "docs" / "quickstart.ipynb"
 
 
 def shown(path: Path) -> str:
-    """Everything that the cells show, without times and the last digits of floating-point numbers."""
+    """Everything that the cells show, but for its numbers, which differ between machines."""
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     text = ["".join(part) for each in outputs for part in (each.get("text", ""), *each.get("data", {}).values())]
-    return re.sub(r"\d+\.\d+( s\b)?|\d\.\de-\d+", "#", "\n".join(text))
+    return re.sub(r"\s+", " ", re.sub(r"\d[\d,.]*(e-\d+)?", "#", "\n".join(text)))
 
 
 @pytest.mark.filterwarnings("ignore")  # what Jupyter warns of is not ours
@@ -30,8 +30,8 @@ def test_the_quick_start_runs_and_shows_what_is_kept(tmp_path):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "earlycrop-s cut at epoch" in shown(copy)
-    assert "<progress" in shown(copy)
-    assert shown(copy).splitlines() == shown(PATH).splitlines()
+    assert "<svg" in shown(copy)
+    assert shown(copy) == shown(PATH)
 
 
 def test_the_page_has_the_cells_and_what_they_show():

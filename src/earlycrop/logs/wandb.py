@@ -41,7 +41,7 @@ class Wandb(Log):
         import wandb
 
         figures = figures_after(report)
-        rows = [[width.layer, width.before, width.after] for width in report.widths]
+        rows: list[Any] = [[width.layer, width.before, width.after] for width in report.widths]
         widths = wandb.Table(columns=["layer", "before", "after"], data=rows)
         self._run.log({"epoch": report.epoch, **figures, "earlycrop/widths": widths})
         self._run.summary.update({**figures, "earlycrop/report": str(report)})
