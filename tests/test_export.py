@@ -10,6 +10,7 @@ from earlycrop.structure.strided import SubsampledConv2d, subsample
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),  # torch's own, while it exports
+    pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning"),
     pytest.mark.filterwarnings("ignore:The tensor attributes self.lstm._flat_weights:UserWarning"),  # of dense ones too
 ]
 EQUAL = 1e-5
