@@ -6,6 +6,7 @@ SHELL := bash
 
 # TORCH=2.8.0 names another PyTorch, which gets an environment of its own; what is pinned for the usual one need not fit it
 VENV := $(if $(TORCH),.venvs/torch-$(TORCH),.venv)
+EXTRAS := lab,dev,docs,onnx,tensorboard,wandb
 BIN := $(VENV)/bin
 PINS := $(if $(TORCH),/^(torch|sympy|networkx|fsspec)==/d; $$a torch==$(TORCH))
 # as many tests side by side as there are CPUs, each with a thread of its own
@@ -13,7 +14,7 @@ TESTS := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest --numproces
 # threads that wait sleep instead of spinning, which on a shared machine takes the others' CPUs
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install demo test test-all lint docs
+.PHONY: help install demo test test-all lint docs dist
 
 help:
 	@echo "make install    $(VENV) with the project, its laboratory and the command earlycrop"
@@ -22,6 +23,7 @@ help:
 	@echo "make test-all   that and what takes longer; the summary is kept in results/tests"
 	@echo "make lint       format, style, types, import contracts, words"
 	@echo "make docs       the documentation as a site, in site/; a warning is an error"
+	@echo "make dist       wheel and source distribution, in dist/; the wheel is installed and tried in a fresh environment"
 
 install: $(VENV)/installed
 
@@ -32,7 +34,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	if [ -z "$$python" ]; then echo "No Python 3.11 or newer was found; name one with make PYTHON=..." >&2; exit 1; fi; \
 	[ -x $(BIN)/python ] || "$$python" -m venv $(VENV)
 	sed -E '$(PINS)' constraints.txt > $(VENV)/constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[lab,dev,docs]' \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]' \
 		--constraint $(VENV)/constraints.txt
 	touch $@
 
@@ -57,3 +59,10 @@ lint: install
 # it reads only what is here: nothing is fetched
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# what a user gets: built from this folder, checked, installed with nothing else beside it
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/python .ci/wheel.py dist --constraint $(VENV)/constraints.txt

@@ -20,6 +20,7 @@ The answers
 Below them
     earlycrop.structure     trace, cut, verify: how channels leave any network
     save, load              a model that is smaller than its class says
+    earlycrop.logs          what happens, for TensorBoard, Weights & Biases and notebooks
     save_state, load_state  everything needed to resume a training run
 """
 

@@ -114,6 +114,17 @@ def check_optimizers(given: Optimizer | Sequence[Optimizer] | None, units: Abstr
     return optimizers
 
 
+def check_optimizer_state(given: Any) -> Any:
+    """What becomes of the optimizer's state at the cut: `slice` or `reset`.
+
+    Raises:
+        EarlyCropError: it is something else.
+    """
+    if given not in ("slice", "reset"):
+        raise EarlyCropError(f"`optimizer_state` is one of ('slice', 'reset'); found {given!r}.")
+    return given
+
+
 def check_ranks(ranks: Ranks, model: nn.Module, given: Mapping[str, object] = MappingProxyType({})) -> None:
     """Check that all ranks have the same parameters and were given the same arguments.
 

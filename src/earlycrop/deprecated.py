@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from inspect import signature
 from typing import Any
 
 from earlycrop.budget import Budget
@@ -15,7 +16,7 @@ RENAMED = {"together": "coupled"}
 
 
 def regrouped(
-    budget: Budget | float | None, scoring: Scoring | None, coupled: Any, given: Mapping[str, Any], known: list[str]
+    budget: Budget | float | None, scoring: Scoring | None, coupled: Any, given: Mapping[str, Any], of: type
 ) -> tuple[Budget, Scoring, Any]:
     """Budget, scoring and coupled layers from today's arguments and the old ones.
 
@@ -24,7 +25,7 @@ def regrouped(
         scoring: Today's argument, None if not given.
         coupled: Today's argument.
         given: All other keywords.
-        known: The names of today's arguments.
+        of: The class whose arguments they are.
 
     Raises:
         TypeError: a keyword never was an argument; names the nearest.
@@ -33,6 +34,7 @@ def regrouped(
     old = (*OF_BUDGET, *OF_SCORING, *RENAMED)
     for name in given:
         if name not in old:
+            known = [each for each in signature(of).parameters if each != "deprecated"]
             raise TypeError(f"Pruner has no argument {name!r}. Did you mean {nearest(name, [*known, *old])!r}?")
     if given:
         warnings.warn(_advice(given), DeprecationWarning, stacklevel=3)

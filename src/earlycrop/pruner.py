@@ -4,14 +4,13 @@ Scorer   what each unit is worth      (scoring.py: loss, scoring set, norms)
 Removal  which units leave            (removal.py: widths, choice, steps)
 Watch    when the moment comes        (watching.py: a detector's looks)
 Phases   what is asked of training    (phases.py: frozen layers, penalties)
+log      what has happened            (logs/: looks, cuts, epochs)
 units    what leaves, and how         (units/)
 """
 
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from inspect import signature
 from itertools import chain
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from earlycrop.adopting import (
     bare,
     check_epochs,
     check_method,
+    check_optimizer_state,
     check_optimizers,
     check_ranks,
     check_state,
@@ -34,14 +34,15 @@ from earlycrop.deprecated import regrouped
 from earlycrop.distributed import ranks_of
 from earlycrop.errors import EarlyCropError, VerificationError
 from earlycrop.harvesting import HarvestReport, harvest_units, ripe
+from earlycrop.logs import Log
+from earlycrop.logs.announcing import announce, check_log
 from earlycrop.methods import Method, get_method
 from earlycrop.phases import Phases
 from earlycrop.plan import Plan, plan_of
-from earlycrop.reach import ReachWarning
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
-from earlycrop.starvation import StarvationWarning, remaining
+from earlycrop.starvation import remaining
 from earlycrop.structure import Verification, names_of
 from earlycrop.timing import Now, Phase, Reason
 from earlycrop.watching import Watch
@@ -83,6 +84,7 @@ class Pruner(Closed):
             usually `torch.distributed.group.WORLD`. The scoring set is then the union of all `batches`, and every rank
             makes the same cut; all of them must call the same methods of the pruner. "alone" if the other processes
             have nothing to do with this one.
+        log: Receives looks and cuts, see `earlycrop.logs`; of several processes only the first one's.
         deprecated: The arguments of version 0.5 that are now fields of `Budget` and `Scoring`.
 
     Attributes:
@@ -95,7 +97,7 @@ class Pruner(Closed):
             reach, the optimizer does not hold the model's weights, the scoring set is empty.
     """
 
-    settable = ("model", "method", "budget", "epochs", "seed", "report", "cuts", "units", "optimizer", "copies")
+    settable = ("model", "method", "budget", "epochs", "seed", "report", "cuts", "units", "optimizer", "copies", "log")
 
     def __init__(
         self,
@@ -114,19 +116,17 @@ class Pruner(Closed):
         verify: bool = True,
         seed: int = 0,
         group: object = None,
+        log: Log | None = None,
         **deprecated: Any,
     ) -> None:
-        known = [name for name in signature(Pruner).parameters if name != "deprecated"]
-        budget, scoring, coupled = regrouped(budget, scoring, coupled, deprecated, known)
-        if optimizer_state not in ("slice", "reset"):
-            raise EarlyCropError(f"`optimizer_state` is one of ('slice', 'reset'); found {optimizer_state!r}.")
+        budget, scoring, coupled = regrouped(budget, scoring, coupled, deprecated, Pruner)
         self.model = model = bare(model)
         self.method = method if isinstance(method, Method) else get_method(method)
         self.budget = budget.with_floor(self.method.min_channels)
         self.epochs, self.seed = epochs, seed
         self.report: Report | None = None
-        self.cuts = 0
-        self._optimizer_state, self._verify = optimizer_state, verify
+        self.cuts, self.log = 0, check_log(log)
+        self._optimizer_state, self._verify = check_optimizer_state(optimizer_state), verify
         self._ranks = ranks_of(group)
         self._scorer = Scorer(scoring, self.method.bn_mode, seed, self._ranks)
         self._cuts_in_all = self.method.timing.cuts(len(self.targets))
@@ -207,6 +207,7 @@ class Pruner(Closed):
             VerificationError: the cut was not exact; the model is as it was.
             RankError: that, or something else, happened on another rank; the model is as it was.
         """
+        seen = len(self.curve)
         with torch.inference_mode(False), self._scorer.session():  # tensors made in inference mode cannot be trained
             report = None if self.done else self._check(epoch)
             if report is None:
@@ -215,10 +216,7 @@ class Pruner(Closed):
                 self._watch.warn_of_the_end(epoch, self.epochs)
             phase = self.method.timing.phase(epoch, self.epochs, self._cuts_in_all)
             self._phases.enter(phase, again=report is not None)
-        if report is not None and report.complaint is not None:
-            warnings.warn(report.complaint, StarvationWarning, stacklevel=2)
-        if report is not None and self.cuts == 1 and (little := self.units.reach.complaint(report.method, report.unit)):
-            warnings.warn(little, ReachWarning, stacklevel=2)
+        announce(self.log if self._ranks.rank == 0 else None, self.curve[seen:], report, self.cuts == 1)
         return report
 
     def _check(self, epoch: float) -> Report | None:

@@ -17,6 +17,7 @@ from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
 from earlycrop_lab.runs import folder_name, run, start_over
 from earlycrop_lab.tasks.classification import Classification, train
+from earlycrop_lab.tasks.progress import Silent
 from earlycrop_lab.tasks.session import Trained
 from tests import dense
 
@@ -211,7 +212,7 @@ def test_cut_off_before_its_result_only_the_end_is_done_again(tmp_path, monkeypa
 
 @pytest.mark.parametrize(("epochs", "left"), [(0, "starts over next time"), (2, "goes on with epoch 3 of 5")])
 def test_an_interrupted_run_says_where_it_goes_on(epochs, left, tmp_path, monkeypatch):
-    class Impatient:
+    class Impatient(Silent):
         def begin(self, epochs, steps, done):
             self.left = epochs_to_wait
 
@@ -219,10 +220,7 @@ def test_an_interrupted_run_says_where_it_goes_on(epochs, left, tmp_path, monkey
             if not self.left:
                 raise KeyboardInterrupt
 
-        def cut(self, report):
-            pass
-
-        def epoch(self, done):
+        def epoch(self, epoch, figures):
             self.left -= 1
 
     epochs_to_wait = epochs

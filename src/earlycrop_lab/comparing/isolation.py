@@ -18,15 +18,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from earlycrop import Report
 from earlycrop.files import replacing
+from earlycrop.logs.log import Figures
 from earlycrop_lab.checkpoints import Occupied
 from earlycrop_lab.measure.emissions import COUNTRY
 from earlycrop_lab.measure.hardware import find_device
-from earlycrop_lab.measure.record import Epoch
 from earlycrop_lab.runs import FAILURE, failure, folder_name, run
 from earlycrop_lab.tasks import described
 from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.tasks.progress import Silent
 
 PROGRESS = "progress.json"
 OCCUPIED = 75
@@ -141,7 +141,7 @@ def progress(folder: Path) -> Note | None:
     return None
 
 
-class Beacon:
+class Beacon(Silent):
     """Watches a run train, and keeps a note of its progress in its folder.
 
     Args:
@@ -165,12 +165,9 @@ class Beacon:
         if time.time() - self._last > PAUSE:
             self._write()
 
-    def cut(self, report: Report) -> None:
-        """Do nothing: a cut is no progress."""
-
-    def epoch(self, done: Epoch) -> None:
+    def epoch(self, epoch: float, figures: Figures) -> None:
         """Write a new note."""
-        self._done = float(done.epoch)
+        self._done = float(epoch)
         self._write()
 
     def end(self) -> None:

@@ -55,6 +55,11 @@ class Epoch:
     learning_rate: float
     seconds: float
 
+    @property
+    def figures(self) -> dict[str, float | str | None]:
+        """All but the number, by name, for a log."""
+        return {name: value for name, value in asdict(self).items() if name != "epoch"}
+
 
 @dataclass(frozen=True)
 class Columns:

@@ -7,13 +7,15 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from earlycrop.logs.log import Figures
 from earlycrop_lab.measure.record import Epoch
 from earlycrop_lab.reporting.columns import shown
 from earlycrop_lab.reporting.summary import what_left
 from earlycrop_lab.tasks.description import Metric
+from earlycrop_lab.tasks.progress import Silent
 
 
-class Display:
+class Display(Silent):
     """Prints one line per epoch and, in a terminal, a progress bar below.
 
     Use it as the `progress` of a run, within `with display.live():`.
@@ -67,8 +69,9 @@ class Display:
         """Print what was removed."""
         self._line(what_left(report.as_dict()), wrap=True)
 
-    def epoch(self, done: Epoch) -> None:
+    def epoch(self, epoch: float, figures: Figures) -> None:
         """Print the epoch's line."""
+        done = Epoch(epoch=int(epoch), **figures)  # type: ignore[arg-type] # what a session reports
         self._line(
             f"{done.epoch:4}/{self.epochs:<4}  {done.phase:6}  {done.loss:7.4f}  {shown(self.metric, done.train):>7}  "
             f"{shown(self.metric, done.test):>7}  {done.learning_rate:7.1e}  {done.seconds:7.1f}"

@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 import earlycrop
 from earlycrop.counting import flops
 from earlycrop.distributed import ALONE, Ranks
+from earlycrop.logs import Log
 from earlycrop_lab.checkpoints import Checkpoints, Followed, Forgetful, Part
 from earlycrop_lab.measure.emissions import COUNTRY, Emissions, Tracker
 from earlycrop_lab.measure.meters import Meters
@@ -122,6 +123,7 @@ def pruner_of(
     optimizer: Optimizer | None = None,
     method: earlycrop.Method | None = None,
     ranks: Ranks = ALONE,
+    log: Log | None = None,
 ) -> earlycrop.Pruner:
     """The pruner of a description; with several processes, each contributes a part of the batches for scoring."""
     scoring = setup.scoring if callable(setup.scoring) else setup.scoring[ranks.rank :: ranks.size]
@@ -137,6 +139,7 @@ def pruner_of(
         verify=sum(parameter.numel() for parameter in setup.model.parameters()) <= PROVED,
         seed=d.seed,
         group=ranks,
+        log=log,
     )
 
 
@@ -186,7 +189,7 @@ class Session:
         torch.manual_seed(self.d.seed + 1009 * self.ranks.rank)  # dropout; the model and the data have their own seeds
         self.tracker.__enter__()
         with self.meters.clock.phase("scoring"):
-            self.pruner = pruner_of(self.d, self.setup, self.optimizer, ranks=self.ranks)
+            self.pruner = pruner_of(self.d, self.setup, self.optimizer, ranks=self.ranks, log=self.progress)
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -226,9 +229,7 @@ class Session:
         cut = self.pruner.cuts > cuts
         self.schedule.enter(self.pruner, self._epoch, cut, len(self.setup.batches), self.d.total_epochs)
         if cut:
-            assert self.pruner.report is not None
             self.meters.forget("sparse")  # a step is measured on the network after the last cut
-            self.progress.cut(self.pruner.report)
             self.checkpoints.save(self._epoch, now=True)
 
     @contextmanager
@@ -290,7 +291,7 @@ class Session:
             seconds=seconds["dense"] + seconds["scoring"] + seconds["sparse"],
         )
         self.history.append(done)
-        self.progress.epoch(done)
+        self.progress.epoch(done.epoch, done.figures)
         self.checkpoints.save(self._epoch + 1)
 
     def trained(self) -> Trained:

@@ -10,6 +10,7 @@
     pack        the results of a folder of runs in one file
     show        a finished run
     options     the options that several verbs share
+    logs        the option --log
     verb        what a verb is
 
 Imports point down this list and never up.

@@ -5,6 +5,7 @@ import argparse
 from rich.console import Console
 
 from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.verbs.logs import log_option
 from earlycrop_lab.verbs.options import around, surroundings
 from earlycrop_lab.verbs.train import bare, train
 
@@ -13,6 +14,7 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
     """Add where and how it is run."""
     group = around(parser)
     surroundings(group)
+    log_option(group)
     bare(group)
     parser.set_defaults(with_dense=True, dry_run=False, data_root=None)
 

@@ -4,7 +4,7 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import asdict, fields
 
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from earlycrop_lab.runs import Result, folder_name, follow, run, start_over, twi
 from earlycrop_lab.tasks import get_task, plan
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.torchrun import joined, processes
+from earlycrop_lab.verbs.logs import check_logs, log_option, logged
 from earlycrop_lab.verbs.options import around, check_electricity, data_root, describe, given, surroundings
 from earlycrop_lab.verbs.show import present
 from earlycrop_lab.verbs.verb import Misuse, say
@@ -34,6 +35,7 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
     )
     data_root(group)
     surroundings(group)
+    log_option(group)
     bare(group)
 
 
@@ -56,6 +58,7 @@ def train(description: Description, options: argparse.Namespace, console: Consol
         console: Where it is shown.
     """
     check_electricity(options)
+    check_logs(options)
     device = find_device(options.device)
     if processes() > 1 and (options.with_dense or options.dry_run):
         raise Misuse("torchrun trains one run at a time: leave out --with-dense and --dry-run")
@@ -100,8 +103,9 @@ def _one(description: Description, options: argparse.Namespace, device: str, con
     """Train in this process, with a live display."""
     if options.again:
         start_over([description], options.out)
-    display = Display(console, folder_name(description), description.metric)
-    with display.live():
+    name = folder_name(description)
+    display = Display(console, name, description.metric)
+    with display.live(), logged(display, options.log, options.out / name, asdict(description)) as progress:
         return run(
             description,
             options.out,
@@ -110,7 +114,7 @@ def _one(description: Description, options: argparse.Namespace, device: str, con
             country=options.country,
             pue=options.pue,
             checkpoint_every=options.checkpoint_every,
-            progress=display,
+            progress=progress,
             say=lambda text: say(console, text),
             ranks=ranks,
         )
@@ -126,7 +130,7 @@ def _train_beside(description: Description, options: argparse.Namespace, device:
     ]
     task = [f"--task={description.task}"]
     where = [f"--out={options.out}", f"--device={device}", f"--country={options.country}", f"--pue={options.pue}"]
-    where += [f"--checkpoint-every={options.checkpoint_every}"]
+    where += [f"--checkpoint-every={options.checkpoint_every}", *(["--log", *options.log] if options.log else [])]
     where += [f"--data-root={options.data_root}"] * bool(options.data_root) + ["--again"] * options.again
     sys.stdout.flush()
     done = subprocess.run([sys.executable, "-m", "earlycrop_lab", "train", "--bare", *task, *said, *where], check=False)

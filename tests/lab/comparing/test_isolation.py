@@ -12,7 +12,6 @@ import pytest
 from earlycrop_lab.checkpoints import Checkpoints, Occupied
 from earlycrop_lab.comparing import isolation as module
 from earlycrop_lab.comparing.isolation import FAILURE, PROGRESS, Beacon, Isolated, Note, failure, progress
-from earlycrop_lab.measure.record import Epoch
 from earlycrop_lab.runs import folder_name, read, run
 from earlycrop_lab.tasks.classification import Classification
 
@@ -121,7 +120,7 @@ def test_a_beacon_says_how_far_a_run_is(tmp_path):
     assert 100 <= first.seconds < 160
     beacon.step()  # too soon for another note
     assert progress(tmp_path) == first
-    beacon.epoch(Epoch(4, "dense", 1.0, 0.5, 0.5, 1e-3, 1e-3, 1.0))
+    beacon.epoch(4, {"loss": 1.0})
     assert progress(tmp_path).epoch == 4.0
     beacon.end()
     assert not (tmp_path / PROGRESS).exists()

@@ -13,6 +13,7 @@ from earlycrop_lab.runs import folder_name
 from earlycrop_lab.tasks import classification
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.description import prunes
+from earlycrop_lab.tasks.progress import Silent
 from earlycrop_lab.tasks.session import Trained
 
 SMALL = Classification(method="snap", sparsity=0.5, network="mlp", width=32, train_size=256, epochs=4)  # 4 x 4 steps
@@ -59,7 +60,7 @@ def test_the_library_schedule_has_them_too_and_cycles_beta1():
     assert [seen[step][1] for step in (0, 299, 999)] == pytest.approx([0.95, 0.85, 0.95])
 
 
-class Watcher:
+class Watcher(Silent):
     """Notes the learning rate of every step, and everything it is told."""
 
     def __init__(self, monkeypatch):
@@ -84,8 +85,8 @@ class Watcher:
     def cut(self, report):
         self.cuts.append(report)
 
-    def epoch(self, done):
-        self.epochs.append(done)
+    def epoch(self, epoch, figures):
+        self.epochs.append(Epoch(epoch=epoch, **figures))
 
 
 @pytest.mark.parametrize("method", ["dense", "snap", "snip"])
