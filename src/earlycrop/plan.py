@@ -151,20 +151,35 @@ def plan_of(
         samples: Size of the scoring set.
         variation: The part of the outputs' variation that is left.
     """
-    return Plan(
-        method=method.name,
-        unit=method.units.noun,
-        target=budget.cost.name,
-        requested_sparsity=budget.sparsity,
-        samples=samples,
-        before=before,
-        after=units.counts(budget.cost),
-        rows=_rows(units, widths, worth),
-        frozen=units.frozen,
-        classes=_candidates(units, worth),
-        variation=variation,
-        reach=units.reach,
-    )
+    rows, classes = _rows(units, widths, worth), _candidates(units, worth)
+    return Plan(**findings(method, budget, units, before, samples, variation), rows=rows, classes=classes)
+
+
+def findings(
+    method: Method, budget: Budget, units: AbstractUnits, before: Counts, samples: int, variation: float | None
+) -> dict[str, Any]:
+    """What a plan and a report have in common, by the names of their attributes.
+
+    Args:
+        method: The method.
+        budget: How much was to leave.
+        units: The units after the cut.
+        before: The counts before it.
+        samples: Size of the scoring set.
+        variation: The part of the outputs' variation that is left.
+    """
+    return {
+        "method": method.name,
+        "unit": method.units.noun,
+        "target": budget.cost.name,
+        "requested_sparsity": budget.sparsity,
+        "samples": samples,
+        "before": before,
+        "after": units.counts(budget.cost),
+        "frozen": units.frozen,
+        "variation": variation,
+        "reach": units.reach,
+    }
 
 
 def _rows(units: AbstractUnits, before: Sequence[tuple[str, int]], worth: Tensor) -> tuple[Row, ...]:

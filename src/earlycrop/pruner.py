@@ -38,7 +38,7 @@ from earlycrop.logs import Log
 from earlycrop.logs.announcing import announce, check_log
 from earlycrop.methods import Method, get_method
 from earlycrop.phases import Phases
-from earlycrop.plan import Plan, plan_of
+from earlycrop.plan import Plan, findings, plan_of
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
@@ -225,8 +225,7 @@ class Pruner(Closed):
         self._removal.remember(self.units, epoch)
         self._watch.look(epoch, self.budget.sparsity, self._optimizers)
         while not self.done:
-            seen, sparsity = self._watch.values, self.budget.sparsity
-            now = Now(epoch, self.epochs, seen, sparsity, self.cuts, self._cuts_in_all)
+            now = Now(epoch, self.epochs, self._watch.values, self.budget.sparsity, self.cuts, self._cuts_in_all)
             if (reason := self.method.timing.reason(now)) is None:
                 break
             report = self._prune(epoch, reason)
@@ -266,24 +265,16 @@ class Pruner(Closed):
                 _forget(self._optimizers)
             if rehearsal is not None:
                 rehearsal.repeat()
+            left = remaining(dense, self._scorer.variation(units.model, self.method))
             report = Report(
-                method=self.method.name,
-                unit=self.method.units.noun,
-                target=self.budget.cost.name,
-                requested_sparsity=self.budget.sparsity,
+                **findings(self.method, self.budget, units, before, self._scorer.samples, left),
                 epoch=epoch,
                 reason=reason,
-                samples=self._scorer.samples,
-                before=before,
-                after=units.counts(self.budget.cost),
                 widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
-                frozen=units.frozen,
                 collapsed=tuple(units.collapsed()),
                 verification=None if proof is None else _exact(proof()),
                 curve=tuple(self.curve),
                 unverified=unverified,
-                variation=remaining(dense, self._scorer.variation(units.model, self.method)),
-                reach=units.reach,
                 seconds=time.perf_counter() - started,
             )
             self._ranks.meet("the end of the cut")

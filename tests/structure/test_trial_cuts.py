@@ -1,5 +1,6 @@
 """Trial cuts: few of them, each a test of all channels at once, with the result of trying one group after another."""
 
+import copy
 import logging
 
 import pytest
@@ -9,14 +10,15 @@ from torch import Tensor, nn
 from torch.fx import Node
 from torch.utils import _pytree as pytree
 
-from earlycrop.structure import progress, trace
-from earlycrop.structure.attempts import Attempts, Copies
+from earlycrop.structure import cut, progress, trace
+from earlycrop.structure.attempts import Attempts, Copies, some, unemptied
 from earlycrop.structure.builder import Builder
 from earlycrop.structure.choosing import passing, together
 from earlycrop.structure.following import result_shape
 from earlycrop.structure.labelling import label, settled
 from earlycrop.structure.trace import export
 from tests.cases import CASES
+from tests.oracles import disagreement, make_unique
 
 
 class Block(nn.Module):
@@ -187,3 +189,25 @@ def test_tracing_says_how_far_it_is_where_it_takes_long(monkeypatch, caplog):
     trace(deep(1), torch.zeros(2, 7, 4))
     assert any("trial cut" in line for line in caplog.messages)
     assert all(line.startswith("Tracing Sequential, 0 s: ") for line in caplog.messages[:1])
+
+
+@pytest.mark.parametrize(("width", "heads"), [(4, 1), (4, 2), (6, 2), (6, 3), (8, 2), (8, 4), (12, 2), (12, 6)])
+def test_no_ratio_of_two_widths_holds_by_accident(width, heads):
+    """A stream and its heads, cut apart, may have the old width of a head: 2 of 4 channels with 1 of 2 heads."""
+    model = make_unique(nn.Sequential(nn.Linear(4, width), Block(width, heads), nn.Linear(width, 2)).double())
+    x = torch.randn(2, 5, 4, dtype=torch.float64)
+    structure = trace(model, (x,))
+    for seed in range(10):
+        keep = torch.rand(len(structure), generator=torch.Generator().manual_seed(seed)) < 0.5
+        smaller = copy.deepcopy(model)
+        cut(structure, smaller, unemptied(structure, keep), None)
+        assert disagreement(model, smaller, (x,), False) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["deep", "literals"])
+def test_two_trial_cuts_leave_every_space_at_different_widths(name):
+    build, x = NETS[name]
+    structure = attempts_of(build(), x).structure
+    spaces = structure.spaces()
+    first, second = (torch.bincount(spaces[some(structure, spaces.unique().tolist(), seed)]) for seed in (0, 1))
+    assert bool((first != second).all())

@@ -181,13 +181,21 @@ def _is_tensor(node: Node) -> bool:
 def some(structure: Structure, spaces: Iterable[int], seed: int) -> Tensor:
     """Which classes stay when a random part of each of these spaces leaves, without emptying any dimension.
 
-    The parts differ in size, so that no ratio of two sizes stays the same by accident.
+    The parts differ in size, so that no ratio of two sizes stays the same by accident; and with the second seed every
+    part has another size than with the first (from two classes none may leave then), so that none does so twice.
+
+    Args:
+        structure: The classes.
+        spaces: The spaces.
+        seed: 0 or 1.
     """
-    membership, generator = structure.spaces(), torch.Generator().manual_seed(seed)
+    membership = structure.spaces()
+    sizes, generator = torch.Generator().manual_seed(0), torch.Generator().manual_seed(seed)
     keep = torch.ones(len(structure), dtype=torch.bool)
     for space in spaces:
         inside = (membership == space).nonzero().flatten()
-        count = int(torch.randint(1, max(len(inside), 2), (), generator=generator))
+        first, shift = torch.randint(1, max(len(inside), 2), (2,), generator=sizes).tolist()
+        count = first if len(inside) == 1 else (first + seed * shift) % len(inside)
         keep[inside[torch.randperm(len(inside), generator=generator)[:count]]] = False
     return unemptied(structure, keep)
 
