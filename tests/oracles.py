@@ -441,13 +441,3 @@ def step_of_gated(dense: nn.Module, cut: nn.Module, optimizer: torch.optim.Optim
     loss(twin).backward()
     copied.step()
     return {name: entries(parameter.detach(), kept[name]) for name, parameter in parameters.items()}
-
-
-def narrow_linear(dense: nn.Linear, rows: list[int], columns: list[int]) -> nn.Linear:
-    """A layer cut by hand, for the tests of the oracle itself."""
-    result = nn.Linear(len(columns), len(rows), dense.bias is not None, dtype=dense.weight.dtype)
-    with torch.no_grad():
-        result.weight.copy_(dense.weight[rows][:, columns])
-        if dense.bias is not None:
-            result.bias.copy_(dense.bias[rows])
-    return result

@@ -128,4 +128,4 @@ def test_looks_and_report_go_to_the_trackers(tmp_path):
     assert report is not None
     ((step, values),) = tracker.logged
     assert step == 7
-    assert values["pruning/weight_sparsity"] == report.weight_sparsity
+    assert values["earlycrop/sparsity"] == report.weight_sparsity

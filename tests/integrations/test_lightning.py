@@ -150,10 +150,8 @@ def test_looks_and_report_are_logged(tmp_path):
 
     _, prune, _ = fit("snap", tmp_path, logger=CSVLogger(tmp_path, flush_logs_every_n_steps=1))
     (file,) = tmp_path.rglob("metrics.csv")
-    rows = [row for row in csv.DictReader(file.open()) if row.get("pruning/weight_sparsity")]
-    assert [float(row["pruning/weight_sparsity"]) for row in rows] == [
-        pytest.approx(prune.pruner.report.weight_sparsity)
-    ]
+    rows = [row for row in csv.DictReader(file.open()) if row.get("earlycrop/sparsity")]
+    assert [float(row["earlycrop/sparsity"]) for row in rows] == [pytest.approx(prune.pruner.report.weight_sparsity)]
     assert int(rows[0]["step"]) == CUT * len(BATCHES)
 
 

@@ -131,8 +131,8 @@ def test_checkpoints_are_models_and_the_report_is_in_the_log(tmp_path):
     assert torch.equal(found(IDS).logits, model.eval()(IDS).logits)
     trainer.save_model(str(tmp_path / "saved"))
     assert equal(load(tmp_path / "saved"), model, 0.0)
-    (entry,) = [entry for entry in trainer.state.log_history if "pruning/weight_sparsity" in entry]
-    assert entry["pruning/weight_sparsity"] == pruner.report.weight_sparsity
+    (entry,) = [entry for entry in trainer.state.log_history if "earlycrop/sparsity" in entry]
+    assert entry["earlycrop/sparsity"] == pruner.report.weight_sparsity
     assert entry["step"] == CUT * STEPS
 
 

@@ -1,16 +1,15 @@
 """What every framework's callback does with a pruner: ask it in time, name what it says, keep and restore its state."""
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import nn
 
 from earlycrop.errors import EarlyCropError
+from earlycrop.logs.log import figures_after, figures_of
 from earlycrop.pruner import Pruner
 from earlycrop.report import Report
 
@@ -111,12 +110,12 @@ class Follower:
             report = self.pruner.check(epoch)
         numbers = {}
         for look in self.pruner.curve[looks:]:
-            numbers |= {f"pruning/{name}": float(getattr(look, name)) for name in ("value", "signal", "threshold")}
+            numbers |= figures_of(look)
         if report is not None:
-            numbers |= numbers_of(report)
+            numbers |= figures_after(report)
             if self.schedule is not None:
                 self.schedule.start()
-        return report, {name: number for name, number in numbers.items() if math.isfinite(number)}
+        return report, numbers
 
     # States -------------------------------------------------------------------------------------------
 
@@ -139,19 +138,6 @@ class Follower:
         for one, saved in zip(self._own, state["copies"], strict=False):
             one.load_state_dict(saved)
         self._starts = state["starts"]
-
-
-def numbers_of(report: Report) -> dict[str, float]:
-    """The figures of a report by name, for a framework's loggers.
-
-    Args:
-        report: The report of a cut.
-    """
-    numbers = {f"pruning/{name}": float(value) for name, value in asdict(report.after).items() if value is not None}
-    numbers |= {"pruning/weight_sparsity": report.weight_sparsity, "pruning/all_sparsity": report.all_sparsity}
-    if report.variation is not None:
-        numbers["pruning/variation"] = report.variation
-    return numbers | {"pruning/cut_at_epoch": float(report.epoch), "pruning/seconds": report.seconds}
 
 
 def whole(epoch: float) -> bool:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from math import isfinite
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from earlycrop.report import Check, Report
@@ -95,7 +96,7 @@ def numbers(figures: Figures) -> dict[str, float]:
 def figures_of(look: Check) -> dict[str, float]:
     """The figures of a look, under the names that the logs give them; what is not defined is left out."""
     given = {"value": look.value, "signal": look.signal, "threshold": look.threshold}
-    return {f"earlycrop/{name}": value for name, value in given.items() if value == value}
+    return {f"earlycrop/{name}": value for name, value in given.items() if isfinite(value)}
 
 
 def figures_after(report: Report) -> dict[str, float]:
@@ -103,5 +104,5 @@ def figures_after(report: Report) -> dict[str, float]:
     after = report.after
     counts = {"weights": after.prunable, "parameters": after.params, "flops": after.flops}
     channels = {} if report.node_sparsity is None else {"channels": after.nodes}
-    given = {"sparsity": report.weight_sparsity, **counts, **channels, "seconds of the cut": report.seconds}
-    return {f"earlycrop/{name}": float(value) for name, value in given.items() if value == value}
+    given = {"sparsity": report.weight_sparsity, **counts, **channels, "seconds_of_the_cut": report.seconds}
+    return {f"earlycrop/{name}": float(value) for name, value in given.items() if isfinite(value)}

@@ -90,7 +90,7 @@ class TensorBoard(Log):
 
     def _scalars(self, values: dict[str, float], epoch: float) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name.replace(" ", "_"), value, self._step(epoch))
+            self._writer.add_scalar(name, value, self._step(epoch))
 
     def _step(self, epoch: float) -> int:
         return round(epoch * self._steps)
