@@ -179,7 +179,7 @@ def check_epochs(method: Method, budget: Budget, epochs: float | None) -> None:
     if method.timing.needs_budget:
         if epochs is None:
             raise EarlyCropError(f"{method.name} prunes at moments that follow from the budget: give `epochs`.")
-        method.total_epochs(epochs, budget.sparsity)
+        method.total_epochs(epochs, budget.highest)
         return
     latest = method.timing.latest(epochs)
     if latest >= (inf if epochs is None else epochs):

@@ -1,17 +1,20 @@
 """How much leaves: an exact number of weights, or the choice of channel classes that comes nearest to a target."""
 
 from bisect import bisect_left
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 
 import torch
 from jaxtyping import Bool, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from earlycrop.allocation import places
 from earlycrop.counting import Counter
 from earlycrop.counting.costs import COSTS, AbstractCost, Target
 from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError, ScoreError, nearest
+from earlycrop.parts import Name, Parts, Share, check_parts
 from earlycrop.structure import Structure
 from earlycrop.structure.held import holding
 from earlycrop.vector import Vector
@@ -29,6 +32,10 @@ class Budget:
             float. None leaves it to the method: 1 for all but `gate-decorators`.
         round_to: Widths are multiples of this (8 suits CPUs and tensor cores); layers are rounded up, never down.
         protect_layers: For weights: each layer keeps at least its best weight.
+        parts: The sparsity of parts of the network, by the names of modules or parameters, or tuples of names that are
+            one part together: `{"backbone": 0.9, "head": 0.5, "backbone.stem": 0.0}`. The longest name that fits
+            decides; `sparsity` is that of the rest. Units compete only within their part, and each sparsity is a part
+            of what the layers of its part cost in the dense network, see `docs/choosing.md`.
 
     Raises:
         BudgetError: an option is out of range.
@@ -39,8 +46,10 @@ class Budget:
     min_channels: int | float | None = None
     round_to: int = 1
     protect_layers: bool = False
+    parts: Mapping[Name, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", check_parts(self.parts))
         if not 0 <= self.sparsity < 1:
             raise BudgetError(f"`sparsity` is the part removed, at least 0 and below 1; found {self.sparsity}.")
         if not isinstance(self.target, AbstractCost) and self.target not in tuple(COSTS):
@@ -70,9 +79,45 @@ class Budget:
         """The same budget with that floor, if it has none."""
         return replace(self, min_channels=min_channels) if self.min_channels is None else self
 
-    def at(self, sparsity: float) -> "Budget":
-        """The same rules at another sparsity: a step on the way."""
-        return replace(self, sparsity=sparsity)
+    @property
+    def highest(self) -> float:
+        """The highest sparsity of any part: steps lead to it, and so do thresholds that follow from a sparsity."""
+        return max([self.sparsity, *self.parts.values()])
+
+    def at(self, highest: float) -> "Budget":
+        """The same rules at another highest sparsity, all parts being the same fraction of their way: a step.
+
+        >>> Budget(0.8, parts={"head": 0.4}).at(0.2).parts
+        {'head': 0.1}
+        """
+        if not self.parts:
+            return replace(self, sparsity=highest)
+        way = highest / self.highest if self.highest else 0.0
+        return replace(self, sparsity=way * self.sparsity, parts={name: way * one for name, one in self.parts.items()})
+
+    def within(self, sparsity: float, cost: AbstractCost) -> "Budget":
+        """The same rules inside a part.
+
+        Args:
+            sparsity: The sparsity of the part.
+            cost: The cost inside it.
+        """
+        return replace(self, sparsity=sparsity, target=cost, parts={})
+
+    def __repr__(self) -> str:  # without parts as it was before there were any: saved states compare it
+        shown = [one.name for one in fields(self) if one.name != "parts" or self.parts]
+        return f"Budget({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+
+def shares_of(model: nn.Module, budget: Budget, whole: Sizes) -> list[Share]:
+    """The parts of a budget in a model, the rest last; none where the budget has no parts.
+
+    Args:
+        model: The network.
+        budget: The rules.
+        whole: The sizes of the dense network.
+    """
+    return Parts(model, budget.parts).shares(budget.sparsity, budget.cost, whole) if budget.parts else []
 
 
 def check_scores(scores: Vector) -> None:
@@ -122,6 +167,21 @@ def largest(scores: Vector, count: int) -> Bool[Tensor, "units"]:
     return keep
 
 
+def check_masks(budget: Budget) -> None:
+    """Refuse a target that masks cannot meet.
+
+    Raises:
+        BudgetError: it does not fall when single weights leave.
+    """
+    cost = budget.cost
+    if not cost.per_weight:
+        able = " or ".join(f"`target={name!r}`" for name, one in COSTS.items() if one.per_weight)
+        raise BudgetError(
+            f"Removing single weights makes no layer smaller, so it cannot meet `target={budget.target!r}`: use "
+            f"{able}, or a method for channels (those whose name ends in -s)."
+        )
+
+
 def choose_weights(
     budget: Budget,
     scores: Vector,
@@ -149,13 +209,8 @@ def choose_weights(
         BudgetError: masks cannot meet this target, or cannot reach this sparsity.
         ScoreError: some score is nan or infinite.
     """
+    check_masks(budget)
     cost = budget.cost
-    if not cost.per_weight:
-        able = " or ".join(f"`target={name!r}`" for name, one in COSTS.items() if one.per_weight)
-        raise BudgetError(
-            f"Removing single weights makes no layer smaller, so it cannot meet `target={budget.target!r}`: use "
-            f"{able}, or a method for channels (those whose name ends in -s)."
-        )
     check_scores(scores)
     total, whole = scores.numel(), cost.of(dense) / cost.per_weight
     leaves = round(budget.sparsity * whole)
@@ -166,9 +221,8 @@ def choose_weights(
         for part, best in zip(scores.split(parts), first.split(parts), strict=True):
             best[part.argmax()] = True
         first &= alive
-    if count < max(int(first.sum()), 1):
-        stay = max(int(first.sum()), 1)
-        reachable = (total - stay) / whole
+    if count < (stay := min(max(int(first.sum()), 1), total)):
+        reachable = max(total - stay, 0) / whole
         raise BudgetError(
             f"Cannot reach {cost.name} sparsity {budget.sparsity:.6g}: at least {stay} of {total} prunable weights "
             f"must stay, so the most that weights can reach is {reachable:.6g}. Ask for a lower sparsity."
@@ -176,58 +230,118 @@ def choose_weights(
     return largest(torch.where(first, torch.inf, scores), count)
 
 
+@dataclass(frozen=True, eq=False)
+class Among:
+    """Classes of channels that compete with each other, and what is to leave of them.
+
+    Attributes:
+        budget: The rules among them; its cost counts the layers of their part.
+        scores: The scores of all classes; the higher stays.
+        dense: That cost of the dense network.
+        classes: True for those that are meant.
+    """
+
+    budget: Budget
+    scores: Vector
+    dense: float
+    classes: Bool[Tensor, "classes"]
+
+
 def choose_channels(
-    budget: Budget,
-    scores: Vector,
-    structure: Structure,
-    counter: Counter,
-    dense: float,
-    whole: Int[Tensor, "classes"],
+    parts: Sequence[Among], structure: Structure, counter: Counter, whole: Int[Tensor, "classes"]
 ) -> Bool[Tensor, "classes"]:
-    """The classes that stay: the cost of what is left comes nearest to (1 − ρ) of the dense network's.
+    """The classes that stay: what is left of each part costs as near as possible to (1 − ρ) of what it did.
 
     The cost can only fall as classes leave, so the place to stop is found by bisection; of the two stops around the
-    target the nearer is taken.
+    target the nearer is taken. A channel that leaves takes weights of the layers that read it, which may lie in another
+    part. So each part chooses again, given what leaves elsewhere, until nothing changes.
 
     Args:
-        budget: The rules.
-        scores: The higher stays.
+        parts: What competes with each other; the network as a whole is one part. Best in the order of the layers.
         structure: The classes.
         counter: Counts what a choice leaves.
-        dense: The dense network's cost.
         whole: For each class the size of its space in the dense network, of which `min_channels` may be a fraction.
 
     Returns:
         True for each class that stays.
 
     Raises:
-        BudgetError: the target is out of reach; states the most that can be removed.
+        BudgetError: a target is out of reach; states the most that can be removed.
         ScoreError: some score is nan or infinite.
     """
-    check_scores(scores)
-    stops = _Stops(budget, scores.detach().double().cpu(), structure, whole)
-    goal, rounding = (1 - budget.sparsity) * dense, 1e-9 * dense
+    choices = [_Choice(part, structure, counter, whole) for part in parts]
+    stays = torch.ones(len(structure), dtype=torch.bool)
+    beside, before, rounds = [stays] * len(choices), None, 0
+    while (now := [choice.removed for choice in choices]) != before:
+        for number, choice in enumerate(choices):
+            others = (other.keep for other in choices if other is not choice)
+            beside[number] = reduce(torch.logical_and, others, stays)
+            # parts that go round in a circle come to rest once nothing returns
+            choice.removed = max(choice.stop(beside[number]), choice.removed if rounds >= ROUNDS else 0)
+        before, rounds = now if len(choices) > 1 else [choices[0].removed], rounds + 1
+    for choice, elsewhere in zip(choices, beside, strict=True):
+        choice.check(elsewhere)
+    return reduce(torch.logical_and, (choice.keep for choice in choices), stays)
 
-    def cost(removed: int) -> float:
-        return counter.price(budget.cost, stops.keep(removed))
 
-    if (least := cost(stops.last)) > goal + rounding:
-        held = holding(structure)
-        rules = f"min_channels={budget.least}, round_to={budget.round_to}"
-        raise BudgetError(
-            f"Cannot reach {budget.cost.name} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
-            f"the most that channels can reach is {1 - least / dense:.6g}. "
-            f"{f'Held: {held}. ' if held else ''}Ask for less, lower min_channels, or let go of what holds them "
-            f"(every reason is in `structure.frozen`)."
-        )
-    removed = bisect_left(range(stops.last), True, key=lambda removed: cost(removed) <= goal + rounding)
-    if removed > 0 and abs(cost(removed - 1) - goal) < abs(cost(removed) - goal):
-        removed -= 1
-    return stops.keep(removed)
+ROUNDS = 8
+"""Rounds in which a part may take back what left, since less is needed of it."""
+
+
+class _Choice:
+    """What leaves of one part.
+
+    Attributes:
+        removed: How many of its classes leave.
+    """
+
+    def __init__(self, part: Among, structure: Structure, counter: Counter, whole: Int[Tensor, "classes"]) -> None:
+        check_scores(part.scores)
+        self._budget, self._dense, self._structure, self._counter = part.budget, part.dense, structure, counter
+        self._stops = _Stops(part.budget, part.scores.detach().double().cpu(), structure, whole, part.classes)
+        self._goal, self._rounding = (1 - part.budget.sparsity) * part.dense, 1e-9 * part.dense
+        self.removed = 0
+
+    @property
+    def keep(self) -> Bool[Tensor, "classes"]:
+        """True for each class that stays; the classes of other parts do."""
+        return self._stops.keep(self.removed)
+
+    def stop(self, beside: Bool[Tensor, "classes"]) -> int:
+        """The place to stop, given what stays of other parts; all that can leave if the target is out of reach."""
+
+        def cost(removed: int) -> float:
+            return self._cost(removed, beside)
+
+        met = self._goal + self._rounding
+        removed = bisect_left(range(self._stops.last), True, key=lambda removed: cost(removed) <= met)
+        if removed > 0 and abs(cost(removed - 1) - self._goal) < abs(cost(removed) - self._goal):
+            removed -= 1
+        return removed
+
+    def check(self, beside: Bool[Tensor, "classes"]) -> None:
+        """Refuse a target that is out of reach."""
+        if (least := self._cost(self._stops.last, beside)) > self._goal + self._rounding:
+            held, budget = holding(self._structure), self._budget
+            rules = f"min_channels={budget.least}, round_to={budget.round_to}"
+            raise BudgetError(
+                f"Cannot reach {budget.cost.name} sparsity {budget.sparsity:.6g}: with {rules} and what cannot leave, "
+                f"the most that channels can reach is {1 - least / self._dense:.6g}. {self._readers}"
+                f"{f'Held: {held}. ' if held else ''}Ask for less, lower min_channels, or let go of what holds them "
+                f"(every reason is in `structure.frozen`)."
+            )
+
+    @property
+    def _readers(self) -> str:
+        none = "None of the channels that it makes may leave: its weights leave with the channels that it reads. "
+        return "" if self._stops.last else none
+
+    def _cost(self, removed: int, beside: Bool[Tensor, "classes"]) -> float:
+        return self._counter.price(self._budget.cost, self._stops.keep(removed) & beside)
 
 
 class _Stops:
-    """The places to stop as classes leave from the lowest score up.
+    """The places to stop as some of the classes leave from the lowest score up.
 
     Each space keeps its best classes (`min_channels`), and more where `round_to` requires it.
 
@@ -235,7 +349,14 @@ class _Stops:
         last: How many classes can leave.
     """
 
-    def __init__(self, budget: Budget, scores: Vector, structure: Structure, whole: Int[Tensor, "classes"]) -> None:
+    def __init__(
+        self,
+        budget: Budget,
+        scores: Vector,
+        structure: Structure,
+        whole: Int[Tensor, "classes"],
+        classes: Bool[Tensor, "classes"],
+    ) -> None:
         self.space = space = structure.spaces()
         self.sizes = torch.bincount(space)
         self.rank = places(scores, space)
@@ -248,7 +369,7 @@ class _Stops:
         else:
             least = -(-budget.least // fewest)
         least = torch.minimum(least.clamp_min(1), self.sizes)
-        may_leave = self.rank >= least[space]
+        may_leave = (self.rank >= least[space]) & classes
         self.last = int(may_leave.sum())
         self.order = torch.argsort(torch.where(may_leave, scores, torch.inf), stable=True)[: self.last]
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from earlycrop.budget import Budget
 from earlycrop.counting import Counts
 from earlycrop.methods import Method
+from earlycrop.parts import PartCount, part_lines
 from earlycrop.reach import Reach
 from earlycrop.report import Width, count_lines, plain, starvation_lines
 from earlycrop.starvation import Bottleneck, bottlenecks
@@ -83,6 +84,7 @@ class Plan:
         classes: Every class of coupled channels; empty where single weights leave.
         variation: The part that would be left of the outputs' deviation over samples, see `Report`.
         reach: What part of all parameters the method could remove.
+        parts: What each part would cost, if the budget has parts; `requested_sparsity` is then that of the rest.
     """
 
     method: str
@@ -97,6 +99,7 @@ class Plan:
     classes: tuple[Candidate, ...]
     variation: float | None = None
     reach: Reach | None = None
+    parts: tuple[PartCount, ...] = ()
 
     @property
     def bottlenecks(self) -> tuple[Bottleneck, ...]:
@@ -111,11 +114,13 @@ class Plan:
         return plain(record | {"bottlenecks": [one.layer for one in self.bottlenecks]})
 
     def __str__(self) -> str:
-        title = f"{self.method} would reach {self.target} sparsity {self.requested_sparsity:g} so"
+        where = " outside the parts that have their own" if self.parts else ""
+        title = f"{self.method} would reach {self.target} sparsity {self.requested_sparsity:g}{where} so"
         name = max([len(row.layer) for row in self.rows] + [5])
         coupled = self.unit == "channels"
         head = f"  {'layer':<{name}} {self.unit:>22}   worst worth   best worth{'   space' if coupled else ''}"
-        lines = [title, *count_lines(self.before, self.after, self.unit, self.target), head]
+        counts = count_lines(self.before, self.after, self.unit, self.target)
+        lines = [title, *counts, *part_lines(self.parts), head]
         for row in self.rows:
             worth = "".join(f"{'–' if one is None else f'{one:.3g}':>13}" for one in (row.worst, row.best))
             line = f"  {row.layer:<{name}} {row.before:>9,} -> {row.after:>9,} {worth}"
@@ -179,6 +184,7 @@ def findings(
         "frozen": units.frozen,
         "variation": variation,
         "reach": units.reach,
+        "parts": units.part_counts(budget),
     }
 
 

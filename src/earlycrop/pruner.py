@@ -184,12 +184,12 @@ class Pruner(Closed):
     @property
     def targets(self) -> list[float]:
         """The sparsities on the way to the requested one; units are scored again for each."""
-        return self.method.steps.towards(self.budget.sparsity)
+        return self.method.steps.towards(self.budget.highest)
 
     @property
     def total_epochs(self) -> float | None:
         """The total number of training epochs; more than the budget if each round of the method is a training."""
-        return None if self.epochs is None else self.method.total_epochs(self.epochs, self.budget.sparsity)
+        return None if self.epochs is None else self.method.total_epochs(self.epochs, self.budget.highest)
 
     # The moment ---------------------------------------------------------------------------------------
 
@@ -223,9 +223,9 @@ class Pruner(Closed):
         check_ranks(self._ranks, self.model)
         report = None
         self._removal.remember(self.units, epoch)
-        self._watch.look(epoch, self.budget.sparsity, self._optimizers)
+        self._watch.look(epoch, self.budget.highest, self._optimizers)
         while not self.done:
-            now = Now(epoch, self.epochs, self._watch.values, self.budget.sparsity, self.cuts, self._cuts_in_all)
+            now = Now(epoch, self.epochs, self._watch.values, self.budget.highest, self.cuts, self._cuts_in_all)
             if (reason := self.method.timing.reason(now)) is None:
                 break
             report = self._prune(epoch, reason)

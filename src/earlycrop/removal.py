@@ -73,7 +73,7 @@ class Removal:
     def choose(self, units: AbstractUnits) -> Tensor:
         """True for each unit that would stay if the target were to be met now, in one step."""
         self.take_widths(units)
-        return self._chosen(units, self._budget.sparsity, self.scores(units), self._method.allocation)
+        return self._chosen(units, self._budget.highest, self.scores(units), self._method.allocation)
 
     def remember(self, units: AbstractUnits, epoch: float) -> None:
         """At the first check fix the widths, and at the epoch of rewinding keep the weights, if the method asks for it.
@@ -91,7 +91,7 @@ class Removal:
         """Fix the widths at the first check, if another scoring decides them there."""
         by = self._method.widths
         if by is not None and self._method.widths_first and self.widths is None:
-            self.widths = self.widths_of(units, by, self._budget.sparsity)
+            self.widths = self.widths_of(units, by, self._budget.highest)
 
     def widths_of(self, units: AbstractUnits, by: WidthsOf, sparsity: float) -> Tensor:
         """The number of units that another scoring leaves in each layer; a trial, after which nothing has left.

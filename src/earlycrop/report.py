@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from earlycrop.counting import Counts
+from earlycrop.parts import PartCount, part_lines
 from earlycrop.reach import Reach
 from earlycrop.starvation import Bottleneck, bottlenecks, complaint, remedy, still, summary
 from earlycrop.structure import Frozen, Verification
@@ -67,6 +68,8 @@ class Report:
         variation: The part that is left of the outputs' deviation over samples, relative to their size; None if it was
             not measured, as in methods that score without data.
         reach: What part of all parameters the method could have removed.
+        parts: What each part cost before and after, if the budget has parts; `requested_sparsity` is then that of the
+            rest.
     """
 
     method: str
@@ -87,6 +90,7 @@ class Report:
     unverified: str | None = None
     variation: float | None = None
     reach: Reach | None = None
+    parts: tuple[PartCount, ...] = ()
 
     @property
     def weight_sparsity(self) -> float:
@@ -135,6 +139,7 @@ class Report:
             "unverified": record.get("unverified"),
             "variation": record.get("variation"),
             "reach": Reach(**record["reach"]) if record.get("reach") else None,
+            "parts": tuple(PartCount(**part) for part in record.get("parts", ())),
             "before": _counts(record["before"]),
             "after": _counts(record["after"]),
             "widths": tuple(Width(**width) for width in record["widths"]),
@@ -153,6 +158,7 @@ class Report:
         rows = [
             f"{self.method} cut at epoch {self.epoch:g} ({self.reason}), {self.seconds:.1f} s, {self.samples} samples",
             *count_lines(self.before, self.after, self.unit, self.target),
+            *part_lines(self.parts),
         ]
         if self.verification is not None:
             rows.append(

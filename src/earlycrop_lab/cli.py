@@ -56,7 +56,8 @@ earlycrop: make a network small before you pay for training it.
   earlycrop report FOLDER          all runs in a folder, as one page with tables and figures
   earlycrop pack FOLDER --to KEPT  all results in a folder in one file, KEPT/runs.jsonl, which the other verbs read too
 
-`earlycrop train --help` lists every option of image classification; add `--task NAME` for the options of another task.
+`earlycrop train --help` lists the usual options of image classification, and `--help-all` every one; add `--task NAME`
+for those of another task.
 Data sets: digits (nothing to download), cifar10, cifar100, tiny-imagenet, folder:PATH. For your own training loop, use
 the library itself: `import earlycrop`."""
 
@@ -107,6 +108,8 @@ def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
     parsers = {each.name: verbs.add_parser(each.name, help=each.help, allow_abbrev=False) for each in VERBS.values()}
     verb.arguments(parsers[verb.name], task)
     parsers[verb.name].add_argument("--traceback", action="store_true", help="show where an error came from")
+    if verb.usual is not None:
+        _shorten(parsers[verb.name], verb.usual, "--help-all" in arguments)
     options, rest = parser.parse_known_args(arguments)
     if rest:
         known = [name for name in parsers[verb.name]._option_string_actions if name.startswith("--")]
@@ -122,6 +125,27 @@ def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
             "without torchrun"
         )
     return verb, options
+
+
+def _shorten(parser: argparse.ArgumentParser, usual: Sequence[str], whole: bool) -> None:
+    """Leave all options but the usual ones out of the help, and add --help-all, which shows them too.
+
+    Args:
+        parser: The verb's parser.
+        usual: The options to show.
+        whole: Whether the help is to be whole.
+    """
+    parser.add_argument("--help-all", action="help", help="show every option")
+    shown = {*usual, "--help", "--help-all"}
+    hidden = [
+        each
+        for each in parser._actions
+        if each.option_strings and shown.isdisjoint(each.option_strings) and each.help != argparse.SUPPRESS
+    ]
+    if not whole:
+        for each in hidden:
+            each.help = argparse.SUPPRESS
+        parser.epilog = f"{len(hidden)} more options: `{parser.prog} --help-all`."
 
 
 def _task(arguments: Sequence[str]) -> str:

@@ -348,7 +348,9 @@ def find(name: str, out: Path) -> Path:
         return Path(name)
     runs = finished(out)
     if not runs:
-        raise ValueError(f"There is no finished run in {out}. `earlycrop train` makes one; --out says where they are.")
+        raise ValueError(
+            f"There is no finished run in {out.absolute()}. `earlycrop train` makes one; --out says where they are."
+        )
     names = [path.name for path in runs]
     if name in names:
         return out / name
@@ -356,8 +358,11 @@ def find(name: str, out: Path) -> Path:
     if len(meant) == 1:
         return out / meant[0]
     if meant:
-        raise ValueError(f"{name!r} could be any of {', '.join(meant)}.")
-    raise ValueError(f"No run is called {name!r}. Did you mean {nearest(name, names)!r}?")
+        raise ValueError(f"{name!r} could be any of {', '.join(meant)} in {out.absolute()}.")
+    raise ValueError(
+        f"No run in {out.absolute()} is called {name!r}. Did you mean {nearest(name, names)!r}? --out names another "
+        "folder."
+    )
 
 
 def samples(description: Description, out: Path) -> dict[str, torch.Tensor]:

@@ -1,8 +1,13 @@
 """The command: what it prints, what it keeps, what it says when something is wrong."""
 
+import argparse
+import contextlib
+import io
 import json
+import re
 import subprocess
 import sys
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 
@@ -10,9 +15,10 @@ import pytest
 
 import earlycrop
 from earlycrop_lab import __main__ as entry
-from earlycrop_lab.cli import main
+from earlycrop_lab.cli import VERBS, main
 from earlycrop_lab.models import build
 from earlycrop_lab.runs import read
+from earlycrop_lab.tasks import TASKS, get_task
 
 QUICK = ["--network=mlp", "--width=64", "--epochs=8", "--learning-rate=0.01", "--train-size=640", "--sparsity=0.6"]
 NAME = "digits-mlp-{}-train640-width64-epochs8-lr0.01-seed0"
@@ -144,7 +150,12 @@ def test_the_table_of_methods(capsys):
         ("train --country Mars", "No electricity mix is known for the country 'Mars'"),
         ("train --pue 0.2", "--pue has to be 1 or more"),
         ("show", "RUN"),
-        ("show anything", "There is no finished run"),
+        ("show anything", "There is no finished run in /"),
+        ("train --method earlycrop", "Did you mean 'earlycrop-s' (channels) or 'earlycrop-u' (weights)?"),
+        ("train --method snip-s", "Did you mean 'snap'?"),
+        ("compare --methods crop-s grap --sparsities 0.9", "Did you mean 'grasp'?"),
+        ("why flow --scores crop-structured --epochs 4", "Did you mean 'crop-s'?"),
+        ("why flows", "no question 'flows', did you mean 'flow'?"),
         ("methods all", "does not know what to do with 'all'"),
     ],
 )
@@ -171,13 +182,56 @@ def test_without_a_verb_it_says_what_there_is(arguments, capsys):
         assert f"earlycrop {verb}" in printed
 
 
-def test_every_field_of_a_description_is_an_option(capsys):
-    with pytest.raises(SystemExit) as left:
-        main(["train", "--help"])
+def help_of(*arguments: str) -> str:
+    """What the command prints for these arguments, in a terminal of 80 columns."""
+    printed = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+        patch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
     assert left.value.code == 0
-    printed = capsys.readouterr().out
-    for option in ("--method", "--sparsity", "--target", "--reading", "--network", "--data", "--train-size", "--seed"):
-        assert option in printed
+    return printed.getvalue()
+
+
+HELPED = [[verb] for verb in VERBS] + [[verb, "--task", task] for verb in ("train", "compare", "why") for task in TASKS]
+
+
+@pytest.mark.parametrize("arguments", HELPED, ids=" ".join)
+def test_help_fits_two_screens(arguments):
+    printed = help_of(*arguments, "--help")
+    assert len(printed.splitlines()) <= 50
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("arguments", HELPED, ids=" ".join)
+def test_the_whole_help_has_every_option(arguments):
+    verb, task = VERBS[arguments[0]], arguments[-1] if len(arguments) > 1 else "classification"
+    parser = argparse.ArgumentParser()
+    verb.arguments(parser, task)
+    options = {name for each in parser._actions if each.help != argparse.SUPPRESS for name in each.option_strings}
+    brief = help_of(*arguments, "--help")
+    if verb.usual is None:
+        assert "--help-all" not in brief
+        assert [name for name in options if name not in brief] == []
+        return
+    whole = help_of(*arguments, "--help-all")
+    assert [name for name in options if name not in whole] == []
+    assert set(verb.usual) <= {*options} or task != "classification"
+    hidden = {name for name in options if not re.search(rf"^  (-h, )?{name}\b", brief, re.M)}
+    assert f"{len(hidden) + 1} more options: `earlycrop {verb.name} --help-all`" in " ".join(brief.split())
+
+
+def test_every_field_of_a_description_is_an_option():
+    for task in TASKS:
+        printed = help_of("train", "--task", task, "--help-all")
+        for each in fields(get_task(task).description):
+            assert f"--{each.name.replace('_', '-')}" in printed
+
+
+def test_an_option_that_the_help_leaves_out_works(tmp_path, capsys):
+    assert "--pue" not in help_of("train", "--help")
+    assert main(["train", "--pue", "0.2", f"--out={tmp_path}"]) == 2
+    assert "--pue has to be 1 or more" in capsys.readouterr().err
 
 
 def test_without_the_extra_the_command_says_what_to_install(monkeypatch, capsys):

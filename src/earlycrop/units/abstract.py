@@ -16,6 +16,7 @@ from earlycrop.counting import Counts
 from earlycrop.counting.costs import AbstractCost
 from earlycrop.distributed import grouped
 from earlycrop.evaluation.rehearsal import Rehearsal
+from earlycrop.parts import PartCount
 from earlycrop.reach import Reach
 from earlycrop.structure import ChannelClass, Frozen, Layer, Verification
 from earlycrop.structure.duplicates import duplicate
@@ -237,6 +238,10 @@ class AbstractUnits(ABC):
     @abstractmethod
     def counts(self, cost: AbstractCost | None = None) -> Counts:
         """The counts of what is left of the network; and a cost, if it is none of the usual four."""
+
+    @abstractmethod
+    def part_counts(self, budget: Budget) -> tuple[PartCount, ...]:
+        """What each part of a budget costs in the dense network and now; empty if it has no parts."""
 
     @abstractmethod
     def widths(self) -> list[tuple[str, int]]:

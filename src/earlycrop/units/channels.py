@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from earlycrop.allocation import Sharing
-from earlycrop.budget import Budget, check_scores, choose_channels
+from earlycrop.budget import Among, Budget, check_scores, choose_channels, shares_of
 from earlycrop.counting import Counter, Counts
 from earlycrop.counting.costs import AbstractCost, Parameters
 from earlycrop.counting.sizes import counted
 from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.evaluation.rehearsal import Rehearsal
+from earlycrop.parts import PartCount, Parts
 from earlycrop.reach import Reach
 from earlycrop.stepping import at_steps
 from earlycrop.structure import ChannelClass, Frozen, Gate, Layer, Structure, Verification, Verifier, cut, trace
@@ -205,10 +206,27 @@ class ChannelUnits(AbstractUnits):
         """True for each class that stays: their cost is nearest to the target, a part of the dense network's cost."""
         check_scores(scores)  # before an allocation turns them into ranks
         dense, counter = (Counter(one, self.model, self.embeddings) for one in (self.dense, self.structure))
-        shared = allocation(scores.cpu(), self.layer, partial(counter.prices, budget.cost))
         spaces = self.dense.spaces()
         whole = spaces.bincount()[spaces][self.keep]
-        return choose_channels(budget, shared, self.structure, counter, dense.price(budget.cost), whole)
+
+        def among(budget: Budget, classes: Tensor) -> Among:
+            shared = allocation(scores.cpu(), self.layer, partial(counter.prices, budget.cost))
+            return Among(budget, shared, dense.price(budget.cost), classes)
+
+        if not budget.parts:
+            return choose_channels([among(budget, self.alive)], self.structure, counter, whole)
+        owners = Parts(self.model, budget.parts).owners(self.structure)
+        shares = [(share, owners == share.number) for share in shares_of(self.model, budget, dense.whole)]
+        # a rest of layers that only write outputs has nothing to choose: its weights leave with what they read
+        shares = [(share, mine) for share, mine in shares if share.named or bool(mine.any())]
+        shares.sort(key=lambda pair: int(pair[1].int().argmax()))
+        parts = [among(budget.within(share.sparsity, share.cost), mine) for share, mine in shares]
+        return choose_channels(parts, self.structure, counter, whole)
+
+    def part_counts(self, budget: Budget) -> tuple[PartCount, ...]:
+        """What each part of a budget cost before any cut and costs now."""
+        dense, now = (Counter(one, self.model, self.embeddings).whole for one in (self.dense, self.structure))
+        return tuple(share.counted(dense, share.cost.of(now)) for share in shares_of(self.model, budget, dense))
 
     @property
     def alive(self) -> Bool[Tensor, "classes"]:

@@ -16,12 +16,13 @@ from torch.optim import Optimizer
 
 from earlycrop.allocation import Global, Sharing
 from earlycrop.bits import as_integers
-from earlycrop.budget import Budget, check_scores, choose_weights
+from earlycrop.budget import Budget, check_masks, check_scores, choose_weights, shares_of
 from earlycrop.counting import Counts, flops, size_of
 from earlycrop.counting.costs import AbstractCost
 from earlycrop.counting.sizes import Sizes, counted
 from earlycrop.errors import EarlyCropError
 from earlycrop.evaluation.inputs import reads_its_inputs
+from earlycrop.parts import PartCount
 from earlycrop.reach import Reach
 from earlycrop.stepping import at_steps
 from earlycrop.structure import Frozen, Structure, cut, ignoring, layers_in, trace
@@ -160,7 +161,29 @@ class WeightUnits(AbstractUnits):
             ranked = torch.where(alive, scores, -torch.inf)
             shared = allocation(ranked, self.layer.to(scores.device), partial(torch.ones_like, scores))
             scores = torch.where(alive, shared, 0.0)
-        return choose_weights(budget, scores, alive, self.sizes, self._whole, self._best_of_norms(scores))
+        first = self._best_of_norms(scores)
+        if not budget.parts:
+            return choose_weights(budget, scores, alive, self.sizes, self._whole, first)
+        check_masks(budget)
+        keep = alive.clone()
+        for share in shares_of(self.model, budget, self._whole):
+            layers = [name in share.cost.parameters for name in self.names]
+            sizes = [size for size, mine in zip(self.sizes, layers, strict=True) if mine]
+            if not sizes and not share.named:  # a rest of what never leaves
+                continue
+            mine = torch.tensor(layers).repeat_interleave(torch.tensor(self.sizes)).to(alive.device)
+            inside = budget.within(share.sparsity, share.cost), scores[mine], alive[mine], sizes, self._whole
+            keep[mine] = choose_weights(*inside, None if first is None else first[mine])
+        return keep
+
+    def part_counts(self, budget: Budget) -> tuple[PartCount, ...]:
+        """What each part of a budget cost without masks and costs now."""
+        gone = dict(zip(self.names, (int((~part).sum()) for part in self.keep.split(self.sizes)), strict=True))
+        found = []
+        for share in shares_of(self.model, budget, self._whole):
+            masked = sum(gone.get(name, 0) for name in share.cost.parameters)
+            found.append(share.counted(self._whole, share.cost.of(self._whole) - masked * share.cost.per_weight))
+        return tuple(found)
 
     def _best_of_norms(self, scores: Vector) -> Bool[Tensor, "weights"] | None:
         """The best entry under each norm by which a weight is divided: without any it would be divided by zero."""

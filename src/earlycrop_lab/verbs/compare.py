@@ -22,6 +22,14 @@ from earlycrop_lab.verbs.options import around, check_electricity, data_root, de
 from earlycrop_lab.verbs.verb import Misuse, say
 
 
+USUAL = (
+    *("--preset", "--methods", "--sparsities", "--seeds", "--networks", "--data", "--beside"),
+    *("--task", "--target", "--prune-at", "--train-size", "--epochs"),
+    *("--data-root", "--out", "--device", "--again", "--workers", "--estimate"),
+)
+"""What `--help` shows."""
+
+
 def arguments(parser: argparse.ArgumentParser, task: str) -> None:
     """Add the axes of a grid, a description, and where and how the runs execute."""
     _lay_out(parser)

@@ -1,12 +1,15 @@
 """The questions of `earlycrop why`, and how each answer is kept and plotted."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from earlycrop import get_method
 from earlycrop.files import replacing
 from earlycrop_lab.comparing.compare import Entry
+from earlycrop_lab.comparing.dashboard import duration
 from earlycrop_lab.measure.hardware import find_device
 from earlycrop_lab.runs import Result, folder_name
 from earlycrop_lab.tasks import get_task
@@ -65,6 +68,38 @@ class Question:
     in_accuracy: bool = True
 
 
+class Far:
+    """How far an inquiry has come, and how long the rest will take if it goes on like that.
+
+    Args:
+        steps: The number of steps of each kind.
+        clock: Returns seconds.
+
+    >>> ticks = iter([0, 100, 110, 130])
+    >>> far = Far({"epoch": 1, "cut": 3}, clock=lambda: next(ticks))
+    >>> far.step("epoch"), far.step("cut"), far.step("cut")
+    ('[1 of 1]', '[1 of 3, about 20 s left]', '[2 of 3, about 15 s left]')
+    """
+
+    def __init__(self, steps: Mapping[str, int], clock: Callable[[], float] = time.monotonic) -> None:
+        self.steps, self._clock = {kind: count for kind, count in steps.items() if count}, clock
+        self._done, self._seconds = dict.fromkeys(self.steps, 0), dict.fromkeys(self.steps, 0.0)
+        self._last = clock()
+
+    def step(self, kind: str) -> str:
+        """A step is done: how many of its kind are, and the time left once every kind has been seen."""
+        now = self._clock()
+        self._done[kind], self._seconds[kind] = self._done[kind] + 1, self._seconds[kind] + now - self._last
+        self._last = now
+        text = f"{self._done[kind]} of {self.steps[kind]}"
+        if not all(self._done.values()) or self._done == self.steps:
+            return f"[{text}]"
+        left = sum(
+            self._seconds[each] / self._done[each] * (self.steps[each] - self._done[each]) for each in self.steps
+        )
+        return f"[{text}, about {duration(left)} left]"
+
+
 def ask(given: Given, asking: Asking) -> int:
     """Ask, keep the records and plot them.
 
@@ -86,22 +121,31 @@ def ask(given: Given, asking: Asking) -> int:
 
 def _flow(given: Given, asking: Asking) -> int:
     options, device = asking.options, asking.device
+    for name in options.scores:
+        get_method(name)  # before any training
     d, found = get_task(options.task).description(**given), []
+    levels = options.sparsities or LEVELS
+    far = Far({"epoch": options.seeds * options.after, "cut": options.seeds * len(options.scores) * len(levels)})
+
+    def trained(epoch: int) -> None:
+        asking.say(f"{far.step('epoch')} dense epochs trained; this network is {epoch} old")
+
     for seed in range(options.seeds):
         asked = flows.flows(
             replace(d, seed=seed),
             options.scores,
-            options.sparsities or LEVELS,
+            levels,
             epochs=options.after,
             samples=options.samples,
             root=options.data_root,
             device=device,
+            trained=trained,
         )
         for each in asked:
             found.append(each)
             asking.say(
-                f"seed {seed} {each.method:12} {each.sparsity:6.1%}  flow x{each.flow_after / each.flow_before:<9.3g} "
-                f"kernel changed by {each.kernel_change:.3g}",
+                f"{far.step('cut')} seed {seed} {each.method:12} {each.sparsity:6.1%}  "
+                f"flow x{each.flow_after / each.flow_before:<9.3g} kernel changed by {each.kernel_change:.3g}",
             )
     folder = options.out / f"why-flow-{d.data}-{d.network}-after{options.after}"
     keep(folder, {"asked": repr(d), "found": found}, device)

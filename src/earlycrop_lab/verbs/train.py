@@ -23,6 +23,14 @@ from earlycrop_lab.verbs.show import present
 from earlycrop_lab.verbs.verb import Misuse, say
 
 
+USUAL = (
+    *("--task", "--method", "--sparsity", "--target", "--prune-at"),
+    *("--data", "--train-size", "--network", "--epochs", "--seed"),
+    *("--with-dense", "--dry-run", "--data-root", "--out", "--device", "--again", "--log"),
+)
+"""What `--help` shows."""
+
+
 def arguments(parser: argparse.ArgumentParser, task: str) -> None:
     """Add the fields of a description, and where and how it is run."""
     describe(parser, task)

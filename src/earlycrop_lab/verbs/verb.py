@@ -17,7 +17,8 @@ class Verb:
     """A row of the table of verbs. What carries it out is imported when it is asked for.
 
     Args:
-        name: Its name on the command line, and that of its module here, which has `arguments` and `act`.
+        name: Its name on the command line, and that of its module here, which has `arguments` and `act`, and where it
+            has many options also `USUAL`, the names of those that most users need.
         help: One line for `--help`.
         shared: Whether the processes that torchrun started can share it.
     """
@@ -33,6 +34,11 @@ class Verb:
     def act(self, options: argparse.Namespace, console: Console) -> int:
         """Carry it out and return the exit code."""
         return self._module.act(options, console)
+
+    @property
+    def usual(self) -> tuple[str, ...] | None:
+        """The options that `--help` shows, the rest being left to `--help-all`; None if it shows all."""
+        return getattr(self._module, "USUAL", None)
 
     @property
     def _module(self):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from rich.console import Console
 
+from earlycrop.errors import nearest
 from earlycrop_lab.comparing.compare import Entry
 from earlycrop_lab.comparing.engines import Local
 from earlycrop_lab.tasks.description import Description
@@ -14,6 +15,14 @@ from earlycrop_lab.verbs.options import around, data_root, describe, given, surr
 from earlycrop_lab.verbs.questions import QUESTIONS, Asking, ask
 from earlycrop_lab.verbs.verb import say
 from earlycrop_lab.why import early, flows
+
+
+USUAL = (
+    *("--sparsities", "--seeds", "--after", "--scores", "--at", "--budgets", "--shares"),
+    *("--task", "--method", "--data", "--train-size", "--network", "--epochs"),
+    *("--data-root", "--out", "--device", "--again"),
+)
+"""What `--help` shows."""
 
 
 def arguments(parser: argparse.ArgumentParser, task: str) -> None:
@@ -29,7 +38,8 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to ask")
     group.add_argument(
         "what",
-        choices=tuple(QUESTIONS),
+        type=_question,
+        metavar="QUESTION",
         help="flow: what each score does to the gradient flow and to the neural tangent kernel; moment: accuracy by "
         "the epoch of pruning, and the epoch that each detector would choose; choice: what a score's choice is worth "
         "inside the widths of a method; early: which share of which budget to train before the cut",
@@ -75,6 +85,15 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         metavar="X",
         help="early: shares of the budget to train before the cut (default: 0 0.05 0.1 0.25 0.5)",
     )
+
+
+def _question(name: str) -> str:
+    if name not in QUESTIONS:
+        near = nearest(name, QUESTIONS)
+        raise argparse.ArgumentTypeError(
+            f"there is no question {name!r}, did you mean {near!r}? {', '.join(QUESTIONS)}"
+        )
+    return name
 
 
 def act(options: argparse.Namespace, console: Console) -> int:

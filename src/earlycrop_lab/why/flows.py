@@ -1,7 +1,7 @@
 """What scores do to the gradient flow and to the kernel: `flows` prunes one network by each of them."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -57,6 +57,7 @@ def flows(
     samples: int = 8,
     root: str | None = None,
     device: str = "cpu",
+    trained: Callable[[int], None] = lambda epoch: None,
 ) -> Iterator[Flow]:
     """Prune the same network by each score, after some epochs of dense training at a constant rate.
 
@@ -68,9 +69,12 @@ def flows(
         samples: Training samples in the kernel.
         root: The folder of the data sets.
         device: The device to compute on.
+        trained: Called with the number of dense epochs done, after each.
     """
-    *_, stem = grown(d, epochs, root, device)
-    setup = stem.setup
+    for stem in grown(d, epochs, root, device):
+        setup = stem.setup
+        if stem.epoch:
+            trained(stem.epoch)
     flow_before, kernel = _state(d, "random-u", setup, None, samples)
     for name in methods:
         for sparsity in sparsities:
