@@ -145,6 +145,8 @@ def _shorten(parser: argparse.ArgumentParser, usual: Sequence[str], whole: bool)
     if not whole:
         for each in hidden:
             each.help = argparse.SUPPRESS
+        takes = [str(each.metavar or each.dest) for each in parser._actions if not each.option_strings]
+        parser.usage = " ".join(["%(prog)s", *takes, "[options]"])
         parser.epilog = f"{len(hidden)} more options: `{parser.prog} --help-all`."
 
 

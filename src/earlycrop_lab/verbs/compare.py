@@ -21,11 +21,10 @@ from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.verbs.options import around, check_electricity, data_root, describe, given, surroundings
 from earlycrop_lab.verbs.verb import Misuse, say
 
-
 USUAL = (
-    *("--preset", "--methods", "--sparsities", "--seeds", "--networks", "--data", "--beside"),
+    *("--preset", "--methods", "--sparsities", "--seeds", "--networks", "--data"),
     *("--task", "--target", "--prune-at", "--train-size", "--epochs"),
-    *("--data-root", "--out", "--device", "--again", "--workers", "--estimate"),
+    *("--out", "--device", "--again", "--workers", "--estimate"),
 )
 """What `--help` shows."""
 

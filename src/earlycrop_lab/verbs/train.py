@@ -22,7 +22,6 @@ from earlycrop_lab.verbs.options import around, check_electricity, data_root, de
 from earlycrop_lab.verbs.show import present
 from earlycrop_lab.verbs.verb import Misuse, say
 
-
 USUAL = (
     *("--task", "--method", "--sparsity", "--target", "--prune-at"),
     *("--data", "--train-size", "--network", "--epochs", "--seed"),

@@ -16,11 +16,10 @@ from earlycrop_lab.verbs.questions import QUESTIONS, Asking, ask
 from earlycrop_lab.verbs.verb import say
 from earlycrop_lab.why import early, flows
 
-
 USUAL = (
-    *("--sparsities", "--seeds", "--after", "--scores", "--at", "--budgets", "--shares"),
+    *("--sparsities", "--seeds", "--after", "--scores", "--at"),
     *("--task", "--method", "--data", "--train-size", "--network", "--epochs"),
-    *("--data-root", "--out", "--device", "--again"),
+    *("--out", "--device", "--again"),
 )
 """What `--help` shows."""
 
