@@ -1,7 +1,7 @@
 """EarlyCroP: make a network small before you pay for training it.
 
 Beside your loop
-    Pruner          runs a method and returns a Report at the cut; its dry_run returns a Plan
+    Pruner          runs a method and returns a Report at the cut; its dry_run returns a Plan, its sensitivity a table
     Budget          how much leaves, what is counted, and what each layer keeps
     Scoring         the loss and the data by which a method scores
     harvest         cuts the channels that masks have emptied; returns a HarvestReport
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from earlycrop.reach import Reach, ReachWarning
     from earlycrop.report import Check, Report
     from earlycrop.scoring import Scoring
+    from earlycrop.sensitivity import Sensitivity
     from earlycrop.starvation import Bottleneck, StarvationWarning
 
 __all__ = [
@@ -68,6 +69,7 @@ __all__ = [
     "Report",
     "ScoreError",
     "Scoring",
+    "Sensitivity",
     "StarvationWarning",
     "TraceError",
     "VerificationError",
@@ -98,6 +100,7 @@ _HOMES = {
     "Report": "report",
     "ScoreError": "errors",
     "Scoring": "scoring",
+    "Sensitivity": "sensitivity",
     "StarvationWarning": "starvation",
     "TraceError": "errors",
     "VerificationError": "errors",

@@ -9,7 +9,7 @@ units    what leaves, and how         (units/)
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any, Literal
@@ -42,6 +42,7 @@ from earlycrop.plan import Plan, findings, plan_of
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
+from earlycrop.sensitivity import Measure, Sensitivity, probed
 from earlycrop.starvation import remaining
 from earlycrop.structure import Verification, names_of
 from earlycrop.timing import Now, Phase, Reason
@@ -249,6 +250,34 @@ class Pruner(Closed):
             self._removal.leave(units, self.targets, worth)
             left = remaining(dense, self._scorer.variation(units.model, self.method))
             return plan_of(self.method, self.budget, units, before, widths, worth, self._scorer.samples, left)
+
+    def sensitivity(
+        self,
+        measure: Measure | None = None,
+        sparsities: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Sensitivity:
+        """What becomes of the loss, or of any figure, when one layer alone loses its lowest-scored units.
+
+        Each measurement is made on a copy of the model, in evaluation mode and without gradients; nothing leaves.
+
+        Args:
+            measure: Maps a model to a figure, such as its accuracy on the validation split; None: the mean loss over
+                the scoring set.
+            sparsities: The parts of a layer's units that leave; one unit of each layer always stays.
+            progress: Called with the number of measurements done and of all.
+
+        Raises:
+            EarlyCropError: there is neither `measure` nor a loss, or a sparsity is out of range.
+            ScoreError: the loss or the scores are not finite.
+        """
+        if measure is None:
+            self._scorer.prepare(self.method.name)
+        figure = "loss" if measure is None else getattr(measure, "__name__", type(measure).__name__).strip("<>")
+        with torch.inference_mode(False), self._scorer.session():
+            by = self._scorer.mean if measure is None else measure
+            whole, probes = probed(self.units, self._removal.scores(self.units), by, sparsities, progress)
+        return Sensitivity(self.method.name, self.method.units.noun, figure, whole, probes)
 
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started, units = time.perf_counter(), self.units

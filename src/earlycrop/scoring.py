@@ -100,6 +100,10 @@ class Scorer:
             training=self.scoring.training,
         )
 
+    def mean(self, model: nn.Module) -> float:
+        """The mean loss over the scoring set, with norms as the user asked, or in evaluation."""
+        return self.loss(model, self.scoring.bn_mode).value()
+
     def calls(self, model: nn.Module) -> list[Call]:
         """The calls of the model that the loss makes; none without a loss, or where the data change with training."""
         return calls_of(self.loss(model)) if self.ready else []

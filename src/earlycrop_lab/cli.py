@@ -47,6 +47,7 @@ earlycrop: make a network small before you pay for training it.
                                    pruned networks beside narrow networks and random cuts of the same FLOPs;
                                    --beside adds these to any other grid
   earlycrop why flow               what each score does to the gradient flow and to the neural tangent kernel
+  earlycrop why sensitivity        the loss when one layer alone is cut, layer by layer
   earlycrop why moment             accuracy by the epoch of pruning, and the epoch that each detector would choose
   earlycrop why choice             what a score's choice is worth inside the widths of a method
   earlycrop why early              which share of which budget to train before the cut

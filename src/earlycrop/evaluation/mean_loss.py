@@ -111,6 +111,15 @@ class MeanLoss:
         twin._temperature = temperature
         return twin
 
+    def value(self) -> float:
+        """L, in one pass over the set."""
+        device = next((parameter.device for parameter in self.model.parameters()), None)
+        total = torch.zeros(1, dtype=torch.float64, device=device)
+        with self.scoring(()), torch.no_grad():
+            for batch, samples in islice(self.batches(), self.ranks.rank, None, self.ranks.size):
+                total += self._value(batch).double() * (samples / self.samples)
+        return float(self.ranks.sum(total))
+
     def gradient(self, coordinates: Coordinates) -> Vector:
         """∇L with respect to the vector of `coordinates`, in one pass over the set."""
         leaves = coordinates.leaves(self.model)

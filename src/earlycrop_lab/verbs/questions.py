@@ -22,6 +22,8 @@ from earlycrop_lab.why import (
     early_figures,
     flow_figures,
     flows,
+    layer_figures,
+    layers,
     moment_figures,
     moments,
 )
@@ -30,6 +32,7 @@ from earlycrop_lab.why.early import Early, Mark
 from earlycrop_lab.why.records import answer, before, keep
 
 LEVELS = (0.5, 0.8, 0.9, 0.95, 0.98)
+PARTS = (0.1, 0.25, 0.5, 0.75, 0.9)
 Given = dict[str, Any]
 
 
@@ -152,6 +155,31 @@ def _flow(given: Given, asking: Asking) -> int:
     return answer(folder, {"flow": flow_figures.flow(found)}, asking.say)
 
 
+def _sensitivity(given: Given, asking: Asking) -> int:
+    options, device = asking.options, asking.device
+    d, found, levels = get_task(options.task).description(**given), [], options.sparsities or PARTS
+    for seed in range(options.seeds):
+        far: list[Far] = []  # once their number is known
+
+        def trained(epoch: int, seed: int = seed) -> None:
+            asking.say(f"seed {seed}: {epoch} of {options.after} dense epochs trained")
+
+        def progress(done: int, of: int, seed: int = seed, far: list[Far] = far) -> None:
+            far[:] = far or [Far({"cut": of})]
+            told = far[0].step("cut")
+            if done % max(of // 10, 1) == 0:
+                asking.say(f"seed {seed}: {told} layers and sparsities measured")
+
+        where = {"root": options.data_root, "device": device, "trained": trained, "progress": progress}
+        found.append(layers.layers(replace(d, seed=seed), levels, by=options.by, epochs=options.after, **where))
+        asking.say(f"\n{found[-1]}\n")
+    folder = options.out / f"why-sensitivity-{d.data}-{d.network}-{d.method}-{options.by}-after{options.after}"
+    rises = options.by == "metric" and d.metric.better == "higher"
+    keep(folder, {"asked": repr(d), "layers": [one.as_dict() for one in found], "rises": rises}, device)
+    title = f"{d.network} on {d.data}, {options.after} dense epochs old: which layers matter to {d.method}?"
+    return answer(folder, {"sensitivity": layer_figures.layers(found, rises, title)}, asking.say)
+
+
 def _moment(given: Given, asking: Asking) -> int:
     options, device = asking.options, asking.device
     if options.sparsities and len(options.sparsities) > 1:
@@ -268,6 +296,7 @@ QUESTIONS = {
     each.name: each
     for each in (
         Question("flow", _flow, in_accuracy=False),
+        Question("sensitivity", _sensitivity, in_accuracy=False),
         Question("moment", _moment),
         Question("choice", _choice),
         Question("early", _early),

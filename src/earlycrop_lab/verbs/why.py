@@ -17,7 +17,7 @@ from earlycrop_lab.verbs.verb import say
 from earlycrop_lab.why import early, flows
 
 USUAL = (
-    *("--sparsities", "--seeds", "--after", "--scores", "--at"),
+    *("--sparsities", "--seeds", "--after", "--scores", "--by", "--at"),
     *("--task", "--method", "--data", "--train-size", "--network", "--epochs"),
     *("--out", "--device", "--again"),
 )
@@ -39,8 +39,8 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         "what",
         type=_question,
         metavar="QUESTION",
-        help="flow: what each score does to the gradient flow and to the neural tangent kernel; moment: accuracy by "
-        "the epoch of pruning, and the epoch that each detector would choose; choice: what a score's choice is worth "
+        help="flow: what each score does to the gradient flow and to the neural tangent kernel; sensitivity: how much "
+        "each layer matters, cut by itself; moment: accuracy by the epoch of pruning, and the epoch that each detector would choose; choice: what a score's choice is worth "
         "inside the widths of a method; early: which share of which budget to train before the cut",
     )
     group.add_argument(
@@ -48,14 +48,15 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs="+",
         metavar="X",
-        help="fractions to remove (default: 0.5 0.8 0.9 0.95 0.98; moment and choice: 0.95)",
+        help="fractions to remove (default: 0.5 0.8 0.9 0.95 0.98; moment and choice: 0.95; sensitivity: 0.1 0.25 0.5 "
+        "0.75 0.9 of each layer)",
     )
     group.add_argument("--seeds", type=int, default=1, metavar="N", help="number of seeds (default: 1)")
     group.add_argument(
         "--samples", type=int, default=8, metavar="N", help="training samples in the kernel (default: 8)"
     )
     group.add_argument(
-        "--after", type=int, default=0, metavar="N", help="flow: dense epochs before the cut (default: 0)"
+        "--after", type=int, default=0, metavar="N", help="flow, sensitivity: dense epochs before (default: 0)"
     )
     group.add_argument(
         "--scores",
@@ -63,6 +64,12 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         default=flows.SCORES,
         metavar="NAME",
         help="flow: methods whose scores to compare (default: those that prune before training)",
+    )
+    group.add_argument(
+        "--by",
+        choices=("loss", "metric"),
+        default="loss",
+        help="sensitivity: the loss on the scoring set, or the task's metric (default: loss)",
     )
     group.add_argument(
         "--at",

@@ -6,10 +6,12 @@
     choice_figures  figures of what a choice is worth
     moment_figures  figures of when to prune
     flow_figures    figures of what scores do to flow and kernel
+    layer_figures   figures of how much each layer matters
     early           when early pruning pays
     choices         what a score's choice is worth at fixed widths
     moments         when to prune
     flows           what scores do to the gradient flow and the neural tangent kernel
+    layers          how much each layer matters
     independence    how little channels repeat each other
     branches        trainings that share their beginning
 

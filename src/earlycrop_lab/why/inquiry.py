@@ -10,12 +10,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from earlycrop import Sensitivity
 from earlycrop_lab.reporting.charts.canvas import Chart
 from earlycrop_lab.reporting.conditions import setting
 from earlycrop_lab.reporting.numbers import amount, percent
 from earlycrop_lab.tasks import TASKS
 from earlycrop_lab.tasks.description import Description
-from earlycrop_lab.why import choice_figures, early_figures, flow_figures, moment_figures
+from earlycrop_lab.why import choice_figures, early_figures, flow_figures, layer_figures, moment_figures
 from earlycrop_lab.why.choices import Choice
 from earlycrop_lab.why.early import MOST, Early, Mark, cells
 from earlycrop_lab.why.flows import Flow
@@ -58,6 +59,10 @@ def of(folder: Path) -> Inquiry:
         if "runs" in stored:
             where = re.sub(r", \d+ epochs?", "", setting(d))  # there are several budgets
             return Inquiry(f"When does early pay? {d.method}", where, tuple(_early(stored, folder.name)))
+        if "layers" in stored:
+            found = [Sensitivity.from_dict(each) for each in stored["layers"]]
+            chart = _layered(found, stored["rises"], folder.name)
+            return Inquiry(f"Which layers matter to {d.method}?", setting(d), (chart,))
         found = [Flow(**each) for each in stored["found"]]
         return Inquiry("What do scores do to flow and kernel?", setting(d), (_pruned(found, folder.name),))
     except (LookupError, TypeError, AttributeError, ValueError, SyntaxError) as error:
@@ -148,6 +153,15 @@ def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
             ("equal FLOPs", f" The cut before training goes on for longer, at most {MOST} times the budget."),
         )
     ]
+
+
+def _layered(found: Sequence[Sensitivity], rises: bool, name: str) -> Chart:
+    stated = (
+        f"A dense network of which one layer alone loses its lowest-scored {found[0].unit}, mean over n = {len(found)}; "
+        "layers with coupled channels are one row. The redder, the worse; the dense network's figure is in the title."
+    )
+    title = "What one layer's cut does by itself"
+    return Chart(f"{name}-sensitivity", title, stated, layer_figures.layers(found, rises))
 
 
 def _pruned(found: Sequence[Flow], name: str) -> Chart:

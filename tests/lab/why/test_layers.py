@@ -1,0 +1,47 @@
+"""How much each layer matters: kept, drawn, and read again."""
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from earlycrop import Sensitivity
+from earlycrop.sensitivity import Probe
+from earlycrop_lab.cli import main
+from earlycrop_lab.why import inquiry, layer_figures
+
+SMALL = "--network=mlp --width=16 --train-size=100 --batch-size=50 --method=magnitude-s".split()
+
+
+@pytest.mark.parametrize("by", ["loss", "metric"])
+def test_the_question_is_answered_with_a_table_and_a_picture(by, tmp_path, capsys):
+    asked = ["why", "sensitivity", *SMALL, "--after=1", f"--by={by}", "--sparsities", "0.25", "0.75", "--seeds=2"]
+    assert main([*asked, f"--out={tmp_path}"]) == 0
+    told = capsys.readouterr().out
+    assert "seed 0: 1 of 1 dense epochs trained" in told
+    assert "about 0 s left] layers and sparsities measured" in told
+    (folder,) = tmp_path.iterdir()
+    assert {path.name for path in folder.iterdir()} == {"records.json", "sensitivity.png", "sensitivity.svg"}
+    found = inquiry.of(folder)
+    assert found.title == "Which layers matter to magnitude-s?"
+    (axes,) = found.charts[0].figure.axes
+    layers = [label.get_text() for label in axes.get_yticklabels()]
+    assert layers
+    assert all(f"\n  {layer} " in told for layer in layers)
+    assert ("test accuracy" if by == "metric" else "loss on the scoring set") in axes.get_title(loc="left")
+
+
+def test_what_is_worse_is_redder_whether_the_figure_rises_or_falls():
+    def drawn(rises: bool) -> list[list[float]]:
+        values = {("a",): (1.0, 0.8), ("b", "c"): (0.9, 0.2)}
+        probes = [Probe(n, s, 8, 4, v) for n, pair in values.items() for s, v in zip((0.5, 0.9), pair, strict=True)]
+        figure = layer_figures.layers([Sensitivity("snap", "channels", "figure", 0.9, tuple(probes))], rises)
+        assert isinstance(figure, Figure)
+        return figure.axes[0].images[0].get_array().tolist()
+
+    torch.testing.assert_close(drawn(rises=True), [[0, 0.1], [0, 0.7]], atol=1e-9, rtol=0)
+    torch.testing.assert_close(drawn(rises=False), [[0.1, 0], [0, 0]], atol=1e-9, rtol=0)
+
+
+def test_a_method_that_removes_nothing_is_no_answer(tmp_path, capsys):
+    assert main(["why", "sensitivity", *SMALL, "--method=dense", f"--out={tmp_path}"]) == 2
+    assert "dense removes nothing" in capsys.readouterr().err
