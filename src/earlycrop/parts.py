@@ -82,6 +82,10 @@ class PartCost(AbstractCost):
         cost: The cost.
         part: What messages call the part.
         parameters: The names of its parameters.
+
+    Attributes:
+        name: What messages call this cost.
+        per_weight: As of the cost.
     """
 
     cost: AbstractCost
@@ -150,8 +154,7 @@ class Parts:
         parts: Maps names to sparsities.
 
     Raises:
-        BudgetError: the model has no module or parameter of some name, or nothing is left of a part because longer
-            names cover all of it.
+        BudgetError: the model has no module or parameter of some name.
     """
 
     def __init__(self, model: nn.Module, parts: Mapping[Name, float]) -> None:
@@ -182,6 +185,9 @@ class Parts:
             rest: The sparsity of what no name covers.
             cost: The budget's cost.
             whole: The sizes of the dense network.
+
+        Raises:
+            BudgetError: the cost counts nothing in a part that was named.
         """
         found = [self.find(name)[0] for name in self._parameters]
         shares = []

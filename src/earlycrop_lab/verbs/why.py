@@ -40,8 +40,9 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         type=_question,
         metavar="QUESTION",
         help="flow: what each score does to the gradient flow and to the neural tangent kernel; sensitivity: how much "
-        "each layer matters, cut by itself; moment: accuracy by the epoch of pruning, and the epoch that each detector would choose; choice: what a score's choice is worth "
-        "inside the widths of a method; early: which share of which budget to train before the cut",
+        "each layer matters, cut by itself; moment: accuracy by the epoch of pruning, and the epoch that each detector "
+        "would choose; choice: what a score's choice is worth inside the widths of a method; early: which share of "
+        "which budget to train before the cut",
     )
     group.add_argument(
         "--sparsities",

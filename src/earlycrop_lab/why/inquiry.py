@@ -157,8 +157,8 @@ def _early(stored: Mapping[str, Any], name: str) -> list[Chart]:
 
 def _layered(found: Sequence[Sensitivity], rises: bool, name: str) -> Chart:
     stated = (
-        f"A dense network of which one layer alone loses its lowest-scored {found[0].unit}, mean over n = {len(found)}; "
-        "layers with coupled channels are one row. The redder, the worse; the dense network's figure is in the title."
+        f"A dense network of which one layer alone loses its lowest-scored {found[0].unit}, n = {len(found)}; layers "
+        "with coupled channels are one row. The redder, the worse; the dense network's figure is in the title."
     )
     title = "What one layer's cut does by itself"
     return Chart(f"{name}-sensitivity", title, stated, layer_figures.layers(found, rises))
