@@ -168,7 +168,7 @@ def _sensitivity(given: Given, asking: Asking) -> int:
             far[:] = far or [Far({"cut": of})]
             told = far[0].step("cut")
             if done % max(of // 10, 1) == 0:
-                asking.say(f"seed {seed}: {told} layers and sparsities measured")
+                asking.say(f"seed {seed}: {told} cuts tried")
 
         where = {"root": options.data_root, "device": device, "trained": trained, "progress": progress}
         found.append(layers.layers(replace(d, seed=seed), levels, by=options.by, epochs=options.after, **where))
@@ -176,7 +176,7 @@ def _sensitivity(given: Given, asking: Asking) -> int:
     folder = options.out / f"why-sensitivity-{d.data}-{d.network}-{d.method}-{options.by}-after{options.after}"
     rises = options.by == "metric" and d.metric.better == "higher"
     keep(folder, {"asked": repr(d), "layers": [one.as_dict() for one in found], "rises": rises}, device)
-    title = f"{d.network} on {d.data}, {options.after} dense epochs old: which layers matter to {d.method}?"
+    title = f"Each layer cut alone by {d.method}, {d.network} on {d.data}"
     return answer(folder, {"sensitivity": layer_figures.layers(found, rises, title)}, asking.say)
 
 
