@@ -168,7 +168,7 @@ def _sensitivity(given: Given, asking: Asking) -> int:
             far[:] = far or [Far({"cut": of})]
             told = far[0].step("cut")
             if done % max(of // 10, 1) == 0:
-                asking.say(f"seed {seed}: {told} cuts tried")
+                asking.say(f"seed {seed}: {told} cuts")
 
         where = {"root": options.data_root, "device": device, "trained": trained, "progress": progress}
         found.append(layers.layers(replace(d, seed=seed), levels, by=options.by, epochs=options.after, **where))
