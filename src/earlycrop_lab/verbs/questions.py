@@ -166,9 +166,9 @@ def _sensitivity(given: Given, asking: Asking) -> int:
 
         def progress(done: int, of: int, seed: int = seed, far: list[Far] = far) -> None:
             far[:] = far or [Far({"cut": of})]
-            told = far[0].step("cut")
+            step = far[0].step("cut")
             if done % max(of // 10, 1) == 0:
-                asking.say(f"seed {seed}: {told} cuts")
+                asking.say(f"seed {seed}: {step} cuts")
 
         where = {"root": options.data_root, "device": device, "trained": trained, "progress": progress}
         found.append(layers.layers(replace(d, seed=seed), levels, by=options.by, epochs=options.after, **where))
