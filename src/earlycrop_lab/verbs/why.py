@@ -17,8 +17,8 @@ from earlycrop_lab.verbs.verb import say
 from earlycrop_lab.why import early, flows
 
 USUAL = (
-    *("--sparsities", "--seeds", "--after", "--scores", "--by", "--at"),
-    *("--task", "--method", "--data", "--train-size", "--network", "--epochs"),
+    *("--sparsities", "--seeds", "--after", "--by", "--at"),
+    *("--task", "--method", "--data", "--network", "--epochs"),
     *("--out", "--device", "--again"),
 )
 """What `--help` shows."""
