@@ -134,10 +134,11 @@ def test_a_pruner_that_is_gone_masks_nothing_and_is_not_kept_alive():
 
 
 def two(net: nn.Module) -> list[torch.optim.Optimizer]:
-    """Muon for a matrix between, AdamW for the rest."""
+    """Muon for a matrix between, AdamW for the rest; before PyTorch 2.9, which has no Muon, a plain momentum."""
     between = net[2].weight
     rest = [parameter for parameter in net.parameters() if parameter is not between]
-    return [torch.optim.Muon([between], lr=0.02), torch.optim.AdamW(rest, lr=1e-3)]
+    muon = getattr(torch.optim, "Muon", lambda these, lr: torch.optim.SGD(these, lr, momentum=0.9))
+    return [muon([between], lr=0.02), torch.optim.AdamW(rest, lr=1e-3)]
 
 
 @pytest.mark.parametrize("method", ["magnitude-u", "magnitude-s"])

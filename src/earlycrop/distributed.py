@@ -117,7 +117,8 @@ class Ranks:
         with _reached(), torch.no_grad():
             for tensor in tensors:
                 whole = tensor.contiguous()
-                dist.broadcast(whole, group=self._group, group_src=0)
+                # as bytes, since not every backend sends every type
+                dist.broadcast(whole.reshape(-1).view(torch.uint8), group=self._group, group_src=0)
                 if whole is not tensor:
                     tensor.copy_(whole)
 

@@ -42,6 +42,7 @@ def choice(structure, each: int) -> Tensor:
     return keep
 
 
+@pytest.mark.skipif(not hasattr(F, "grouped_mm"), reason="new in PyTorch 2.10")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hidden_units_of_experts_leave(dtype):
     """The width of the stream and the hidden units of all experts at once; PyTorch's kernel asks for aligned rows."""
@@ -67,7 +68,8 @@ def test_the_product_of_groups_in_plain_operators():
     stand_in = operator_for(torch.ops.aten._grouped_mm.default).stand_in
     expected = torch.cat([x[:2] @ w[0], x[2:6] @ w[2], torch.zeros(1, 4)])
     torch.testing.assert_close(stand_in(x, w, ends), expected)
-    torch.testing.assert_close(F.grouped_mm(x, w, offs=ends)[:6], expected[:6])
+    if hasattr(F, "grouped_mm"):  # PyTorch 2.10
+        torch.testing.assert_close(F.grouped_mm(x, w, offs=ends)[:6], expected[:6])
     assert stand_in(x.to("meta"), w.to("meta"), ends.to("meta")).shape == (7, 4)
 
 

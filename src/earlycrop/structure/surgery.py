@@ -167,6 +167,16 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
     except BaseException:
         put_back()
         raise
+    _renew(model)
+
+
+def _renew(model: nn.Module) -> None:
+    """Let a compiled model see its new shapes: in PyTorch 2.8 it checks a module again if a dictionary has changed."""
+    for module in model.modules():
+        for named in (module._parameters, module._buffers):
+            entries = dict(named)
+            named.clear()
+            named.update(entries)
 
 
 def remembered(model: nn.Module, *optimizers: Optimizer | None) -> Callable[[], None]:
