@@ -118,21 +118,26 @@ def harvest(
         return harvest_units(units)
 
 
-def ripe(units: AbstractUnits, method: str, reason: str | None) -> WeightUnits:
+def ripe(units: AbstractUnits, method: str, cuts: int, of: int) -> WeightUnits:
     """The masks of a pruner, if they can be harvested.
 
     Args:
         units: The pruner's.
         method: The method's name.
-        reason: What else keeps them from being harvested.
+        cuts: How many cuts there have been.
+        of: How many there will be.
 
     Raises:
         EarlyCropError: they cannot be; it says why.
     """
-    masks = units.masked
+    masks, reason = units.masked, None
     if masks is None:
         reason = f"{method} removes no single weights"
-    elif reason is None and masks.left is not None:
+    elif not cuts:
+        reason = "it has pruned nothing yet"
+    elif cuts < of:
+        reason = f"more weights will leave after this cut, {cuts} of {of}"
+    elif masks.left is not None:
         reason = "it was harvested already"
     if masks is None or reason is not None:
         raise EarlyCropError(

@@ -9,7 +9,7 @@ units    what leaves, and how         (units/)
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any, Literal
@@ -30,6 +30,7 @@ from earlycrop.adopting import (
     copy_of,
 )
 from earlycrop.budget import Budget
+from earlycrop.counting import Counts
 from earlycrop.deprecated import regrouped
 from earlycrop.distributed import ranks_of
 from earlycrop.errors import EarlyCropError, VerificationError
@@ -42,10 +43,11 @@ from earlycrop.plan import Plan, findings, plan_of
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
-from earlycrop.sensitivity import Measure, Sensitivity, probed
+from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, probed
 from earlycrop.starvation import remaining
 from earlycrop.structure import Verification, names_of
 from earlycrop.timing import Now, Phase, Reason
+from earlycrop.units import AbstractUnits
 from earlycrop.watching import Watch
 
 
@@ -215,8 +217,7 @@ class Pruner(Closed):
                 self._removal.start_gathering()
             if not (self.done or self.pruned or self.method.timing.needs_budget):
                 self._watch.warn_of_the_end(epoch, self.epochs)
-            phase = self.method.timing.phase(epoch, self.epochs, self._cuts_in_all)
-            self._phases.enter(phase, again=report is not None)
+            self._phases.enter(self.method.timing.phase(epoch, self.epochs, self._cuts_in_all), report is not None)
         announce(self.log if self._ranks.rank == 0 else None, self.curve[seen:], report, self.cuts == 1)
         return report
 
@@ -243,7 +244,7 @@ class Pruner(Closed):
         if self.done or self.pruned:
             why = "has pruned already" if self.pruned else "never prunes"
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
-        before, widths = self.units.counts(self.budget.cost), self.units.widths()
+        before, widths = _before(self.units, self.budget, None)
         with torch.inference_mode(False), self._scorer.session(), self.units.tried() as units:
             dense = self._scorer.variation(units.model, self.method)
             worth = torch.zeros(units.alive.numel(), dtype=torch.float64)
@@ -252,18 +253,13 @@ class Pruner(Closed):
             return plan_of(self.method, self.budget, units, before, widths, worth, self._scorer.samples, left)
 
     def sensitivity(
-        self,
-        measure: Measure | None = None,
-        sparsities: Sequence[float] = (0.25, 0.5, 0.75, 0.9),
-        progress: Callable[[int, int], None] | None = None,
+        self, measure: Measure | None = None, sparsities: Sequence[float] = USUAL, progress: Progress | None = None
     ) -> Sensitivity:
-        """What becomes of the loss, or of any figure, when one layer alone loses its lowest-scored units.
-
-        Each measurement is made on a copy of the model, in evaluation mode and without gradients; nothing leaves.
+        """What becomes of the loss, or of any figure, when one layer alone loses its lowest-scored units; none leaves.
 
         Args:
-            measure: Maps a model to a figure, such as its accuracy on the validation split; None: the mean loss over
-                the scoring set.
+            measure: Maps a copy of the model in evaluation mode to a figure, such as its accuracy on the validation
+                split; it is called without gradients. None: the mean loss over the scoring set.
             sparsities: The parts of a layer's units that leave; one unit of each layer always stays.
             progress: Called with the number of measurements done and of all.
 
@@ -275,21 +271,18 @@ class Pruner(Closed):
             self._scorer.prepare(self.method.name)
         figure = "loss" if measure is None else getattr(measure, "__name__", type(measure).__name__).strip("<>")
         with torch.inference_mode(False), self._scorer.session():
-            by = self._scorer.mean if measure is None else measure
-            whole, probes = probed(self.units, self._removal.scores(self.units), by, sparsities, progress)
-        return Sensitivity(self.method.name, self.method.units.noun, figure, whole, probes)
+            scores, by = self._removal.scores(self.units), measure or self._scorer.mean
+            return probed(self.method, self.units, scores, figure, by, sparsities, progress)
 
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started, units = time.perf_counter(), self.units
-        before, widths = units.counts(self.budget.cost), units.widths()
-        if self.report is not None:  # what earlier cuts removed counts too
-            before, widths = self.report.before, [(width.layer, width.before) for width in self.report.widths]
+        before, widths = _before(units, self.budget, self.report)
         with self._phases.plain(stay=True), units.all_or_nothing(*self._optimizers):
             proof, unverified = units.proof() if self._verify else (None, None)
             rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
             dense = self._scorer.variation(units.model, self.method)
-            several = self._cuts_in_all == len(self.targets)  # one step in each cut; otherwise all of them in this one
-            self._removal.leave(units, [self.targets[self.cuts]] if several else self.targets)
+            each = self._cuts_in_all == len(self.targets)  # one step in each cut; otherwise all of them in this one
+            self._removal.leave(units, [self.targets[self.cuts]] if each else self.targets)
             if self._optimizer_state == "reset" or self.method.timing.rewinds_to is not None:
                 _forget(self._optimizers)
             if rehearsal is not None:
@@ -323,10 +316,7 @@ class Pruner(Closed):
                 was harvested already.
             VerificationError: the harvested outputs differ from the masked ones. Everything is as it was.
         """
-        reason = None if self.pruned else "it has pruned nothing yet"
-        if self.pruned and not self.done:
-            reason = f"more weights will leave after this cut, {self.cuts} of {self._cuts_in_all}"
-        units = ripe(self.units, self.method.name, reason)
+        units = ripe(self.units, self.method.name, self.cuts, self._cuts_in_all)
         with torch.inference_mode(False), self._ranks.in_step():
             check_ranks(self._ranks, self.model)
             self._ranks.share(self.model.buffers())  # what is dead depends on them
@@ -379,11 +369,7 @@ class Pruner(Closed):
         return given | {"bn_mode": self._scorer.bn_mode}
 
     def held(self) -> Iterator[Tensor]:
-        """Every tensor that it keeps from step to step besides the model and the optimizer.
-
-        These are θ(0) while a rule watches, masks, weights to rewind to, and sums over steps: training needs memory for
-        them too.
-        """
+        """Every tensor kept from step to step besides model and optimizer: θ(0), masks, weights to rewind to, sums."""
         return chain(self._removal.held(), self._watch.held(), self.units.held())
 
     # What instruments look at -------------------------------------------------------------------------
@@ -415,6 +401,13 @@ class Pruner(Closed):
         """
         with self._scorer.session():
             return self._scorer.kernel(self.units, samples, most)
+
+
+def _before(units: AbstractUnits, budget: Budget, report: Report | None) -> tuple[Counts, list[tuple[str, int]]]:
+    """The counts and widths of the dense network: what earlier cuts removed counts too."""
+    if report is None:
+        return units.counts(budget.cost), units.widths()
+    return report.before, [(width.layer, width.before) for width in report.widths]
 
 
 def _forget(optimizers: Sequence[Optimizer]) -> None:

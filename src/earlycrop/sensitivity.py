@@ -13,12 +13,17 @@ from torch import Tensor, nn
 
 from earlycrop.budget import check_scores
 from earlycrop.errors import BudgetError, EarlyCropError
+from earlycrop.methods import Method
 from earlycrop.report import plain
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.units import AbstractUnits
 
 Measure = Callable[[nn.Module], float]
 """Maps a model to a figure: its loss, its accuracy."""
+Progress = Callable[[int, int], None]
+"""Takes the number of measurements done and of all."""
+USUAL = (0.25, 0.5, 0.75, 0.9)
+"""The parts of a layer that leave, unless others are asked for."""
 
 
 @dataclass(frozen=True)
@@ -107,20 +112,24 @@ def title_of(layers: Sequence[str], shown: int = 2) -> str:
 
 
 def probed(
+    method: Method,
     units: AbstractUnits,
     scores: Tensor,
+    figure: str,
     measure: Measure,
     sparsities: Sequence[float],
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[float, tuple[Probe, ...]]:
+    progress: Progress | None = None,
+) -> Sensitivity:
     """The figure of the network as it is, and with each layer cut by itself, each time in a copy.
 
     Args:
+        method: The method that scored.
         units: The units; none leaves.
         scores: The score of each; the lowest leave first.
+        figure: The name of what is measured.
         measure: Maps a model to the figure.
         sparsities: The parts of a layer's units that leave.
-        progress: Called with the number of measurements done and of all.
+        progress: Called after each measurement.
 
     Raises:
         BudgetError: a sparsity is out of range.
@@ -148,7 +157,7 @@ def probed(
         if progress is not None:
             progress(done, len(asked))
     assert whole is not None
-    return whole, tuple(probes)
+    return Sensitivity(method.name, method.units.noun, figure, whole, tuple(probes))
 
 
 def _groups(units: AbstractUnits) -> list[tuple[tuple[str, ...], Tensor]]:

@@ -16,7 +16,7 @@ from tests.cases import CASES
 OLD = torch.__version__ < "2.9"
 """PyTorch 2.8 exports the states of an LSTM with a dimension too many, and some operators without their module."""
 
-# `hf_vit` makes an empty attention mask only where it is exported, and PyTorch 2.8 exports `token_types` in another order
+# `hf_vit` makes an empty attention mask only where it is exported; PyTorch 2.8 exports `token_types` in another order
 ELSEWHERE = {"hf_vit", "token_types"} if OLD else {"hf_vit"}
 NAMES = [name for name, case in CASES.items() if not case.slow and name not in ELSEWHERE]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -172,11 +173,15 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
 
 def _renew(model: nn.Module) -> None:
     """Let a compiled model see its new shapes: in PyTorch 2.8 it checks a module again if a dictionary has changed."""
+
+    def renew(named: dict[str, Any]) -> None:
+        entries = dict(named)
+        named.clear()
+        named.update(entries)
+
     for module in model.modules():
-        for named in (module._parameters, module._buffers):
-            entries = dict(named)
-            named.clear()
-            named.update(entries)
+        renew(module._parameters)
+        renew(module._buffers)
 
 
 def remembered(model: nn.Module, *optimizers: Optimizer | None) -> Callable[[], None]:
