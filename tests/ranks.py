@@ -86,7 +86,7 @@ def _serve(rank: int, size: int, store: str, seconds: float, pipe: Any) -> None:
         "gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=timedelta(seconds=seconds)
     )
     warnings.simplefilter("error")
-    warnings.filterwarnings("ignore", message="`torch.jit.script`", category=FutureWarning)  # PyTorch 2.14 uses it itself
+    warnings.filterwarnings("ignore", "`torch.jit.script`", FutureWarning)  # PyTorch 2.14 uses it itself
     while True:
         function, arguments = pipe.recv()
         torch.manual_seed(0)
