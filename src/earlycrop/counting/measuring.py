@@ -34,10 +34,11 @@ from earlycrop.structure.trace import as_inputs, called, examples_in, inputs_for
 from earlycrop.structure.work import Operation, operands_of
 
 FORMAT = "earlycrop latency 1"
-PARTS = (0.0, 0.19, 0.38, 0.69, 0.94, 1.0)
-"""The widths at which an operator is timed, as parts of the dense one: one channel at least."""
+PARTS, LEAST = (0.06, 0.19, 0.38, 0.69, 0.94, 1.0), 2
+"""The widths at which an operator is timed, as parts of the dense one, and the least: one channel alone may be a
+special case that takes less. Few are multiples of 8, as few are after a cut."""
 CUTS, VARIED = (1.0, 0.55, 0.3, 0.14), 4
-"""The parts of all channels in the networks that are timed; how many more there are, with another part of each layer."""
+"""The parts of all channels in the networks that are timed; how many more there are, with other parts of each layer."""
 ROUNDS, STEADY = (3, 15), 0.03
 """The least and most rounds; no more are made once the median spread is below this."""
 BURST = 1e-3
@@ -188,7 +189,7 @@ class _Subject:
     def __post_init__(self) -> None:
         rows = []
         for size, unit in zip(self.dense, self.units, strict=True):
-            row = [min(max(round(size * part / unit), 1) * unit, size) for part in PARTS]
+            row = [min(max(round(size * part / unit), LEAST) * unit, size) for part in PARTS]
             rows.append(row if self.joint else sorted(set(row)))
         if self.joint:
             each = [*dict.fromkeys(zip(*rows, strict=True))]
