@@ -45,7 +45,7 @@ def test_every_error_is_an_earlycrop_error_and_a_value_error():
 @pytest.mark.parametrize(
     ("name", "target"),
     [
-        *(("crop-s", target) for target in ("weight", "node", "params", "flops")),
+        *(("crop-s", target) for target in ("weight", "node", "params", "flops", "memory")),
         *(("random-s", "weight"), ("cropit-s", "node"), ("earlycrop-s-score", "params")),
     ],
 )
@@ -220,6 +220,7 @@ def pruner(target="weight", bn_mode="auto", **options):
 for kind, words, ask in (
     (EarlyCropError, "weight", lambda: Budget(0.5, "weigth")),
     (EarlyCropError, "flops", lambda: pruner(target="flop")),
+    (EarlyCropError, "Latency.measured", lambda: pruner(target="latency")),
     (EarlyCropError, "slice", lambda: pruner(optimizer_state="keep")),
     (EarlyCropError, "running", lambda: pruner(bn_mode="eval")),
     (EarlyCropError, "param_groups", lambda: pruner(optimizer=object())),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from earlycrop.allocation import places
 from earlycrop.counting import Counter
 from earlycrop.counting.costs import COSTS, AbstractCost, Target
+from earlycrop.counting.latency import Latency
 from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError, ScoreError, nearest
 from earlycrop.parts import Name, Parts, Share, check_parts
@@ -26,8 +27,9 @@ class Budget:
 
     Args:
         sparsity: The part of the dense network's count that is removed, in [0, 1).
-        target: Which count: `weight` (prunable weights), `node` (output channels), `params` or `flops`; or a cost of
-            your own.
+        target: Which count: `weight` (prunable weights), `node` (output channels), `params`, `flops` or `memory` (bytes
+            in training); or a cost with settings (`Memory(batch=64)`), measured (`Latency.measured(...)`), or of your
+            own.
         min_channels: The least that each layer keeps: a number of channels if an integer, a fraction of them if a
             float. None leaves it to the method: 1 for all but `gate-decorators`.
         round_to: Widths are multiples of this (8 suits CPUs and tensor cores); layers are rounded up, never down.
@@ -52,6 +54,12 @@ class Budget:
         object.__setattr__(self, "parts", check_parts(self.parts))
         if not 0 <= self.sparsity < 1:
             raise BudgetError(f"`sparsity` is the part removed, at least 0 and below 1; found {self.sparsity}.")
+        if self.target == Latency.name:
+            raise BudgetError(
+                "`target='latency'` has to be measured on your device first: "
+                "Budget(..., target=Latency.measured(model, images, 'latency.json')), with `Latency` from "
+                "earlycrop.counting and the batch whose latency counts."
+            )
         if not isinstance(self.target, AbstractCost) and self.target not in tuple(COSTS):
             raise BudgetError(
                 f"`target` is one of {', '.join(COSTS)}; found {self.target!r}. "

@@ -191,7 +191,8 @@ def count_lines(before: Counts, after: Counts, unit: str, target: str) -> list[s
         lines.append(f"  FLOPs       {before.flops:>13,.0f} -> {after.flops:>13,.0f}   per example")
     if before.other is not None and after.other is not None:
         b, a = before.other, after.other
-        lines.append(f"  {target:<11} {b:>13,.6g} -> {a:>13,.6g}   sparsity {1 - a / b:.4f}")
+        form = ",.0f" if b >= 1e6 else ",.6g"
+        lines.append(f"  {target:<11} {b:>13{form}} -> {a:>13{form}}   sparsity {1 - a / b:.4f}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What sparsity counts: four costs by name, and a fifth that is one class here."""
+"""What sparsity counts: costs by name, and one that is a class here."""
 
 import copy
 import json

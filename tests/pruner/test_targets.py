@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from earlycrop import StarvationWarning
-from earlycrop.counting import Counter
+from earlycrop.counting import COSTS, Counter
 from tests import dense
 from tests.small import make, small
 
@@ -12,19 +12,19 @@ from tests.small import make, small
 @pytest.mark.parametrize(
     ("name", "target", "sparsity"),
     [
-        *(("crop-s", target, 0.3) for target in ("weight", "node", "params", "flops")),
+        *(("crop-s", target, 0.3) for target in ("weight", "node", "params", "flops", "memory")),
         *(("crop-s", "weight", 0.0), ("cropit-s", "flops", 0.6)),
     ],
 )
 def test_channels_come_within_one_class_of_any_target(name, target, sparsity):
     net = small()
     pruner = make(net, None, name, sparsity, target=target)
-    whole = pruner.units.counts().of(target)
+    whole = pruner.units.counts(COSTS[target]).of(target)
     per_class = []
     for number in range(len(pruner.units.keep)):
         keep = torch.ones(len(pruner.units.keep), dtype=torch.bool)
         keep[number] = False
-        per_class.append(whole - Counter(pruner.units.structure, net)(keep).of(target))
+        per_class.append(whole - Counter(pruner.units.structure, net)(keep, COSTS[target]).of(target))
     report = pruner.check(0)
     assert abs(1 - report.after.of(target) / whole - sparsity) <= max(per_class) / whole
     if sparsity == 0:

@@ -1,6 +1,6 @@
 """What sparsity counts: a cost is a number for each choice of channels, and pruning removes a part of it.
 
-`target=` takes the name of one of the four costs here, or an instance of your own class:
+`target=` takes the name of one of the costs here, or an instance of your own class:
 
     >>> from dataclasses import dataclass
     >>> @dataclass(frozen=True)
@@ -15,11 +15,14 @@
     Budget(sparsity=0.5, target=Megabytes(), min_channels=None, round_to=1, protect_layers=False)
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Literal
 
 from earlycrop.counting.sizes import Sizes
+from earlycrop.errors import BudgetError
+from earlycrop.structure.work import Held
 
 
 class AbstractCost(ABC):
@@ -95,7 +98,74 @@ class Flops(AbstractCost):
         return sum(2 * uses * sizes.entries(name) for name, uses in sizes.uses)
 
 
-Target = Literal["weight", "node", "params", "flops"]
+@dataclass(frozen=True)
+class Memory(AbstractCost):
+    """The bytes of all tensors at the moment when most are alive, for the batch of the example inputs.
 
-COSTS: dict[str, AbstractCost] = {cost.name: cost for cost in (PrunableWeights(), Nodes(), Parameters(), Flops())}
+    In training that is when the backward pass begins: parameters and buffers, a gradient of each trained parameter, the
+    optimizer's state, the inputs and outputs, and what autograd has saved of the forward pass. In inference it is the
+    operator during which most activations live: parameters and buffers, the inputs, what the operator reads and writes,
+    and what a later one still reads. What operators need for themselves while they run, the cache of PyTorch's
+    allocator and the rest of the process come on top.
+
+    The example inputs are often fewer than a batch: then say how many a batch has.
+
+    Args:
+        when: `training` or `inference`.
+        batch: The number of examples in a batch; None: as many as the example inputs.
+        states: For training, how often the optimizer keeps each parameter's size: 0 for plain SGD, 1 with momentum, 2
+            for Adam.
+
+    Raises:
+        BudgetError: an argument is out of range.
+    """
+
+    when: Literal["training", "inference"] = "training"
+    batch: int | None = None
+    states: int = 0
+
+    name = "memory"
+
+    def __post_init__(self) -> None:
+        if self.when not in ("training", "inference"):
+            raise BudgetError(f"`when` is 'training' or 'inference'; found {self.when!r}.")
+        if (self.batch is not None and self.batch < 1) or self.states < 0:
+            raise BudgetError(
+                f"`batch` is a number of examples, at least 1, and `states` at least 0; found {self.batch} and "
+                f"{self.states}."
+            )
+
+    def of(self, sizes: Sizes) -> float:
+        """The bytes."""
+        work, copies = sizes.work, 2 + self.states if self.when == "training" else 1
+        stored = sum(sizes.entries(one.name) * one.itemsize * (copies if one.trained else 1) for one in work.stored)
+        scale = 1 if self.batch is None else self.batch / work.examples
+
+        def size(one: Held) -> float:
+            shape = sizes.left(one.layout)
+            grows = bool(shape) and one.layout.classes[0] is None and shape[0] % work.examples == 0
+            return math.prod(shape) * one.itemsize * (scale if grows else 1)
+
+        if self.when == "training":
+            return stored + sum(size(one) for one in work.held if one.saved or one.first < 0 or one.last == work.end)
+        starts, ends = [0.0] * (work.end + 2), [0.0] * (work.end + 2)
+        inputs = 0.0
+        for one in work.held:
+            if one.first < 0:  # whoever calls the model holds them
+                inputs += size(one)
+            elif one.last >= one.first:
+                starts[one.first] += size(one)
+                ends[one.last + 1] += size(one)
+        alive = most = 0.0
+        for start, end in zip(starts, ends, strict=True):
+            alive += start - end
+            most = max(most, alive)
+        return stored + inputs + most
+
+
+Target = Literal["weight", "node", "params", "flops", "memory"]
+
+COSTS: dict[str, AbstractCost] = {
+    cost.name: cost for cost in (PrunableWeights(), Nodes(), Parameters(), Flops(), Memory())
+}
 """The costs by the names that `target=` accepts."""

@@ -60,7 +60,7 @@ class Counter:
 
         Args:
             keep: True for each class that stays; None: all.
-            cost: Also counted, as `other`, if it is none of the usual four.
+            cost: Also counted, as `other`, if it is none of these.
         """
         sizes = self._sizes(keep)
         return Counts(

@@ -8,7 +8,9 @@ from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from earlycrop.errors import BudgetError
-from earlycrop.structure import Layer, Structure, layers_of
+from earlycrop.structure import Layer, Layout, Structure, layers_of
+from earlycrop.structure.gates import Classes
+from earlycrop.structure.work import Work
 
 
 class Sizes:
@@ -41,11 +43,12 @@ class Sizes:
         self.parameters = frozenset(self._shapes)
         self._stays: Tensor | None = None
         self._entries: dict[str, int] = {}
+        self._kept: dict[int, int] = {}
 
     def keeping(self, keep: Bool[Tensor, "classes"]) -> "Sizes":
         """The sizes if only these classes stay."""
         smaller = copy(self)
-        smaller._stays, smaller._entries = torch.cat([keep, torch.tensor([True])]), {}
+        smaller._stays, smaller._entries, smaller._kept = torch.cat([keep, torch.tensor([True])]), {}, {}
         return smaller
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -67,6 +70,21 @@ class Sizes:
             self._entries[name] = size
         return self._entries[name]
 
+    def left(self, layout: Layout) -> tuple[int, ...]:
+        """The shape of an activation, of which `work` has the layout."""
+        if self._stays is None:
+            return layout.shape
+        return tuple(
+            size if classes is None else self._count(classes)
+            for size, classes in zip(layout.shape, layout.classes, strict=True)
+        )
+
+    def _count(self, classes: Classes) -> int:
+        if id(classes) not in self._kept:  # the layouts of a network share them
+            assert self._stays is not None
+            self._kept[id(classes)] = int(self._stays[classes].sum())
+        return self._kept[id(classes)]
+
     def width(self, layer: Layer) -> int:
         """A layer's output channels, or hidden units."""
         if layer.width is None:
@@ -80,6 +98,11 @@ class Sizes:
     def uses(self) -> tuple[tuple[str, float], ...]:
         """The multiply-adds: pairs of a weight's name and how often each of its entries is used for one example."""
         return self._traced.macs
+
+    @property
+    def work(self) -> Work:
+        """What a call with the example inputs does, operator by operator, and what it keeps in memory."""
+        return self._traced.work
 
     @property
     def spaces(self) -> Int[Tensor, "classes"]:

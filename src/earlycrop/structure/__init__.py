@@ -19,6 +19,8 @@ gates.py      where a gate scales a class exactly once on every path
 products.py   which parameters multiply activations, however a layer is written
 layers.py     the layers of a model
 named.py      what the user names: kept whole (`ignore`), or coupled
+layout.py     the classes along each dimension of a tensor
+work.py       what a call does, operator by operator, and what it keeps in memory
 structure.py  the result: classes of coupled channels
 held.py       sums up what holds channels
 renumbering.py  gives classes new numbers
@@ -36,10 +38,11 @@ flow.py       which classes are zero, or read by nothing, in a network with mask
 
 from earlycrop.structure.gates import Gate
 from earlycrop.structure.layers import Layer, layers_in, layers_of
+from earlycrop.structure.layout import Layout
 from earlycrop.structure.named import ignoring, names_of
 from earlycrop.structure.operators.pointwise import pointwise
 from earlycrop.structure.registry import Kind, Operator, Weight, Zero, rule
-from earlycrop.structure.structure import ChannelClass, ChannelGraph, Frozen, Layout, Member, Structure
+from earlycrop.structure.structure import ChannelClass, ChannelGraph, Frozen, Member, Structure
 from earlycrop.structure.surgery import cut
 from earlycrop.structure.trace import Call
 from earlycrop.structure.trial import trace

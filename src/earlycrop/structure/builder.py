@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TypeVar
 
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from earlycrop.structure.gates import Classes, Gate, find_gates
 from earlycrop.structure.labels import Axis
 from earlycrop.structure.layers import layers_of
+from earlycrop.structure.layout import Layout
 from earlycrop.structure.products import Products
-from earlycrop.structure.structure import ChannelGraph, Frozen, Layout, Structure
+from earlycrop.structure.structure import ChannelGraph, Frozen, Structure
 from earlycrop.structure.walk import OUTPUT, Walk, tensors_of
+from earlycrop.structure.work import Deferred, stored_in, work_of
 
 Key = TypeVar("Key")
 
@@ -43,6 +45,7 @@ class Builder:
         self._freeze_forbidden()
         self._freeze_what_nothing_creates()
         self.number, self.count = self._numbered()
+        self._known: dict[int, Classes | None] = {}
 
     @property
     def guessed(self) -> tuple[str, ...]:
@@ -73,6 +76,7 @@ class Builder:
             names=self.walk.names,
             caches=tuple({c.where: c for walk in (self.walk, *self.beside) for c in walk.program.caches}.values()),
             graph=self._graph(bool(guesses)),
+            deferred=self._work,
         )
 
     # What cannot leave ------------------------------------------------------------------------------
@@ -143,7 +147,10 @@ class Builder:
             labels = labels.along()
             if bool((self.root[labels] == self.root[labels[0]]).all()):
                 return None
-        return self._classes(labels)
+            return self._classes(labels)
+        if id(labels) not in self._known:  # many values pass the same labels on
+            self._known[id(labels)] = self._classes(labels)
+        return self._known[id(labels)]
 
     def _where_any(self, every: dict[Key, Tensor]) -> dict[Key, Classes]:
         """The classes of each entry, without the entries in which nothing can leave."""
@@ -166,6 +173,11 @@ class Builder:
                 yield weight, uses
             else:
                 yield from ((name, uses * part) for name, part in self.products.entries(weight))
+
+    @cached_property
+    def _work(self) -> Deferred:
+        program, nodes, stored = self.walk.program, self._graphs[0].nodes, stored_in(self.walk.model)
+        return Deferred(partial(work_of, program, stored, nodes, self.examples))
 
     @cached_property
     def _creators(self) -> tuple[tuple[str, int], ...]:

@@ -12,9 +12,11 @@ from torch import Tensor
 from earlycrop.structure.caches import Cache
 from earlycrop.structure.gates import Classes, Gate
 from earlycrop.structure.layers import Layer
+from earlycrop.structure.layout import Layout
 from earlycrop.structure.renumbering import LEFT, STAYS, Renumbering
 from earlycrop.structure.trace import Program
 from earlycrop.structure.walk import Site
+from earlycrop.structure.work import Deferred, Work
 
 
 @dataclass(frozen=True)
@@ -60,25 +62,6 @@ class Frozen:
     def __str__(self) -> str:
         channels = f" ({self.channels} channels)" if self.channels else ""
         return f"{self.where}{channels}: {self.reason}"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The classes along each dimension of a tensor: enough to count what a cut leaves of it.
-
-    Attributes:
-        shape: The tensor's shape.
-        classes: For each dimension the class of each index (-1: stays), or None where all stay.
-    """
-
-    shape: tuple[int, ...]
-    classes: tuple[Classes | None, ...]
-
-    def renumbered(self, number: Renumbering) -> "Layout":
-        """The layout with the classes renumbered, and without the entries of classes that left."""
-        classes = number.dims(self.classes)
-        sizes = zip(self.shape, classes, strict=True)
-        return Layout(tuple(size if one is None else one.numel() for size, one in sizes), classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +120,7 @@ class Structure:
         caches: Attributes of modules that a cut empties.
         doubtful: Whether some parameter is used in no call that was traced, or a call could not be traced: what it
             reads is not known.
+        deferred: What a call of the model does, and what it keeps in memory: see `work`.
     """
 
     count: int
@@ -153,9 +137,15 @@ class Structure:
     graph: ChannelGraph | None = field(default=None, repr=False, compare=False)
     caches: tuple[Cache, ...] = field(default=(), repr=False, compare=False)
     doubtful: bool = False
+    deferred: Deferred = field(default_factory=Deferred, repr=False, compare=False)
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def work(self) -> Work:
+        """What a call of the model with the example inputs does, and what it keeps in memory."""
+        return self.deferred()
 
     @property
     def classes(self) -> list[ChannelClass]:
@@ -245,6 +235,7 @@ class Structure:
             creating_gates=number.gates(self.creating_gates),
             attributes=attributes,
             layers=tuple(replace(layer, channels=width(layer)) for layer in self.layers),
+            deferred=self.deferred.renumbered(number),
         )
 
     def removable(self) -> int:

@@ -237,7 +237,7 @@ class AbstractUnits(ABC):
 
     @abstractmethod
     def counts(self, cost: AbstractCost | None = None) -> Counts:
-        """The counts of what is left of the network; and a cost, if it is none of the usual four."""
+        """The counts of what is left of the network; and a cost, if it is none of these."""
 
     @abstractmethod
     def part_counts(self, budget: Budget) -> tuple[PartCount, ...]:

@@ -290,7 +290,7 @@ class ChannelUnits(AbstractUnits):
             self.keep, self.frozen = torch.ones(len(self.structure), dtype=torch.bool), self.structure.frozen
 
     def counts(self, cost: AbstractCost | None = None) -> Counts:
-        """The counts of what is left, from shapes; and a cost, if it is none of the usual four."""
+        """The counts of what is left, from shapes; and a cost, if it is none of these."""
         return Counter(self.structure, self.model, self.embeddings)(cost=cost)
 
     def widths(self) -> list[tuple[str, int]]:

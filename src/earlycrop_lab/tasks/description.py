@@ -286,7 +286,7 @@ PRUNING = (
 OF_CHANNELS = ("round_to", "min_channels", "min_part")
 """The fields that do not apply to a run that masks weights."""
 
-OF_SIZES = ("node", "flops")
+OF_SIZES = ("node", "flops", "memory")
 """The targets that can only be met by making layers smaller."""
 
 

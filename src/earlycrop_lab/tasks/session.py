@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import earlycrop
-from earlycrop.counting import flops
+from earlycrop.counting import Memory, flops
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.logs import Log
 from earlycrop_lab.checkpoints import Checkpoints, Followed, Forgetful, Part
@@ -127,10 +127,12 @@ def pruner_of(
 ) -> earlycrop.Pruner:
     """The pruner of a description; with several processes, each contributes a part of the batches for scoring."""
     scoring = setup.scoring if callable(setup.scoring) else setup.scoring[ranks.rank :: ranks.size]
+    # the example is smaller than a batch
+    target = Memory(batch=d.batch_size) if d.target == Memory.name else d.target
     return earlycrop.Pruner(
         setup.model,
         method or pruning_method(d),
-        earlycrop.Budget(d.sparsity, d.target, d.floor, d.round_to),
+        earlycrop.Budget(d.sparsity, target, d.floor, d.round_to),
         example_inputs=setup.example,
         scoring=earlycrop.Scoring(setup.loss, scoring, d.bn_mode or "auto", setup.micro_batch),
         optimizer=optimizer,
