@@ -114,6 +114,7 @@ def world() -> dict[str, Any]:
 
     modules = (earlycrop, allocation, evaluation, scores, steps, timing, units, widths)
     public = {name: value for module in modules for name, value in vars(module).items() if not name.startswith("_")}
+    public |= {name: getattr(earlycrop, name) for name in earlycrop.__all__}  # which are imported when asked for
     libraries = {"torch": torch, "nn": nn, "earlycrop": earlycrop, "math": math, "json": json, "Path": Path}
     helpers = {"dataclass": dataclass, "replace": replace, "AveragedModel": AveragedModel, "Net": Small}
     loop = {"model": model, "optimizer": optimizer, "loss": loss, "loader": Loader(batches), "scoring": batches}
