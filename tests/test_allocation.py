@@ -13,6 +13,7 @@ from earlycrop.steps import OneShot
 from earlycrop.units import Channels, Weights
 from earlycrop.widths import WidthsOf
 from tests import dense
+from tests.knapsack import assert_as_a_knapsack
 
 
 def free():
@@ -52,13 +53,7 @@ def test_a_budget_of_flops_is_a_knapsack(seed):
     for number, size in enumerate((1, 5, 17)):
         price[units.structure.tensors[f"read.{number}.weight"].classes[0]] = 2.0 * (size + 2)
     keep = units.choose(Budget(0.5, "flops"), scores, PerCost())
-    spent = float(price[keep].sum())
-    assert abs(spent - float(price.sum()) / 2) <= float(price.max()) / 2
-    choices = torch.cartesian_prod(*[torch.tensor([False, True])] * 12)
-    affordable = (choices * price).sum(1) <= spent
-    whole = torch.stack([choices[:, units.layer == one].any(1) for one in range(3)]).all(0)  # no layer is emptied
-    best = float((choices[affordable & whole] * scores).sum(1).max())
-    assert best - float(scores[keep].sum()) <= float(scores.max())
+    assert_as_a_knapsack(units.layer, keep, scores, price)
 
 
 def test_uniform_is_the_rank_within_the_layer():

@@ -19,6 +19,7 @@ from earlycrop.structure import trace
 from earlycrop.units import Channels
 from tests import dense
 from tests.cases import CASES
+from tests.knapsack import assert_as_a_knapsack
 from tests.pruners import make_pruner
 from tests.small import Small
 
@@ -106,13 +107,7 @@ def test_a_budget_of_latency_is_a_knapsack(seed):
     for number, each in enumerate((1, 5, 17)):
         price[units.structure.tensors[f"read.{number}.weight"].classes[0]] = float(each)
     keep = units.choose(Budget(0.5, target=cost), scores, PerCost())
-    spent = float(price[keep].sum())
-    assert abs(spent - float(price.sum()) / 2) <= float(price.max()) / 2
-    choices = torch.cartesian_prod(*[torch.tensor([False, True])] * 12)
-    affordable = (choices * price).sum(1) <= spent
-    whole = torch.stack([choices[:, units.layer == one].any(1) for one in range(3)]).all(0)  # no layer is emptied
-    best = float((choices[affordable & whole] * scores).sum(1).max())
-    assert best - float(scores[keep].sum()) <= float(scores.max())
+    assert_as_a_knapsack(units.layer, keep, scores, price)
 
 
 # The table ----------------------------------------------------------------------------------------------------------

@@ -61,8 +61,8 @@ class Found:
 def measure(model: nn.Module, inputs: object, path: Path | None, seconds: float, again: bool, clock: Clock) -> Found:
     """See `Latency.measured`."""
     example = as_inputs(inputs)
-    device = next(model.parameters(), torch.empty(0)).device
-    example = inputs_for(model, example, next(model.parameters(), torch.empty(0)).dtype)
+    first = next(model.parameters(), torch.empty(0))
+    device, example = first.device, inputs_for(model, example, first.dtype)
     machine = _machine(device)
     record = _read(path, machine, again) if path is not None and path.exists() else {"entries": {}, "networks": {}}
     structure = trace(model, example)
@@ -91,11 +91,12 @@ def measure(model: nn.Module, inputs: object, path: Path | None, seconds: float,
 
 def _machine(device: torch.device) -> dict[str, Any]:
     cuda = device.type == "cuda"
-    name = torch.cuda.get_device_name(device) if cuda else _processor()
+    name = torch.cuda.get_device_name(device) if cuda else processor()
     return {"device": name, "threads": 0 if cuda else torch.get_num_threads(), "torch": str(torch.__version__)}
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

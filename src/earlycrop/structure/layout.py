@@ -20,6 +20,9 @@ class Layout:
 
     def renumbered(self, number: Renumbering) -> "Layout":
         """The layout with the classes renumbered, and without the entries of classes that left."""
-        classes = number.dims(self.classes)
+        return self.having(number.dims(self.classes))
+
+    def having(self, classes: tuple[Classes | None, ...]) -> "Layout":
+        """The layout with these classes along its dimensions, each of which is as long as they are many."""
         sizes = zip(self.shape, classes, strict=True)
         return Layout(tuple(size if one is None else one.numel() for size, one in sizes), classes)

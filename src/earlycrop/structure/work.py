@@ -99,8 +99,7 @@ class Work:
                 if classes is not None and id(classes) not in known:
                     known[id(classes)] = number(classes)
                 dims.append(None if classes is None else known[id(classes)])
-            sizes = zip(layout.shape, dims, strict=True)
-            return Layout(tuple(size if one is None else one.numel() for size, one in sizes), tuple(dims))
+            return layout.having(tuple(dims))
 
         return replace(
             self,

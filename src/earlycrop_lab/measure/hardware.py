@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from earlycrop.counting.measuring import processor
+
 PACKAGES = ("earlycrop", "torch", "safetensors", "jaxtyping", "numpy", "scikit-learn", "pillow", "codecarbon")
 
 
@@ -20,7 +22,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "commit": commit(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "cpu": cpu_name(),
+        "cpu": processor(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "ranks": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
@@ -55,17 +57,6 @@ def cpus() -> int:
 def load() -> float | None:
     """Load average of the last minute; above the number of CPUs, the timings include other processes' work."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def cpu_name() -> str:
-    """The processor's name, as the system reports it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:
