@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from earlycrop import Pruner, Scoring
 from earlycrop.errors import ScoreError
 from tests import dense
 from tests.evaluation.helpers import at_gates, at_weights, lived_in
@@ -151,3 +152,25 @@ def test_tf32_is_off_while_scoring_and_as_it_was_afterwards(which, setting):
     command = [sys.executable, "-W", "error::UserWarning", "-c", code]
     found = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stderr
+
+
+def test_no_kernels_are_searched_while_scoring_and_cutting(monkeypatch):
+    """The search is worth its seconds where a shape comes again."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    seen = []
+
+    class Layer(nn.Linear):
+        def forward(self, x):
+            seen.append(torch.backends.cudnn.benchmark)
+            return super().forward(x)
+
+    net, x = nn.Sequential(Layer(3, 8), nn.Linear(8, 2)), torch.randn(4, 3)
+    pruner = Pruner(
+        net, "crop-s", 0.5, example_inputs=x, scoring=Scoring(lambda m, b: m(b).square().mean(), [x, x[:2]])
+    )
+    seen.clear()
+    assert pruner.check(0).verification.exact
+    assert seen
+    assert not any(seen)
+    net(x)
+    assert seen[-1]

@@ -51,9 +51,11 @@ class MeanLoss:
             channels keep their proportions, and the signal neither grows nor fades with depth; `auto`: calibrated where
             a norm never saw a batch, else running.
         micro_batch: Samples worked through at once, which changes no score. None takes a quarter of the largest
-            given batch and at most 32, so that scoring needs no more memory than a training step; where samples
-            meet in a norm with the batch's own statistics, it takes the largest given batch whole; and where the loss
-            of a batch is not the mean of its parts' (contrastive losses, ignored labels), batches stay as given.
+            given batch and at most 32 on a CPU, so that scoring needs no more memory than a training step, and
+            elsewhere the largest given batch, or half of it, a quarter, … until the device has the memory; where
+            samples meet in a norm with the batch's own statistics, it takes the largest given batch whole; and where
+            the loss of a batch is not the mean of its parts' (contrastive losses, ignored labels), batches stay as
+            given.
         hessian: How products with the Hessian are computed, see `hessian_products.py`; `auto` takes the fastest mode
             that the model's operators allow, and a difference of gradients where none does.
         ranks: The processes that share the work on the micro-batches. All of them hold the whole scoring set, and
@@ -84,8 +86,9 @@ class MeanLoss:
         self._norms = Norms(model, bn_mode, ranks)
         self.bn_mode: BatchNormMode = self._norms.mode
         self._temperature, self._failed = 1.0, set[AutodiffMode]()
-        whole, largest = self._norms.meet, self.set.largest
-        self._micro_batch = self.set.micro_batch or (largest if whole else min(-(-largest // 4), 32))
+        largest = self.set.largest
+        small = not self._norms.meet and next(model.parameters(), torch.empty(0)).device.type == "cpu"
+        self._micro_batch = self.set.micro_batch or (min(-(-largest // 4), 32) if small else largest)
         self._precision = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
     @property
@@ -254,7 +257,23 @@ class MeanLoss:
     def _each(self, work: Callable[[Any, float], Sequence[Tensor | None]]) -> Slopes:
         """The result of `work` for each of this rank's batches, and the batch's share of the whole set."""
         for batch, samples in islice(self.batches(), self.ranks.rank, None, self.ranks.size):
-            yield work(batch, samples / self.samples), samples / self.samples
+            yield from self._within_memory(work, batch, samples)
+
+    def _within_memory(self, work: Callable[[Any, float], Sequence[Tensor | None]], batch: Any, samples: int) -> Slopes:
+        """The same for one batch, or for its halves if the device has not the memory for it."""
+        halves = self.set.halves(batch) if self.set.micro_batch is None and not self._norms.meet else []
+        if samples <= self.set.fits or not halves:
+            try:
+                found = work(batch, samples / self.samples)
+            except torch.OutOfMemoryError:
+                if not halves:
+                    raise
+                self.set.fits = samples // 2  # and what it took is free once this block ends
+            else:
+                yield found, samples / self.samples
+                return
+        for half, size in halves:
+            yield from self._within_memory(work, half, size)
 
     def _value(self, batch: Any) -> Tensor:
         """The loss on one batch, with what is in place now.

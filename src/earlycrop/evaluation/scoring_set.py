@@ -52,19 +52,21 @@ class ScoringSet:
         self._batches, self._ends = batches, list(accumulate(sizes))
         self._joins = _fit(batches)
         self.manner: Manner | None = None  # until the loss was asked
+        self.fits = self.samples  # as many at once as the device's memory has held so far
 
     @property
     def given(self) -> Any:
         """The first batch, as it was given."""
         return self._batches[0]
 
-    def halves(self) -> list[tuple[Any, int]]:
-        """The first batch in two parts, with their sizes; nothing if it is of one sample or cannot be cut."""
-        size = self._ends[0]
-        if size < 2 or not _even(pytree.tree_leaves(self.given)):
+    def halves(self, batch: Any = None) -> list[tuple[Any, int]]:
+        """A batch, or the first, in two parts, with their sizes; nothing if it is of one sample or cannot be cut."""
+        batch = self.given if batch is None else batch
+        size = _samples(batch)
+        if size < 2 or self._whole or not _even(pytree.tree_leaves(batch)):
             return []
         cuts = ((0, size // 2), (size // 2, size))
-        return [(pytree.tree_map(lambda t, a=a, b=b: t[a:b], self.given), b - a) for a, b in cuts]
+        return [(pytree.tree_map(lambda t, a=a, b=b: t[a:b], batch), b - a) for a, b in cuts]
 
     def first(self, size: int) -> Any:
         """The first `size` samples as one batch, or all if there are fewer; the first batch, if it must stay whole."""

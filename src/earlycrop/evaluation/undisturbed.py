@@ -13,7 +13,10 @@ from torch.utils import checkpoint
 
 @contextmanager
 def exactly(model: nn.Module) -> Iterator[None]:
-    """Gradients are on; autocast, TF32 and kernels without a second derivative are off; random states are restored."""
+    """Gradients are on; autocast, TF32 and kernels without a second derivative are off; random states are restored.
+
+    The search for the fastest kernel (`cudnn.benchmark`) is off too: it takes seconds for shapes that are seen once.
+    """
     devices = {t.device for t in (*model.parameters(), *model.buffers())}
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([d for d in devices if d.type == "cuda"]))
@@ -21,6 +24,7 @@ def exactly(model: nn.Module) -> Iterator[None]:
         for kind in {d.type for d in devices} or {"cpu"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         stack.enter_context(_without_tf32())
+        stack.enter_context(without_search())
         stack.enter_context(_without_reentrant_checkpoints())
         stack.enter_context(_without_fused_kernels(any(isinstance(one, nn.RNNBase) for one in model.modules())))
         yield
@@ -80,6 +84,17 @@ def _without_tf32() -> Iterator[None]:
     finally:
         for (where, name, _), value in zip(switches, before, strict=True):
             setattr(where, name, value)
+
+
+@contextmanager
+def without_search() -> Iterator[None]:
+    """cuDNN takes the kernel that it expects to be fast, instead of trying them all for every new shape."""
+    cudnn: Any = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 @contextmanager

@@ -168,11 +168,14 @@ def unharmed(model: nn.Module, *optimizers: Optimizer | None) -> Iterator[None]:
     except BaseException:
         put_back()
         raise
-    _renew(model)
+    _settle(model)
 
 
-def _renew(model: nn.Module) -> None:
-    """Let a compiled model see its new shapes: in PyTorch 2.8 it checks a module again if a dictionary has changed."""
+def _settle(model: nn.Module) -> None:
+    """Let others see the new tensors: cuDNN, which wants a recurrent layer's in one piece, and compiled models.
+
+    In PyTorch 2.8 a compiled model checks a module again only if one of its dictionaries has changed.
+    """
 
     def renew(named: dict[str, Any]) -> None:
         entries = dict(named)
@@ -182,6 +185,8 @@ def _renew(model: nn.Module) -> None:
     for module in model.modules():
         renew(module._parameters)
         renew(module._buffers)
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()
 
 
 def remembered(model: nn.Module, *optimizers: Optimizer | None) -> Callable[[], None]:

@@ -16,6 +16,7 @@ from earlycrop.counting import Counts
 from earlycrop.counting.costs import AbstractCost
 from earlycrop.distributed import grouped
 from earlycrop.evaluation.rehearsal import Rehearsal
+from earlycrop.evaluation.undisturbed import without_search
 from earlycrop.parts import PartCount
 from earlycrop.reach import Reach
 from earlycrop.structure import ChannelClass, Frozen, Layer, Verification
@@ -211,6 +212,7 @@ class AbstractUnits(ABC):
         restore = self.snapshot()
         try:
             with ExitStack() as stack:
+                stack.enter_context(without_search())
                 for copy in self.copies:
                     stack.enter_context(unharmed(copy))
                 stack.enter_context(unharmed(self.model, *(optimizers or self.optimizers)))

@@ -78,7 +78,7 @@ class WeightCoordinates(Coordinates):
         return self._alive(torch.cat([tensor.reshape(-1) for tensor in tensors]))
 
     def _alive(self, vector: Vector) -> Vector:
-        return vector if self.alive is None or bool(self.alive.all()) else vector * self.alive
+        return vector if self.alive is None else vector * self.alive
 
 
 @dataclass(frozen=True, eq=False)

@@ -142,7 +142,8 @@ class WeightUnits(AbstractUnits):
     @property
     def coordinates(self) -> WeightCoordinates:
         """All prunable weights as one vector; here the units, what they are made of, and the weights are the same."""
-        return WeightCoordinates(self.model, self.names, self.keep)
+        alive = None if bool(self.keep.all()) else self.keep.to(self._parameters()[0].device)
+        return WeightCoordinates(self.model, self.names, alive)
 
     made_of = scales = readers = weights = coordinates
 
