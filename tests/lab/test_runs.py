@@ -86,6 +86,9 @@ def test_every_field_tells_runs_apart():
         "weight_decay": 0.0,
         "clip_norm": 1.0,
         "max_steps": 3,
+        "precision": "bfloat16",
+        "channels_last": True,
+        "compiled": True,
         "seed": 1,
     }
     assert set(other) == {each.name for each in fields(Classification)}

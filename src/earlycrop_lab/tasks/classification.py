@@ -69,6 +69,19 @@ class Classification(Description):
         "usual", tag="", choices=("usual", "paper"), help="image sizes and augmentation"
     )
 
+    precision: Literal["float32", "bfloat16"] = option(
+        "float32",
+        tag="",
+        choices=("float32", "bfloat16"),
+        help="of the training steps' forward pass; weights, scores and tests stay in float32",
+    )
+    channels_last: bool = option(False, tag="last", help="keep a pixel's channels together in memory")
+    compiled: bool = option(
+        False,
+        tag="compiled",
+        help="train with torch.compile, on a GPU with captured graphs; compiled again after the cut",
+    )
+
     @staticmethod
     def check_data(name: str) -> None:
         """See `Description`."""
@@ -116,14 +129,18 @@ def train(
     with Session(d, setup, optimizer, schedule=schedule, device=device, ranks=ranks, **around) as session:
         for epoch in session.epochs():
             with session.looking():
-                session.pruner.check(epoch)
+                if session.pruner.check(epoch) and d.compiled:
+                    torch.compiler.reset()
                 parallel = data_parallel(model, ranks)  # a new wrapper, because the last one remembers the old shapes
+                if d.compiled:
+                    parallel = torch.compile(parallel, mode="reduce-overhead" if device.type == "cuda" else "default")
             with session.training():
                 for x, y in batches.epoch(epoch):
                     with session.step(x, y):
                         optimizer.zero_grad()
-                        logits = parallel(x)
-                        loss = F.cross_entropy(logits, y)
+                        with setup.precision():
+                            logits = parallel(x)
+                            loss = F.cross_entropy(logits, y)
                         (loss * (ranks.size * len(y) / batches.batch_size)).backward()  # parts may differ by an image
                         nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
                         optimizer.step()
@@ -145,8 +162,9 @@ def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ra
         batches = replace(batches, most=d.max_steps)
         scoring = data.scoring_batches(seed=d.seed, batch_size=d.batch_size)[: d.max_steps]
         data = data.tested_on(d.max_steps * d.batch_size)
+    layout = torch.channels_last if d.channels_last else torch.preserve_format
     return Setup(
-        model=network(d, data).to(device),
+        model=network(d, data).to(device, memory_format=layout),
         batches=batches,
         scoring=scoring,
         loss=mean_loss,
@@ -155,6 +173,7 @@ def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ra
         inputs=data.plain(data.train_images[: d.batch_size]),
         data=str(data),
         in_width=lambda width: network(replace(d, width=width), data),
+        precision=lambda: torch.autocast(device.type, torch.bfloat16, enabled=d.precision == "bfloat16"),
     )
 
 

@@ -17,7 +17,7 @@ The loop is the task's own; only the measurements are hidden from it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, nan
 from typing import Any, Protocol, Self
@@ -79,6 +79,7 @@ class Setup:
         in_width: Makes the same network in another width, at its initial weights; None if it has only one width.
         micro_batch: Samples to score at once, for a loss that is not a mean over samples; by default any number.
         parts: Further parts of a checkpoint, by name.
+        precision: Makes the context of the training steps' forward pass and loss; by default none.
     """
 
     model: nn.Module
@@ -93,6 +94,7 @@ class Setup:
     in_width: Callable[[int], nn.Module] | None = None
     micro_batch: int | None = None
     parts: Mapping[str, Part] = field(default_factory=dict)
+    precision: Callable[[], AbstractContextManager[object]] = nullcontext
 
     def scoring_now(self) -> Sequence[Any]:
         """The batches for scoring the current network."""

@@ -125,7 +125,9 @@ def _steps(d: Description, setup: Setup, optimizer: Optimizer, epoch: int) -> It
     model.train()
     for batch in setup.batches.epoch(epoch):
         optimizer.zero_grad()
-        setup.loss(model, batch).backward()
+        with setup.precision():
+            loss = setup.loss(model, batch)
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), d.clip_norm)
         optimizer.step()
         yield

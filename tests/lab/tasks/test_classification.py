@@ -1,6 +1,7 @@
 """The training loop: its schedule, its seeds, what it scores on, what it measures."""
 
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -271,3 +272,40 @@ def test_evaluation_leaves_the_mode_and_counts_every_image():
 
 def test_only_dense_never_prunes():
     assert [name for name, method in earlycrop.METHODS.items() if not prunes(method)] == ["dense"]
+
+
+CONVOLUTIONS = Classification(
+    method="crop-s", prune_at=1.0, sparsity=0.5, network="cnn", width=8, train_size=512, epochs=3, batch_size=128
+)
+
+
+def test_steps_in_bfloat16_with_channels_last(monkeypatch):
+    """Steps compute in bfloat16 on kernels with the channels innermost, before and after the cut; scores in float32."""
+    seen = set()
+    conv = torch.nn.Conv2d.forward
+
+    def spied(layer, x):
+        out = conv(layer, x)
+        innermost = layer.weight.is_contiguous(memory_format=torch.channels_last)
+        seen.add((torch.is_autocast_enabled("cpu"), out.dtype, innermost))
+        return out
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", spied)
+    trained = train(replace(CONVOLUTIONS, precision="bfloat16", channels_last=True))
+    assert {(True, torch.bfloat16, True), (False, torch.float32, True)} <= seen
+    assert all(innermost for *_, innermost in seen)
+    assert trained.report.verification.exact
+    assert {p.dtype for p in trained.model.parameters()} == {torch.float32}
+    plain = train(CONVOLUTIONS)
+    assert trained.epochs[0].loss == pytest.approx(plain.epochs[0].loss, rel=0.01)
+    assert trained.epochs[0].loss != plain.epochs[0].loss
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_steps_are_the_same_steps():
+    """Compiled before the cut and again after it."""
+    compiled, plain = train(replace(CONVOLUTIONS, compiled=True)), train(CONVOLUTIONS)
+    assert [each.loss for each in compiled.epochs] == pytest.approx([each.loss for each in plain.epochs], rel=1e-3)
+    assert compiled.report.widths == plain.report.widths
