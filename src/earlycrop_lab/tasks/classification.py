@@ -164,7 +164,7 @@ def prepare(d: Classification, root: str | None, device: torch.device, ranks: Ra
         data = data.tested_on(d.max_steps * d.batch_size)
     layout = torch.channels_last if d.channels_last else torch.preserve_format
     return Setup(
-        model=network(d, data).to(device).to(memory_format=layout),
+        model=network(d, data).to(device).to(memory_format=layout),  # type: ignore[call-overload]
         batches=batches,
         scoring=scoring,
         loss=mean_loss,
