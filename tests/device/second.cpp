@@ -76,9 +76,9 @@ struct HPUHooks final : at::HPUHooksInterface {
   bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
 };
 
+// the same memory as a tensor of the CPU
 at::Tensor host(const at::Tensor& t) {
-  auto made = at::from_blob(t.mutable_data_ptr(), t.sizes(), t.strides(), t.options().device(at::kCPU));
-  return made;
+  return at::from_blob(t.mutable_data_ptr(), t.sizes(), t.strides(), t.options().device(at::kCPU));
 }
 
 at::Tensor empty(c10::SymIntArrayRef size, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
