@@ -1,10 +1,12 @@
 """Masks and cuts under whatever way of stepping: no optimizer given, wrapped ones, several at once."""
 
 import copy
+import gc
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from earlycrop import EarlyCropError, OptimizerError, Pruner, load, save
 from tests import dense
@@ -225,3 +227,44 @@ def test_epochs_that_are_plainly_steps():
         pruner_of(mlp(), epochs=60_000)
     with pytest.raises(EarlyCropError, match="above 0; found 0"):
         pruner_of(mlp(), epochs=0)
+
+
+@pytest.mark.parametrize("method", ["magnitude-u", "magnitude-s"])
+@pytest.mark.parametrize("before", [False, True], ids=["after", "before"])
+def test_a_model_and_its_pruner_may_go_in_the_middle_of_a_step(method, before):
+    """As they do whenever Python collects garbage; PyTorch walks through its hooks meanwhile."""
+    going, seen = [], []
+
+    def collect(*_):
+        going.clear()
+        gc.collect()
+        seen.append(True)
+
+    handle = (register_optimizer_step_pre_hook if before else register_optimizer_step_post_hook)(collect)
+    try:
+        nets = mlp(), mlp()
+        optimizer = torch.optim.Adam(nets[0].parameters())
+        pruner = pruner_of(nets[0], optimizer, method)
+        going += [nets[1], pruner_of(nets[1], None, method)]
+        for one in (going[1], pruner):
+            one.check(0)
+        net, nets = nets[0], None
+        del one
+        train(net, optimizer)
+    finally:
+        handle.remove()
+    assert len(seen) == 3
+    assert method == "magnitude-s" or returned(pruner) == 0
+
+
+def test_masks_may_be_released_in_the_middle_of_a_step():
+    net = mlp()
+    optimizer = torch.optim.Adam(net.parameters())
+    pruner = pruner_of(net, optimizer)
+    pruner.check(0)
+    handle = register_optimizer_step_post_hook(lambda *_: pruner.units.release())
+    try:
+        train(net, optimizer)
+    finally:
+        handle.remove()
+    assert returned(pruner) > 0

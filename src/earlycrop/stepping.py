@@ -1,7 +1,9 @@
 """What is done at the steps of every optimizer in this process, as long as somebody needs it."""
 
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 from torch.optim import Optimizer
@@ -19,13 +21,29 @@ def at_steps(owner: Owner, hook: Callable[[Owner, Optimizer], None], before: boo
         hook: Must not hold the owner itself.
         before: Before the step, or after it.
     """
-    there = weakref.ref(owner)
+    there, calls = weakref.ref(owner), _calls(before)
 
-    def call(optimizer: Optimizer, *_: Any) -> None:
+    def call(optimizer: Optimizer) -> None:
         if (here := there()) is not None:
             hook(here, optimizer)
 
-    register = register_optimizer_step_pre_hook if before else register_optimizer_step_post_hook
-    handle = register(call)
+    handle = RemovableHandle(calls)
+    calls[handle.id] = call
     weakref.finalize(owner, handle.remove)
     return handle
+
+
+@cache
+def _calls(before: bool) -> OrderedDict[int, Callable[[Optimizer], None]]:
+    """What is called before each step, or after it; PyTorch has a single hook for all of it, which stays.
+
+    An owner may go at any moment, in the middle of a step too, and PyTorch must not find its own hooks changed then.
+    """
+    calls: OrderedDict[int, Callable[[Optimizer], None]] = OrderedDict()
+
+    def hook(optimizer: Optimizer, *_: Any) -> None:
+        for call in [*calls.values()]:
+            call(optimizer)
+
+    (register_optimizer_step_pre_hook if before else register_optimizer_step_post_hook)(hook)
+    return calls
