@@ -5,11 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 RUN = "import os, sys, pytest; code = pytest.main(sys.argv[1:]); sys.stdout.flush(); os._exit(code)"
 """PyTorch's threads of the device outlive Python's, so the process ends without waiting for them."""
 
 
+@pytest.mark.skipif(torch.version.cuda is not None, reason="a PyTorch that is built for CUDA has no other accelerator")
 @pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
 @pytest.mark.parametrize("which", ["not slow", pytest.param("slow", marks=pytest.mark.slow)])
 def test_on_a_second_device(which):
