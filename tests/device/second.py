@@ -13,7 +13,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from torch.utils import cpp_extension
 
 SOURCE = Path(__file__).with_name("second.cpp")
 KIND = "hpu"
@@ -55,6 +54,8 @@ class Module:
 
 def built() -> Path:
     """The library, compiled once for each source and PyTorch."""
+    from torch.utils import cpp_extension
+
     key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
     made = Path(tempfile.gettempdir()) / f"earlycrop-second-{os.getuid()}-{key}.so"
     if not made.exists():
