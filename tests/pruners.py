@@ -6,7 +6,7 @@ from torch import nn
 
 from earlycrop import Budget, Method, Pruner, Scoring
 
-OF_BUDGET = ("target", "min_channels", "round_to", "protect_layers")
+OF_BUDGET = ("target", "min_channels", "round_to", "protect_layers", "parts")
 OF_SCORING = ("loss", "batches", "bn_mode", "micro_batch")
 
 

@@ -112,9 +112,11 @@ class Budget:
         """
         return replace(self, sparsity=sparsity, target=cost, parts={})
 
-    def __repr__(self) -> str:  # without parts as it was before there were any: saved states compare it
-        shown = [one.name for one in fields(self) if one.name != "parts" or self.parts]
-        return f"Budget({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+    def __repr__(self) -> str:
+        # saved states and ranks compare it: without parts as before there were any, with them in one order
+        parts = dict(sorted(self.parts.items(), key=str))
+        shown = {one.name: getattr(self, one.name) for one in fields(self)} | {"parts": parts}
+        return f"Budget({', '.join(f'{name}={value!r}' for name, value in shown.items() if name != 'parts' or parts)})"
 
 
 def shares_of(model: nn.Module, budget: Budget, whole: Sizes) -> list[Share]:
@@ -279,14 +281,16 @@ def choose_channels(
     """
     choices = [_Choice(part, structure, counter, whole) for part in parts]
     stays = torch.ones(len(structure), dtype=torch.bool)
-    beside, before, rounds = [stays] * len(choices), None, 0
-    while (now := [choice.removed for choice in choices]) != before:
+    beside, rounds, settled = [stays] * len(choices), 0, False
+    while not settled:
+        before = [choice.removed for choice in choices]
         for number, choice in enumerate(choices):
             others = (other.keep for other in choices if other is not choice)
             beside[number] = reduce(torch.logical_and, others, stays)
             # parts that go round in a circle come to rest once nothing returns
             choice.removed = max(choice.stop(beside[number]), choice.removed if rounds >= ROUNDS else 0)
-        before, rounds = now if len(choices) > 1 else [choices[0].removed], rounds + 1
+        # nothing leaves beside an only part: its first choice is its last
+        rounds, settled = rounds + 1, len(choices) == 1 or [choice.removed for choice in choices] == before
     for choice, elsewhere in zip(choices, beside, strict=True):
         choice.check(elsewhere)
     return reduce(torch.logical_and, (choice.keep for choice in choices), stays)

@@ -133,7 +133,8 @@ class Pruner(Closed):
         self._ranks = ranks_of(group)
         self._scorer = Scorer(scoring, self.method.bn_mode, seed, self._ranks)
         self._cuts_in_all = self.method.timing.cuts(len(self.targets))
-        check_ranks(self._ranks, model, self._identity() | {"epochs": epochs})
+        given = {"epochs": epochs, "whether there is a loss": self._scorer.scoring.loss is not None}
+        check_ranks(self._ranks, model, self._identity() | given)
         check_epochs(self.method, self.budget, epochs)
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
         ways = self._scorer.calls(model) if self._cuts_in_all else ()
@@ -259,20 +260,27 @@ class Pruner(Closed):
 
         Args:
             measure: Maps a copy of the model in evaluation mode to a figure, such as its accuracy on the validation
-                split; it is called without gradients. None: the mean loss over the scoring set.
+                split; it is called without gradients. None: the mean loss over the scoring set. Of several processes
+                all call it, and the first one's figures count.
             sparsities: The parts of a layer's units that leave; one unit of each layer always stays.
             progress: Called with the number of measurements done and of all.
 
         Raises:
             EarlyCropError: there is neither `measure` nor a loss, or a sparsity is out of range.
             ScoreError: the loss or the scores are not finite.
+            RankError: that, or an error of `measure`, happened on another rank; or the ranks ask differently.
         """
-        if measure is None:
-            self._scorer.prepare(self.method.name)
         figure = "loss" if measure is None else getattr(measure, "__name__", type(measure).__name__).strip("<>")
+
+        def measured(model: nn.Module) -> float:
+            return self._scorer.mean(model) if measure is None else self._ranks.first(float(measure(model)))
+
         with torch.inference_mode(False), self._scorer.session():
-            scores, by = self._removal.scores(self.units), measure or self._scorer.mean
-            return probed(self.method, self.units, scores, figure, by, sparsities, progress)
+            check_ranks(self._ranks, self.model, {"the figure": figure, "sparsities": tuple(sparsities)})
+            if measure is None:
+                self._scorer.prepare(self.method.name)
+            scores = self._removal.scores(self.units)
+            return probed(self.method, self.units, scores, figure, measured, sparsities, progress)
 
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started, units = time.perf_counter(), self.units

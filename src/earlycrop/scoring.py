@@ -85,7 +85,7 @@ class Scorer:
                 f"the scalar mean loss of a batch."
             )
         if not callable(self.scoring.batches):
-            self._set = self._gathered()
+            self._set = self._set or self._gathered()
 
     def loss(self, model: nn.Module, bn_mode: BatchNormMode | None = None) -> MeanLoss:
         """The mean loss over the scoring set, with norms in this mode, by default the scorer's."""
