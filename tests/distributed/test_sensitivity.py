@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 from earlycrop import Pruner, RankError, ScoreError, Scoring, Sensitivity
 from tests import dense
 from tests.distributed.helpers import BATCH, EVEN, ONE_SIDED, UNEVEN, make, met, parts, planned
+from tests.ranks import Ensemble
 from tests.small import momentum, small
 
 SPARSITIES = (0.25, 0.5, 0.9)
@@ -127,6 +128,23 @@ def test_a_measure_that_fails_on_one_rank_stops_all_at_once(ranks, which, when):
     assert "no validation sample" in str(found[1 - which])
     assert f"[{when} calls]" in str(found[1 - which])
     assert ranks(planned)  # and they can go on
+
+
+def fails_alone(rank: int) -> None:
+    def accuracy(model: nn.Module) -> float:
+        if rank == 1:
+            raise ZeroDivisionError("no validation sample")
+        dist.all_reduce(hits := torch.ones(1))
+        return float(hits)
+
+    make(met(), "crop-s", parts(EVEN)[rank], group=dist.group.WORLD).sensitivity(accuracy)
+
+
+def test_a_measure_that_waits_for_one_that_has_failed_waits_as_long_as_was_said(tmp_path):
+    with Ensemble(tmp_path, seconds=3) as ensemble:
+        zero, one = ensemble.outcomes(fails_alone)
+    assert isinstance(zero, RuntimeError)  # PyTorch's own
+    assert isinstance(one, ZeroDivisionError)
 
 
 def not_finite(rank: int) -> None:

@@ -159,6 +159,7 @@ class Prune(TrainerCallback):
                 f"(CUDA_VISIBLE_DEVICES=0), or train in a loop of your own with `Pruner(group=...)`."
             )
         inside(trainer.model, pruner.model, "model")
+        # no public way: the weights are loaded before the first event, and what callbacks exported after them
         resume = trainer._load_from_checkpoint
 
         def resuming(folder: Any, *rest: Any) -> Any:

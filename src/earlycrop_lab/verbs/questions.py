@@ -27,6 +27,7 @@ from earlycrop_lab.why import (
     moment_figures,
     moments,
 )
+from earlycrop_lab.why.branches import stem_after
 from earlycrop_lab.why.choices import Choice
 from earlycrop_lab.why.early import Early, Mark
 from earlycrop_lab.why.records import answer, before, keep
@@ -134,17 +135,9 @@ def _flow(given: Given, asking: Asking) -> int:
         asking.say(f"{far.step('epoch')} dense epochs trained; this network is {epoch} old")
 
     for seed in range(options.seeds):
-        asked = flows.flows(
-            replace(d, seed=seed),
-            options.scores,
-            levels,
-            epochs=options.after,
-            samples=options.samples,
-            root=options.data_root,
-            device=device,
-            trained=trained,
-        )
-        for each in asked:
+        seeded = replace(d, seed=seed)
+        dense = stem_after(seeded, options.after, options.data_root, device, trained)
+        for each in flows.flows(seeded, dense, options.scores, levels, options.samples):
             found.append(each)
             asking.say(
                 f"{far.step('cut')} seed {seed} {each.method:12} {each.sparsity:6.1%}  "
@@ -158,6 +151,8 @@ def _flow(given: Given, asking: Asking) -> int:
 def _sensitivity(given: Given, asking: Asking) -> int:
     options, device = asking.options, asking.device
     d, found, levels = get_task(options.task).description(**given), [], options.sparsities or PARTS
+    if get_method(d.method).timing.cuts(1) == 0:
+        raise ValueError(f"{d.method} removes nothing, so no layer loses anything: name another with --method.")
     for seed in range(options.seeds):
         far: list[Far] = []  # once their number is known
 
@@ -170,8 +165,9 @@ def _sensitivity(given: Given, asking: Asking) -> int:
             if done % max(of // 10, 1) == 0:
                 asking.say(f"seed {seed}: {step} cuts")
 
-        where = {"root": options.data_root, "device": device, "trained": trained, "progress": progress}
-        found.append(layers.layers(replace(d, seed=seed), levels, by=options.by, epochs=options.after, **where))
+        seeded = replace(d, seed=seed)
+        dense = stem_after(seeded, options.after, options.data_root, device, trained)
+        found.append(layers.layers(seeded, dense, levels, options.by, progress))
         asking.say(f"\n{found[-1]}\n")
     folder = options.out / f"why-sensitivity-{d.data}-{d.network}-{d.method}-{options.by}-after{options.after}"
     rises = options.by == "metric" and d.metric.better == "higher"

@@ -9,7 +9,7 @@ optimizer, the same schedule. The stem itself is never changed by a branch.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,6 +117,29 @@ def grown(d: Description, epochs: int, root: str | None = None, device: str = "c
         for _ in _steps(d, setup, optimizer, epoch):
             pass
         yield Stem(setup, optimizer, epoch + 1)
+
+
+def stem_after(
+    d: Description,
+    epochs: int,
+    root: str | None = None,
+    device: str = "cpu",
+    trained: Callable[[int], None] = lambda epoch: None,
+) -> Stem:
+    """The dense training of a description after its last epoch, see `grown`.
+
+    Args:
+        d: The network, the data and the seed; its budget and method are ignored.
+        epochs: The number of epochs.
+        root: The folder of the data sets.
+        device: The device to train on.
+        trained: Called with the number of epochs done, after each.
+    """
+    growing = grown(d, epochs, root, device)
+    last = next(growing)
+    for last in growing:
+        trained(last.epoch)
+    return last
 
 
 def _steps(d: Description, setup: Setup, optimizer: Optimizer, epoch: int) -> Iterator[None]:

@@ -1,7 +1,7 @@
 """What scores do to the gradient flow and to the kernel: `flows` prunes one network by each of them."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,7 +13,7 @@ from earlycrop.kernel import empirical_ntk
 from earlycrop.timing import AtInit
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.session import Setup, pruner_of
-from earlycrop_lab.why.branches import grown
+from earlycrop_lab.why.branches import Stem
 
 SCORES = (
     *("random-u", "magnitude-u", "snip", "grasp", "synflow", "crop-u", "cropit-u", "ntk-sap", "px"),
@@ -50,37 +50,26 @@ class Flow:
 
 def flows(
     d: Description,
+    stem: Stem,
     methods: Sequence[str] = SCORES,
     sparsities: Sequence[float] = (0.5, 0.8, 0.9, 0.95, 0.98),
-    *,
-    epochs: int = 0,
     samples: int = 8,
-    root: str | None = None,
-    device: str = "cpu",
-    trained: Callable[[int], None] = lambda epoch: None,
 ) -> Iterator[Flow]:
-    """Prune the same network by each score, after some epochs of dense training at a constant rate.
+    """Prune the same network by each score.
 
     Args:
-        d: The network, the data and the seed; its method and budget are ignored.
+        d: The description; its method and budget are ignored.
+        stem: Its dense training, as far as it has come.
         methods: Names of methods, all of which prune at the same epoch here.
         sparsities: Fractions to remove.
-        epochs: Dense epochs before the cut.
         samples: Training samples in the kernel.
-        root: The folder of the data sets.
-        device: The device to compute on.
-        trained: Called with the number of dense epochs done, after each.
     """
-    for stem in grown(d, epochs, root, device):
-        setup = stem.setup
-        if stem.epoch:
-            trained(stem.epoch)
-    flow_before, kernel = _state(d, "random-u", setup, None, samples)
+    flow_before, kernel = _state(d, "random-u", stem.setup, None, samples)
     for name in methods:
         for sparsity in sparsities:
-            flow_after, after = _state(d, name, setup, sparsity, samples)
+            flow_after, after = _state(d, name, stem.setup, sparsity, samples)
             change = float(torch.linalg.norm(after - kernel) / torch.linalg.norm(kernel))
-            yield Flow(name, sparsity, d.seed, epochs, flow_before, flow_after, change)
+            yield Flow(name, sparsity, d.seed, stem.epoch, flow_before, flow_after, change)
 
 
 def _state(d: Description, name: str, setup: Setup, sparsity: float | None, samples: int) -> tuple[float, Tensor]:

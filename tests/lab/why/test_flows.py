@@ -11,7 +11,7 @@ from earlycrop_lab.cli import main
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.why import flow_figures
 from earlycrop_lab.why import flows as module
-from earlycrop_lab.why.branches import grown
+from earlycrop_lab.why.branches import stem_after
 from earlycrop_lab.why.flows import Flow, flows
 
 SMALL = Classification(
@@ -20,11 +20,10 @@ SMALL = Classification(
 
 
 def test_flows_against_an_explicit_jacobian():
-    found = list(flows(SMALL, ("crop-u", "snap"), (0.3, 0.7), epochs=1, samples=3))
+    stem = stem_after(SMALL, 1)
+    found = list(flows(SMALL, stem, ("crop-u", "snap"), (0.3, 0.7), samples=3))
     assert [(f.method, f.sparsity) for f in found] == [("crop-u", 0.3), ("crop-u", 0.7), ("snap", 0.3), ("snap", 0.7)]
-    *_, stem = grown(SMALL, 1)
-    setup = stem.setup
-    model, scoring = setup.model, setup.scoring
+    model, scoring = stem.setup.model, stem.setup.scoring
     model.eval()
     weights = [p for name, p in model.named_parameters() if p.ndim > 1]
     total = sum(len(y) for _, y in scoring)
