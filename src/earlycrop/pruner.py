@@ -43,7 +43,7 @@ from earlycrop.plan import Plan, findings, plan_of
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
 from earlycrop.scoring import Scorer, Scoring
-from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, probed
+from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, named, probed
 from earlycrop.starvation import remaining
 from earlycrop.structure import Verification, names_of
 from earlycrop.timing import Now, Phase, Reason
@@ -133,8 +133,7 @@ class Pruner(Closed):
         self._ranks = ranks_of(group)
         self._scorer = Scorer(scoring, self.method.bn_mode, seed, self._ranks)
         self._cuts_in_all = self.method.timing.cuts(len(self.targets))
-        given = {"epochs": epochs, "whether there is a loss": self._scorer.scoring.loss is not None}
-        check_ranks(self._ranks, model, self._identity() | given)
+        check_ranks(self._ranks, model, self._identity() | {"epochs": epochs, "loss": bool(scoring and scoring.loss)})
         check_epochs(self.method, self.budget, epochs)
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
         ways = self._scorer.calls(model) if self._cuts_in_all else ()
@@ -270,17 +269,10 @@ class Pruner(Closed):
             ScoreError: the loss or the scores are not finite.
             RankError: that, or an error of `measure`, happened on another rank; or the ranks ask differently.
         """
-        figure = "loss" if measure is None else getattr(measure, "__name__", type(measure).__name__).strip("<>")
-
-        def measured(model: nn.Module) -> float:
-            return self._scorer.mean(model) if measure is None else self._ranks.first(float(measure(model)))
-
         with torch.inference_mode(False), self._scorer.session():
-            check_ranks(self._ranks, self.model, {"the figure": figure, "sparsities": tuple(sparsities)})
-            if measure is None:
-                self._scorer.prepare(self.method.name)
-            scores = self._removal.scores(self.units)
-            return probed(self.method, self.units, scores, figure, measured, sparsities, progress)
+            check_ranks(self._ranks, self.model, {"the figure": named(measure), "sparsities": tuple(sparsities)})
+            figure, scores = self._scorer.figure(measure, self.method.name), self._removal.scores(self.units)
+            return probed(self.method, self.units, scores, named(measure), figure, sparsities, progress)
 
     def _prune(self, epoch: float, reason: Reason) -> Report:
         started, units = time.perf_counter(), self.units

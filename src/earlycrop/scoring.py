@@ -104,6 +104,13 @@ class Scorer:
         """The mean loss over the scoring set, with norms as the user asked, or in evaluation."""
         return self.loss(model, self.scoring.bn_mode).value()
 
+    def figure(self, measure: Callable[[nn.Module], float] | None, method: str) -> Callable[[nn.Module], float]:
+        """What maps a network to a figure: the mean loss over the scoring set, or what a user measures on rank 0."""
+        if measure is None:
+            self.prepare(method)
+            return self.mean
+        return lambda model: self.ranks.first(float(measure(model)))
+
     def calls(self, model: nn.Module) -> list[Call]:
         """The calls of the model that the loss makes; none without a loss, or where the data change with training."""
         return calls_of(self.loss(model)) if self.ready else []

@@ -111,6 +111,11 @@ def title_of(layers: Sequence[str], shown: int = 2) -> str:
     return ", ".join(layers[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
+def named(measure: Measure | None) -> str:
+    """The name of a figure."""
+    return "loss" if measure is None else getattr(measure, "__name__", type(measure).__name__).strip("<>")
+
+
 def probed(
     method: Method,
     units: AbstractUnits,
