@@ -28,6 +28,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from earlycrop import (  # noqa: F401 - attributes, which are `_PARTS` when it runs
+        allocation,
+        counting,
+        evaluation,
+        scores,
+        steps,
+        structure,
+        timing,
+        units,
+        widths,
+    )
     from earlycrop.budget import Budget
     from earlycrop.checkpoint import load, load_state, save, save_state
     from earlycrop.errors import (

@@ -118,7 +118,7 @@ def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
             raise Misuse(f"{verb.name} does not know what to do with {rest[0]!r}.")
         near = nearest(rest[0].split("=")[0], known)
         raise Misuse(f"{verb.name} has no option {rest[0]!r}. Did you mean {near!r}?")
-    from earlycrop_lab.tasks.torchrun import processes  # the verb has imported PyTorch by now
+    from earlycrop_lab.tasks.torchrun import processes  # nothing is wrong: now PyTorch may be imported
 
     if processes() > 1 and not verb.shared:
         raise Misuse(
@@ -161,6 +161,6 @@ def _task(arguments: Sequence[str]) -> str:
         return asked.task
     if asked.preset is None:
         return "classification"
-    from earlycrop_lab.comparing.grids import get_preset  # only now is PyTorch needed
+    from earlycrop_lab.comparing.grids import get_preset
 
     return get_preset(asked.preset)[0].task

@@ -18,7 +18,6 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal
 
 from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError
@@ -162,8 +161,6 @@ class Memory(AbstractCost):
             most = max(most, alive)
         return stored + inputs + most
 
-
-Target = Literal["weight", "node", "params", "flops", "memory"]
 
 COSTS: dict[str, AbstractCost] = {
     cost.name: cost for cost in (PrunableWeights(), Nodes(), Parameters(), Flops(), Memory())

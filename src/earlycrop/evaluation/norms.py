@@ -1,7 +1,7 @@
 """What norms with running statistics do while scores are computed."""
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from earlycrop.distributed import Ranks
 from earlycrop.errors import ScoreError
 from earlycrop.evaluation.scoring_set import ScoringSet
-
-BatchNormMode = Literal["auto", "running", "calibrated", "scaled", "batch"]
+from earlycrop.names import BatchNormMode
 
 CALIBRATION = 256
 """Samples in one batch when batch norm is calibrated, whatever the micro-batch, so that it changes no statistics; also

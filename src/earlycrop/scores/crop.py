@@ -11,14 +11,12 @@ For channels, three quantities go by the name of CroP, and they are neither equa
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from earlycrop.evaluation import Evaluation, Rows
+from earlycrop.names import Reading
 from earlycrop.scores.abstract import AbstractLossScore, AbstractNetworkScore, AbstractScore, Network
 from earlycrop.vector import Vector
-
-Reading = Literal["gate_hessian", "mixed", "group_sum"]
-"""The name of a reading of CroP for channels, see `READINGS`."""
 
 
 @dataclass(frozen=True)

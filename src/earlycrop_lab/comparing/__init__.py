@@ -6,6 +6,7 @@
     grids       methods × sparsities × seeds × networks × data sets; the poster's tables by name
     isolation   one run in its own process
     beside      runs at equal cost, derived from the results of pruned ones
+    kinds       the kinds of these runs, by name
     engines     execution on this machine, or on a Ray cluster
 
 Imports point down this list and never up.

@@ -6,7 +6,7 @@ are compared with the same network. Seeds, data and training are the same.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from math import log
@@ -17,19 +17,10 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from earlycrop.counting import flops
-from earlycrop.errors import nearest
 from earlycrop_lab.reporting.tables import Row, table
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks import prepare
 from earlycrop_lab.tasks.description import OF_CHANNELS, Description
-
-KINDS = {
-    "narrow-flops": "the dense network whose width gives it the same FLOPs",
-    "narrow-params": "the dense network whose width gives it as many parameters",
-    "random-flops": "random channels removed until it has the same FLOPs",
-    "longer": "for cuts before training, as many epochs as the dense run's training FLOPs allow",
-}
-"""The kinds of runs that can be added for each method that removes channels."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +34,6 @@ class Derived:
 
     runs: tuple[Description, ...]
     lacking: tuple[str, ...]
-
-
-def check_kinds(names: Iterable[str]) -> None:
-    """Check that these are names of `KINDS`.
-
-    Raises:
-        ValueError: One is not; the message suggests the nearest.
-    """
-    for name in names:
-        if name not in KINDS:
-            near = nearest(name, KINDS)
-            raise ValueError(f"There is no kind of comparison run {name!r}. Did you mean {near!r}?")
 
 
 def derived(results: Mapping[str, Sequence[Result]], root: str | None) -> Derived:

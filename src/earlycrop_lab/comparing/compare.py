@@ -12,11 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from earlycrop.files import replacing
-from earlycrop_lab.comparing.beside import KINDS, Derived, derived
+from earlycrop_lab.comparing.beside import Derived, derived
 from earlycrop_lab.comparing.dashboard import Dashboard
 from earlycrop_lab.comparing.engines import Engine
 from earlycrop_lab.comparing.grids import Grid
 from earlycrop_lab.comparing.isolation import Isolated, failure
+from earlycrop_lab.comparing.kinds import KINDS
 from earlycrop_lab.reporting import equal_cost, tables
 from earlycrop_lab.reporting.equal_cost import comparisons
 from earlycrop_lab.runs import Result, folder_name, has_result, read

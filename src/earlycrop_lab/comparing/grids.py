@@ -7,9 +7,7 @@ from typing import Any
 
 import earlycrop
 from earlycrop.errors import nearest
-from earlycrop.timing import AbstractPruningSchedule, Rewinding, TickTock
-from earlycrop.units import Weights
-from earlycrop_lab.comparing.beside import check_kinds
+from earlycrop_lab.comparing.kinds import check_kinds
 from earlycrop_lab.tasks import get_task
 from earlycrop_lab.tasks.description import OF_CHANNELS, OF_SIZES, PRUNING, Description, TooShort, divisible, prunes
 
@@ -35,7 +33,7 @@ class Grid:
         data: Names of data sets; None is the task's usual one.
         fixed: Other fields of a description, the same in all runs; those that do not apply to a method are left out.
         task: The task of the runs.
-        beside: Kinds of runs to add for each method that removes channels, once it has results; see `beside.KINDS`.
+        beside: Kinds of runs to add for each method that removes channels, once it has results; see `kinds.KINDS`.
 
     Raises:
         ValueError: An axis is empty, there is no such task, `fixed` names no field of its descriptions, or `beside`
@@ -99,10 +97,12 @@ class Grid:
             return error.run, str(error)
 
 
-def meaningless(method: earlycrop.Method, said: Mapping[str, Any]) -> set[str]:
+def meaningless(method: "earlycrop.Method", said: Mapping[str, Any]) -> set[str]:
     """The given fields of a description that do not apply to a method."""
-    masks, fixed = isinstance(method.units, Weights), isinstance(method.timing, Rewinding | TickTock)
-    once = not isinstance(method.timing, AbstractPruningSchedule) or (said.get("prune_at") is not None and not fixed)
+    masks, timing = isinstance(method.units, earlycrop.units.Weights), method.timing
+    fixed = isinstance(timing, earlycrop.timing.Rewinding | earlycrop.timing.TickTock)
+    several = isinstance(timing, earlycrop.timing.AbstractPruningSchedule)
+    once = not several or (said.get("prune_at") is not None and not fixed)
     idle = (
         (not prunes(method), PRUNING),
         (masks, OF_CHANNELS),

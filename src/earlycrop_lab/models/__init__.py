@@ -12,33 +12,34 @@ variants have in common. For tasks other than image classification there are `fc
 `psmm` and `lstm` (language). Each is plain torch; nothing here knows about pruning.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-
-from torch import nn
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from earlycrop.errors import nearest
-from earlycrop_lab.models.cnn import cnn
-from earlycrop_lab.models.lenet import lenet
-from earlycrop_lab.models.mlp import mlp
-from earlycrop_lab.models.resnet import resnet18, resnet50, resnext101
-from earlycrop_lab.models.seeded import seeded
-from earlycrop_lab.models.vgg import vgg16
 
-__all__ = [
-    "NETWORKS",
-    "Network",
-    "build",
-    "cnn",
-    "get_network",
-    "lenet",
-    "mlp",
-    "resnet18",
-    "resnet50",
-    "resnext101",
-    "vgg16",
-]
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["LANGUAGE", "NETWORKS", "Make", "Network", "build", "get_network"]
+
+
+class Make:
+    """Makes a network by a function of a file of this package, which is imported when the first one is made.
+
+    Args:
+        file: The file's name.
+        function: The function's name.
+        first: The function's first arguments, which come before those of the call.
+    """
+
+    def __init__(self, file: str, function: str, *first: Any):
+        self.file, self.function, self.first = file, function, first
+
+    def __call__(self, *args: Any, **options: Any) -> "nn.Module":
+        """A new network."""
+        file = import_module(f"earlycrop_lab.models.{self.file}")
+        return getattr(file, self.function)(*self.first, *args, **options)
 
 
 @dataclass(frozen=True)
@@ -52,26 +53,30 @@ class Network:
         sized: Whether its parameters depend on the size of the images.
     """
 
-    make: Callable[..., nn.Module]
+    make: Make
     least: int
     width: int = 64
     sized: bool = False
 
 
 NETWORKS = {
-    "resnet18": Network(resnet18, least=8),
-    "resnet18-paper": Network(partial(resnet18, "paper"), least=32),
-    "resnet18-imagenet": Network(partial(resnet18, "imagenet"), least=32),
-    "resnet50": Network(resnet50, least=8),
-    "resnet50-imagenet": Network(partial(resnet50, "imagenet"), least=32),
-    "resnext101-32x16d": Network(partial(resnext101, 16), least=32),
-    "resnext101-32x48d": Network(partial(resnext101, 48), least=32),
-    "vgg16": Network(vgg16, least=32),
-    "vgg16-paper": Network(partial(vgg16, "paper"), least=16),
-    "cnn": Network(cnn, least=1, width=16),
-    "lenet": Network(lenet, least=16, width=6, sized=True),
-    "mlp": Network(mlp, least=1, width=128, sized=True),
+    "resnet18": Network(Make("resnet", "resnet18"), least=8),
+    "resnet18-paper": Network(Make("resnet", "resnet18", "paper"), least=32),
+    "resnet18-imagenet": Network(Make("resnet", "resnet18", "imagenet"), least=32),
+    "resnet50": Network(Make("resnet", "resnet50"), least=8),
+    "resnet50-imagenet": Network(Make("resnet", "resnet50", "imagenet"), least=32),
+    "resnext101-32x16d": Network(Make("resnet", "resnext101", 16), least=32),
+    "resnext101-32x48d": Network(Make("resnet", "resnext101", 48), least=32),
+    "vgg16": Network(Make("vgg", "vgg16"), least=32),
+    "vgg16-paper": Network(Make("vgg", "vgg16", "paper"), least=16),
+    "cnn": Network(Make("cnn", "cnn"), least=1, width=16),
+    "lenet": Network(Make("lenet", "lenet"), least=16, width=6, sized=True),
+    "mlp": Network(Make("mlp", "mlp"), least=1, width=128, sized=True),
 }
+"""The networks of image classification."""
+
+LANGUAGE = {"psmm": Make("psmm", "Psmm"), "lstm": Make("lstm", "LstmLanguageModel")}
+"""Those of language modelling, made from the size of the vocabulary, the width and the dropout rate."""
 
 
 def get_network(name: str) -> Network:
@@ -94,7 +99,7 @@ def build(
     size: int = 32,
     width: int | None = None,
     seed: int | None = None,
-) -> nn.Module:
+) -> "nn.Module":
     """A new network of the table, on the current default device, in training mode.
 
     Args:
@@ -123,5 +128,7 @@ def build(
     options = {"classes": classes, "channels_in": channels, "width": width}
     if network.sized:
         options["size"] = size
+    from earlycrop_lab.models.seeded import seeded
+
     with seeded(seed):
         return network.make(**options)

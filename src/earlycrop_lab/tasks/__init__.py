@@ -1,44 +1,49 @@
-"""The tasks; each is one file that reads from top to bottom: description, data, model, optimizer, loop, evaluation.
+"""The tasks; each is one file that reads from top to bottom: data, model, optimizer, loop, evaluation.
 
-A task is an entry of `TASKS`: the class that describes a run, the function that trains one, and the function that
-prepares its setup. Everything else in the laboratory (runs, grids, tables, estimates, reports) uses the entry and knows
-no particular task.
+A task is an entry of `TASKS`: the class that describes a run, which is in `descriptions` and needs no PyTorch, and the
+functions that prepare its setup and train it. Everything else in the laboratory (runs, grids, tables, estimates,
+reports) uses the entry and knows no particular task.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import earlycrop
 from earlycrop.errors import nearest
-from earlycrop_lab.tasks import classification, control, depth, language
 from earlycrop_lab.tasks.description import Description
-from earlycrop_lab.tasks.session import Setup, Trained, pruner_of
+from earlycrop_lab.tasks.descriptions import Classification, Control, Depth, Language
+
+if TYPE_CHECKING:
+    import torch
+
+    from earlycrop_lab.tasks.session import Setup, Trained
 
 
 @dataclass(frozen=True)
 class Task:
-    """An entry of `TASKS`.
+    """An entry of `TASKS`. Its file, of the same name, is imported when a run is prepared or trained.
 
     Args:
         description: The class whose instances describe runs.
-        train: Trains a run as described.
-        prepare: Maps a description, the folder of the data sets and a device to the setup.
     """
 
     description: type[Description]
-    train: Callable[..., Trained]
-    prepare: Callable[..., Setup]
+
+    def train(self, d: Description, **around: Any) -> "Trained":
+        """Train a run as described."""
+        return self._file.train(d, **around)
+
+    def prepare(self, d: Description, root: str | None, device: "torch.device") -> "Setup":
+        """The setup of a description, given the folder of the data sets and a device."""
+        return self._file.prepare(d, root, device)
+
+    @property
+    def _file(self) -> Any:
+        return import_module(f"earlycrop_lab.tasks.{self.description.task}")
 
 
-TASKS = {
-    "classification": Task(classification.Classification, classification.train, classification.prepare),
-    "depth": Task(depth.Depth, depth.train, depth.prepare),
-    "control": Task(control.Control, control.train, control.prepare),
-    "language": Task(language.Language, language.train, language.prepare),
-}
+TASKS = {each.task: Task(each) for each in (Classification, Depth, Control, Language)}
 
 
 def get_task(name: str) -> Task:
@@ -58,27 +63,33 @@ def described(task: str, stored: dict[str, Any]) -> Description:
     return get_task(task).description(**stored)
 
 
-def train(d: Description, **around: Any) -> Trained:
+def train(d: Description, **around: Any) -> "Trained":
     """Train as described; see `train` of the task's file."""
     return TASKS[d.task].train(d, **around)
 
 
-def prepare(d: Description, root: str | None = None, device: torch.device | str = "cpu") -> Setup:
+def prepare(d: Description, root: str | None = None, device: "torch.device | str" = "cpu") -> "Setup":
     """The setup of a description, before anything is trained.
 
     Raises:
         ValueError: The data and the network do not fit together.
         OSError: The data cannot be read or downloaded.
     """
+    import torch
+
     return TASKS[d.task].prepare(d, root, torch.device(device))
 
 
-def plan(d: Description, root: str | None = None, device: str = "cpu") -> earlycrop.Plan:
+def plan(d: Description, root: str | None = None, device: str = "cpu") -> "earlycrop.Plan":
     """What would be removed if the network were cut at its initial weights; nothing is trained.
 
     Raises:
         ValueError: The data, the network and the method do not fit together, or the method removes nothing.
         OSError: The data cannot be read or downloaded.
     """
+    import torch
+
+    from earlycrop_lab.tasks.session import pruner_of
+
     torch.manual_seed(d.seed)
     return pruner_of(d, prepare(d, root, device)).dry_run()

@@ -8,7 +8,7 @@ scoring come from the training split.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -16,99 +16,33 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from earlycrop_lab.data.depths import DEPTHS, check_name, load
+from earlycrop_lab.data.depths import load
 from earlycrop_lab.data.pairs import PairAugmentation, PairBatch, Pairs, averaged
 from earlycrop_lab.measure.evaluating import evaluating
 from earlycrop_lab.models.fcrn import Fcrn, depth_size
 from earlycrop_lab.models.seeded import seeded
-from earlycrop_lab.tasks.description import Description, Metric, option
+from earlycrop_lab.tasks.descriptions.depth import Depth
 from earlycrop_lab.tasks.schedule import Schedule
 from earlycrop_lab.tasks.session import Session, Setup, Trained
 
 
 @dataclass(frozen=True)
-class Usual:
-    """The usual settings of a data set; images are three quarters as high as they are wide."""
-
-    width: int
-    image_width: int
-    epochs: int
-    recipe: Literal["usual", "paper"]
-
-
-USUAL = {
-    "scenes": Usual(width=8, image_width=76, epochs=12, recipe="usual"),
-    "nyu-depth-v2": Usual(width=64, image_width=304, epochs=20, recipe="paper"),
-}
-"""The usual settings by data set: for the rendered rooms what a minute allows, for NYU-Depth-v2 the paper's."""
-
-
-@dataclass(frozen=True)
 class Recipe:
-    """The peak learning rate, its schedule after the cut, and the augmentation of training pairs."""
+    """The schedule of the learning rate after the cut, and the augmentation of training pairs."""
 
-    learning_rate: float
     schedule: Literal["one_cycle", "halving"]
     augmentation: PairAugmentation
 
 
 RECIPES = {
-    "usual": Recipe(5e-3, "one_cycle", PairAugmentation(flip=True)),
-    "paper": Recipe(1e-2, "halving", PairAugmentation(zoom=1.5, flip=True, colour=0.2)),
+    "usual": Recipe("one_cycle", PairAugmentation(flip=True)),
+    "paper": Recipe("halving", PairAugmentation(zoom=1.5, flip=True, colour=0.2)),
 }
 """Laina et al. also rotate images, by at most 5 degrees. The usual recipe, for short training, does not zoom: after 6
 epochs on NYU-Depth-v2 (width 16, 76x57, batches of 8, n = 1) zooming had cost 0.1 m of rms error."""
 
-NETWORK = "fcrn"
 SHOWN = 3
 """The number of test pairs that a run keeps for its figure."""
-
-
-@dataclass(frozen=True)
-class Depth(Description):
-    """One training run. Fields that are not given get the data set's usual values on construction.
-
-    >>> usual = Depth()
-    >>> usual.data, usual.network, usual.width, usual.image_width, usual.epochs, usual.recipe, usual.learning_rate
-    ('scenes', 'fcrn', 8, 76, 12, 'usual', 0.005)
-    """
-
-    task: ClassVar[str] = "depth"
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("rms_metres", "rms error", "lower", "m"),
-        Metric("rel", "relative error", "lower"),
-        Metric("log10", "log10 error", "lower"),
-        *(Metric(f"delta{i}", f"δ < 1.25{power}", "higher", "%") for i, power in ((1, ""), (2, "²"), (3, "³"))),
-    )
-    samples: ClassVar[str] = "training pairs"
-    logits: ClassVar[bool] = False
-
-    data: str = option("scenes", help=f"{', '.join(DEPTHS)}")
-    train_size: int | None = option(tag="train", help="train on a fixed part of this many pairs")
-    network: str = option(choices=(NETWORK,), help="the only network of this task")
-    batch_size: int = option(16, tag="batch", help="pairs in a training batch")
-    image_width: int = option(tag="size", help="width of the images in pixels (default: the data set's usual one)")
-    recipe: Literal["usual", "paper"] = option(
-        tag="",
-        choices=("usual", "paper"),
-        help="optimizer, schedule and augmentation, instead of the data set's usual ones",
-    )
-
-    @staticmethod
-    def check_data(name: str) -> None:
-        """See `Description`."""
-        check_name(name)
-
-    def usually(self) -> dict[str, Any]:
-        """See `Description`."""
-        usual = USUAL[self.data]
-        recipe = RECIPES.get(self.recipe or usual.recipe)
-        return {"network": NETWORK, **vars(usual), "learning_rate": recipe and recipe.learning_rate}
-
-    @property
-    def image_size(self) -> tuple[int, int]:
-        """Height and width of the images, in pixels."""
-        return max(round(0.75 * self.image_width), 1), self.image_width
 
 
 def train(d: Depth, *, root: str | None = None, device: torch.device | str = "cpu", **around: Any) -> Trained:

@@ -1,6 +1,7 @@
 """The description of a run of any task: what is removed and when, the data, the network, the training.
 
-A task adds its own fields, its metrics, and what is usual for its data.
+A task adds its own fields, its metrics, and what is usual for its data. The options of a run are known without PyTorch,
+which the library imports when a run is described.
 """
 
 from dataclasses import dataclass, field, fields, replace
@@ -8,13 +9,8 @@ from math import ceil, inf, isfinite
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import earlycrop
-from earlycrop.counting.costs import Target
 from earlycrop.errors import nearest
-from earlycrop.evaluation import BatchNormMode
-from earlycrop.scores import READINGS, Grasp, Reading
-from earlycrop.steps import Exponential, Remaining
-from earlycrop.timing import AbstractDetector, AbstractPruningSchedule, AtEpoch, Never, Rewinding, TickTock
-from earlycrop.units import Weights
+from earlycrop.names import BatchNormMode, Reading, Target
 
 
 @dataclass(frozen=True)
@@ -93,7 +89,7 @@ class Description:
     target: Target = option("weight", tag="", choices=get_args(Target), help="what sparsity counts")  # noqa: RUF009 - frozen
     reading: Reading | None = option(  # noqa: RUF009 - frozen
         tag="",
-        choices=tuple(READINGS),
+        choices=get_args(Reading),
         help="how CroP computes a channel's score, instead of the method's own way",
     )
     prune_at: float | None = option(
@@ -181,7 +177,7 @@ class Description:
             if not (isfinite(getattr(self, name)) and getattr(self, name) > least):
                 raise ValueError(f"{name} cannot be {getattr(self, name):g}.")
         method = earlycrop.get_method(self.method)
-        several = isinstance(method.timing, AbstractPruningSchedule) and self.prune_at is None
+        several = isinstance(method.timing, earlycrop.timing.AbstractPruningSchedule) and self.prune_at is None
         for name in ("rounds", "per_round"):
             if getattr(self, name) is not None and not several:
                 raise ValueError(f"{self.method} cuts at one moment: leave out {name}.")
@@ -190,7 +186,7 @@ class Description:
         if self.rounds is not None and self.per_round is not None:
             raise ValueError("rounds and per_round both say how much leaves in each cut: leave out one of them.")
         if self.prune_at is not None:
-            if isinstance(method.timing, Rewinding | TickTock):
+            if isinstance(method.timing, earlycrop.timing.Rewinding | earlycrop.timing.TickTock):
                 raise ValueError(
                     f"{self.method} cuts where its trainings end, which cannot be moved: leave out prune_at."
                 )
@@ -203,7 +199,7 @@ class Description:
             said = [name for name in PRUNING if getattr(self, name) != self._default(name)]
             if said:
                 raise ValueError(f"{self.method} removes nothing: leave out {' and '.join(said)}, or choose a method.")
-        if self.target in OF_SIZES and isinstance(method.units, Weights):
+        if self.target in OF_SIZES and isinstance(method.units, earlycrop.units.Weights):
             raise ValueError(
                 f"{self.method} masks weights, which makes no layer smaller: its target is weight or params, not "
                 f"{self.target}. Or choose a method that removes channels."
@@ -222,7 +218,8 @@ class Description:
             method.total_epochs(self.budget, self.sparsity)
         except ValueError as error:  # too short to be rewound
             raise TooShort(self, str(error)) from error
-        if isinstance(method.timing, AbstractDetector) and (cap := method.timing.cap(self.epochs)) >= self.epochs:
+        timing = method.timing
+        if isinstance(timing, earlycrop.timing.AbstractDetector) and (cap := timing.cap(self.epochs)) >= self.epochs:
             raise TooShort(
                 self,
                 f"{self.method} may watch until epoch {cap:g} and then needs epochs to train what is left: "
@@ -290,12 +287,12 @@ OF_SIZES = ("node", "flops", "memory")
 """The targets that can only be met by making layers smaller."""
 
 
-def prunes(method: earlycrop.Method) -> bool:
+def prunes(method: "earlycrop.Method") -> bool:
     """Whether a method removes anything."""
-    return not isinstance(method.timing, Never)
+    return not isinstance(method.timing, earlycrop.timing.Never)
 
 
-def divisible(method: earlycrop.Method) -> bool:
+def divisible(method: "earlycrop.Method") -> bool:
     """Whether a method trains for more epochs than one budget, so that its trainings can share one.
 
     >>> [divisible(earlycrop.get_method(name)) for name in ("ltr", "efficient-convnets", "crop-s-spread", "crop-s")]
@@ -308,17 +305,17 @@ LONG = 1000
 """A number of epochs that is enough for any method."""
 
 
-def pruning_method(d: Description) -> earlycrop.Method:
+def pruning_method(d: Description) -> "earlycrop.Method":
     """The description's method, with the reading of CroP, the epoch and the number of cuts that it asks for."""
     method = earlycrop.get_method(d.method)
-    if isinstance(method.score, Grasp) and not d.logits:
+    if isinstance(method.score, earlycrop.scores.Grasp) and not d.logits:
         method = replace(method, score=replace(method.score, temperature=1.0))
     if d.embeddings:
         method = replace(method, units=replace(method.units, embeddings=True))
     if d.reading is not None:
         method = method.reading(d.reading)
     if d.prune_at is not None:
-        method = replace(method, timing=AtEpoch(d.prune_at))
+        method = replace(method, timing=earlycrop.timing.AtEpoch(d.prune_at))
     if d.per_round is not None:
-        return replace(method, steps=Remaining(d.per_round))
-    return method if d.rounds is None else replace(method, steps=Exponential(d.rounds))
+        return replace(method, steps=earlycrop.steps.Remaining(d.per_round))
+    return method if d.rounds is None else replace(method, steps=earlycrop.steps.Exponential(d.rounds))

@@ -4,10 +4,10 @@ import argparse
 
 from rich.console import Console
 
-from earlycrop_lab.tasks.classification import Classification
+from earlycrop_lab.tasks.descriptions import Classification
 from earlycrop_lab.verbs.logs import log_option
 from earlycrop_lab.verbs.options import around, surroundings
-from earlycrop_lab.verbs.train import bare, train
+from earlycrop_lab.verbs.train import bare
 
 
 def arguments(parser: argparse.ArgumentParser, task: str) -> None:
@@ -21,6 +21,8 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Say what will happen, and train both."""
+    from earlycrop_lab.verbs.training import train
+
     console.print(
         "EarlyCroP-S on scikit-learn's handwritten digits: a small ResNet18 is trained densely until its kernel is "
         "lazy, then 95 % of its weights are removed, in whole channels, and training goes on with what is left. "

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from earlycrop.logs import Log, TensorBoard, Wandb
-from earlycrop_lab.tasks.progress import Progress, Watched
 from earlycrop_lab.verbs.verb import Misuse
+
+if TYPE_CHECKING:
+    from earlycrop.logs import Log
+    from earlycrop_lab.tasks.progress import Progress
 
 KINDS = ("tensorboard", "wandb")
 
@@ -39,7 +41,7 @@ def check_logs(options: argparse.Namespace) -> None:
 
 
 @contextmanager
-def logged(progress: Progress, kinds: list[str], folder: Path, description: dict[str, Any]) -> Iterator[Progress]:
+def logged(progress: "Progress", kinds: list[str], folder: Path, description: dict[str, Any]) -> "Iterator[Progress]":
     """Within the block progress is also written to the logs, which are closed after it.
 
     Args:
@@ -48,14 +50,17 @@ def logged(progress: Progress, kinds: list[str], folder: Path, description: dict
         folder: The run's folder.
         description: The fields of the run's description.
     """
+    from earlycrop.logs import TensorBoard, Wandb
+    from earlycrop_lab.tasks.progress import Watched
+
     with ExitStack() as opened:
 
-        def tensorboard(done: int) -> Log:
+        def tensorboard(done: int) -> "Log":
             log = TensorBoard(folder / "tensorboard", done=done or None)
             opened.callback(log.close)
             return log
 
-        def wandb(done: int) -> Log:
+        def wandb(done: int) -> "Log":
             import wandb
 
             run = wandb.init(project="earlycrop", name=folder.name, group=folder.name, dir=folder, config=description)

@@ -1,4 +1,4 @@
-"""The questions of `earlycrop why`, and how each answer is kept and plotted."""
+"""The answers to the questions of `earlycrop why`, and how each is kept and plotted."""
 
 import argparse
 import time
@@ -6,15 +6,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from rich.console import Console
+
 from earlycrop import get_method
 from earlycrop.files import replacing
 from earlycrop_lab.comparing.compare import Entry
 from earlycrop_lab.comparing.dashboard import duration
+from earlycrop_lab.comparing.engines import Local
 from earlycrop_lab.measure.hardware import find_device
 from earlycrop_lab.runs import Result, folder_name
 from earlycrop_lab.tasks import get_task
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import Description
+from earlycrop_lab.verbs.comparison import compared
+from earlycrop_lab.verbs.options import given
+from earlycrop_lab.verbs.verb import say
 from earlycrop_lab.why import (
     choice_figures,
     choices,
@@ -59,7 +66,7 @@ class Asking:
 
 @dataclass(frozen=True)
 class Question:
-    """A row of the table of questions.
+    """A question, and what answers it.
 
     Args:
         name: Its name on the command line.
@@ -104,14 +111,17 @@ class Far:
         return f"[{text}, about {duration(left)} left]"
 
 
-def ask(given: Given, asking: Asking) -> int:
+def ask(options: argparse.Namespace, console: Console) -> int:
     """Ask, keep the records and plot them.
 
     Raises:
         ValueError: The question makes no sense for the task or with these options.
     """
-    options = asking.options
-    question, metric = QUESTIONS[options.what], get_task(options.task).description.metrics[0]
+
+    def run(runs: Sequence[Description]) -> list[Entry]:
+        return compared(runs, options, Local(1), torch.get_num_threads(), console)
+
+    question, metric = ANSWERS[options.what], get_task(options.task).description.metrics[0]
     if question.in_accuracy and metric != ACCURACY:
         raise ValueError(
             f"`why {question.name}` answers in points of {ACCURACY.label}, and the task {options.task} is judged by "
@@ -120,16 +130,16 @@ def ask(given: Given, asking: Asking) -> int:
         )
     if min(options.seeds, options.samples) < 1 or options.after < 0:
         raise ValueError("--seeds and --samples have to be 1 or more, --after 0 or more")
-    return question.answer(given, asking)
+    return question.answer(given(options), Asking(options, lambda text: say(console, text), run))
 
 
-def _flow(given: Given, asking: Asking) -> int:
-    options, device = asking.options, asking.device
-    for name in options.scores:
+def _flow(fields: Given, asking: Asking) -> int:
+    options, device, scores = asking.options, asking.device, asking.options.scores or flows.SCORES
+    for name in scores:
         get_method(name)  # before any training
-    d, found = get_task(options.task).description(**given), []
+    d, found = get_task(options.task).description(**fields), []
     levels = options.sparsities or LEVELS
-    far = Far({"epoch": options.seeds * options.after, "cut": options.seeds * len(options.scores) * len(levels)})
+    far = Far({"epoch": options.seeds * options.after, "cut": options.seeds * len(scores) * len(levels)})
 
     def trained(epoch: int) -> None:
         asking.say(f"{far.step('epoch')} dense epochs trained; this network is {epoch} old")
@@ -137,7 +147,7 @@ def _flow(given: Given, asking: Asking) -> int:
     for seed in range(options.seeds):
         seeded = replace(d, seed=seed)
         dense = stem_after(seeded, options.after, options.data_root, device, trained)
-        for each in flows.flows(seeded, dense, options.scores, levels, options.samples):
+        for each in flows.flows(seeded, dense, scores, levels, options.samples):
             found.append(each)
             asking.say(
                 f"{far.step('cut')} seed {seed} {each.method:12} {each.sparsity:6.1%}  "
@@ -148,9 +158,9 @@ def _flow(given: Given, asking: Asking) -> int:
     return answer(folder, {"flow": flow_figures.flow(found)}, asking.say)
 
 
-def _sensitivity(given: Given, asking: Asking) -> int:
+def _sensitivity(fields: Given, asking: Asking) -> int:
     options, device = asking.options, asking.device
-    d, found, levels = get_task(options.task).description(**given), [], options.sparsities or PARTS
+    d, found, levels = get_task(options.task).description(**fields), [], options.sparsities or PARTS
     if get_method(d.method).timing.cuts(1) == 0:
         raise ValueError(f"{d.method} removes nothing, so no layer loses anything: name another with --method.")
     for seed in range(options.seeds):
@@ -176,11 +186,11 @@ def _sensitivity(given: Given, asking: Asking) -> int:
     return answer(folder, {"sensitivity": layer_figures.layers(found, rises, title)}, asking.say)
 
 
-def _moment(given: Given, asking: Asking) -> int:
+def _moment(fields: Given, asking: Asking) -> int:
     options, device = asking.options, asking.device
     if options.sparsities and len(options.sparsities) > 1:
         raise ValueError("`why moment` sweeps the epochs at one sparsity: give one with --sparsities")
-    d = Classification(**given, sparsity=options.sparsities[0] if options.sparsities else 0.95)
+    d = Classification(**fields, sparsity=options.sparsities[0] if options.sparsities else 0.95)
     at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
     entries = asking.compared([replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at])
     lacking = [how for _, how in entries if isinstance(how, str)]
@@ -205,9 +215,9 @@ def _moment(given: Given, asking: Asking) -> int:
     return answer(folder, figures, asking.say)
 
 
-def _choice(given: Given, asking: Asking) -> int:
+def _choice(fields: Given, asking: Asking) -> int:
     """Measure every choice that has no record yet; the records are kept after each."""
-    options, device, d = asking.options, asking.device, Classification(**given)
+    options, device, d = asking.options, asking.device, Classification(**fields)
     if options.at and (len(options.at) > 1 or options.at[0] % 1):
         raise ValueError("every choice is cut at the same whole epoch: give one with --at")
     epoch = int(options.at[0]) if options.at else choices.usual_epoch(d)
@@ -237,13 +247,13 @@ def _choice(given: Given, asking: Asking) -> int:
     return answer(folder, figures, asking.say)
 
 
-def _early(given: Given, asking: Asking) -> int:
+def _early(fields: Given, asking: Asking) -> int:
     """Measure every run that has no record yet; the records are kept after each."""
-    if "epochs" in given:
+    if "epochs" in fields:
         raise ValueError("the budgets of `why early` are given with --budgets: leave out --epochs")
-    options, device, d = asking.options, asking.device, Classification(**given)
-    levels, budgets = sorted(options.sparsities or LEVELS), sorted(set(options.budgets))
-    shares = sorted({0.0, *options.shares})
+    options, device, d = asking.options, asking.device, Classification(**fields)
+    levels, budgets = sorted(options.sparsities or LEVELS), sorted(set(options.budgets or early.BUDGETS))
+    shares = sorted({0.0, *(options.shares or early.SHARES)})
     early.check(d, levels, budgets, shares)
     folder = options.out / f"why-early-{_named(d)}"
     found = [Early.of(each) for each in before(folder, d, options.again, "runs")]
@@ -288,7 +298,7 @@ def _early(given: Given, asking: Asking) -> int:
 ACCURACY = Classification.metrics[0]
 """The metric in which most questions are answered."""
 
-QUESTIONS = {
+ANSWERS = {
     each.name: each
     for each in (
         Question("flow", _flow, in_accuracy=False),
@@ -298,7 +308,7 @@ QUESTIONS = {
         Question("early", _early),
     )
 }
-"""The questions, by name."""
+"""The answers, by the names of the questions in `why.QUESTIONS`."""
 
 
 def _named(d: Classification) -> str:

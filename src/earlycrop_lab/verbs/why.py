@@ -1,20 +1,11 @@
 """Ask what scores do, what they are worth, and when to prune."""
 
 import argparse
-from collections.abc import Sequence
 
-import torch
 from rich.console import Console
 
 from earlycrop.errors import nearest
-from earlycrop_lab.comparing.compare import Entry
-from earlycrop_lab.comparing.engines import Local
-from earlycrop_lab.tasks.description import Description
-from earlycrop_lab.verbs.compare import compared
-from earlycrop_lab.verbs.options import around, data_root, describe, given, surroundings
-from earlycrop_lab.verbs.questions import QUESTIONS, Asking, ask
-from earlycrop_lab.verbs.verb import say
-from earlycrop_lab.why import early, flows
+from earlycrop_lab.verbs.options import around, data_root, describe, surroundings
 
 USUAL = (
     *("--sparsities", "--seeds", "--after", "--by", "--at"),
@@ -22,6 +13,15 @@ USUAL = (
     *("--out", "--device", "--again"),
 )
 """What `--help` shows."""
+
+QUESTIONS = {
+    "flow": "what each score does to the gradient flow and to the neural tangent kernel",
+    "sensitivity": "how much each layer matters, cut by itself",
+    "moment": "accuracy by the epoch of pruning, and the epoch that each detector would choose",
+    "choice": "what a score's choice is worth inside the widths of a method",
+    "early": "which share of which budget to train before the cut",
+}
+"""The questions, by name; `questions` answers them."""
 
 
 def arguments(parser: argparse.ArgumentParser, task: str) -> None:
@@ -39,10 +39,7 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         "what",
         type=_question,
         metavar="QUESTION",
-        help="flow: what each score does to the gradient flow and to the neural tangent kernel; sensitivity: how much "
-        "each layer matters, cut by itself; moment: accuracy by the epoch of pruning, and the epoch that each detector "
-        "would choose; choice: what a score's choice is worth inside the widths of a method; early: which share of "
-        "which budget to train before the cut",
+        help="; ".join(f"{name}: {text}" for name, text in QUESTIONS.items()),
     )
     group.add_argument(
         "--sparsities",
@@ -62,7 +59,6 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--scores",
         nargs="+",
-        default=flows.SCORES,
         metavar="NAME",
         help="flow: methods whose scores to compare (default: those that prune before training)",
     )
@@ -81,14 +77,13 @@ def _inquire(parser: argparse.ArgumentParser) -> None:
         "the last to which the method's detector would wait, or 0)",
     )
     group.add_argument(
-        "--budgets", type=int, nargs="+", default=early.BUDGETS, metavar="N", help="early: budgets, in epochs "
+        "--budgets", type=int, nargs="+", metavar="N", help="early: budgets, in epochs "
         "(default: 10 20 40 80)"
     )  # fmt: skip
     group.add_argument(
         "--shares",
         type=float,
         nargs="+",
-        default=early.SHARES,
         metavar="X",
         help="early: shares of the budget to train before the cut (default: 0 0.05 0.1 0.25 0.5)",
     )
@@ -105,8 +100,6 @@ def _question(name: str) -> str:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Ask, keep the records and plot them."""
+    from earlycrop_lab.verbs.questions import ask
 
-    def run(runs: Sequence[Description]) -> list[Entry]:
-        return compared(runs, options, Local(1), torch.get_num_threads(), console)
-
-    return ask(given(options), Asking(options, lambda text: say(console, text), run))
+    return ask(options, console)
