@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from earlycrop.allocation import places
 from earlycrop.counting import Counter
-from earlycrop.counting.costs import COSTS, AbstractCost, Target
+from earlycrop.counting.costs import COSTS, AbstractCost
 from earlycrop.counting.latency import Latency
 from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError, ScoreError, nearest
+from earlycrop.names import Target
 from earlycrop.parts import Name, Parts, Share, check_parts
 from earlycrop.structure import Structure
 from earlycrop.structure.held import holding

@@ -16,9 +16,15 @@ import pytest
 import earlycrop
 from earlycrop_lab import __main__ as entry
 from earlycrop_lab.cli import VERBS, main
+from earlycrop_lab.data import DATASETS
+from earlycrop_lab.data.depths import DEPTHS
+from earlycrop_lab.data.environments import ENVIRONMENTS
+from earlycrop_lab.data.text import TEXTS
 from earlycrop_lab.models import build
 from earlycrop_lab.runs import read
-from earlycrop_lab.tasks import TASKS, get_task
+from earlycrop_lab.tasks import TASKS, descriptions, get_task
+from earlycrop_lab.verbs.questions import ANSWERS
+from earlycrop_lab.verbs.why import QUESTIONS
 
 QUICK = ["--network=mlp", "--width=64", "--epochs=8", "--learning-rate=0.01", "--train-size=640", "--sparsity=0.6"]
 NAME = "digits-mlp-{}-train640-width64-epochs8-lr0.01-seed0"
@@ -248,6 +254,40 @@ def test_the_entry_point_itself_needs_nothing_but_python():
         "assert not {'torch', 'numpy', 'earlycrop', 'matplotlib', *entry.NEEDED} & set(sys.modules), sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_options_of_a_task_are_known_without_pytorch(task):
+    """A wrong option and a call for help are answered at once."""
+    code = (
+        "import sys; from earlycrop_lab.cli import main; "
+        f"refused = [main([*verb, '--task={task}', '--wrong']) for verb in (['train'], ['compare'], ['why', 'flow'])]; "
+        f"refused += [main(['train', '--task={task}', '--sparsity=abc']), main(['train', '--task=foo'])]; "
+        "refused += [main(['compare', '--preset=quick', '--wrong'])]; "
+        "assert refused == 6 * [2], refused\n"
+        f"try: main(['train', '--task={task}', '--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'matplotlib', 'scipy', 'codecarbon', 'numpy'} & set(sys.modules), sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "--task NAME" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("usual", "known"),
+    [
+        (descriptions.classification.USUAL, DATASETS),
+        (descriptions.depth.USUAL, DEPTHS),
+        (descriptions.control.USUAL, ENVIRONMENTS),
+        (descriptions.language.USUAL, TEXTS),
+    ],
+)
+def test_the_help_lists_every_data_set_for_which_something_is_usual(usual, known):
+    assert list(usual) == list(known)
+
+
+def test_every_question_has_an_answer():
+    assert list(QUESTIONS) == list(ANSWERS)
 
 
 def test_a_dry_run_tells_what_would_leave_and_trains_nothing(tmp_path, capsys):

@@ -16,11 +16,11 @@ from earlycrop.counting.costs import (
     Nodes,
     Parameters,
     PrunableWeights,
-    Target,
 )
 from earlycrop.counting.counter import Counter, Counts, flops, size_of
 from earlycrop.counting.latency import Latency
 from earlycrop.counting.sizes import Sizes, counted
+from earlycrop.names import Target
 
 __all__ = [
     "COSTS",

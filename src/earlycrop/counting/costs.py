@@ -18,6 +18,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Literal
 
 from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop_lab.data import Batch, Dataset, load
 from earlycrop_lab.measure.evaluating import evaluating
-from earlycrop_lab.models import build
+from earlycrop_lab.models import build, get_network
 from earlycrop_lab.tasks.descriptions.classification import Classification
 from earlycrop_lab.tasks.schedule import Schedule
 from earlycrop_lab.tasks.session import Session, Setup, Trained

@@ -14,7 +14,7 @@ from earlycrop_lab.tasks.control import Control
 from earlycrop_lab.tasks.depth import Depth
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.language import Language
-from earlycrop_lab.verbs import compare as verb
+from earlycrop_lab.verbs import comparison as verb
 from tests.lab.results import report, result
 
 BEFORE = {"prunable": 1800, "params": 1000, "nodes": 40, "flops": 1000.0}

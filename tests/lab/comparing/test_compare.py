@@ -23,7 +23,7 @@ from earlycrop_lab.page import finished
 from earlycrop_lab.runs import folder_name, read, write
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.control import Control
-from earlycrop_lab.verbs import compare as verb
+from earlycrop_lab.verbs import comparison as verb
 from tests.lab.results import result
 
 SMALL = ["--networks", "mlp", "--width=16", "--epochs=2", "--train-size=640"]

@@ -9,7 +9,7 @@ import torch
 from earlycrop_lab.cli import main
 from earlycrop_lab.reporting.charts.canvas import PAPER
 from earlycrop_lab.tasks.classification import Classification, train
-from earlycrop_lab.verbs import compare as verb
+from earlycrop_lab.verbs import comparison as verb
 from earlycrop_lab.why import flow_figures, inquiry, moment_figures, moments
 from earlycrop_lab.why.branches import grown
 from earlycrop_lab.why.flows import Flow
