@@ -60,6 +60,9 @@ class Occupied(ValueError):
 class Forgetful:
     """Keeps nothing: for a task that is run without a folder."""
 
+    def file(self, name: str) -> None:
+        """None: there is no file of that name."""
+
     def restore(self, **parts: Part) -> int:
         """Start from the beginning: 0 epochs are done."""
         return 0
@@ -73,6 +76,9 @@ class Followed:
 
     def __init__(self, ranks: Ranks):
         self.ranks = ranks
+
+    def file(self, name: str) -> None:
+        """None: there is no file of that name."""
 
     def restore(self, **parts: Part) -> int:
         """Take the parts to where rank 0's checkpoint is; the number of epochs done."""
@@ -219,6 +225,10 @@ class Checkpoints:
         self._mark = self._last = time.perf_counter()
         self.saving_seconds += self._last - start
         self._beat()
+
+    def file(self, name: str) -> Path:
+        """A file in the run's folder, which stays there when the checkpoint is deleted."""
+        return self.folder / name
 
     def discard(self) -> None:
         """Delete the checkpoint: the run has its result, or starts over."""

@@ -32,7 +32,7 @@ from earlycrop_lab.measure.record import Columns, Epoch
 from earlycrop_lab.tasks import described, train
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.progress import Progress
-from earlycrop_lab.tasks.session import Trained
+from earlycrop_lab.tasks.session import MEASURED, Trained
 
 RESULT, MODEL, FAILURE, SAMPLES = "result.json", "model.safetensors", "failure.json", "samples.safetensors"
 PACKED = "runs.jsonl"
@@ -214,6 +214,7 @@ def start_over(descriptions: Iterable[Description], out: Path) -> None:
             held.enter_context(alone(folder))
         for folder, of in folders.items():
             Checkpoints(folder, of).discard()
+            (folder / MEASURED).unlink(missing_ok=True)
             if (folder / RESULT).exists():
                 os.replace(folder / RESULT, folder / EARLIER)
         packed = dict(_packed(out))

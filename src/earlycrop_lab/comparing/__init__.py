@@ -6,8 +6,8 @@
     grids       methods × sparsities × seeds × networks × data sets; the poster's tables by name
     isolation   one run in its own process
     beside      runs at equal cost, derived from the results of pruned ones
-    kinds       the kinds of these runs, by name
     engines     execution on this machine, or on a Ray cluster
+    kinds       the names of the kinds of runs at equal cost
 
 Imports point down this list and never up.
 """

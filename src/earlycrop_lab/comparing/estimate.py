@@ -67,7 +67,7 @@ class Cost:
 def seconds(d: Description, cost: Cost) -> float:
     """How long a run of this cost takes, in seconds; an upper estimate."""
     dense, method = dense_epochs(d), pruning_method(d)
-    cuts = scorings(method, d.sparsity) if prunes(method) else 0
+    cuts = scorings(method, d.highest) if prunes(method) else 0
     training = dense * cost.dense + (d.total_epochs - dense) * cost.sparse
     return cost.start + training + cost.cut + cuts * _scored(method, cost) + d.total_epochs * cost.evaluation
 
@@ -101,7 +101,7 @@ def dense_epochs(d: Description) -> float:
         case AbstractDetector() as detector:
             return detector.cap(d.budget)
         case AbstractPruningSchedule() as course:
-            return course.moments(d.budget, len(method.steps.towards(d.sparsity)))[-1]
+            return course.moments(d.budget, len(method.steps.towards(d.highest)))[-1]
     return d.total_epochs
 
 
@@ -140,7 +140,7 @@ class _Bench:
         if dense_epochs(run) or not channels:
             found.append(self._once(_dense, dense))
         if channels:
-            shape = ("sparsity", "target", "round_to", "min_channels", "min_part")
+            shape = ("sparsity", "part", "target", "round_to", "min_channels", "min_part")
             found.append(self._once(_cut, replace(dense, method="random-s", **{n: getattr(run, n) for n in shape})))
         parts = {"start": 0.0}
         for each in found:

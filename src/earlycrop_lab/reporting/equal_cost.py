@@ -45,7 +45,7 @@ def _trains_between_cuts(d: Description) -> bool:
     method = pruning_method(d)
     if not isinstance(method.timing, AbstractPruningSchedule):
         return False
-    return len(set(method.timing.moments(d.budget, len(method.steps.towards(d.sparsity))))) > 1
+    return len(set(method.timing.moments(d.budget, len(method.steps.towards(d.highest))))) > 1
 
 
 BUDGETS = {

@@ -57,9 +57,25 @@ class TooShort(ValueError):
         self.run = run
 
 
-def option(default: Any = None, *, tag: str | None = None, choices: tuple[str, ...] = (), help: str) -> Any:
-    """A field of a description that is an option of the command; `tag` precedes its value in a folder's name."""
-    return field(default=default, metadata={"help": help, "tag": tag, "choices": choices})
+def option(
+    default: Any = None,
+    *,
+    tag: str | None = None,
+    choices: tuple[str, ...] = (),
+    several: str | None = None,
+    help: str,
+) -> Any:
+    """A field of a description that is an option of the command.
+
+    Args:
+        default: Its default.
+        tag: What precedes its value in a folder's name.
+        choices: Its values, if they are few.
+        several: For an option that may be given several times, and whose values are then joined by commas: the form of
+            one of them.
+        help: What it means.
+    """
+    return field(default=default, metadata={"help": help, "tag": tag, "choices": choices, "several": several})
 
 
 @dataclass(frozen=True)
@@ -86,7 +102,18 @@ class Description:
 
     method: str = option("earlycrop-s", help="what is removed, by which score and when: see `earlycrop methods`")
     sparsity: float = option(0.95, help="the fraction to remove, between 0 and 1")
-    target: Target = option("weight", tag="", choices=get_args(Target), help="what sparsity counts")  # noqa: RUF009 - frozen
+    part: str | None = option(
+        tag="parts-",
+        several="NAME=X",
+        help="a sparsity for a part of the network, by the name of a module or parameter; names joined by + are one "
+        "part; may be given several times, and --sparsity is then that of the rest",
+    )
+    target: Target | Literal["latency"] = option(  # noqa: RUF009 - frozen
+        "weight",
+        tag="",
+        choices=(*get_args(Target), "latency"),
+        help="what sparsity counts; latency is measured on the run's device before training",
+    )
     reading: Reading | None = option(  # noqa: RUF009 - frozen
         tag="",
         choices=get_args(Reading),
@@ -137,6 +164,9 @@ class Description:
     def __post_init__(self):
         earlycrop.get_method(self.method)
         type(self).check_data(self.data)
+        if self.part is not None:
+            said = {"+".join(names): sparsity for names, sparsity in self.parts.items()}
+            object.__setattr__(self, "part", ",".join(f"{name}={said[name]}" for name in sorted(said)))
         for name, value in self.usually().items():
             if getattr(self, name) is None:
                 object.__setattr__(self, name, value)
@@ -167,7 +197,7 @@ class Description:
                 f"min_part is the fraction of its channels that each layer keeps, between 0 and 1; {self.min_part:g} "
                 "is not."
             )
-        if not 0 < self.sparsity < 1:
+        if not (0 < self.sparsity < 1 or (self.sparsity == 0 and self.highest > 0)):
             raise ValueError(f"sparsity is the fraction to remove, between 0 and 1; {self.sparsity:g} is not.")
         for each in fields(self):
             value, least = getattr(self, each.name), 0 if each.name in ("seed", "prune_at") else 1
@@ -215,7 +245,7 @@ class Description:
                 "or leave out equal_budget.",
             )
         try:
-            method.total_epochs(self.budget, self.sparsity)
+            method.total_epochs(self.budget, self.highest)
         except ValueError as error:  # too short to be rewound
             raise TooShort(self, str(error)) from error
         timing = method.timing
@@ -246,6 +276,38 @@ class Description:
         return self.min_part or (None if self.min_channels == self._default("min_channels") else self.min_channels)
 
     @property
+    def parts(self) -> dict[tuple[str, ...], float]:
+        """The sparsities of parts of the network, by the names that are one part together.
+
+        Raises:
+            ValueError: `part` is not such a list, a sparsity is out of range, or a name is given twice.
+        """
+        found: dict[tuple[str, ...], float] = {}
+        for said in [] if self.part is None else self.part.split(","):
+            name, _, number = said.rpartition("=")
+            names = tuple(sorted(each.strip() for each in name.split("+")))
+            try:
+                sparsity = float(number)
+            except ValueError:
+                names, sparsity = (), 0.0
+            if not all(names) or not names:
+                raise ValueError(f"part is NAME=SPARSITY, as in layer1=0.5 or layer1+layer2=0.5; {said!r} is not.")
+            if not 0 <= sparsity < 1:
+                raise ValueError(
+                    f"The sparsity of the part {name} is the fraction of it to remove, at least 0 and below 1; "
+                    f"{number} is not."
+                )
+            if twice := {each for known in found for each in known}.intersection(names):
+                raise ValueError(f"The name {min(twice)!r} is given to two parts: leave out one of them.")
+            found[names] = sparsity
+        return found
+
+    @property
+    def highest(self) -> float:
+        """The highest sparsity of any part: the number of cuts depends on it."""
+        return max([self.sparsity, *self.parts.values()])
+
+    @property
     def budget(self) -> int:
         """Epochs of one training: `epochs`, unless these are to be divided between several trainings."""
         if not self.equal_budget:
@@ -253,7 +315,7 @@ class Description:
         method, fitting = pruning_method(self), 0
         for epochs in range(1, self.epochs + 1):
             try:
-                if method.total_epochs(epochs, self.sparsity) <= self.epochs:
+                if method.total_epochs(epochs, self.highest) <= self.epochs:
                     fitting = epochs
             except ValueError:  # too short to be rewound
                 pass
@@ -262,7 +324,7 @@ class Description:
     @property
     def total_epochs(self) -> int:
         """Epochs of all trainings together."""
-        return ceil(pruning_method(self).total_epochs(self.budget, self.sparsity))
+        return ceil(pruning_method(self).total_epochs(self.budget, self.highest))
 
     def usual(self) -> Self:
         """The description of the same data, network, method and sparsity, with all other fields at their defaults."""
@@ -275,7 +337,7 @@ class Description:
 
 
 PRUNING = (
-    *("sparsity", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
+    *("sparsity", "part", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
     *("round_to", "min_channels", "min_part", "optimizer_state", "bn_mode"),
 )
 """The fields that do not apply to a run that does not prune."""
@@ -283,7 +345,7 @@ PRUNING = (
 OF_CHANNELS = ("round_to", "min_channels", "min_part")
 """The fields that do not apply to a run that masks weights."""
 
-OF_SIZES = ("node", "flops", "memory")
+OF_SIZES = ("node", "flops", "memory", "latency")
 """The targets that can only be met by making layers smaller."""
 
 

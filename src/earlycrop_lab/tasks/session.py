@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite, nan
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import earlycrop
-from earlycrop.counting import Memory, flops
+from earlycrop.counting import AbstractCost, Latency, Memory, Target, flops
 from earlycrop.distributed import ALONE, Ranks
 from earlycrop.logs import Log
 from earlycrop_lab.checkpoints import Checkpoints, Followed, Forgetful, Part
@@ -38,6 +39,9 @@ from earlycrop_lab.measure.time import inference
 from earlycrop_lab.tasks.description import Description, pruning_method
 from earlycrop_lab.tasks.progress import Progress, Silent
 from earlycrop_lab.tasks.schedule import AbstractSchedule, Schedule
+
+MEASURED = "latency.json"
+"""The measurements behind a budget of latency, in the folder of a run."""
 
 PROVED = 100_000_000
 """Parameters of the largest network whose cut is verified: verification holds a copy in float64, which for a larger
@@ -126,15 +130,18 @@ def pruner_of(
     method: earlycrop.Method | None = None,
     ranks: Ranks = ALONE,
     log: Log | None = None,
+    target: Target | AbstractCost | None = None,
 ) -> earlycrop.Pruner:
-    """The pruner of a description; with several processes, each contributes a part of the batches for scoring."""
+    """The pruner of a description; with several processes, each contributes a part of the batches for scoring.
+
+    What sparsity counts is `target_of` the description, unless it is known.
+    """
     scoring = setup.scoring if callable(setup.scoring) else setup.scoring[ranks.rank :: ranks.size]
-    # the example is smaller than a batch
-    target = Memory(batch=d.batch_size) if d.target == Memory.name else d.target
+    budget = earlycrop.Budget(d.sparsity, target or target_of(d, setup), d.floor, d.round_to, parts=d.parts)
     return earlycrop.Pruner(
         setup.model,
         method or pruning_method(d),
-        earlycrop.Budget(d.sparsity, target, d.floor, d.round_to),
+        budget,
         example_inputs=setup.example,
         scoring=earlycrop.Scoring(setup.loss, scoring, d.bn_mode or "auto", setup.micro_batch),
         optimizer=optimizer,
@@ -145,6 +152,24 @@ def pruner_of(
         group=ranks,
         log=log,
     )
+
+
+def target_of(d: Description, setup: Setup, kept: Path | None = None) -> Target | AbstractCost:
+    """What sparsity counts: a count by its name, or a cost of a whole batch, of which the example is only a part.
+
+    Args:
+        d: The description.
+        setup: Its setup; for a budget of latency the network is measured with its `inputs`, where they are.
+        kept: The file of what was measured, which is not measured again.
+
+    Raises:
+        ValueError: The file is of another device, number of threads or version of PyTorch.
+    """
+    if d.target == Memory.name:
+        return Memory(batch=d.batch_size)
+    if d.target == "latency":
+        return Latency.measured(setup.model, setup.inputs, kept)
+    return d.target
 
 
 class Session:
@@ -190,10 +215,14 @@ class Session:
         self.figures: dict[str, float] = {}
 
     def __enter__(self) -> Self:
+        # not a part of training: before its clock and its tracker start
+        target = target_of(self.d, self.setup, self.checkpoints.file(MEASURED))
         torch.manual_seed(self.d.seed + 1009 * self.ranks.rank)  # dropout; the model and the data have their own seeds
         self.tracker.__enter__()
         with self.meters.clock.phase("scoring"):
-            self.pruner = pruner_of(self.d, self.setup, self.optimizer, ranks=self.ranks, log=self.progress)
+            self.pruner = pruner_of(
+                self.d, self.setup, self.optimizer, ranks=self.ranks, log=self.progress, target=target
+            )
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -29,6 +29,10 @@ def describe(parser: argparse.ArgumentParser, task: str, without: Sequence[str] 
         kind = next(
             (number for number in (int, float) if number in (hints[each.name], *get_args(hints[each.name]))), str
         )
+        if each.metadata["several"] is not None:
+            more: dict[str, Any] = {"action": "append", "metavar": each.metadata["several"]}
+            group.add_argument(name, default=argparse.SUPPRESS, help=each.metadata["help"], **more)
+            continue
         choices = each.metadata["choices"]
         among = f": {', '.join(choices)}" if choices else ""
         group.add_argument(
@@ -42,8 +46,9 @@ def describe(parser: argparse.ArgumentParser, task: str, without: Sequence[str] 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of a description that were given on the command line."""
-    names = [each.name for each in fields(get_task(options.task).description)]
-    return {name: getattr(options, name) for name in names if hasattr(options, name)}
+    kind = get_task(options.task).description
+    said = [(each, getattr(options, each.name)) for each in fields(kind) if hasattr(options, each.name)]
+    return {each.name: ",".join(value) if each.metadata["several"] else value for each, value in said}
 
 
 def around(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:

@@ -130,6 +130,8 @@ def ask(options: argparse.Namespace, console: Console) -> int:
         )
     if min(options.seeds, options.samples) < 1 or options.after < 0:
         raise ValueError("--seeds and --samples have to be 1 or more, --after 0 or more")
+    if getattr(options, "target", None) == "latency":
+        raise ValueError("`why` cuts one network many times, and would measure it each time: choose another --target")
     return question.answer(given(options), Asking(options, lambda text: say(console, text), run))
 
 

@@ -38,6 +38,8 @@ def train(description: Description, options: argparse.Namespace, console: Consol
         raise Misuse("torchrun trains one run at a time: leave out --with-dense and --dry-run")
     if processes() > 1 and not description.mergeable:
         raise Misuse(f"the task {description.task} is trained by one process: start it without torchrun")
+    if processes() > 1 and description.target == "latency":
+        raise Misuse("each process would measure another latency: start a run with --target latency without torchrun")
     if options.dry_run:
         return _plan(description, options, device, console)
     dense = description.dense_twin()

@@ -138,7 +138,7 @@ def watched(d: Classification, *, samples: int = 8, root: str | None = None, dev
                 looks[rule].append((epoch, value))
     changes = [_relative(kernel, kernels[0]) for kernel in kernels]
     pace = [math.nan, *(_relative(b, a) for a, b in pairwise(kernels))]
-    rules = tuple(_watch(rule, looks[rule], median(seconds[rule]), d.sparsity) for rule in instruments)
+    rules = tuple(_watch(rule, looks[rule], median(seconds[rule]), d.highest) for rule in instruments)
     epochs = tuple(range(len(norms)))
     return Watched(epochs, tuple(norms), tuple(drifts), tuple(changes), tuple(pace), rules)
 

@@ -69,9 +69,9 @@ class Language(Description):
         """See `Description`."""
         usual = {"network": "psmm", **vars(USUAL.get(self.data, Usual()))}
         channels = isinstance(earlycrop.get_method(self.method).units, earlycrop.units.Channels)
-        if channels and 0 < self.sparsity < 1 and self.min_channels == self._default("min_channels"):
+        if channels and 0 < self.highest < 1 and self.min_channels == self._default("min_channels"):
             # scores of embeddings are so much smaller than those of hidden units that only one column would be left
-            usual["min_part"] = round((1 - self.sparsity) / 2, 6)
+            usual["min_part"] = round((1 - self.highest) / 2, 6)
         return usual
 
     def _check(self) -> None:
