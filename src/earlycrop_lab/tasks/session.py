@@ -137,7 +137,7 @@ def pruner_of(
     What sparsity counts is `target_of` the description, unless it is known.
     """
     scoring = setup.scoring if callable(setup.scoring) else setup.scoring[ranks.rank :: ranks.size]
-    budget = earlycrop.Budget(d.sparsity, target or target_of(d, setup), d.floor, d.round_to, parts=d.parts)
+    budget = earlycrop.Budget(d.sparsity, target or target_of(d, setup), d.floor, d.round_to, parts={**d.parts})
     return earlycrop.Pruner(
         setup.model,
         method or pruning_method(d),
