@@ -6,7 +6,8 @@ from math import log
 import pytest
 
 from earlycrop_lab.cli import main
-from earlycrop_lab.comparing.beside import KINDS, Narrowed, derived
+from earlycrop_lab.comparing.beside import Narrowed, derived
+from earlycrop_lab.comparing.kinds import KINDS
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks import get_task, prepare
 from earlycrop_lab.tasks.classification import Classification
