@@ -41,7 +41,7 @@ from earlycrop.scoring import Scorer
 from earlycrop.units import ChannelUnits, WeightUnits
 from earlycrop_lab import checkpoints, cli, runs
 from earlycrop_lab.tasks import classification
-from earlycrop_lab.verbs import show as verb
+from earlycrop_lab.verbs import showing as verb
 
 METHODS = ("earlycrop-s", "earlycrop-u", "crop-s", "dense")
 OPTIONS = ("--network=lenet", "--width=8", "--epochs=5", "--train-size=256", "--batch-size=64", "--learning-rate=0.01")

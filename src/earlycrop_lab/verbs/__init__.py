@@ -1,7 +1,7 @@
 """The verbs of the command, a module each with its `arguments` and how to `act`; `cli` has the table.
 
-`train`, `compare` and `why` only know their options: what carries them out, and with it PyTorch, is imported when it is
-asked for, so that a wrong option is refused at once.
+They only know their options: what carries them out, and with it PyTorch, is imported when it is asked for, so that a
+wrong option is refused at once.
 
     why         ask what scores do, what they are worth, and when to prune
     compare     many runs, one table
@@ -16,6 +16,7 @@ asked for, so that a wrong option is refused at once.
     show        a finished run
     options     the options that several verbs share
     logs        the option --log
+    showing     what carries out `show`
     verb        what a verb is
 
 Imports point down this list and never up.

@@ -4,7 +4,6 @@ import argparse
 
 from rich.console import Console
 
-from earlycrop_lab.reporting import summary
 from earlycrop_lab.verbs.verb import say
 
 
@@ -14,6 +13,8 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Print the table of methods."""
+    from earlycrop_lab.reporting import summary
+
     console.print(summary.methods())
     say(console, "Each row is one method: `-u` masks weights, `-s` removes channels. A new method is a new row.")
     return 0

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from earlycrop_lab import runs
 from earlycrop_lab.verbs.verb import folder_of_runs, say
 
 
@@ -20,6 +19,8 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
 def act(options: argparse.Namespace, console: Console) -> int:
     """Pack, and say how many results there are now."""
     folder = folder_of_runs(options, "pack")
+    from earlycrop_lab import runs
+
     into = options.to or folder
     number = runs.pack(folder, into)
     say(console, f"{into / runs.PACKED} holds {number} results")

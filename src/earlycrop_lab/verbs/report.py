@@ -5,7 +5,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from earlycrop_lab import page
 from earlycrop_lab.verbs.verb import folder_of_runs, say
 
 
@@ -23,6 +22,8 @@ def arguments(parser: argparse.ArgumentParser, task: str) -> None:
 def act(options: argparse.Namespace, console: Console) -> int:
     """Write the page, and list what was written."""
     folder = folder_of_runs(options, "report")
+    from earlycrop_lab import page
+
     for path in page.write(folder, options.out or folder / "report.html"):
         say(console, str(path))
     return 0

@@ -9,7 +9,7 @@ from earlycrop_lab.verbs.logs import log_option
 from earlycrop_lab.verbs.options import around, data_root, describe, given, surroundings
 
 USUAL = (
-    *("--task", "--method", "--sparsity", "--part", "--target", "--prune-at"),
+    *("--task", "--method", "--sparsity", "--target", "--prune-at"),
     *("--data", "--train-size", "--network", "--epochs", "--seed"),
     *("--with-dense", "--dry-run", "--data-root", "--out", "--device", "--again", "--log"),
 )

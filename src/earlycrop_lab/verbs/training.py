@@ -19,7 +19,7 @@ from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.torchrun import joined, processes
 from earlycrop_lab.verbs.logs import check_logs, logged
 from earlycrop_lab.verbs.options import check_electricity
-from earlycrop_lab.verbs.show import present
+from earlycrop_lab.verbs.showing import present
 from earlycrop_lab.verbs.verb import Misuse, say
 
 
