@@ -62,6 +62,7 @@ def test_every_field_tells_runs_apart():
     other = {
         "method": "crop-s",
         "sparsity": 0.9,
+        "part": "fc=0.5",
         "target": "node",
         "reading": "mixed",
         "prune_at": 2.0,
