@@ -13,9 +13,10 @@ from earlycrop import Pruner, Report
 from earlycrop.allocation import Global
 from earlycrop.budget import Budget
 from earlycrop.counting import Counter
-from earlycrop.counting.costs import COSTS, AbstractCost, Nodes, Parameters, PrunableWeights, Target
+from earlycrop.counting.costs import COSTS, AbstractCost, Nodes, Parameters, PrunableWeights
 from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError, EarlyCropError
+from earlycrop.names import Target
 from earlycrop.structure import cut
 from earlycrop.units import Channels, Weights
 from tests import dense
