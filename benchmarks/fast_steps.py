@@ -17,10 +17,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from benchmarks.record import interleaved, ratio, write
-from benchmarks.training_step import networks
+from benchmarks.training_step import networks, step_of
 
 OPTIONS = {
     "float32": (),
@@ -31,23 +30,13 @@ OPTIONS = {
 }
 
 
-def step_of(dense_or_cut: nn.Module, options: tuple[str, ...], batch: int, device: torch.device) -> Callable[[], None]:
+def faster(dense_or_cut: nn.Module, options: tuple[str, ...], batch: int, device: torch.device) -> Callable[[], None]:
     layout = torch.channels_last if "channels last" in options else torch.preserve_format
     model = copy.deepcopy(dense_or_cut).to(device, memory_format=layout).train()
-    x, y = torch.randn(batch, 3, 32, 32, device=device), torch.randint(10, (batch,), device=device)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
-    forward = model
     if "compiled" in options:
-        forward = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
-
-    def step() -> None:
-        optimizer.zero_grad()
-        with torch.autocast(device.type, torch.bfloat16, enabled="bfloat16" in options):
-            loss = cross_entropy(forward(x), y)
-        loss.backward()
-        optimizer.step()
-
-    return step
+        model = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
+    x, y = torch.randn(batch, 3, 32, 32, device=device), torch.randint(10, (batch,), device=device)
+    return step_of(model, x, y, "bfloat16" in options)
 
 
 def main() -> None:
@@ -64,7 +53,7 @@ def main() -> None:
         steps, first = {}, {}
         for network in ("dense", "cut"):
             for name, options in OPTIONS.items():
-                steps[network, name] = step_of(models[network], options, asked.batch, device)
+                steps[network, name] = faster(models[network], options, asked.batch, device)
                 began = time.perf_counter()
                 steps[network, name]()
                 first[network, name] = time.perf_counter() - began

@@ -50,12 +50,14 @@ def networks(width: int, sparsity: float) -> dict[str, nn.Module]:
     return found
 
 
-def step_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor) -> Callable[[], None]:
+def step_of(model: nn.Module, x: torch.Tensor, y: torch.Tensor, bfloat16: bool = False) -> Callable[[], None]:
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
 
     def step() -> None:
         optimizer.zero_grad()
-        cross_entropy(model(x), y).backward()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=bfloat16):
+            loss = cross_entropy(model(x), y)
+        loss.backward()
         optimizer.step()
 
     return step

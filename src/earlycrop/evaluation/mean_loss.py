@@ -261,12 +261,12 @@ class MeanLoss:
 
     def _within_memory(self, work: Callable[[Any, float], Sequence[Tensor | None]], batch: Any, samples: int) -> Slopes:
         """The same for one batch, or for its halves if the device has not the memory for it."""
-        halves = self.set.halves(batch) if self.set.micro_batch is None and not self._norms.meet else []
-        if samples <= self.set.fits or not halves:
+        halves = [] if samples <= self.set.fits else self._halves(batch)
+        if not halves:
             try:
                 found = work(batch, samples / self.samples)
             except torch.OutOfMemoryError:
-                if not halves:
+                if not (halves := self._halves(batch)):
                     raise
                 self.set.fits = samples // 2  # and what it took is free once this block ends
             else:
@@ -274,6 +274,10 @@ class MeanLoss:
                 return
         for half, size in halves:
             yield from self._within_memory(work, half, size)
+
+    def _halves(self, batch: Any) -> list[tuple[Any, int]]:
+        """The halves of a batch; nothing where it must stay as it is."""
+        return self.set.halves(batch) if self.set.micro_batch is None and not self._norms.meet else []
 
     def _value(self, batch: Any) -> Tensor:
         """The loss on one batch, with what is in place now.

@@ -52,7 +52,6 @@ class Classification(Description):
     recipe: Literal["usual", "paper"] = option(
         "usual", tag="", choices=("usual", "paper"), help="image sizes and augmentation"
     )
-
     precision: Literal["float32", "bfloat16"] = option(
         "float32",
         tag="",
