@@ -5,7 +5,7 @@ from dataclasses import FrozenInstanceError, replace
 import pytest
 
 import earlycrop
-from earlycrop import METHODS, Method, allocation, get_method, methods, scores, steps, timing, units, widths
+from earlycrop import METHODS, Method, allocation, get_method, methods, names, scores, steps, timing, units, widths
 from earlycrop.allocation import Global, PerCost, Uniform
 from earlycrop.scores import (
     READINGS,
@@ -57,6 +57,7 @@ def test_the_names_of_the_issue_are_there():
     named |= {"earlycrop-s-authors-2021", "earlycrop-s-authors-2022", "crop-s-bounded", "crop-s-spread"}
     assert named <= set(METHODS)
     assert all(name == method.name for name, method in METHODS.items())
+    assert tuple(METHODS) == names.METHODS  # known without PyTorch
 
 
 def test_all_rows_differ():

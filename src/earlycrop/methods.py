@@ -4,13 +4,13 @@ What may leave (`units`), what each unit is worth (`score`), when to cut (`timin
 how the budget is shared between layers (`allocation`).
 """
 
-import re
 from dataclasses import dataclass, replace
 from typing import Any
 
 from earlycrop.allocation import Global, PerCost, Sharing, Uniform
 from earlycrop.errors import nearest
 from earlycrop.evaluation import BatchNormMode
+from earlycrop.names import no_method
 from earlycrop.scores import (
     READINGS,
     AbstractScore,
@@ -240,7 +240,7 @@ METHODS: dict[str, Method] = {
         Method("px",                Px(),                 WEIGHT,   AtInit(),       Exponential(100)),
     )
 }  # fmt: skip
-"""The methods by name; a new method is a new row."""
+"""The methods by name; a new method is a new row, and its name is in `names.METHODS`."""
 
 
 def get_method(name: str) -> Method:
@@ -250,33 +250,5 @@ def get_method(name: str) -> Method:
         ValueError: there is none; suggests the nearest.
     """
     if name not in METHODS:
-        raise ValueError(
-            f"No method is called {name!r}. Did you mean {meant_by(name)}? The methods are: {', '.join(METHODS)}."
-        )
+        raise no_method(name, METHODS)
     return METHODS[name]
-
-
-def meant_by(name: str) -> str:
-    """The method that is meant by a name that none has; both of a family if it names only that.
-
-    >>> meant_by("EarlyCroP"), meant_by("crop_structured"), meant_by("snip-s"), meant_by("earlycorp-s")
-    ("'earlycrop-s' (channels) or 'earlycrop-u' (weights)", "'crop-s'", "'snap'", "'earlycrop-s'")
-    """
-    words = [SAID.get(word, word) for word in re.split(r"[-_ ]+", name.lower())]
-    said = "-".join(words)
-    said = PUBLISHED.get(said, said)
-    bare = {one.replace("-", ""): one for one in (*METHODS, *FAMILIES)}
-    said = bare.get(said.replace("-", ""), said)
-    if said not in METHODS:
-        said = nearest(said, [*METHODS, *FAMILIES])
-    return f"'{said}-s' (channels) or '{said}-u' (weights)" if said in FAMILIES else repr(said)
-
-
-FAMILIES = tuple(name[:-2] for name in METHODS if name.endswith("-s") and f"{name[:-2]}-u" in METHODS)
-"""What methods for channels and for weights have in common in their names."""
-
-SAID = {"structured": "s", "channels": "s", "filters": "s", "unstructured": "u", "weights": "u"}
-"""Words for the last letter of a method's name."""
-
-PUBLISHED = {"snip-s": "snap", "snip-u": "snip", "snap-s": "snap", "lottery": "ltr", "lth": "imp", "l1": "magnitude"}
-"""Other names of some methods."""

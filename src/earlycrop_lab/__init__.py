@@ -11,6 +11,7 @@
     checkpoints   an interrupted run resumes; no two processes work on the same run
     models        the networks, by name
     data          the data sets, by name
+    names         the names of the data sets, which are known without PyTorch
     measure       the columns of the poster: time, memory, emissions, and the hardware
 
 Imports point down this list and never up. Each package has such a list of its own.

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from earlycrop.errors import nearest
+from earlycrop_lab.tasks.torchrun import processes
 from earlycrop_lab.verbs.verb import Misuse, Verb
 
 VERBS = {
@@ -118,8 +119,6 @@ def _understood(arguments: list[str]) -> tuple[Verb, argparse.Namespace]:
             raise Misuse(f"{verb.name} does not know what to do with {rest[0]!r}.")
         near = nearest(rest[0].split("=")[0], known)
         raise Misuse(f"{verb.name} has no option {rest[0]!r}. Did you mean {near!r}?")
-    from earlycrop_lab.tasks.torchrun import processes  # nothing is wrong: now PyTorch may be imported
-
     if processes() > 1 and not verb.shared:
         raise Misuse(
             f"torchrun started {processes()} processes, and only train can share them: start {verb.name} "

@@ -15,6 +15,7 @@ import pytest
 
 import earlycrop
 from earlycrop_lab import __main__ as entry
+from earlycrop_lab import names
 from earlycrop_lab.cli import VERBS, main
 from earlycrop_lab.data import DATASETS
 from earlycrop_lab.data.depths import DEPTHS
@@ -256,16 +257,24 @@ def test_the_entry_point_itself_needs_nothing_but_python():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+VALUES = ["--method=crop-z", "--data=none", "--network=none", "--min-part=2", "--epochs=0", "--target=none"]
+AXES = [["none"], ["--sparsities", "0.5", "2"], ["--data", "none"], ["--networks", "none"], ["--seeds", "-1"]]
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_the_options_of_a_task_are_known_without_pytorch(task):
-    """A wrong option and a call for help are answered at once."""
+    """A wrong option, a wrong value of an option and a call for help are answered at once."""
     code = (
         "import sys; from earlycrop_lab.cli import main; "
         f"refused = [main([*verb, '--task={task}', '--wrong']) for verb in (['train'], ['compare'], ['why', 'flow'])]; "
         f"refused += [main(['train', '--task={task}', '--sparsity=abc']), main(['train', '--task=foo'])]; "
         "refused += [main(['compare', '--preset=quick', '--wrong'])]; "
         "refused += [main([verb, 'here', '--wrong']) for verb in ('demo', 'methods', 'show', 'report', 'pack')]; "
-        "assert refused == 11 * [2], refused\n"
+        "assert refused == 11 * [2], refused; "
+        f"refused = [main(['train', '--task={task}', one]) for one in {VALUES}]; "
+        f"refused += [main(['why', 'choice', '--task={task}', one]) for one in {VALUES}]; "
+        f"refused += [main(['compare', '--task={task}', '--methods', 'snip', *one]) for one in {AXES}]; "
+        f"assert refused == {2 * len(VALUES) + len(AXES)} * [2], refused\n"
         f"try: main(['train', '--task={task}', '--help'])\n"
         "except SystemExit: pass\n"
         "assert not {'torch', 'matplotlib', 'scipy', 'codecarbon', 'numpy'} & set(sys.modules), sys.modules.keys()"
@@ -275,16 +284,16 @@ def test_the_options_of_a_task_are_known_without_pytorch(task):
 
 
 @pytest.mark.parametrize(
-    ("usual", "known"),
+    ("usual", "listed", "known"),
     [
-        (descriptions.classification.USUAL, DATASETS),
-        (descriptions.depth.USUAL, DEPTHS),
-        (descriptions.control.USUAL, ENVIRONMENTS),
-        (descriptions.language.USUAL, TEXTS),
+        (descriptions.classification.USUAL, names.IMAGES, DATASETS),
+        (descriptions.depth.USUAL, names.DEPTHS, DEPTHS),
+        (descriptions.control.USUAL, names.ENVIRONMENTS, ENVIRONMENTS),
+        (descriptions.language.USUAL, names.TEXTS, TEXTS),
     ],
 )
-def test_the_help_lists_every_data_set_for_which_something_is_usual(usual, known):
-    assert list(usual) == list(known)
+def test_the_names_of_data_sets_are_those_of_their_tables(usual, listed, known):
+    assert list(usual) == list(listed.listed) == list(known)
 
 
 def test_every_question_has_an_answer():

@@ -80,7 +80,7 @@ class Grid:
 
     def _laid_out(self) -> dict[Description, str | None]:
         for name in filter(None, self.data):
-            get_task(self.task).description.check_data(name)
+            get_task(self.task).description.names.check(name)
         axes = (self.seeds, self.data, self.networks, self.methods, self.sparsities)
         return dict(self._run(*point) for point in product(*axes))
 

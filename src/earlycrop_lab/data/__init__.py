@@ -24,14 +24,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from earlycrop.errors import nearest
 from earlycrop_lab.data.archive import Archive, Store, data_root
 from earlycrop_lab.data.augmentation import Augmentation
 from earlycrop_lab.data.cifar import CIFAR10, CIFAR100
-from earlycrop_lab.data.dataset import Batch, Batches, DataError, Dataset
+from earlycrop_lab.data.dataset import Batch, Batches, Dataset
 from earlycrop_lab.data.digits import digits
 from earlycrop_lab.data.folder import folder
 from earlycrop_lab.data.tiny_imagenet import tiny_imagenet
+from earlycrop_lab.names import IMAGES, DataError
 
 __all__ = [
     "DATASETS",
@@ -43,11 +43,8 @@ __all__ = [
     "Dataset",
     "Source",
     "Store",
-    "check_name",
     "load",
 ]
-
-FOLDER = "folder:"
 
 
 @dataclass(frozen=True)
@@ -69,20 +66,6 @@ DATASETS = {
     "cifar100": Source(CIFAR100.read, paper={"augmentation": Augmentation(pad=4, flip=True, degrees=15)}),
     "tiny-imagenet": Source(tiny_imagenet),
 }
-
-
-def check_name(name: str) -> None:
-    """Check the name of a data set, without reading any file.
-
-    Raises:
-        DataError: The name is unknown; the message suggests the nearest.
-    """
-    if name not in DATASETS and not name.startswith(FOLDER):
-        near = nearest(name, [*DATASETS, FOLDER + "PATH"])
-        raise DataError(
-            f"No data set is called {name!r}. Did you mean {near!r}? There are {', '.join(DATASETS)} and "
-            f"{FOLDER}PATH for a folder of class folders."
-        )
 
 
 def load(
@@ -116,9 +99,9 @@ def load(
     if recipe == "paper" and not (source and source.paper):
         offered = " and ".join(key for key, row in DATASETS.items() if row.paper)
         raise DataError(f"The authors' recipe is not offered for {name}, only for {offered}. Use the recipe 'usual'.")
-    if name.startswith(FOLDER):
-        return folder(Path(name.removeprefix(FOLDER)).expanduser(), **({"size": size} if size else {}))
-    check_name(name)
+    if name.startswith(IMAGES.own):
+        return folder(Path(name.removeprefix(IMAGES.own)).expanduser(), **({"size": size} if size else {}))
+    IMAGES.check(name)
     assert source is not None
     dataset = source.read(Store(data_root(root), download, mirror))
     if recipe == "paper":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from earlycrop_lab.data.dataset import DataError
+from earlycrop_lab.names import DataError
 
 
 @dataclass(frozen=True)

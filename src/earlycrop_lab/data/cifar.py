@@ -11,7 +11,8 @@ from torch import Tensor
 from earlycrop_lab.data import pickled
 from earlycrop_lab.data.archive import Archive, Store
 from earlycrop_lab.data.augmentation import Augmentation
-from earlycrop_lab.data.dataset import DataError, Dataset
+from earlycrop_lab.data.dataset import Dataset
+from earlycrop_lab.names import DataError
 
 SIDE = 32
 

@@ -17,12 +17,9 @@ from torch import Tensor
 from earlycrop_lab.data.augmentation import Augmentation
 from earlycrop_lab.data.balance import balanced
 from earlycrop_lab.data.chance import generator
+from earlycrop_lab.names import DataError
 
 Batch = tuple[Float[Tensor, "n c h w"], Int64[Tensor, "n"]]
-
-
-class DataError(ValueError):
-    """A data set is missing, damaged or not the expected one; its files are not changed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,9 +8,8 @@ scenes: 400 training and 100 test pairs, images of 76x57 pixels (rooms rendered 
 from collections.abc import Callable
 from pathlib import Path
 
-from earlycrop.errors import nearest
+from earlycrop_lab import names
 from earlycrop_lab.data.archive import data_root
-from earlycrop_lab.data.dataset import DataError
 from earlycrop_lab.data.nyu_depth import nyu_depth
 from earlycrop_lab.data.pairs import Pairs
 from earlycrop_lab.data.scenes import scenes
@@ -22,17 +21,6 @@ DEPTHS: dict[str, Callable[[Path, Size, Size], Pairs]] = {
     "nyu-depth-v2": nyu_depth,
 }
 """By name, the function that reads a data set, given the folder of data sets and the sizes of images and depths."""
-
-
-def check_name(name: str) -> None:
-    """Check the name of a data set of depths, without reading any file.
-
-    Raises:
-        DataError: The name is unknown; the message suggests the nearest.
-    """
-    if name not in DEPTHS:
-        near = nearest(name, DEPTHS)
-        raise DataError(f"No depths are called {name!r}. Did you mean {near!r}? There are {', '.join(DEPTHS)}.")
 
 
 def load(name: str, root: Path | str | None = None, *, size: Size, depth_size: Size) -> Pairs:
@@ -48,5 +36,5 @@ def load(name: str, root: Path | str | None = None, *, size: Size, depth_size: S
         DataError: The name is unknown, or the files are missing, damaged or not the official ones. Files are never
             changed.
     """
-    check_name(name)
+    names.DEPTHS.check(name)
     return DEPTHS[name](data_root(root), size, depth_size)

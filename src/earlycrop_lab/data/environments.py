@@ -8,13 +8,11 @@ that the original version is out of date, and its dynamics are the same. Any oth
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from earlycrop.errors import nearest
-from earlycrop_lab.data.dataset import DataError
+from earlycrop_lab import names
+from earlycrop_lab.names import DataError
 
 if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
-
-GYM = "gym:"
 
 
 @dataclass(frozen=True)
@@ -73,20 +71,6 @@ class Environment:
         return _make(self.rules, count)
 
 
-def check_environment(name: str) -> None:
-    """Check the name of an environment, without importing gymnasium.
-
-    Raises:
-        DataError: The name is unknown; the message suggests the nearest.
-    """
-    if name not in ENVIRONMENTS and not (name.startswith(GYM) and name != GYM):
-        near = nearest(name, [*ENVIRONMENTS, GYM + "ID"])
-        raise DataError(
-            f"No environment is called {name!r}. Did you mean {near!r}? There are {', '.join(ENVIRONMENTS)}, and "
-            f"{GYM}ID for one that gymnasium knows by that id."
-        )
-
-
 def load_environment(name: str) -> Environment:
     """The environment of that name.
 
@@ -94,8 +78,8 @@ def load_environment(name: str) -> Environment:
         DataError: The name is unknown, gymnasium or what the environment needs is not installed, or its observations
             are not flat or its actions not discrete.
     """
-    check_environment(name)
-    rules = ENVIRONMENTS.get(name) or Rules(name.removeprefix(GYM))
+    names.ENVIRONMENTS.check(name)
+    rules = ENVIRONMENTS.get(name) or Rules(name.removeprefix(names.ENVIRONMENTS.own))
     env = _make(rules, 1)
     try:
         observations, actions, spec = env.single_observation_space, env.single_action_space, env.spec

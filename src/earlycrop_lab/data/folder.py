@@ -9,8 +9,9 @@ from torch import Tensor
 
 from earlycrop_lab.data.augmentation import Augmentation
 from earlycrop_lab.data.balance import held_out
-from earlycrop_lab.data.dataset import DataError, Dataset, statistics
+from earlycrop_lab.data.dataset import Dataset, statistics
 from earlycrop_lab.data.pictures import decode, pictures
+from earlycrop_lab.names import DataError
 
 TEST_NAMES = ("test", "val", "valid", "validation")
 TEST_PART = 0.2

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from earlycrop_lab.data.dataset import DataError, statistics
+from earlycrop_lab.data.dataset import statistics
 from earlycrop_lab.data.pairs import Pairs, averaged, resized
+from earlycrop_lab.names import DataError
 
 FOLDER = "nyu_depth_v2"
 LABELED = "nyu_depth_v2_labeled.mat"

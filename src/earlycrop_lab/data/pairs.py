@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64, Num, UInt8
 from torch import Tensor
 
-from earlycrop_lab.data.dataset import Batches, DataError
+from earlycrop_lab.data.dataset import Batches
+from earlycrop_lab.names import DataError
 
 PairBatch = tuple[Float[Tensor, "n 3 h w"], Float[Tensor, "n i j"]]
 

@@ -20,9 +20,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from earlycrop.errors import nearest
+from earlycrop_lab import names
 from earlycrop_lab.data.archive import data_root
-from earlycrop_lab.data.dataset import Batches, DataError
+from earlycrop_lab.data.dataset import Batches
+from earlycrop_lab.names import DataError
 
 Chunks = Int64[Tensor, "n t"]
 """A batch of chunks: tokens in a row, of which all but the first are predicted."""
@@ -153,8 +154,6 @@ class Nothing:
 
 # Texts by name ------------------------------------------------------------------------------------------------
 
-FILE = "text:"
-
 PTB = {
     "train": "f26c4b92c5fdc7b3f8c7cdcb991d8420",
     "valid": "aa0affc06ff7c36e977d7cd49e3839bf",
@@ -171,20 +170,6 @@ WORD = re.compile(r"<\w+>|[^\W_]+(?:['’][^\W_]+)*|[^\w\s]")
 MOST_WORDS = 10_000
 
 
-def check_name(name: str) -> None:
-    """Check the name of a text, without reading any file.
-
-    Raises:
-        DataError: The name is unknown; the message suggests the nearest.
-    """
-    if name not in TEXTS and not name.startswith(FILE):
-        near = nearest(name, [*TEXTS, FILE + "PATH"])
-        raise DataError(
-            f"No text is called {name!r}. Did you mean {near!r}? There are {', '.join(TEXTS)} and {FILE}PATH for any "
-            f"text file."
-        )
-
-
 def load(name: str, root: Path | str | None = None) -> Text:
     """The text of that name, on the CPU.
 
@@ -195,9 +180,9 @@ def load(name: str, root: Path | str | None = None) -> Text:
     Raises:
         DataError: The name is unknown, or a file is missing, damaged or not the published one.
     """
-    check_name(name)
-    if name.startswith(FILE):
-        return text_file(Path(name.removeprefix(FILE)).expanduser())
+    names.TEXTS.check(name)
+    if name.startswith(names.TEXTS.own):
+        return text_file(Path(name.removeprefix(names.TEXTS.own)).expanduser())
     return TEXTS[name](data_root(root))
 
 
@@ -221,7 +206,7 @@ def _published(file: Path, md5: str) -> list[str]:
     if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise DataError(
             f"{file} is not the published file: its MD5 sum is {found}, not {md5} ({len(content):,} bytes found). It "
-            f"was left as it is. Get {SOURCE}{file.name} again, or read it as a text of your own with {FILE}{file}."
+            f"was left as it is. Get {SOURCE}{file.name} again, or read it as a text of your own with {names.TEXTS.own}{file}."
         )
     return content.decode().replace("\n", f" {END} ").split()
 
@@ -247,7 +232,7 @@ def text_file(file: Path) -> Text:
         ) from error
     if "\0" in content:
         raise DataError(f"{file} is not text: it holds null bytes. Name a text file in UTF-8.")
-    return _of(f"{FILE}{file}", content)
+    return _of(f"{names.TEXTS.own}{file}", content)
 
 
 def _bytes(file: Path, remedy: str) -> bytes:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from earlycrop_lab.data.archive import Archive, Store
 from earlycrop_lab.data.augmentation import Augmentation
-from earlycrop_lab.data.dataset import DataError, Dataset
+from earlycrop_lab.data.dataset import Dataset
 from earlycrop_lab.data.folder import classes_of, decoded
+from earlycrop_lab.names import DataError
 
 ARCHIVE = Archive(
     title="Tiny-ImageNet",

@@ -4,6 +4,7 @@ A task adds its own fields, its metrics, and what is usual for its data. The opt
 which the library imports when a run is described.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from math import ceil, inf, isfinite
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -11,6 +12,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import earlycrop
 from earlycrop.errors import nearest
 from earlycrop.names import BatchNormMode, Reading, Target
+from earlycrop_lab.names import Names
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,8 @@ class Description:
     """The task's name on the command line."""
     metrics: ClassVar[tuple[Metric, ...]]
     """The metrics by which the task is judged; the first is the main one."""
+    names: ClassVar[Names]
+    """What its data may be called."""
     samples: ClassVar[str]
     """What `train_size` counts, in words."""
     logits: ClassVar[bool] = True
@@ -162,8 +166,8 @@ class Description:
     seed: int = option(0, help="seed of initial weights, order of samples, augmentation and scoring batches")
 
     def __post_init__(self):
+        self.check_fields(vars(self))
         earlycrop.get_method(self.method)
-        type(self).check_data(self.data)
         if self.part is not None:
             said = {"+".join(names): sparsity for names, sparsity in self.parts.items()}
             object.__setattr__(self, "part", ",".join(f"{name}={said[name]}" for name in sorted(said)))
@@ -173,39 +177,47 @@ class Description:
         self._check()
         self._check_budget()
 
-    @staticmethod
-    def check_data(name: str) -> None:
-        """Check the name of the data, without reading any file.
-
-        Raises:
-            ValueError: The name is unknown; the message suggests the nearest.
-        """
-        raise NotImplementedError
-
     def usually(self) -> dict[str, Any]:
         """The data's usual values for fields that are not given."""
         raise NotImplementedError
 
-    def _check(self) -> None:
-        for each in fields(self):
-            value, choices = getattr(self, each.name), each.metadata["choices"]
+    @classmethod
+    def check_fields(cls, given: Mapping[str, Any]) -> None:
+        """Check each field by itself, without PyTorch: its name, its choices, its range.
+
+        Args:
+            given: Some of the fields; None is a field that is not given.
+
+        Raises:
+            ValueError: A value is none that the field can have.
+        """
+        said = {name: value for name, value in given.items() if value is not None}
+        if "data" in said:
+            cls.names.check(said["data"])
+        for each in fields(cls):
+            value, choices = said.get(each.name), each.metadata["choices"]
             if choices and value is not None and value not in choices:
                 near = nearest(value, choices)
                 raise ValueError(f"{each.name} cannot be {value!r}. Did you mean {near!r}? {', '.join(choices)}.")
-        if self.min_part is not None and not 0 < self.min_part < 1:
+        if not 0 < said.get("min_part", 0.5) < 1:
             raise ValueError(
-                f"min_part is the fraction of its channels that each layer keeps, between 0 and 1; {self.min_part:g} "
-                "is not."
+                f"min_part is the fraction of its channels that each layer keeps, between 0 and 1; "
+                f"{said['min_part']:g} is not."
             )
-        if not (0 < self.sparsity < 1 or (self.sparsity == 0 and self.highest > 0)):
-            raise ValueError(f"sparsity is the fraction to remove, between 0 and 1; {self.sparsity:g} is not.")
-        for each in fields(self):
-            value, least = getattr(self, each.name), 0 if each.name in ("seed", "prune_at") else 1
+        if not 0 <= said.get("sparsity", 0) < 1:
+            raise _no_sparsity(said["sparsity"])
+        for name, value in said.items():
+            least = 0 if name in ("seed", "prune_at") else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
-                raise ValueError(f"{each.name} has to be {least} or more, not {value}.")
+                raise ValueError(f"{name} has to be {least} or more, not {value}.")
         for name, least in (("learning_rate", 0), ("clip_norm", 0), ("weight_decay", -1)):
-            if not (isfinite(getattr(self, name)) and getattr(self, name) > least):
-                raise ValueError(f"{name} cannot be {getattr(self, name):g}.")
+            if not (isfinite(said.get(name, 1)) and said.get(name, 1) > least):
+                raise ValueError(f"{name} cannot be {said[name]:g}.")
+
+    def _check(self) -> None:
+        """Check what the fields mean together."""
+        if self.highest == 0:
+            raise _no_sparsity(self.sparsity)
         method = earlycrop.get_method(self.method)
         several = isinstance(method.timing, earlycrop.timing.AbstractPruningSchedule) and self.prune_at is None
         for name in ("rounds", "per_round"):
@@ -334,6 +346,10 @@ class Description:
     def dense_twin(self) -> Self:
         """The same training without pruning."""
         return replace(self, method="dense", **{name: self._default(name) for name in PRUNING})
+
+
+def _no_sparsity(value: float) -> ValueError:
+    return ValueError(f"sparsity is the fraction to remove, between 0 and 1; {value:g} is not.")
 
 
 PRUNING = (

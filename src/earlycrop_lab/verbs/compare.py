@@ -6,7 +6,7 @@ from rich.console import Console
 
 from earlycrop_lab.comparing.grids import AXES, PRESETS
 from earlycrop_lab.comparing.kinds import KINDS
-from earlycrop_lab.verbs.options import around, data_root, describe, surroundings
+from earlycrop_lab.verbs.options import around, check_given, data_root, describe, surroundings
 
 USUAL = (
     *("--preset", "--methods", "--sparsities", "--seeds", "--networks", "--data"),
@@ -70,6 +70,7 @@ def _hand_out(parser: argparse.ArgumentParser) -> None:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Run every run of a grid that has no result yet, and print the table of all."""
+    check_given(options, AXES)
     from earlycrop_lab.verbs.comparison import carry_out
 
     return carry_out(options, console)

@@ -1,11 +1,12 @@
 """The options that several verbs share: the description of a run, and where and how it is run."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
+from earlycrop.names import METHODS, no_method
 from earlycrop_lab.measure.emissions import COUNTRY, check_country
 from earlycrop_lab.tasks import TASKS, get_task
 from earlycrop_lab.verbs.verb import Misuse
@@ -42,6 +43,25 @@ def describe(parser: argparse.ArgumentParser, task: str, without: Sequence[str] 
             metavar={int: "N", float: "X", str: "NAME"}[kind],
             help=(each.metadata["help"] + among + usual).replace("%", "%%"),
         )
+
+
+def check_given(options: argparse.Namespace, axes: Mapping[str, str] | None = None) -> None:
+    """Refuse names and numbers that are wrong by themselves, before PyTorch is imported.
+
+    Args:
+        options: The options of a verb that describes a run.
+        axes: The fields of a description that have several values, and the options that give these.
+
+    Raises:
+        ValueError: One is wrong; the message suggests the nearest name.
+    """
+    kind, axes = get_task(options.task).description, axes or {}
+    points = [{name: value for name, value in given(options).items() if name not in axes}]
+    points += [{name: value} for name, values in axes.items() for value in getattr(options, values, ())]
+    for point in points:
+        if point.get("method", METHODS[0]) not in METHODS:
+            raise no_method(point["method"])
+        kind.check_fields(point)
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:

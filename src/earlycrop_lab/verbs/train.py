@@ -6,7 +6,7 @@ from rich.console import Console
 
 from earlycrop_lab.tasks import get_task
 from earlycrop_lab.verbs.logs import log_option
-from earlycrop_lab.verbs.options import around, data_root, describe, given, surroundings
+from earlycrop_lab.verbs.options import around, check_given, data_root, describe, given, surroundings
 
 USUAL = (
     *("--task", "--method", "--sparsity", "--target", "--prune-at"),
@@ -39,6 +39,7 @@ def bare(group: argparse._ArgumentGroup) -> None:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Train one run, or plan it."""
+    check_given(options)
     from earlycrop_lab.verbs.training import train
 
     return train(get_task(options.task).description(**given(options)), options, console)

@@ -5,7 +5,7 @@ import argparse
 from rich.console import Console
 
 from earlycrop.errors import nearest
-from earlycrop_lab.verbs.options import around, data_root, describe, surroundings
+from earlycrop_lab.verbs.options import around, check_given, data_root, describe, surroundings
 
 USUAL = (
     *("--sparsities", "--seeds", "--after", "--by", "--at"),
@@ -100,6 +100,7 @@ def _question(name: str) -> str:
 
 def act(options: argparse.Namespace, console: Console) -> int:
     """Ask, keep the records and plot them."""
+    check_given(options)
     from earlycrop_lab.verbs.questions import ask
 
     return ask(options, console)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 
-from earlycrop_lab.data.dataset import DataError
-from earlycrop_lab.data.environments import check_environment, load_environment
+from earlycrop_lab import names
+from earlycrop_lab.data.environments import load_environment
+from earlycrop_lab.names import DataError
 from tests.lab.data.corridor import registered
 
 
@@ -70,7 +71,7 @@ def test_every_copy_of_the_vectorised_cartpole_does_what_the_scalar_one_does(ste
 )
 def test_an_unknown_name_is_refused_with_the_nearest(name, near):
     with pytest.raises(DataError, match=f"No environment is called '{name}'. Did you mean '{near}"):
-        check_environment(name)
+        names.ENVIRONMENTS.check(name)
 
 
 @pytest.mark.parametrize(

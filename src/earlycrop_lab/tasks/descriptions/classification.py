@@ -1,9 +1,11 @@
 """The runs of image classification: their options, and what is usual for their data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from earlycrop_lab.models import NETWORKS, get_network
+from earlycrop_lab.names import IMAGES, Names
 from earlycrop_lab.tasks.description import Description, Metric, option
 
 
@@ -37,10 +39,11 @@ class Classification(Description):
 
     task: ClassVar[str] = "classification"
     metrics: ClassVar[tuple[Metric, ...]] = (Metric("test_accuracy", "test accuracy", "higher", "%"),)
+    names: ClassVar[Names] = IMAGES
     samples: ClassVar[str] = "training images"
     mergeable: ClassVar[bool] = True
 
-    data: str = option("digits", help=f"{', '.join(USUAL)}, or folder:PATH for a folder of class folders")
+    data: str = option("digits", help=str(IMAGES))
     train_size: int | None = option(tag="train", help="train on a fixed class-balanced part of this many images")
     network: str = option(help=f"{', '.join(NETWORKS)} (default: the data set's usual one)")
     learning_rate: float = option(2e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
@@ -65,13 +68,6 @@ class Classification(Description):
         help="train with torch.compile, on a GPU with captured graphs; compiled again after the cut",
     )
 
-    @staticmethod
-    def check_data(name: str) -> None:
-        """See `Description`."""
-        from earlycrop_lab.data import check_name
-
-        check_name(name)
-
     def usually(self) -> dict[str, Any]:
         """See `Description`."""
         usual = USUAL.get(self.data, Usual())
@@ -83,3 +79,10 @@ class Classification(Description):
             "epochs": usual.epochs,
             "batch_size": usual.batch_size,
         }
+
+    @classmethod
+    def check_fields(cls, given: Mapping[str, Any]) -> None:
+        """See `Description`."""
+        super().check_fields(given)
+        if given.get("network") is not None:
+            get_network(given["network"])

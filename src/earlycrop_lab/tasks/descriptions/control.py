@@ -1,8 +1,10 @@
 """The runs of control: their options, and what is usual for their data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from earlycrop_lab.names import ENVIRONMENTS, Names
 from earlycrop_lab.tasks.description import Description, Metric, option
 
 NETWORK = "actor-critic"
@@ -37,9 +39,10 @@ class Control(Description):
         Metric("solved", "solved", unit="%"),
         Metric("environment_steps", "environment steps", "lower"),
     )
+    names: ClassVar[Names] = ENVIRONMENTS
     samples: ClassVar[str] = "transitions"
 
-    data: str = option("cartpole-v0", help=f"{', '.join(USUAL)}, or gym:ID for another one of gymnasium")
+    data: str = option("cartpole-v0", help=str(ENVIRONMENTS))
     network: str = option(help=f"{NETWORK}, the only network of this task")
     width: int = option(tag="width", help="units in each of its two hidden layers (default: 128)")
     learning_rate: float = option(1e-3, tag="lr", help="constant until the cut; the peak of One-Cycle after it")
@@ -47,24 +50,19 @@ class Control(Description):
     discount: float = option(0.99, tag="discount", help="discount factor of rewards, per step")
     clip_ratio: float = option(0.2, tag="ratio", help="the clip range ε of PPO's probability ratio")
 
-    @staticmethod
-    def check_data(name: str) -> None:
-        """See `Description`."""
-        from earlycrop_lab.data.environments import check_environment
-
-        check_environment(name)
-
     def usually(self) -> dict[str, Any]:
         """See `Description`."""
         usual = USUAL.get(self.data, Usual())
         return {"network": NETWORK, "width": usual.width, "epochs": usual.epochs, "batch_size": usual.batch_size}
 
-    def _check(self) -> None:
-        super()._check()
-        if self.network != NETWORK:
-            raise ValueError(f"The network of control is {NETWORK}, not {self.network!r}.")
-        if self.train_size is not None:
+    @classmethod
+    def check_fields(cls, given: Mapping[str, Any]) -> None:
+        """See `Description`."""
+        super().check_fields(given)
+        if given.get("network") not in (None, NETWORK):
+            raise ValueError(f"The network of control is {NETWORK}, not {given['network']!r}.")
+        if given.get("train_size") is not None:
             raise ValueError("An environment has no fixed training set: leave out train_size, give epochs instead.")
         for name in ("discount", "clip_ratio"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name} is between 0 and 1; {getattr(self, name):g} is not.")
+            if not 0 < given.get(name, 0.5) < 1:
+                raise ValueError(f"{name} is between 0 and 1; {given[name]:g} is not.")

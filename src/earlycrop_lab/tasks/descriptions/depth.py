@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from earlycrop_lab.names import DEPTHS, Names
 from earlycrop_lab.tasks.description import Description, Metric, option
 
 
@@ -44,10 +45,11 @@ class Depth(Description):
         Metric("log10", "log10 error", "lower"),
         *(Metric(f"delta{i}", f"δ < 1.25{power}", "higher", "%") for i, power in ((1, ""), (2, "²"), (3, "³"))),
     )
+    names: ClassVar[Names] = DEPTHS
     samples: ClassVar[str] = "training pairs"
     logits: ClassVar[bool] = False
 
-    data: str = option("scenes", help=f"{', '.join(USUAL)}")
+    data: str = option("scenes", help=str(DEPTHS))
     train_size: int | None = option(tag="train", help="train on a fixed part of this many pairs")
     network: str = option(choices=(NETWORK,), help="the only network of this task")
     batch_size: int = option(16, tag="batch", help="pairs in a training batch")
@@ -57,13 +59,6 @@ class Depth(Description):
         choices=("usual", "paper"),
         help="optimizer, schedule and augmentation, instead of the data set's usual ones",
     )
-
-    @staticmethod
-    def check_data(name: str) -> None:
-        """See `Description`."""
-        from earlycrop_lab.data.depths import check_name
-
-        check_name(name)
 
     def usually(self) -> dict[str, Any]:
         """See `Description`."""

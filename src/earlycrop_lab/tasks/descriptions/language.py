@@ -1,10 +1,12 @@
 """The runs of language modelling: their options, and what is usual for their data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import earlycrop
 from earlycrop_lab.models import LANGUAGE
+from earlycrop_lab.names import TEXTS, Names
 from earlycrop_lab.tasks.description import Description, Metric, option
 
 
@@ -39,6 +41,7 @@ class Language(Description):
         Metric("test_perplexity", "test perplexity", "lower"),
         Metric("valid_perplexity", "validation perplexity", "lower"),
     )
+    names: ClassVar[Names] = TEXTS
     samples: ClassVar[str] = "training tokens"
     embeddings: ClassVar[bool] = True
     logits: ClassVar[bool] = False
@@ -47,7 +50,7 @@ class Language(Description):
     min_part: float | None = option(
         tag="part", help="the fraction of its channels that every layer keeps; by default half of what sparsity leaves"
     )
-    data: str = option("sherlock", help=f"{', '.join(USUAL)}, or text:PATH for any text file in UTF-8")
+    data: str = option("sherlock", help=str(TEXTS))
     train_size: int | None = option(tag="train", help="train on the first tokens, this many")
     network: str = option(choices=tuple(LANGUAGE), help="the network, by default psmm")
     width: int | None = option(tag="width", help="width of embedding and hidden state (default: the text's usual one)")
@@ -58,13 +61,6 @@ class Language(Description):
     clip_norm: float = option(0.25, tag="clip", help="the greatest norm of the gradient; larger ones are scaled down")
     dropout: float = option(0.3, tag="dropout", help="dropout rate of embedding and hidden state")
 
-    @staticmethod
-    def check_data(name: str) -> None:
-        """See `Description`."""
-        from earlycrop_lab.data.text import check_name
-
-        check_name(name)
-
     def usually(self) -> dict[str, Any]:
         """See `Description`."""
         usual = {"network": "psmm", **vars(USUAL.get(self.data, Usual()))}
@@ -74,7 +70,9 @@ class Language(Description):
             usual["min_part"] = round((1 - self.highest) / 2, 6)
         return usual
 
-    def _check(self) -> None:
-        super()._check()
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout is a fraction, at least 0 and below 1; {self.dropout:g} is not.")
+    @classmethod
+    def check_fields(cls, given: Mapping[str, Any]) -> None:
+        """See `Description`."""
+        super().check_fields(given)
+        if not 0 <= given.get("dropout", 0) < 1:
+            raise ValueError(f"dropout is a fraction, at least 0 and below 1; {given['dropout']:g} is not.")
