@@ -16,7 +16,7 @@ from tests import dense
 from tests.knapsack import assert_as_a_knapsack
 
 
-def free():
+def free(name):
     raise AssertionError("nothing asks for the prices")
 
 
@@ -28,7 +28,17 @@ def test_global_leaves_scores_alone():
 def test_per_cost_compares_worth_for_the_price():
     scores, prices = torch.tensor([4.0, 3.0, -2.0, 0.0]), torch.tensor([8.0, 2.0, 3.0, 1.0], dtype=torch.float64)
     expected = torch.tensor([0.5, 1.5, -6.0, 0.0], dtype=torch.float64)
-    torch.testing.assert_close(PerCost()(scores, torch.arange(4), lambda: prices), expected)
+    torch.testing.assert_close(PerCost()(scores, torch.arange(4), lambda _: prices), expected)
+
+
+def test_several_costs_make_their_geometric_mean():
+    scores, costs = torch.tensor([4.0, 3.0, -2.0]), {"weight": [8.0, 2.0, 3.0], "flops": [2.0, 32.0, 12.0]}
+    found = PerCost(("weight", "flops"))(
+        scores, torch.arange(3), lambda name: torch.tensor(costs[name], dtype=torch.float64)
+    )
+    torch.testing.assert_close(found, torch.tensor([4 / 4, 3 / 8, -2 * 6], dtype=torch.float64))
+    with pytest.raises(Exception, match="'flop'"):
+        PerCost(("flop",))
 
 
 class Branches(nn.Module):
@@ -54,6 +64,37 @@ def test_a_budget_of_flops_is_a_knapsack(seed):
         price[units.structure.tensors[f"read.{number}.weight"].classes[0]] = 2.0 * (size + 2)
     keep = units.choose(Budget(0.5, "flops"), scores, PerCost())
     assert_as_a_knapsack(units.layer, keep, scores, price)
+
+
+class Maps(nn.Module):
+    """Hidden layers side by side whose channels have as many weights each, and maps of different lengths."""
+
+    def __init__(self):
+        super().__init__()
+        self.read = nn.ModuleList(nn.Conv1d(size, 4, 1, bias=False) for size in (3, 4, 5))
+        self.out = nn.ModuleList(nn.Conv1d(4, 2, 1, bias=False) for _ in range(3))
+
+    def forward(self, x):
+        maps = (x[:, :size, :length] for size, length in zip((3, 4, 5), (16, 4, 1), strict=True))
+        return sum(out(torch.relu(read(a))).mean(-1) for a, read, out in zip(maps, self.read, self.out, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("target", ["weight", "flops"])
+def test_the_price_of_two_costs_is_by_hand(seed, target):
+    """A channel that reads c others and writes 2 has c + 2 weights, and 2 (c + 2) l FLOPs on a map of length l."""
+    units = Channels().of(Maps(), torch.zeros(1, 5, 16), None, ())
+    scores = torch.rand(12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    weights, flops = torch.zeros(12), torch.zeros(12)
+    for number, (size, length) in enumerate(((3, 16), (4, 4), (5, 1))):
+        mine = units.structure.tensors[f"read.{number}.weight"].classes[0]
+        weights[mine], flops[mine] = size + 2.0, 2 * (size + 2.0) * length
+    worth = scores / (weights * flops).sqrt()
+    best = within(worth, units.layer, torch.ones(3, dtype=torch.int64))  # `min_channels`
+    keep = units.choose(Budget(0.5, target), scores, PerCost(("weight", "flops")))
+    assert worth[keep & ~best].min() > worth[~keep].max()
+    cost = weights if target == "weight" else flops
+    assert abs(float(cost[keep].sum() / cost.sum()) - 0.5) <= float(cost.max() / cost.sum()) / 2 + 1e-9
 
 
 def test_uniform_is_the_rank_within_the_layer():

@@ -126,6 +126,12 @@ def test_the_authors_code_to_the_letter():
         assert get_method(name) == Method(name, *row, bn_mode="running")
 
 
+def test_balanced_rows_price_a_channel_by_weights_and_flops():
+    widths = replace(WIDTHS, allocation=PerCost(("weight", "flops")))
+    for name, row in (("crop-s", "crop-s-balanced"), ("earlycrop-s", "earlycrop-s-balanced")):
+        assert get_method(row) == replace(get_method(name), name=row, allocation=widths)
+
+
 def test_cuts_that_are_spread_have_the_widths_of_their_own_moment():
     for name, score, leaving, inside in (
         ("crop-u-spread", Magnitude(), Weights(), SHARES),

@@ -7,15 +7,18 @@ way, widths taken from another scoring, is in `widths.py`.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from earlycrop.errors import nearest
+from earlycrop.names import Target
 from earlycrop.vector import Vector
 
-Prices = Callable[[], Vector]
-"""Computes for each unit how much its leaving saves of the budget's cost."""
+Prices = Callable[[Target | None], Vector]
+"""Computes for each unit how much its leaving saves of a cost; of the budget's if none is named."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +44,37 @@ class PerCost:
     of a chain, whatever the budget counts. Scores per weight level n_l (n_{l−1} + n_{l+1}), the weights beside the
     channels of a layer, and scores per FLOP the FLOPs. Equal widths spend most of a budget of FLOPs on early layers,
     whose maps are large, and leave far fewer weights than it could pay for. Single weights all have one price.
+
+    A budget of one cost spends freely on all others: one of weights leaves early layers wide, whose large maps take
+    many FLOPs. With several costs the price is their geometric mean, whatever the budget counts.
+
+    Args:
+        of: The costs that make the price; none: what the budget counts.
+
+    Raises:
+        ValueError: no cost has such a name.
     """
 
+    of: tuple[Target, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.of:
+            if name not in get_args(Target):
+                known = get_args(Target)
+                raise ValueError(
+                    f"No cost is called {name!r}. Did you mean {nearest(name, known)!r}? There are {', '.join(known)}."
+                )
+
     def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices) -> Vector:
-        """s / p for scores s and prices p; s · p below zero, where what is dear has to leave first.
+        """s / p for scores s and prices p, the geometric mean of the costs'; s · p below zero: the dear leave first.
 
         Args:
             scores: The higher stays.
             layer: Makes no difference.
             prices: Computes for each unit what its leaving saves.
         """
-        price = prices().to(scores.device)
+        each = [prices(name) for name in self.of or (None,)]
+        price = (torch.stack(each).prod(0) ** (1 / len(each))).to(scores.device)
         return torch.where(scores < 0, scores * price, scores / price)
 
 

@@ -166,6 +166,7 @@ CODE = LazyRegime(power=1, reference="epoch1", params="all")
 CHANNEL, WEIGHT, PRE_NORM, SUMMED = Channels(), Weights(), Channels("pre_norm"), Channels(reduce="sum_abs")
 WIDTHS, SHARES = WidthsOf(Crop(), Bounded(), PerCost()), WidthsOf(Crop(), ONE)  # of channels and of weights
 WIDTHS_7, SHARES_7 = WidthsOf(Crop(), SEVEN, PerCost()), WidthsOf(Crop(), SEVEN)
+WIDTHS_BOTH = WidthsOf(Crop(), Bounded(), PerCost(("weight", "flops")))
 WIDTHS_NOW, SHARES_NOW = WidthsOf(Crop(), Bounded(), PerCost(), taken="cut"), WidthsOf(Crop(), ONE, taken="cut")
 SHARES_SYNFLOW = WidthsOf(SynFlow(), Exponential(100))
 
@@ -212,6 +213,9 @@ METHODS: dict[str, Method] = {
         _scaled("earlycrop-s-random", Random(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
         Method("earlymagnitude-u",  Magnitude(),          WEIGHT,   LAZY,           ONE),
         Method("earlysynflow-u",    Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES_SYNFLOW),
+        # the same, for few weights and few FLOPs at once
+        _scaled("crop-s-balanced",  Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS_BOTH),
+        _scaled("earlycrop-s-balanced", PathNorm(),       CHANNEL,  LAZY,           ONE,    WIDTHS_BOTH),
         # the same, in several cuts while training goes on
         _scaled("crop-u-spread",    Magnitude(),          WEIGHT,   Spread(),       Exponential(8), SHARES_NOW),
         _scaled("crop-s-spread",    PathNorm(),           CHANNEL,  Spread(),       Exponential(8), WIDTHS_NOW),

@@ -41,6 +41,8 @@ METHODS = (
     "earlycrop-s-random",
     "earlymagnitude-u",
     "earlysynflow-u",
+    "crop-s-balanced",
+    "earlycrop-s-balanced",
     "crop-u-spread",
     "crop-s-spread",
     "crop-s-bounded",

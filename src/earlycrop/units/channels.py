@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,7 +14,7 @@ from torch.optim import Optimizer
 from earlycrop.allocation import Sharing
 from earlycrop.budget import Among, Budget, check_scores, choose_channels, shares_of
 from earlycrop.counting import Counter, Counts
-from earlycrop.counting.costs import AbstractCost, Parameters
+from earlycrop.counting.costs import COSTS, AbstractCost, Parameters
 from earlycrop.counting.sizes import counted
 from earlycrop.errors import EarlyCropError, OptimizerError
 from earlycrop.evaluation.rehearsal import Rehearsal
@@ -210,7 +209,9 @@ class ChannelUnits(AbstractUnits):
         whole = spaces.bincount()[spaces][self.keep]
 
         def among(budget: Budget, classes: Tensor) -> Among:
-            shared = allocation(scores.cpu(), self.layer, partial(counter.prices, budget.cost))
+            shared = allocation(
+                scores.cpu(), self.layer, lambda name: counter.prices(COSTS[name] if name else budget.cost)
+            )
             return Among(budget, shared, dense.price(budget.cost), classes)
 
         if not budget.parts:

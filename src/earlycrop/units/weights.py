@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy as shallow
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from typing import Any, ClassVar
 
@@ -160,7 +159,7 @@ class WeightUnits(AbstractUnits):
             allocation, Global
         ):  # `Global` does not need `layer`, which takes twice the memory of the weights
             ranked = torch.where(alive, scores, -torch.inf)
-            shared = allocation(ranked, self.layer.to(scores.device), partial(torch.ones_like, scores))
+            shared = allocation(ranked, self.layer.to(scores.device), lambda _: torch.ones_like(scores))
             scores = torch.where(alive, shared, 0.0)
         first = self._best_of_norms(scores)
         if not budget.parts:

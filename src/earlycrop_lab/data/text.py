@@ -206,7 +206,8 @@ def _published(file: Path, md5: str) -> list[str]:
     if (found := hashlib.md5(content, usedforsecurity=False).hexdigest()) != md5:
         raise DataError(
             f"{file} is not the published file: its MD5 sum is {found}, not {md5} ({len(content):,} bytes found). It "
-            f"was left as it is. Get {SOURCE}{file.name} again, or read it as a text of your own with {names.TEXTS.own}{file}."
+            f"was left as it is. Get {SOURCE}{file.name} again, or read it as a text of your own with "
+            f"{names.TEXTS.own}{file}."
         )
     return content.decode().replace("\n", f" {END} ").split()
 
