@@ -153,7 +153,7 @@ void fallback(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     if (value.isTensor()) look(value.toTensor());
     else if (value.isTensorList()) for (const at::Tensor& t : value.toTensorVector()) look(t);
   }  // optional tensors in a list are indices, which may be on the CPU
-  TORCH_CHECK(!seen || seen->type() == second || count == 0, op.schema().name(), " of a CPU tensor with another device's indices");
+  TORCH_CHECK(!seen || seen->type() == second, op.schema().name(), " of a CPU tensor with another device's indices");
   at::native::cpu_fallback(op, stack);
 }
 
