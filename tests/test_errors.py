@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import earlycrop
-from earlycrop import METHODS, Method, Pruner, get_method
+from earlycrop import METHODS, Method, Pruner, Scoring, get_method
 from earlycrop.errors import BudgetError, EarlyCropError, ScoreError, TraceError, nearest
 from earlycrop.scores import Crop, CropGroupSum, CropMixed, Grasp
 from earlycrop.steps import OneShot
@@ -244,3 +244,11 @@ def test_words_that_are_not_among_the_choices():
     found = subprocess.run([sys.executable, "-W", "error", "-c", WRONG], capture_output=True, text=True, timeout=120)
     assert found.stdout == ""
     assert found.returncode == 0, found.stderr
+
+
+@pytest.mark.parametrize("name", ["snap", "random-s", "crop-s", "earlycrop-s", "crop-s-balanced", "crop-s-spread"])
+def test_a_network_of_which_nothing_may_leave_says_so(name):
+    net, x = nn.Sequential(nn.Linear(6, 3)), torch.randn(16, 6)
+    scoring = Scoring(lambda model, batch: model(batch).square().mean(), [x])
+    with pytest.raises(BudgetError, match="the most that channels can reach is 0"):
+        Pruner(net, name, 0.5, example_inputs=x[:2], scoring=scoring, epochs=8)

@@ -215,3 +215,11 @@ def test_strong_paths_are_a_score_of_channels():
 def test_methods_are_keys():
     assert len(dict.fromkeys(METHODS.values(), 1)) == len(METHODS)
     assert get_method("snip") in set(METHODS.values())
+
+
+def test_widths_of_the_first_check_are_not_for_several_cuts():
+    for name, several in (("crop-s-spread", Spread()), ("crop-u-spread", Spread())):
+        now = get_method(name)
+        with pytest.raises(ValueError, match="reached in the first: give `WidthsOf"):
+            replace(now, allocation=replace(now.allocation, taken="first"))
+        assert replace(now, allocation=replace(now.allocation, taken="first"), steps=OneShot()).timing == several

@@ -371,3 +371,10 @@ def test_the_given_mapping_may_change_afterwards():
     budget = Budget(0.5, parts=given)
     given["stem"] = 0.9
     assert budget.parts == {"stem": 0.1}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3])
+def test_memory_has_no_parts(sparsity):
+    """Activations lie between layers: the whole network would be counted as every part."""
+    with pytest.raises(BudgetError, match=r"of a whole network, not of parts: .* a target of weight, params, node or"):
+        Pruner(small(), "random-s", Budget(sparsity, "memory", parts={"stem": 0.5}), example_inputs=BATCH[0][:2])

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel
 
 from earlycrop import METHODS
 from earlycrop.steps import Remaining
@@ -122,3 +123,40 @@ def test_scores_of_channels_say_so():
     for name in ("earlybird", "efficient-convnets", "gate-decorators"):
         with pytest.raises(ValueError, match="score of channels"):
             replace(METHODS[name], units=METHODS["snip"].units)
+
+
+def test_averages_are_rewound_too():
+    net = small()
+    optimizer, average = adam(net), AveragedModel(net)
+    pruner = make(net, optimizer, "imp", sparsity=0.5, epochs=2, copies=[average])
+    for epoch in range(3):
+        if pruner.check(epoch):
+            break
+        train(net, optimizer)
+        average.update_parameters(net)
+    assert pruner.cuts == 1
+    found, expected = dict(average.module.named_parameters()), dict(net.named_parameters())
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+@pytest.mark.parametrize("name", ["imp", "crop-u-spread"])
+def test_a_pruner_of_weights_goes_back_to_an_earlier_state(name):
+    """From the third cut to the first, and to before any: masks of later cuts are released."""
+    net = small()
+    optimizer = adam(net)
+    pruner = make(net, optimizer, name, sparsity=0.9, epochs=12)
+    states = [(pruner.state_dict(), state_of(net), 0.0, 0)]
+    for epoch in range(int(pruner.total_epochs)):
+        if pruner.check(epoch):
+            states.append((pruner.state_dict(), state_of(net), float((~pruner.units.keep).sum()), pruner.cuts))
+        if len(states) == 4:
+            break
+        train(net, optimizer)
+    assert len({left for *_, left, _ in states}) == 4
+    for state, values, left, cuts in (states[1], states[0]):
+        pruner.load_state_dict(state)
+        net.load_state_dict(values)
+        train(net, optimizer)
+        assert float((~pruner.units.keep).sum()) == left
+        assert sum(int((net.get_parameter(one) == 0).sum()) for one in pruner.units.names) == left
+        assert pruner.cuts == cuts

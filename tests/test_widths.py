@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._pytree import tree_leaves
 
-from earlycrop import METHODS, Method, Plan, Pruner, get_method
+from earlycrop import METHODS, Method, Plan, Pruner, Scoring, get_method
 from earlycrop.allocation import PerCost, Uniform
 from earlycrop.scores import (
     AbstractNetworkScore,
@@ -347,3 +348,18 @@ def wide() -> nn.Module:
     for inside, outside in ((2, 12), (12, 14), (14, 16)):
         layers += [nn.Conv2d(inside, outside, 3, padding=1), nn.BatchNorm2d(outside), nn.ReLU()]
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3)).double()
+
+
+@pytest.mark.parametrize("name", ["crop-u", "earlycrop-u", "cropit-u"])
+def test_each_norm_of_a_weight_keeps_its_best_entry(name):
+    """Whatever else the choice prefers: a filter that weight norm divides by its norm is divided by zero without it."""
+    torch.manual_seed(0)
+    x, y = torch.randn(32, 6), torch.randint(4, (32,))
+    layers = [weight_norm(nn.Linear(6, 40)), nn.ReLU(), weight_norm(nn.Linear(40, 40)), nn.ReLU(), nn.Linear(40, 4)]
+    net, scoring = nn.Sequential(*layers), Scoring(dense.cross_entropy, [(x, y)])
+    pruner = Pruner(net, name, 0.8, example_inputs=x[:2], scoring=scoring, epochs=4)
+    for epoch in range(4):
+        pruner.check(epoch)
+    assert pruner.report.weight_sparsity == pytest.approx(0.8, abs=1e-3)
+    for mask in (pruner.units.masks()[f"{layer}.parametrizations.weight.original1"] for layer in (0, 2)):
+        assert bool(mask.any(1).all())

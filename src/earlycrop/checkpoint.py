@@ -88,8 +88,9 @@ def load(model: nn.Module, path: str | os.PathLike[str], device: torch.device | 
                 f"{where}: `{homeless[0]}` is on the meta device in this model, which holds no values. Give `device`, "
                 f"where the model shall be."
             )
-        values = {name: stored[name] for name in homeless if name in stored} | values
-        model.to_empty(device=device)
+        here = {name: tensor.detach().clone() for name, tensor in tensors.items() if name not in homeless}
+        values = here | {name: stored[name] for name in homeless if name in stored} | values
+        model.to_empty(device=device)  # all tensors, not only the homeless ones
         tensors = tensors_in(model)
     kept = passing.intersection(stored).difference(json.loads(header["passing"]))
     refit(model, {name: value.to(tensors[name].device) for name, value in values.items()}, widths, kept)
@@ -155,7 +156,8 @@ def _warn_if_masks_are_lost(model: nn.Module) -> None:
 
     def hook(loaded: nn.Module, optimizer: Optimizer) -> None:
         held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if not any(id(loaded.get_parameter(name)) in held for name in masked):
+        parameters = dict(loaded.named_parameters())  # some may have been replaced, as a new head does
+        if not any(name in parameters and id(parameters[name]) in held for name in masked):
             return
         handle.remove()
         if (lost := before - _zeros(loaded, masked)) > 0:

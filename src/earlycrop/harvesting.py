@@ -32,7 +32,8 @@ class HarvestReport:
         lonely: The number of kept weights on which no output depends except through a constant: their channel has no
             kept input or no kept output.
         channels: The number of channel classes that left.
-        constants: The number of classes without a kept input that emit a nonzero constant (a bias, a sigmoid) and stay.
+        constants: The number of classes without a kept input that a bias or a sigmoid keeps from being zero, and that
+            stay, even if what follows makes them zero.
         spared: Layers whose channels are all dead; one channel of each stays.
         barred: Operators whose channels were not judged: layer norms, attention, any operator that is not known here.
         widths: Output channels of each layer.

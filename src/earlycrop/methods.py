@@ -31,6 +31,7 @@ from earlycrop.scores import (
 )
 from earlycrop.steps import Bounded, Exponential, Halving, OneShot, Steps
 from earlycrop.timing import (
+    AbstractPruningSchedule,
     AbstractTiming,
     AfterTraining,
     AtInit,
@@ -64,7 +65,7 @@ class Method:
 
     Raises:
         ValueError: a score or a reading of CroP that is only for channels is given to single weights, or a timing that
-            is only for weights (`Rewinding`) to channels.
+            is only for weights (`Rewinding`) to channels; or widths of the first check to several cuts.
     """
 
     name: str
@@ -83,6 +84,12 @@ class Method:
             raise ValueError(
                 f"{self.name}: a network that lost whole channels cannot be rewound; `{type(self.timing).__name__}` is "
                 f"for weights."
+            )
+
+        if self.widths_first and isinstance(self.timing, AbstractPruningSchedule) and len(self.steps.towards(0.5)) > 1:
+            raise ValueError(
+                f"{self.name}: widths that are taken at the first check are those of the last cut, and would all be "
+                f"reached in the first: give `WidthsOf(..., taken='cut')`."
             )
 
     @property

@@ -18,6 +18,7 @@ from earlycrop.counting.costs import AbstractCost
 from earlycrop.counting.sizes import Sizes
 from earlycrop.errors import BudgetError, nearest
 from earlycrop.structure import Structure
+from earlycrop.structure.work import Work
 
 Name = str | tuple[str, ...]
 """What names a part: a module or parameter, or several that are one part together."""
@@ -116,6 +117,14 @@ class _Inside(Sizes):
     def uses(self) -> tuple[tuple[str, float], ...]:
         """The multiply-adds of these parameters alone."""
         return tuple((name, uses) for name, uses in super().uses if name in self.parameters)
+
+    @property
+    def work(self) -> Work:
+        """Refused: activations, and the operators between layers, belong to no part."""
+        raise BudgetError(
+            "Memory and latency are those of a whole network, not of parts: ask for them without `parts`, or give the "
+            "parts a target of weight, params, node or flops."
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,6 +46,8 @@ class Phases:
             (gate_norms if phase.gated else plain_norms)(network)
         still = [parameter for layer in self.layers for parameter in self._held(layer)] if phase.frozen else []
         self._frozen = [parameter.requires_grad_(False) for parameter in still if parameter.requires_grad]
+        for parameter in self._frozen:
+            parameter.grad = None  # an optimizer moves by momentum what has a gradient, be it zero
         scales = [self.model.get_parameter(name) for name in norm_scales(self.model)] if phase.penalty else []
         self._handles = [
             scale.register_post_accumulate_grad_hook(_pull(phase.penalty)) for scale in scales if scale.requires_grad

@@ -105,7 +105,7 @@ class Removal:
         with self._phases.plain(), units.tried() as trial:
             self._steps(trial, by.steps.towards(sparsity), by)
             left = trial.places(before)[trial.alive]
-        return torch.bincount(layer[left], minlength=int(layer.max()) + 1)
+        return torch.bincount(layer[left], minlength=int(layer.max()) + 1 if len(layer) else 0)
 
     def _chosen(self, units: AbstractUnits, sparsity: float, scores: Tensor, allocation: Allocation) -> Tensor:
         """True for each unit that stays at that sparsity."""
@@ -114,7 +114,10 @@ class Removal:
         check_scores(scores)  # before minus infinity marks what has left
         widths = self.widths_of(units, allocation, sparsity) if self.widths is None else self.widths
         # what has left must rank last: a score of 0 would beat negative ones and bring it back
-        return within(scores.cpu().masked_fill(~units.alive, -torch.inf), units.layer, widths)
+        ranked = scores.cpu().masked_fill(~units.alive, -torch.inf)
+        if (first := units.first(ranked)) is not None:
+            ranked[first & units.alive] = torch.inf
+        return within(ranked, units.layer, widths)
 
     # The steps ----------------------------------------------------------------------------------------
 
@@ -146,8 +149,9 @@ class Removal:
                 places = units.places(before)
                 worth[places] = torch.where(units.alive, scores.detach().cpu().double(), worth[places])
             if self.early is not None:
-                for name, tensor in tensors_of(units.model):
-                    rebind(tensor, self.early[name].to(tensor).clone())
+                for network in (units.model, *units.copies):  # an average of what is given up would come back
+                    for name, tensor in tensors_of(network):
+                        rebind(tensor, self.early[name].to(tensor).clone())
             units.keep_only(keep)
 
     # What a score gathers from training ---------------------------------------------------------------

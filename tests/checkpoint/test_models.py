@@ -162,3 +162,37 @@ assert torch.equal(net(x), twin(x)) and net[0].out_features < 6
 def test_folders_are_made(tmp_path):
     save(dense.residual_net(), tmp_path / "a" / "b" / "model")
     load(dense.residual_net(), str(tmp_path / "a" / "b" / "model"))
+
+
+def test_a_loaded_masked_model_may_get_a_new_head(tmp_path, recwarn):
+    """The guard of lost masks looks for parameters by name, of which some are gone, in the steps of any optimizer."""
+    net = dense.mlp(6, 20, 4).float()
+    Pruner(net, "magnitude-u", 0.8, example_inputs=torch.zeros(1, 6)).check(0)
+    save(net, tmp_path / "model")
+    recwarn.clear()
+    loaded, other = dense.mlp(6, 20, 4).float(), nn.Linear(3, 3)
+    load(loaded, tmp_path / "model")
+    loaded[-1] = nn.Sequential(nn.Linear(20, 2))
+    for trained, x in ((loaded[-1], torch.randn(5, 20)), (other, torch.randn(5, 3))):
+        optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+        trained(x).sum().backward()
+        optimizer.step()
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("persistent", [True, False])
+def test_buffers_with_values_stay_when_parameters_come_from_the_meta_device(persistent, tmp_path):
+    """As `accelerate.init_empty_weights()` leaves a model: its buffers are real."""
+
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 300)
+            self.register_buffer("scale", torch.full((300,), 3.0), persistent=persistent)
+
+    net, empty = Scaled(), Scaled()
+    save(net, tmp_path / "model")
+    empty.fc.to("meta")
+    load(empty, tmp_path / "model", device="cpu")
+    assert torch.equal(empty.scale, net.scale)
+    assert torch.equal(empty.fc.weight, net.fc.weight)

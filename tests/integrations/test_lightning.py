@@ -2,6 +2,7 @@
 
 import copy
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from earlycrop import CheckpointError, EarlyCropError, Pruner, Scoring
+from earlycrop import CheckpointError, EarlyCropError, Pruner, Scoring, get_method
+from earlycrop.timing import LazyRegime
 from tests.integrations import small
 from tests.integrations.small import BATCHES, CUT, EPOCHS, IMAGES, adam, equal, net, plain, pruner_of, widths
 
@@ -227,3 +229,34 @@ def test_a_detector_goes_on_where_it_was(tmp_path):
     again = watched(tmp_path / "kept" / "epoch=0.ckpt")
     assert [(one.epoch, one.value) for one in again.curve] == [(one.epoch, one.value) for one in whole.curve]
     assert again.report.epoch == whole.report.epoch
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, endless: bool) -> None:
+        self.endless = endless
+
+    def __iter__(self):
+        while True:
+            yield from BATCHES
+            if not self.endless:
+                return
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("endless", [False, True])
+def test_a_stream_is_cut_into_the_epochs_of_the_pruner(endless, every, tmp_path):
+    task = Task()
+    method = replace(get_method("earlycrop-s"), timing=LazyRegime(1e-9, max_epochs=4))
+    pruner = Pruner(task, method, 0.3, example_inputs=IMAGES[:2], scoring=SCORING, epochs=8)
+    trainer = L.Trainer(
+        max_steps=16,
+        accelerator="cpu",
+        callbacks=[Prune(pruner, every_steps=every)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(task, DataLoader(Stream(endless), batch_size=None))
+    assert [look.epoch for look in pruner.curve] == [1, 2, 3, 4]
+    assert pruner.report.epoch == 4

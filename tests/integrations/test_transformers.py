@@ -1,5 +1,6 @@
 """The Hugging Face Trainer: the callback repeats the plain loop through the cut, before and after being resumed."""
 
+import warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from earlycrop import EarlyCropError, Pruner, Scoring, get_method
-from earlycrop.timing import AtEpoch
+from earlycrop import CheckpointError, EarlyCropError, Pruner, Scoring, get_method
+from earlycrop.timing import AtEpoch, LazyRegime
 from tests.integrations.small import equal
 from tests.integrations.words import IDS, LABELS, bert, gpt2
 
 transformers = pytest.importorskip("transformers")
 pytest.importorskip("accelerate")
 
-from earlycrop.integrations.transformers import Prune, load, loss
+from earlycrop.integrations.transformers import Prune, load, loss, save
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the frameworks' own
 BUILD = {"gpt2": gpt2, "bert": bert}
@@ -154,3 +155,69 @@ def test_what_does_not_belong_together_is_refused(tmp_path):
 def test_a_batch_without_labels_has_no_loss():
     with pytest.raises(EarlyCropError, match="returns no loss for a batch of input_ids"):
         loss(bert(), {"input_ids": IDS})
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """The data of a text classifier, without a length; it ends or not."""
+
+    def __init__(self, endless: bool) -> None:
+        self.endless = endless
+
+    def __iter__(self):
+        while True:
+            yield from ({"input_ids": ids, "labels": label} for ids, label in zip(IDS, LABELS, strict=True))
+            if not self.endless:
+                return
+
+
+@pytest.mark.parametrize("every", [None, 2])
+@pytest.mark.parametrize("endless", [False, True])
+def test_a_stream_is_cut_into_the_epochs_of_the_pruner(endless, every, tmp_path):
+    """`state.epoch` means nothing there; a resumed training asks at the same steps."""
+
+    def trained(resume: Any = None) -> Prune:
+        model = bert()
+        scoring = Scoring(loss, [{"input_ids": IDS, "labels": LABELS}])
+        method = replace(get_method("earlycrop-s"), timing=LazyRegime(1e-9, max_epochs=4))
+        pruner = Pruner(model, method, 0.3, example_inputs=IDS[:2], scoring=scoring, epochs=8)
+        arguments = transformers.TrainingArguments(
+            str(tmp_path), max_steps=16, per_device_train_batch_size=BATCH, use_cpu=True, report_to=[],
+            disable_tqdm=True, save_strategy="steps", save_steps=5, learning_rate=1e-3,
+        )  # fmt: skip
+        trainer = transformers.Trainer(model, arguments, train_dataset=Stream(endless))
+        prune = Prune(pruner, trainer, every_steps=every)
+        trainer.add_callback(prune)
+        trainer.train(resume_from_checkpoint=resume)
+        return prune
+
+    whole, resumed = trained(), trained(str(tmp_path / "checkpoint-5"))
+    for prune in (whole, resumed):
+        assert [look.epoch for look in prune.pruner.curve] == [1, 2, 3, 4]
+        assert prune.pruner.report.epoch == 4
+
+
+def test_a_model_that_its_class_cannot_build_is_trained_on(tmp_path, recwarn):
+    """The configuration is for folders; that it cannot follow a cut is no reason to end a training."""
+
+    class Own(type(bert())):
+        def __init__(self, config, needed):
+            super().__init__(config)
+
+    head = bert()
+    wide, labels = head.config.hidden_size, head.config.num_labels
+    head.classifier = nn.Sequential(nn.Linear(wide, 8), nn.ReLU(), nn.Linear(8, labels))
+        nn.Linear(head.config.hidden_size, 8), nn.ReLU(), nn.Linear(8, head.config.num_labels)
+    )
+    for model in (head, Own(bert().config, needed=1)):
+        pruner = pruner_of(model, "bert", "crop-s")
+        arguments = transformers.TrainingArguments(str(tmp_path), max_steps=4 * STEPS, use_cpu=True, report_to=[])
+        data = [{"input_ids": ids, "labels": label} for ids, label in zip(IDS, LABELS, strict=True)]
+        trainer = transformers.Trainer(model, arguments, train_dataset=data)
+        trainer.add_callback(Prune(pruner, trainer))
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            trainer.train()
+        assert pruner.pruned
+        assert any("The configuration does not follow the cut" in str(one.message) for one in seen)
+        with pytest.raises(CheckpointError, match=r"earlycrop\.save"):
+            save(model, tmp_path / "folder")

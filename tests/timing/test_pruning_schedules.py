@@ -1,11 +1,13 @@
 """Methods that train in full before they prune: when, for how long, and what they ask of training."""
 
 import pytest
+import torch
+from torch import nn
 
 from earlycrop import METHODS
 from earlycrop.timing import AfterTraining, Phase, Rewinding, TickTock
 from tests.pruners import make_pruner
-from tests.small import small
+from tests.small import BATCH, make, small
 
 
 @pytest.mark.parametrize(
@@ -70,3 +72,23 @@ def test_rounds_are_multiples_of_a_training():
     assert METHODS["efficient-convnets"].total_epochs(10, 0.98) == 15
     assert METHODS["gate-decorators"].total_epochs(160, 0.98) == 160 + 10 + 10 + 10 + 10 + 40
     assert METHODS["earlycrop-s"].total_epochs(10, 0.98) == 10
+
+
+def test_what_a_tick_freezes_does_not_move_by_momentum():
+    """With gradients that are set to zero instead of None, an optimizer would go on with what it remembers."""
+    net = small()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    pruner = make(net, optimizer, "gate-decorators", sparsity=0.3, epochs=2)
+    frozen = 0
+    for epoch in range(8):
+        pruner.check(epoch)
+        still = {name: p.detach().clone() for name, p in net.named_parameters() if not p.requires_grad}
+        for _ in range(3):
+            optimizer.zero_grad(set_to_none=False)
+            nn.functional.cross_entropy(net(BATCH[0]), BATCH[1]).backward()
+            optimizer.step()
+        assert all(torch.equal(net.get_parameter(name), value) for name, value in still.items())
+        frozen += len(still)
+        if pruner.pruned:
+            break
+    assert frozen

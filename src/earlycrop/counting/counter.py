@@ -92,6 +92,8 @@ class Counter:
             The prices in float64, never below 1e-9 of the whole: what costs nothing is cheap, not free.
         """
         space, whole = self.whole.spaces, cost.of(self.whole)
+        if not len(space):
+            return torch.zeros(0, dtype=torch.float64)
         first = torch.full((int(space.max()) + 1,), len(space)).scatter_reduce(
             0, space, torch.arange(len(space)), "amin"
         )

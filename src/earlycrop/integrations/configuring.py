@@ -111,8 +111,14 @@ def apply(model: PreTrainedModel, record: Mapping[str, Any]) -> None:
 
 def _built(model: PreTrainedModel) -> PreTrainedModel:
     """The model that its class builds from its configuration, without data."""
-    with torch.device("meta"), _quiet():
-        return type(model)(copy.deepcopy(model.config))
+    try:
+        with torch.device("meta"), _quiet():
+            return type(model)(copy.deepcopy(model.config))
+    except Exception as error:
+        raise CheckpointError(
+            f"{type(model).__name__} does not build this model from its configuration alone ({type(error).__name__}: "
+            f"{error}), so a folder cannot hold it. Save it with `earlycrop.save`."
+        ) from error
 
 
 def _twin(model: PreTrainedModel) -> PreTrainedModel:

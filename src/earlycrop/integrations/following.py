@@ -1,6 +1,7 @@
 """What every framework's callback does with a pruner: ask it in time, name what it says, keep and restore its state."""
 
 import copy
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -117,6 +118,29 @@ class Follower:
                 self.schedule.start()
         return report, numbers
 
+    def progress(self, step: int, steps: int) -> float:
+        """The epoch at a step, where data have no length: the pruner's epochs are equal parts of all steps.
+
+        Args:
+            step: Optimizer steps made.
+            steps: All of them.
+        """
+        return (self.pruner.epochs or 0.0) * step / steps
+
+    def due(self, step: int, steps: int, every: int | None, streams: bool) -> bool:
+        """Whether to ask before the next step: after every so many, or where data have no length as an epoch begins.
+
+        Args:
+            step: Optimizer steps made.
+            steps: All of them.
+            every: How many steps lie between two questions; None: it is asked by epochs.
+            streams: Whether data have no length.
+        """
+        if every is not None or not streams:
+            return every is not None and step % every == 0
+        before, now = (math.floor(self.progress(one, steps) + WHOLE) for one in (step - 1, step))
+        return step == 0 or now > before
+
     # States -------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
@@ -138,6 +162,14 @@ class Follower:
         for one, saved in zip(self._own, state["copies"], strict=False):
             one.load_state_dict(saved)
         self._starts = state["starts"]
+
+
+def sized(data: Any) -> bool:
+    """Whether it is known how many batches there are."""
+    try:
+        return len(data) >= 0
+    except TypeError:
+        return False
 
 
 def whole(epoch: float) -> bool:

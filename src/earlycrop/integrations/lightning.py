@@ -9,6 +9,7 @@ The callback works through hooks of the module (`on_save_checkpoint`, `on_load_c
 are loaded after the weights, which would no longer fit. It is the same for `lightning` and `pytorch_lightning`.
 """
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ class Prune(Callback):
 
     Args:
         pruner: The pruner, made from the module or from a network inside it.
-        every_steps: Ask after that many optimizer steps instead of after each epoch.
+        every_steps: Ask after that many optimizer steps instead of after each epoch. For a stream of data without a
+            length, under `max_steps`, the pruner's `epochs` are as many equal parts of these.
         schedule_from_cut: Whether learning-rate schedulers wait for the cut. Until then rates are the optimizer's own,
             as detectors want it; at each cut the schedule begins.
 
@@ -108,16 +110,17 @@ class Prune(Callback):
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Ask, if it is asked by epochs."""
         self._follower.wait()
-        if self._every is None:
+        if self._every is None and not _streams(trainer):
             self._ask(trainer, pl_module, trainer.current_epoch)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Ask, if it is asked by steps; between two steps of the optimizer, so that no gradient is waiting."""
+        """Ask, if it is asked by steps, or if a stream has no epochs; between two steps of the optimizer."""
         self._follower.wait()
-        step = trainer.global_step
-        if self._every is not None and step != self._asked and step % self._every == 0:
+        step, steps, streams = trainer.global_step, trainer.max_steps, _streams(trainer)
+        if step != self._asked and self._follower.due(step, steps, self._every, streams):
             self._asked = step
-            self._ask(trainer, pl_module, trainer.current_epoch + batch_idx / trainer.num_training_batches)
+            epoch = trainer.current_epoch + batch_idx / trainer.num_training_batches
+            self._ask(trainer, pl_module, self._follower.progress(step, steps) if streams else epoch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Hold the schedulers, which have been stepped."""
@@ -178,6 +181,11 @@ def load_from_checkpoint(kind: Any, path: str | os.PathLike[str], **options: Any
 def _resize(module: Any, checkpoint: dict[str, Any]) -> None:
     if KEY in checkpoint:
         resize(module, checkpoint[KEY]["sizes"])
+
+
+def _streams(trainer: Any) -> bool:
+    """Whether only a number of steps says when training ends: data without a length may have no epochs."""
+    return math.isinf(trainer.num_training_batches) and trainer.max_steps > 0
 
 
 def _average(callback: Any) -> Any:

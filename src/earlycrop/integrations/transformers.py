@@ -23,7 +23,7 @@ from earlycrop.adopting import bare
 from earlycrop.checkpoint import load_state, save_state
 from earlycrop.errors import CheckpointError, EarlyCropError
 from earlycrop.integrations.configuring import GUARD, LOADER, RECORD, apply, describe, forget
-from earlycrop.integrations.following import Follower, inside, ordinary_forward, whole
+from earlycrop.integrations.following import Follower, inside, ordinary_forward, sized, whole
 from earlycrop.pruner import Pruner
 
 __all__ = ["Prune", "load", "loss", "save"]
@@ -140,7 +140,8 @@ class Prune(TrainerCallback):
     Args:
         pruner: The pruner, made from the trainer's model or from a network inside it.
         trainer: The trainer; a callback is given only parts of it, and not in time to resume.
-        every_steps: Ask after that many optimizer steps instead of after each epoch.
+        every_steps: Ask after that many optimizer steps instead of after each epoch. A stream of data without a
+            length has no epochs: then the pruner's `epochs` are as many equal parts of `max_steps`.
         schedule_from_cut: Whether the learning-rate schedule waits for the cut. Until then rates are the optimizer's
             own, as detectors want it; at each cut the schedule begins.
 
@@ -178,25 +179,27 @@ class Prune(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Adopt the optimizer and, if it shall wait, the scheduler."""
         inside(self._trainer.model, self.pruner.model, "model")  # `model_init` builds another one
+        self._sized = sized(parts.get("train_dataloader"))
         optimizer = parts["optimizer"]
         self._follower.begin([getattr(optimizer, "optimizer", optimizer)], [parts["lr_scheduler"]])
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Ask, if it is asked by epochs; an epoch in whose middle training resumes does not begin."""
-        if self._every is None and whole(state.epoch or 0.0):
-            self._ask(state)
+        if self._every is None and self._sized and whole(state.epoch or 0.0):
+            self._ask(state, state.epoch or 0.0)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
-        """Ask, if it is asked by steps."""
-        if self._every is not None and state.global_step % self._every == 0:
-            self._ask(state)
+        """Ask, if it is asked by steps, or if a stream of data without a length has no epochs."""
+        step, steps = state.global_step, state.max_steps
+        if self._follower.due(step, steps, self._every, not self._sized):
+            self._ask(state, (state.epoch or 0.0) if self._sized else self._follower.progress(step, steps))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **parts: Any) -> None:
         """Hold the scheduler, which has been stepped."""
         self._follower.wait()
 
-    def _ask(self, state: Any) -> None:
-        report, numbers = self._follower.check(state.epoch or 0.0)
+    def _ask(self, state: Any, epoch: float) -> None:
+        report, numbers = self._follower.check(epoch)
         if report is not None:
             state.best_metric = state.best_global_step = state.best_model_checkpoint = None
             for callback in self._trainer.callback_handler.callbacks:
@@ -230,5 +233,8 @@ class Prune(TrainerCallback):
         """Let the configuration follow, as far as there is one."""
         model = bare(self._trainer.model)
         if isinstance(model, PreTrainedModel):
-            with ordinary_forward(model):
-                describe(model, self.pruner.units.example_inputs if model is self.pruner.model else None)
+            try:
+                with ordinary_forward(model):
+                    describe(model, self.pruner.units.example_inputs if model is self.pruner.model else None)
+            except CheckpointError as error:
+                warnings.warn(f"The configuration does not follow the cut, and training goes on: {error}", stacklevel=2)

@@ -179,6 +179,14 @@ class AbstractUnits(ABC):
     def places(self, before: Bool[Tensor, "dense"]) -> Int[Tensor, "units"]:
         """For each unit that has a score now, its place among those that had one when `keep` was `before`."""
 
+    def first(self, scores: Vector) -> Bool[Tensor, "units"] | None:
+        """True for units that stay whatever others are worth; None if there are none.
+
+        Args:
+            scores: The higher stays.
+        """
+        return None
+
     # The cut ------------------------------------------------------------------------------------------
 
     @abstractmethod

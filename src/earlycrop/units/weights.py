@@ -161,7 +161,7 @@ class WeightUnits(AbstractUnits):
             ranked = torch.where(alive, scores, -torch.inf)
             shared = allocation(ranked, self.layer.to(scores.device), lambda _: torch.ones_like(scores))
             scores = torch.where(alive, shared, 0.0)
-        first = self._best_of_norms(scores)
+        first = self.first(torch.where(alive, scores, -torch.inf))
         if not budget.parts:
             return choose_weights(budget, scores, alive, self.sizes, self._whole, first)
         check_masks(budget)
@@ -185,7 +185,7 @@ class WeightUnits(AbstractUnits):
             found.append(share.counted(self._whole, share.cost.of(self._whole) - masked * share.cost.per_weight))
         return tuple(found)
 
-    def _best_of_norms(self, scores: Vector) -> Bool[Tensor, "weights"] | None:
+    def first(self, scores: Vector) -> Bool[Tensor, "weights"] | None:
         """The best entry under each norm by which a weight is divided: without any it would be divided by zero."""
         norms = self._norms()
         if not norms:
@@ -371,6 +371,9 @@ class WeightUnits(AbstractUnits):
                 f"This state masks {keep.numel()} weights, but the model has {self.keep.numel()}: build the network "
                 f"that was saved."
             )
+        if not torch.equal(keep, self.keep.cpu()):  # masks of a later state go: the weights come back with the state's
+            self.release()
+            self.keep = torch.ones_like(self.keep)
         if not bool(keep.all()):
             self.keep_only(keep)
 
