@@ -206,8 +206,6 @@ def test_a_model_that_its_class_cannot_build_is_trained_on(tmp_path, recwarn):
     head = bert()
     wide, labels = head.config.hidden_size, head.config.num_labels
     head.classifier = nn.Sequential(nn.Linear(wide, 8), nn.ReLU(), nn.Linear(8, labels))
-        nn.Linear(head.config.hidden_size, 8), nn.ReLU(), nn.Linear(8, head.config.num_labels)
-    )
     for model in (head, Own(bert().config, needed=1)):
         pruner = pruner_of(model, "bert", "crop-s")
         arguments = transformers.TrainingArguments(str(tmp_path), max_steps=4 * STEPS, use_cpu=True, report_to=[])
