@@ -37,6 +37,7 @@ def test_several_costs_make_their_geometric_mean():
         scores, torch.arange(3), lambda name: torch.tensor(costs[name], dtype=torch.float64)
     )
     torch.testing.assert_close(found, torch.tensor([4 / 4, 3 / 8, -2 * 6], dtype=torch.float64))
+    assert [repr(PerCost()), repr(PerCost(("weight", "flops")))] == ["PerCost()", "PerCost(('weight', 'flops'))"]
     with pytest.raises(Exception, match="'flop'"):
         PerCost(("flop",))
 

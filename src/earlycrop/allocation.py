@@ -65,6 +65,10 @@ class PerCost:
                     f"No cost is called {name!r}. Did you mean {nearest(name, known)!r}? There are {', '.join(known)}."
                 )
 
+    def __repr__(self) -> str:
+        # saved states compare it: without costs as before there were any
+        return f"PerCost({self.of or ''})"
+
     def __call__(self, scores: Vector, layer: Int[Tensor, "units"], prices: Prices) -> Vector:
         """s / p for scores s and prices p, the geometric mean of the costs'; s · p below zero: the dear leave first.
 
