@@ -351,12 +351,14 @@ class WeightUnits(AbstractUnits):
         return {"keep": self.keep.cpu(), "left": self.left}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Mask the dense model as the saved one had been masked, after cutting what had been harvested.
+        """Mask the model as the saved one was; the caller then loads the weights.
+
+        What was harvested is cut first. Masks that the saved one did not have are released.
 
         Raises:
-            EarlyCropError: the state is of another network, or this model is not dense.
+            EarlyCropError: the state is of another network, or it was harvested and this model is not dense.
         """
-        keep, left = state["keep"], state.get("left")
+        keep, left = state["keep"].cpu(), state.get("left")
         if left is not None:
             structure = trace(self.model, self.example_inputs, self.ignore, ways=self.ways)
             if left.shape != (len(structure),) or self.left is not None:
@@ -371,7 +373,7 @@ class WeightUnits(AbstractUnits):
                 f"This state masks {keep.numel()} weights, but the model has {self.keep.numel()}: build the network "
                 f"that was saved."
             )
-        if not torch.equal(keep, self.keep.cpu()):  # masks of a later state go: the weights come back with the state's
+        if not torch.equal(keep, self.keep.cpu()):
             self.release()
             self.keep = torch.ones_like(self.keep)
         if not bool(keep.all()):
