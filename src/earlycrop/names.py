@@ -66,7 +66,7 @@ METHODS = (
     "imp",
     "ntk-sap",
     "px",
-)  # fmt: skip
+)
 """The names of the methods, in the order of their table."""
 
 
