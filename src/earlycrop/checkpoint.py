@@ -88,9 +88,10 @@ def load(model: nn.Module, path: str | os.PathLike[str], device: torch.device | 
                 f"{where}: `{homeless[0]}` is on the meta device in this model, which holds no values. Give `device`, "
                 f"where the model shall be."
             )
-        here = {name: tensor.detach().clone() for name, tensor in tensors.items() if name not in homeless}
-        values = here | {name: stored[name] for name in homeless if name in stored} | values
-        model.to_empty(device=device)  # all tensors, not only the homeless ones
+        values = {name: stored[name] for name in homeless if name in stored} | values
+        own = {name: tensor for name, tensor in tensors.items() if tensor.device.type != "meta" and name not in values}
+        values |= {name: tensor.detach().clone() for name, tensor in own.items()}
+        model.to_empty(device=device)  # also of the model's own values
         tensors = tensors_in(model)
     kept = passing.intersection(stored).difference(json.loads(header["passing"]))
     refit(model, {name: value.to(tensors[name].device) for name, value in values.items()}, widths, kept)

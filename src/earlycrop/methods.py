@@ -261,5 +261,5 @@ def get_method(name: str) -> Method:
         ValueError: there is none; suggests the nearest.
     """
     if name not in METHODS:
-        raise no_method(name, METHODS)
+        raise no_method(name)
     return METHODS[name]

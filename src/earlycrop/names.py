@@ -1,7 +1,6 @@
 """The names that options take, apart from what they stand for, so that they can be listed without PyTorch."""
 
 import re
-from collections.abc import Iterable
 from typing import Literal
 
 from earlycrop.errors import nearest
@@ -70,39 +69,34 @@ METHODS = (
 """The names of the methods, in the order of their table."""
 
 
-def no_method(name: str, names: Iterable[str] = METHODS) -> ValueError:
+def no_method(name: str) -> ValueError:
     """The error where no method has that name; it suggests the nearest.
 
     Args:
         name: What was given.
-        names: The names that there are.
     """
-    there = tuple(names)
     return ValueError(
-        f"No method is called {name!r}. Did you mean {meant_by(name, there)}? The methods are: {', '.join(there)}."
+        f"No method is called {name!r}. Did you mean {meant_by(name)}? The methods are: {', '.join(METHODS)}."
     )
 
 
-def meant_by(name: str, names: tuple[str, ...] = METHODS) -> str:
+def meant_by(name: str) -> str:
     """The method that is meant by a name that none has; both of a family if it names only that.
-
-    Args:
-        name: What was given.
-        names: The names that there are.
 
     >>> meant_by("EarlyCroP"), meant_by("crop_structured"), meant_by("snip-s"), meant_by("earlycorp-s")
     ("'earlycrop-s' (channels) or 'earlycrop-u' (weights)", "'crop-s'", "'snap'", "'earlycrop-s'")
     """
-    families = [one[:-2] for one in names if one.endswith("-s") and f"{one[:-2]}-u" in names]
-    words = [WORDS.get(word, word) for word in re.split(r"[-_ ]+", name.lower())]
-    meant = "-".join(words)
+    meant = "-".join(WORDS.get(word, word) for word in re.split(r"[-_ ]+", name.lower()))
     meant = PUBLISHED.get(meant, meant)
-    bare = {one.replace("-", ""): one for one in (*names, *families)}
+    bare = {one.replace("-", ""): one for one in (*METHODS, *FAMILIES)}
     meant = bare.get(meant.replace("-", ""), meant)
-    if meant not in names:
-        meant = nearest(meant, [*names, *families])
-    return f"'{meant}-s' (channels) or '{meant}-u' (weights)" if meant in families else repr(meant)
+    if meant not in METHODS:
+        meant = nearest(meant, [*METHODS, *FAMILIES])
+    return f"'{meant}-s' (channels) or '{meant}-u' (weights)" if meant in FAMILIES else repr(meant)
 
+
+FAMILIES = tuple(name[:-2] for name in METHODS if name.endswith("-s") and f"{name[:-2]}-u" in METHODS)
+"""What methods for channels and for weights have in common in their names."""
 
 WORDS = {"structured": "s", "channels": "s", "filters": "s", "unstructured": "u", "weights": "u"}
 """Words for the last letter of a method's name."""

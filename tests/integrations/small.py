@@ -70,3 +70,16 @@ def equal(a: nn.Module, b: nn.Module, tolerance: float = 1e-6) -> bool:
 
 def widths(model: nn.Module) -> list[int]:
     return [one.out_features for one in model.modules() if isinstance(one, nn.Linear)]
+
+
+class Stream(torch.utils.data.IterableDataset):
+    """Data without a length; it ends or not."""
+
+    def __init__(self, data, endless: bool) -> None:
+        self.data, self.endless = data, endless
+
+    def __iter__(self):
+        while True:
+            yield from self.data
+            if not self.endless:
+                return

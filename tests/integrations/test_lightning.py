@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from earlycrop import CheckpointError, EarlyCropError, Pruner, Scoring, get_method
 from earlycrop.timing import LazyRegime
 from tests.integrations import small
-from tests.integrations.small import BATCHES, CUT, EPOCHS, IMAGES, adam, equal, net, plain, pruner_of, widths
+from tests.integrations.small import BATCHES, CUT, EPOCHS, IMAGES, Stream, adam, equal, net, plain, pruner_of, widths
 
 L = pytest.importorskip("lightning.pytorch")
 callbacks = pytest.importorskip("lightning.pytorch.callbacks")
@@ -231,17 +231,6 @@ def test_a_detector_goes_on_where_it_was(tmp_path):
     assert again.report.epoch == whole.report.epoch
 
 
-class Stream(torch.utils.data.IterableDataset):
-    def __init__(self, endless: bool) -> None:
-        self.endless = endless
-
-    def __iter__(self):
-        while True:
-            yield from BATCHES
-            if not self.endless:
-                return
-
-
 @pytest.mark.parametrize("every", [None, 2])
 @pytest.mark.parametrize("endless", [False, True])
 def test_a_stream_is_cut_into_the_epochs_of_the_pruner(endless, every, tmp_path):
@@ -257,6 +246,6 @@ def test_a_stream_is_cut_into_the_epochs_of_the_pruner(endless, every, tmp_path)
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(task, DataLoader(Stream(endless), batch_size=None))
+    trainer.fit(task, DataLoader(Stream(BATCHES, endless), batch_size=None))
     assert [look.epoch for look in pruner.curve] == [1, 2, 3, 4]
     assert pruner.report.epoch == 4

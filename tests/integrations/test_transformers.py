@@ -12,7 +12,7 @@ from torch import nn
 
 from earlycrop import CheckpointError, EarlyCropError, Pruner, Scoring, get_method
 from earlycrop.timing import AtEpoch, LazyRegime
-from tests.integrations.small import equal
+from tests.integrations.small import Stream, equal
 from tests.integrations.words import IDS, LABELS, bert, gpt2
 
 transformers = pytest.importorskip("transformers")
@@ -157,17 +157,7 @@ def test_a_batch_without_labels_has_no_loss():
         loss(bert(), {"input_ids": IDS})
 
 
-class Stream(torch.utils.data.IterableDataset):
-    """The data of a text classifier, without a length; it ends or not."""
-
-    def __init__(self, endless: bool) -> None:
-        self.endless = endless
-
-    def __iter__(self):
-        while True:
-            yield from ({"input_ids": ids, "labels": label} for ids, label in zip(IDS, LABELS, strict=True))
-            if not self.endless:
-                return
+LABELLED = [{"input_ids": ids, "labels": label} for ids, label in zip(IDS, LABELS, strict=True)]
 
 
 @pytest.mark.parametrize("every", [None, 2])
@@ -184,7 +174,7 @@ def test_a_stream_is_cut_into_the_epochs_of_the_pruner(endless, every, tmp_path)
             str(tmp_path), max_steps=16, per_device_train_batch_size=BATCH, use_cpu=True, report_to=[],
             disable_tqdm=True, save_strategy="steps", save_steps=5, learning_rate=1e-3,
         )  # fmt: skip
-        trainer = transformers.Trainer(model, arguments, train_dataset=Stream(endless))
+        trainer = transformers.Trainer(model, arguments, train_dataset=Stream(LABELLED, endless))
         prune = Prune(pruner, trainer, every_steps=every)
         trainer.add_callback(prune)
         trainer.train(resume_from_checkpoint=resume)
@@ -196,7 +186,7 @@ def test_a_stream_is_cut_into_the_epochs_of_the_pruner(endless, every, tmp_path)
         assert prune.pruner.report.epoch == 4
 
 
-def test_a_model_that_its_class_cannot_build_is_trained_on(tmp_path, recwarn):
+def test_a_model_that_its_class_cannot_build_is_trained_on(tmp_path):
     """The configuration is for folders; that it cannot follow a cut is no reason to end a training."""
 
     class Own(type(bert())):
@@ -209,8 +199,7 @@ def test_a_model_that_its_class_cannot_build_is_trained_on(tmp_path, recwarn):
     for model in (head, Own(bert().config, needed=1)):
         pruner = pruner_of(model, "bert", "crop-s")
         arguments = transformers.TrainingArguments(str(tmp_path), max_steps=4 * STEPS, use_cpu=True, report_to=[])
-        data = [{"input_ids": ids, "labels": label} for ids, label in zip(IDS, LABELS, strict=True)]
-        trainer = transformers.Trainer(model, arguments, train_dataset=data)
+        trainer = transformers.Trainer(model, arguments, train_dataset=LABELLED)
         trainer.add_callback(Prune(pruner, trainer))
         with warnings.catch_warnings(record=True) as seen:
             warnings.simplefilter("always")

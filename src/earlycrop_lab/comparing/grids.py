@@ -79,8 +79,6 @@ class Grid:
         return {run: why for run, why in self._laid_out().items() if why is not None}
 
     def _laid_out(self) -> dict[Description, str | None]:
-        for name in filter(None, self.data):
-            get_task(self.task).description.names.check(name)
         axes = (self.seeds, self.data, self.networks, self.methods, self.sparsities)
         return dict(self._run(*point) for point in product(*axes))
 

@@ -59,8 +59,9 @@ def check_given(options: argparse.Namespace, axes: Mapping[str, str] | None = No
     points = [{name: value for name, value in given(options).items() if name not in axes}]
     points += [{name: value} for name, values in axes.items() for value in getattr(options, values, ())]
     for point in points:
-        if point.get("method", METHODS[0]) not in METHODS:
-            raise no_method(point["method"])
+        method = point.get("method")
+        if method is not None and method not in METHODS:
+            raise no_method(method)
         kind.check_fields(point)
 
 
