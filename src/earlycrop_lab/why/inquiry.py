@@ -1,6 +1,5 @@
 """The answers of `earlycrop why` in a folder, drawn again for the page."""
 
-import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -14,14 +13,12 @@ from earlycrop import Sensitivity
 from earlycrop_lab.reporting.charts.canvas import Chart
 from earlycrop_lab.reporting.conditions import setting
 from earlycrop_lab.reporting.numbers import amount, percent
-from earlycrop_lab.tasks import TASKS
-from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.why import choice_figures, early_figures, flow_figures, layer_figures, moment_figures
 from earlycrop_lab.why.choices import Choice
 from earlycrop_lab.why.early import MOST, Early, Mark, cells
 from earlycrop_lab.why.flows import Flow
 from earlycrop_lab.why.moments import Moment, Watch, Watched
-from earlycrop_lab.why.records import RECORDS
+from earlycrop_lab.why.records import RECORDS, asked
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def of(folder: Path) -> Inquiry:
     path = folder / RECORDS
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        d = _asked(stored["asked"])
+        d = asked(stored["asked"])
         if "moments" in stored:
             title = f"When to prune? {d.method} at {100 * d.sparsity:g} %"
             return Inquiry(title, setting(d), tuple(_swept(stored, folder.name)))
@@ -67,15 +64,6 @@ def of(folder: Path) -> Inquiry:
         return Inquiry("What do scores do to flow and kernel?", setting(d), (_pruned(found, folder.name),))
     except (LookupError, TypeError, AttributeError, ValueError, SyntaxError) as error:
         raise ValueError(f"{path} is no answer of `earlycrop why` ({type(error).__name__}: {error}).") from error
-
-
-def _asked(source: str) -> Description:
-    """The description with that source code, none of which is executed."""
-    call = ast.parse(source, mode="eval").body
-    kinds = {task.description.__name__: task.description for task in TASKS.values()}
-    if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in kinds):
-        raise ValueError(f"{source!r} is no description")
-    return kinds[call.func.id](**{str(each.arg): ast.literal_eval(each.value) for each in call.keywords})
 
 
 def _swept(stored: Mapping[str, Any], name: str) -> list[Chart]:

@@ -1,5 +1,6 @@
 """How answers are kept: records with the environment, and figures beside them."""
 
+import ast
 import json
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
@@ -12,6 +13,7 @@ from matplotlib.figure import Figure
 from earlycrop.files import replacing
 from earlycrop.report import plain
 from earlycrop_lab.measure.hardware import environment
+from earlycrop_lab.tasks import TASKS
 from earlycrop_lab.tasks.description import Description
 
 RECORDS = "records.json"
@@ -27,12 +29,31 @@ def before(folder: Path, d: Description, again: bool, name: str) -> list[dict[st
     if again or not path.exists():
         return []
     stored = json.loads(path.read_text(encoding="utf-8"))
-    if stored.get("asked") != repr(d):
+    if asked(stored["asked"]) != d:
         raise ValueError(
-            f"{path} is about {stored.get('asked')}, and the question now is about {d!r}: name another folder with "
+            f"{path} is about {stored['asked']}, and the question now is about {d!r}: name another folder with "
             "--out, or start over with --again."
         )
     return stored[name]
+
+
+def asked(source: str) -> Description:
+    """The description that records are about, from its source code, none of which is executed.
+
+    Options that an older version did not have yet take their defaults.
+
+    Raises:
+        ValueError: It is no description.
+    """
+    kinds = {task.description.__name__: task.description for task in TASKS.values()}
+    problem: Exception | None = None
+    try:
+        match ast.parse(source, mode="eval").body:
+            case ast.Call(func=ast.Name(id=name), keywords=keywords) if name in kinds:
+                return kinds[name](**{str(each.arg): ast.literal_eval(each.value) for each in keywords})
+    except (SyntaxError, TypeError, ValueError) as error:
+        problem = error
+    raise ValueError(f"{source!r} is no description that this version knows") from problem
 
 
 def keep(folder: Path, records: dict[str, Any], device: str) -> None:
