@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
 import torch
 from torch import nn
 
-from benchmarks.record import interleaved, ratio, write
+from benchmarks.record import DEVICE, interleaved, ratio, write
 from benchmarks.training_step import networks, step_of
 
 OPTIONS = {
@@ -30,12 +30,12 @@ OPTIONS = {
 }
 
 
-def faster(dense_or_cut: nn.Module, options: tuple[str, ...], batch: int, device: torch.device) -> Callable[[], None]:
+def faster(dense_or_cut: nn.Module, options: tuple[str, ...], batch: int) -> Callable[[], None]:
     layout = torch.channels_last if "channels last" in options else torch.preserve_format
-    model = copy.deepcopy(dense_or_cut).to(device, memory_format=layout).train()
+    model = copy.deepcopy(dense_or_cut).to(DEVICE, memory_format=layout).train()
     if "compiled" in options:
-        model = torch.compile(model, mode="reduce-overhead" if device.type == "cuda" else "default")
-    x, y = torch.randn(batch, 3, 32, 32, device=device), torch.randint(10, (batch,), device=device)
+        model = torch.compile(model, mode="reduce-overhead" if DEVICE.type == "cuda" else "default")
+    x, y = torch.randn(batch, 3, 32, 32, device=DEVICE), torch.randint(10, (batch,), device=DEVICE)
     return step_of(model, x, y, "bfloat16" in options)
 
 
@@ -46,14 +46,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sparsity", type=float, default=0.98)
     asked = parser.parse_args()
-    device, rows = torch.device("cuda" if torch.cuda.is_available() else "cpu"), []
+    rows = []
     for width in asked.widths:
         models = networks(width, asked.sparsity)
         torch.compiler.reset()
         steps, first = {}, {}
         for network in ("dense", "cut"):
             for name, options in OPTIONS.items():
-                steps[network, name] = faster(models[network], options, asked.batch, device)
+                steps[network, name] = faster(models[network], options, asked.batch)
                 began = time.perf_counter()
                 steps[network, name]()
                 first[network, name] = time.perf_counter() - began

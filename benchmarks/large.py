@@ -1,6 +1,6 @@
 """The poster's largest network on a laptop: ResNeXt-101 32x48d with ten outputs, scored by CroP-S and cut.
 
-Run it in a fresh process, since the memory reported is the peak of the whole process:
+Run it in a fresh process, since the memory reported is the peak of the whole process, or of a GPU:
 
     python -m benchmarks.large [--group-width 48] [--sparsity 0.985] [--samples 100]
 """
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.record import write
+from benchmarks.record import DEVICE, write
 from earlycrop import Pruner, Scoring
 from earlycrop_lab.measure.memory import process_peak_bytes
 from earlycrop_lab.models import build
@@ -32,15 +32,17 @@ def main() -> None:
     rows, began = [], time.perf_counter()
 
     def stated(step: str) -> None:
-        seconds, peak = time.perf_counter() - began, process_peak_bytes()
+        peak = torch.cuda.max_memory_allocated() if DEVICE.type == "cuda" else process_peak_bytes()
+        seconds = time.perf_counter() - began
         rows.append({"after": step, "seconds": round(seconds, 1), "peak_gigabytes": round((peak or 0) / 1e9, 2)})
         print(rows[-1], flush=True)
 
-    model = build(f"resnext101-32x{arguments.group_width}d", classes=10)
+    model = build(f"resnext101-32x{arguments.group_width}d", classes=10).to(DEVICE)
     stated("building")
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.samples, 3, 32, 32, generator=generator)
     y = torch.randint(10, (arguments.samples,), generator=generator)
+    x, y = x.to(DEVICE), y.to(DEVICE)
     batches = list(zip(x.split(arguments.batch), y.split(arguments.batch), strict=True))
     parameters = sum(p.numel() for p in model.parameters())
     pruner = Pruner(

@@ -11,7 +11,10 @@ from typing import Any
 
 import torch
 
-from earlycrop_lab.measure.hardware import environment, load
+from earlycrop_lab.measure.hardware import environment, find_device, load
+
+DEVICE = torch.device(find_device("auto"))
+"""Where benchmarks run: a CUDA GPU if there is one."""
 
 RESULTS = Path(__file__).parent.parent / "results" / "benchmarks"
 
@@ -32,7 +35,7 @@ def interleaved(
         for name, work in works.items():
             began = clock()
             work()
-            if torch.cuda.is_available():
+            if DEVICE.type == "cuda":
                 torch.cuda.synchronize()
             if round_ >= warm:
                 seconds[name].append(clock() - began)
@@ -55,12 +58,14 @@ def table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write(name: str, rows: Sequence[Mapping[str, Any]], **more: Any) -> Path:
-    """Print the rows and write them to results/benchmarks/NAME.json, with command, hardware, threads and load."""
+    """Print the rows and write them to results/benchmarks/NAME.json, with command, hardware, threads and load.
+
+    What was measured on a GPU goes to NAME-gpu.json.
+    """
     table(rows)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     command = shlex.join(["python", *sys.orig_argv[1:]])
-    record = {"command": command, **more, **environment(device), "load_after": load(), "rows": list(rows)}
+    record = {"command": command, **more, **environment(DEVICE), "load_after": load(), "rows": list(rows)}
     RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / f"{name}.json"
+    path = RESULTS / (f"{name}.json" if DEVICE.type == "cpu" else f"{name}-gpu.json")
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.record import interleaved, ratio, write
+from benchmarks.record import DEVICE, interleaved, ratio, write
 from earlycrop.evaluation import Evaluation, MeanLoss, ScoringSet
 from earlycrop.hessian_products import AutodiffMode
 from earlycrop.units import Channels, Weights
@@ -59,11 +59,12 @@ def main() -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(arguments.samples, 3, 32, 32, generator=generator)
     y = torch.randint(10, (arguments.samples,), generator=generator)
+    x, y = x.to(DEVICE), y.to(DEVICE)
     batches = list(zip(x.split(arguments.batch), y.split(arguments.batch), strict=True))
     scoring = ScoringSet(batches)  # one for all, as in a pruner, which asks once whether its batches may be cut
     rows = []
     for name, make in [list(NETWORKS.items())[number] for number in arguments.networks]:
-        net = make()
+        net = make().to(DEVICE)
         weights = Weights().of(net, x[:2], None, ()).coordinates
         units = {"weights": weights, "channels": Channels().of(net, x[:2], None, ()).coordinates}
         works: dict[str, Callable[[], object]] = {
