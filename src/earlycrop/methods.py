@@ -4,7 +4,7 @@ What may leave (`units`), what each unit is worth (`score`), when to cut (`timin
 how the budget is shared between layers (`allocation`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from earlycrop.allocation import Global, PerCost, Sharing, Uniform
@@ -62,6 +62,7 @@ class Method:
         allocation: How the budget is shared between layers.
         min_channels: The least that each layer keeps by default: channels (int) or a fraction of them (float).
         bn_mode: What norms with running statistics do while the method scores, see `MeanLoss`.
+        rescale: Whether weights that no norm follows get back the scale that the cut took from them, see `rescaling`.
 
     Raises:
         ValueError: a score or a reading of CroP that is only for channels is given to single weights, or a timing that
@@ -76,6 +77,7 @@ class Method:
     allocation: Allocation = Global()  # noqa: RUF009 - frozen, without state
     min_channels: int | float = 1
     bn_mode: BatchNormMode = "auto"
+    rescale: bool = field(default=False, repr=False)  # states that older versions saved stay valid
 
     def __post_init__(self) -> None:
         if self.score.channels_only and not self.units.whole_channels:
@@ -179,8 +181,8 @@ SHARES_SYNFLOW = WidthsOf(SynFlow(), Exponential(100))
 
 
 def _scaled(name: str, *row: Any) -> Method:
-    """A row whose norms only scale while it scores, which keeps the widths of layers balanced (docs/results.md)."""
-    return Method(name, *row, bn_mode="scaled")
+    """A row whose norms only scale while it scores, and whose layers get back their scale (docs/results.md)."""
+    return Method(name, *row, bn_mode="scaled", rescale=True)
 
 
 def _running(name: str, *row: Any) -> Method:
@@ -193,8 +195,8 @@ METHODS: dict[str, Method] = {
     for method in (
         # name                      score                 units     timing          steps   allocation
         Method("dense",             Magnitude(),          WEIGHT,   Never(),        ONE),
-        Method("random-u",          Random(),             WEIGHT,   AtInit(),       ONE),
-        Method("random-s",          Random(),             CHANNEL,  AtInit(),       ONE,    Uniform()),
+        Method("random-u",          Random(),             WEIGHT,   AtInit(),       ONE,    rescale=True),
+        Method("random-s",          Random(),             CHANNEL,  AtInit(),       ONE,    Uniform(), rescale=True),
         Method("magnitude-u",       Magnitude(),          WEIGHT,   AtInit(),       ONE),
         Method("magnitude-s",       Magnitude(),          CHANNEL,  AtInit(),       ONE),
         Method("snip",              Snip(),               WEIGHT,   AtInit(),       ONE),
@@ -218,8 +220,8 @@ METHODS: dict[str, Method] = {
         # controls: the same widths with a random choice; magnitude over all layers, and within SynFlow's shares
         _scaled("earlycrop-u-random", Random(),           WEIGHT,   LAZY,           ONE,    SHARES),
         _scaled("earlycrop-s-random", Random(),           CHANNEL,  LAZY,           ONE,    WIDTHS),
-        Method("earlymagnitude-u",  Magnitude(),          WEIGHT,   LAZY,           ONE),
-        Method("earlysynflow-u",    Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES_SYNFLOW),
+        _scaled("earlymagnitude-u", Magnitude(),          WEIGHT,   LAZY,           ONE),
+        _scaled("earlysynflow-u",   Magnitude(),          WEIGHT,   LAZY,           ONE,    SHARES_SYNFLOW),
         # the same, for few weights and few FLOPs at once
         _scaled("crop-s-balanced",  Random(),             CHANNEL,  AtInit(),       ONE,    WIDTHS_BOTH),
         _scaled("earlycrop-s-balanced", PathNorm(),       CHANNEL,  LAZY,           ONE,    WIDTHS_BOTH),

@@ -42,6 +42,7 @@ from earlycrop.phases import Phases
 from earlycrop.plan import Plan, findings, plan_of
 from earlycrop.removal import Removal
 from earlycrop.report import Check, Report, Width
+from earlycrop.rescaling import scale_of
 from earlycrop.scoring import Scorer, Scoring
 from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, named, probed
 from earlycrop.starvation import remaining
@@ -247,8 +248,10 @@ class Pruner(Closed):
         before, widths = _before(self.units, self.budget, None)
         with torch.inference_mode(False), self._scorer.session(), self.units.tried() as units:
             dense = self._scorer.variation(units.model, self.method)
+            rescale = scale_of(units) if self.method.rescale else tuple
             worth = torch.zeros(units.alive.numel(), dtype=torch.float64)
             self._removal.leave(units, self.targets, worth)
+            rescale()
             left = remaining(dense, self._scorer.variation(units.model, self.method))
             return plan_of(self.method, self.budget, units, before, widths, worth, self._scorer.samples, left)
 
@@ -281,10 +284,13 @@ class Pruner(Closed):
             proof, unverified = units.proof() if self._verify else (None, None)
             rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
             dense = self._scorer.variation(units.model, self.method)
+            rescale = scale_of(units) if self.method.rescale else tuple
             each = self._cuts_in_all == len(self.targets)  # one step in each cut; otherwise all of them in this one
             self._removal.leave(units, [self.targets[self.cuts]] if each else self.targets)
             if self._optimizer_state == "reset" or self.method.timing.rewinds_to is not None:
                 _forget(self._optimizers)
+            verification = None if proof is None else _exact(proof())
+            rescaled = rescale()
             if rehearsal is not None:
                 rehearsal.repeat()
             left = remaining(dense, self._scorer.variation(units.model, self.method))
@@ -294,7 +300,8 @@ class Pruner(Closed):
                 reason=reason,
                 widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
                 collapsed=tuple(units.collapsed()),
-                verification=None if proof is None else _exact(proof()),
+                verification=verification,
+                rescaled=rescaled,
                 curve=tuple(self.curve),
                 unverified=unverified,
                 seconds=time.perf_counter() - started,

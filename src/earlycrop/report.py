@@ -43,6 +43,14 @@ class Width:
 
 
 @dataclass(frozen=True)
+class Rescaled:
+    """A weight that was multiplied after a cut, see `rescaling`."""
+
+    weight: str
+    factor: float
+
+
+@dataclass(frozen=True)
 class Report:
     """The record of a cut.
 
@@ -70,6 +78,7 @@ class Report:
         reach: What part of all parameters the method could have removed.
         parts: What each part cost before and after, if the budget has parts; `requested_sparsity` is then that of the
             rest.
+        rescaled: The weights that were multiplied by a factor, to give layers back the scale that the cut took.
     """
 
     method: str
@@ -91,6 +100,7 @@ class Report:
     variation: float | None = None
     reach: Reach | None = None
     parts: tuple[PartCount, ...] = ()
+    rescaled: tuple[Rescaled, ...] = ()
 
     @property
     def weight_sparsity(self) -> float:
@@ -140,6 +150,7 @@ class Report:
             "variation": record.get("variation"),
             "reach": Reach(**record["reach"]) if record.get("reach") else None,
             "parts": tuple(PartCount(**part) for part in record.get("parts", ())),
+            "rescaled": tuple(Rescaled(**one) for one in record.get("rescaled", ())),
             "before": _counts(record["before"]),
             "after": _counts(record["after"]),
             "widths": tuple(Width(**width) for width in record["widths"]),
@@ -167,6 +178,7 @@ class Report:
             )
         if self.unverified is not None:
             rows.append(f"  UNVERIFIED  {self.unverified}")
+        rows += [f"  rescaled    {_factors(self.rescaled)}"] if self.rescaled else []
         rows += [f"  in reach    {self.reach}"] if self.reach is not None else []
         rows += [f"  frozen      {line}" for line in grouped(self.frozen)]
         rows += starvation_lines(self.unit, self.bottlenecks, self.variation, self.samples > 0)
@@ -211,6 +223,11 @@ def starvation_lines(unit: str, found: Sequence[Bottleneck], variation: float | 
             f"  OUTPUTS     hardly depend on the input: {variation:.2%} of their variation over samples is left"
         )
     return [*lines, f"  remedy      {remedy(unit, scored)}"] if lines else []
+
+
+def _factors(found: Sequence[Rescaled], shown: int = 3) -> str:
+    more = f" and {len(found) - shown} more" if len(found) > shown else ""
+    return ", ".join(f"{one.weight} ×{one.factor:.3g}" for one in found[:shown]) + more
 
 
 def narrow(layers: Sequence[str], shown: int = 3) -> str:

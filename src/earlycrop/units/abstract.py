@@ -22,7 +22,7 @@ from earlycrop.reach import Reach
 from earlycrop.structure import ChannelClass, Frozen, Layer, Verification
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.surgery import unharmed
-from earlycrop.structure.trace import Call, Inputs
+from earlycrop.structure.trace import Call, Inputs, Program, noted
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
 from earlycrop.vector import Vector
 
@@ -242,6 +242,14 @@ class AbstractUnits(ABC):
         with suppress(_Undone), self.all_or_nothing():
             yield self
             raise _Undone
+
+    def operators(self) -> Program | None:
+        """The operators that the model runs; None where it cannot be run without consequences."""
+        return noted(self.model, self.example_inputs)
+
+    def left_of(self) -> Callable[[str], Sequence[Int[Tensor, "_"] | None]]:
+        """From now on: for each dimension of a parameter the indices that are left of it, None where all are."""
+        return lambda name: [None] * self.model.get_parameter(name).ndim
 
     # What is left -------------------------------------------------------------------------------------
 

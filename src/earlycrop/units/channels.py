@@ -26,7 +26,7 @@ from earlycrop.structure.attempts import some
 from earlycrop.structure.duplicates import duplicate
 from earlycrop.structure.gated_norms import norm_scales
 from earlycrop.structure.held import holding
-from earlycrop.structure.trace import Call, Inputs, as_inputs, inputs_for
+from earlycrop.structure.trace import Call, Inputs, Program, as_inputs, inputs_for
 from earlycrop.structure.trial import only
 from earlycrop.units.abstract import AbstractUnitKind, AbstractUnits, LayerUnits
 from earlycrop.units.coordinates import Entries, GateCoordinates, WeightCoordinates
@@ -258,6 +258,15 @@ class ChannelUnits(AbstractUnits):
         left = self.keep.clone()
         left[self.keep] = keep.cpu()
         self.keep = left
+
+    def operators(self) -> Program | None:
+        """The operators that the model runs, as they were traced."""
+        return super().operators() if self.structure.graph is None else self.structure.graph.program
+
+    def left_of(self) -> Callable[[str], Sequence[Int[Tensor, "_"] | None]]:
+        """From now on: for each dimension of a parameter the indices that are left of it, None where all are."""
+        structure, before = self.structure, self.keep
+        return lambda name: structure.index(name, self.keep[before])
 
     def retrace(self) -> None:
         """Restore the graph, which a cut discards, by tracing what is left, provided that the classes are the same."""

@@ -149,6 +149,11 @@ class Description:
         choices=tuple(mode for mode in get_args(BatchNormMode) if mode != "auto"),
         help="what norms with running statistics do during scoring, instead of what the method prescribes",
     )
+    rescale: Literal["yes", "no"] | None = option(
+        tag="rescale",
+        choices=("yes", "no"),
+        help="whether layers without a norm behind them get back the scale that the cut took, whatever the method says",
+    )
     data: str = option(help="the data set")
     train_size: int | None = option(tag="train", help="train on a fixed part of this many samples")
     network: str = option(help="the network (default: the data's usual one)")
@@ -354,7 +359,7 @@ def _no_sparsity(value: float) -> ValueError:
 
 PRUNING = (
     *("sparsity", "part", "target", "reading", "prune_at", "rounds", "per_round", "equal_budget"),
-    *("round_to", "min_channels", "min_part", "optimizer_state", "bn_mode"),
+    *("round_to", "min_channels", "min_part", "optimizer_state", "bn_mode", "rescale"),
 )
 """The fields that do not apply to a run that does not prune."""
 
@@ -392,6 +397,8 @@ def pruning_method(d: Description) -> "earlycrop.Method":
         method = replace(method, units=replace(method.units, embeddings=True))
     if d.reading is not None:
         method = method.reading(d.reading)
+    if d.rescale is not None:
+        method = replace(method, rescale=d.rescale == "yes")
     if d.prune_at is not None:
         method = replace(method, timing=earlycrop.timing.AtEpoch(d.prune_at))
     if d.per_round is not None:

@@ -1,0 +1,74 @@
+"""Which weights set no scale: a norm divides whatever they create by its own size, before anything else reads it."""
+
+from torch.export.graph_signature import InputKind
+from torch.fx import Node
+
+import earlycrop.structure.operators  # noqa: F401 - their records, which are looked up
+from earlycrop.structure.registry import Kind, factors_of, operator_of
+from earlycrop.structure.trace import Program
+
+HOMOGENEOUS = ("relu", "dropout", "feature_dropout", "alpha_dropout")
+"""Entrywise operators that a positive factor passes."""
+
+
+def scaled_weights(program: Program) -> frozenset[str]:
+    """The parameters that set the scale of what they create: it is their only use, and no norm follows at once.
+
+    Multiplying the weight of a layer by a positive number does nothing where a norm divides by the scale of the
+    result, except that it slows the weight's training. A parameter that is read as a table too, or in any way
+    other than as a factor of a contraction, is not among them.
+
+    Args:
+        program: The operators that the network runs.
+    """
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    found: dict[str, bool] = {}
+    for node in program.graph.nodes:
+        spec = specs.get(node.name)
+        if node.op == "placeholder" and spec is not None and spec.kind is InputKind.PARAMETER:
+            products = _products(node)
+            found[str(spec.target)] = bool(products) and not all(_normed(product) for product in products)
+    return frozenset(name for name, scales in found.items() if scales)
+
+
+def _products(node: Node) -> list[Node]:
+    """The contractions in which a weight, or a view of it, is a factor; none if it has other uses."""
+    found: list[Node] = []
+    for user in node.users:
+        if user.op != "call_function":
+            return []
+        operator = operator_of(user)
+        if operator.weight is not None and operator.weight.reads is None:  # a table
+            return []
+        if any(factor is node for factor, _ in factors_of(operator, user)):
+            found.append(user)
+        elif operator.kind.moves and (inner := _products(user)):
+            found += inner
+        else:
+            return []
+    return found
+
+
+def _normed(node: Node, joined: bool = False) -> bool:
+    """Whether whatever reads a value divides it by its scale.
+
+    Args:
+        node: The value.
+        joined: Whether it has been put beside others: then only a norm of single channels divides by its scale alone.
+    """
+    users = list(node.users)
+    return bool(users) and all(_divides(user, node, joined) for user in users)
+
+
+def _divides(user: Node, node: Node, joined: bool) -> bool:
+    if user.op != "call_function":
+        return False
+    kind = operator_of(user).kind
+    if kind.norm:
+        return user.args[0] is node and (kind is Kind.CHANNEL_NORM or not joined)
+    if kind is Kind.CONCATENATES:
+        return _normed(user, joined=True)
+    if kind is Kind.SUM:  # a bias; of two values each has its own scale
+        return all(arg is node or arg.op == "placeholder" for arg in user.all_input_nodes) and _normed(user, joined)
+    passes = kind.moves or kind is Kind.POOLS or str(user.target).split(".")[-2:-1] in ([name] for name in HOMOGENEOUS)
+    return passes and _normed(user, joined)
