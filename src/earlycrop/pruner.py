@@ -139,7 +139,7 @@ class Pruner(Closed):
         ways = self._scorer.calls(model) if self._cuts_in_all else ()
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
         if self._cuts_in_all and self._scorer.ready:
-            self.units.rehearse(self._scorer.rehearsal)
+            self.units.rehearse(self._scorer.rehearsal, self._scorer.aside)
         self._phases = Phases(model, layers=self.units.layers)
         self.copies = copies
         self._removal = Removal(self.method, self.budget, self._scorer, self._phases)
@@ -246,9 +246,15 @@ class Pruner(Closed):
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
         before, widths = _before(self.units, self.budget, None)
         with torch.inference_mode(False), self._scorer.session(), self.units.tried() as units:
+            proof, _ = units.proof() if self._verify else (None, None)
+            rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
             dense = self._scorer.variation(units.model, self.method)
             worth = torch.zeros(units.alive.numel(), dtype=torch.float64)
             self._removal.leave(units, self.targets, worth)
+            if rehearsal is not None:
+                rehearsal.repeat()
+            if proof is not None:
+                _exact(proof())
             left = remaining(dense, self._scorer.variation(units.model, self.method))
             return plan_of(self.method, self.budget, units, before, widths, worth, self._scorer.samples, left)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from earlycrop import EarlyCropError, Pruner, VerificationError, harvest
+from earlycrop import Pruner, VerificationError, harvest
 from earlycrop.structure import Kind, Zero, pointwise, rule, trace, verify
 from earlycrop.structure.distance import distance, leaves
 from tests.loops import half

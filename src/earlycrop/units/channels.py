@@ -270,8 +270,8 @@ class ChannelUnits(AbstractUnits):
         ways = [replace(way, args=now(way.args), kwargs=now(way.kwargs)) for way in self._ways]
         return trace(self.model, self.example_inputs, *self._rules, ways)
 
-    def rehearse(self, rehearsal: Callable[[AbstractUnits], Rehearsal]) -> None:
-        """Where it is not known what some call reads, freeze what the loss cannot do without: found by trial cuts."""
+    def rehearse(self, rehearsal: Callable[[AbstractUnits], Rehearsal], aside: bool) -> None:
+        """Where it is not known what the loss or some call reads, freeze what the loss cannot do without: found by trial cuts."""
         structure = self.structure
 
         def passes(spaces: Sequence[int]) -> bool:
@@ -286,7 +286,7 @@ class ChannelUnits(AbstractUnits):
                 return False
             return True
 
-        if structure.doubtful and not passes(structure.spaces().unique().tolist()):
+        if (structure.doubtful or aside) and not passes(structure.spaces().unique().tolist()):
             self.dense = self.structure = only(structure, passes, UNSEEN)
             self.keep, self.frozen = torch.ones(len(self.structure), dtype=torch.bool), self.structure.frozen
 
