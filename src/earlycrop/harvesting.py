@@ -155,7 +155,7 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
         units: The weights of the model and their masks.
 
     Raises:
-        VerificationError: the harvested outputs differ from the masked ones.
+        VerificationError: the harvested outputs differ from the masked ones, or there are none to compare.
     """
     model = units.model
     structure = trace(model, units.example_inputs, units.ignore, ways=units.ways)
@@ -164,6 +164,8 @@ def harvest_units(units: WeightUnits) -> HarvestReport:
     spared = _spare(structure, ripe.dead)
     dead = ripe.dead & ~spared
     verifier = Verifier(structure, model, units.example_inputs)
+    if verifier.blind is not None:
+        raise VerificationError(f"Cannot verify a harvest: {verifier.blind}. Give other example inputs.")
     lonely = sum(int((masks[name] & _touching(structure, name, starved.dead)).sum()) for name in masks)
     after = structure.after(~dead)
     report = HarvestReport(

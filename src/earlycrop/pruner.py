@@ -41,7 +41,7 @@ from earlycrop.methods import Method, get_method
 from earlycrop.phases import Phases
 from earlycrop.plan import Plan, findings, plan_of
 from earlycrop.removal import Removal
-from earlycrop.report import Check, Report, Width
+from earlycrop.report import Check, Report, Rescaled, Width
 from earlycrop.rescaling import scale_of
 from earlycrop.scoring import Scorer, Scoring
 from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, named, probed
@@ -140,7 +140,7 @@ class Pruner(Closed):
         ways = self._scorer.calls(model) if self._cuts_in_all else ()
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
         if self._cuts_in_all and self._scorer.ready:
-            self.units.rehearse(self._scorer.rehearsal)
+            self.units.rehearse(self._scorer.rehearsal, self._scorer.aside)
         self._phases = Phases(model, layers=self.units.layers)
         self.copies = copies
         self._removal = Removal(self.method, self.budget, self._scorer, self._phases)
@@ -247,11 +247,13 @@ class Pruner(Closed):
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
         before, widths = _before(self.units, self.budget, None)
         with torch.inference_mode(False), self._scorer.session(), self.units.tried() as units:
-            dense = self._scorer.variation(units.model, self.method)
-            rescale = scale_of(units) if self.method.rescale else tuple
+            dense, whole = self._scorer.variation(units.model, self.method), units.keep
             worth = torch.zeros(units.alive.numel(), dtype=torch.float64)
-            self._removal.leave(units, self.targets, worth)
-            rescale()
+            for sparsities in self._cuts():
+                places, alive = units.places(whole), units.alive
+                last = torch.zeros(alive.numel(), dtype=torch.float64)
+                self._leave(units, sparsities, last)
+                worth[places] = torch.where(alive, last, worth[places])
             left = remaining(dense, self._scorer.variation(units.model, self.method))
             return plan_of(self.method, self.budget, units, before, widths, worth, self._scorer.samples, left)
 
@@ -281,19 +283,11 @@ class Pruner(Closed):
         started, units = time.perf_counter(), self.units
         before, widths = _before(units, self.budget, self.report)
         with self._phases.plain(stay=True), units.all_or_nothing(*self._optimizers):
-            proof, unverified = units.proof() if self._verify else (None, None)
-            rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
             dense = self._scorer.variation(units.model, self.method)
-            rescale = scale_of(units) if self.method.rescale else tuple
-            each = self._cuts_in_all == len(self.targets)  # one step in each cut; otherwise all of them in this one
-            self._removal.leave(units, [self.targets[self.cuts]] if each else self.targets)
+            verification, unverified, rescaled = self._leave(units, self._cuts()[self.cuts])
+            left = remaining(dense, self._scorer.variation(units.model, self.method))
             if self._optimizer_state == "reset" or self.method.timing.rewinds_to is not None:
                 _forget(self._optimizers)
-            verification = None if proof is None else _exact(proof())
-            rescaled = rescale()
-            if rehearsal is not None:
-                rehearsal.repeat()
-            left = remaining(dense, self._scorer.variation(units.model, self.method))
             report = Report(
                 **findings(self.method, self.budget, units, before, self._scorer.samples, left),
                 epoch=epoch,
@@ -312,6 +306,25 @@ class Pruner(Closed):
         self._removal.watch(units, self.done)
         self._watch.close()
         return report
+
+    def _cuts(self) -> list[list[float]]:
+        """The sparsities of each cut: one step in each, or all steps in one."""
+        each = self._cuts_in_all == len(self.targets)
+        return [[target] for target in self.targets] if each else [self.targets]
+
+    def _leave(
+        self, units: AbstractUnits, sparsities: Sequence[float], worth: Tensor | None = None
+    ) -> tuple[Verification | None, str | None, tuple[Rescaled, ...]]:
+        """One cut, proved (or why it is not), with layers given back their scale, and a training step tried."""
+        proof, unverified = units.proof() if self._verify else (None, None)
+        rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
+        rescale = scale_of(units) if self.method.rescale else tuple
+        self._removal.leave(units, sparsities, worth)
+        verification = None if proof is None else _exact(proof())
+        rescaled = rescale()
+        if rehearsal is not None:
+            rehearsal.repeat()
+        return verification, unverified, rescaled
 
     def harvest(self) -> HarvestReport:
         """After the last cut of weights, cut the channels that the masks have emptied; the masks follow.

@@ -57,6 +57,9 @@ class Scorer:
         bn_mode: The method's own mode of norms, used where `scoring` leaves it at `auto`.
         seed: The seed of random scores.
         ranks: The processes that share the work.
+
+    Attributes:
+        aside: Whether the loss runs parts of the model by themselves, as `calls` found.
     """
 
     def __init__(self, scoring: Scoring, bn_mode: BatchNormMode, seed: int, ranks: Ranks) -> None:
@@ -64,6 +67,7 @@ class Scorer:
         self.bn_mode: BatchNormMode = bn_mode if scoring.bn_mode == "auto" else scoring.bn_mode
         self._set: ScoringSet | None = None
         self._busy = False
+        self.aside = False
 
     @property
     def samples(self) -> int:
@@ -113,7 +117,8 @@ class Scorer:
 
     def calls(self, model: nn.Module) -> list[Call]:
         """The calls of the model that the loss makes; none without a loss, or where the data change with training."""
-        return calls_of(self.loss(model)) if self.ready else []
+        calls, self.aside = calls_of(self.loss(model)) if self.ready else ([], False)
+        return calls
 
     @property
     def ready(self) -> bool:

@@ -1,6 +1,7 @@
 """How a loss has to be asked: in which mode the model gives it, and whether a batch may be worked through in parts.
 
-Both are found out once for a scoring set, on its first batch, with forward passes alone.
+Both are found out once for a scoring set, with forward passes alone: on one batch of each kind whether the model gives
+the loss at all, and on the first whether it may be worked through in parts.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from earlycrop.errors import ScoreError
 from earlycrop.evaluation.scoring_set import ScoringSet
 from earlycrop.structure.trace import to_training
 
@@ -36,7 +38,7 @@ class Manner:
 def manner_of(
     model: nn.Module, loss: Callable[[Any], object], batches: ScoringSet, training: bool | None, parts: bool
 ) -> Manner:
-    """Ask the loss of the first batch, and of its halves.
+    """Ask the loss of a batch of each kind, and of the halves of the first.
 
     Args:
         model: In evaluation mode; left in the mode that was found.
@@ -44,24 +46,42 @@ def manner_of(
         batches: The scoring set.
         training: The mode, if it is known.
         parts: Whether batches are to be worked through in parts at all.
+
+    Raises:
+        ScoreError: the loss fails on a batch of another kind than the first; names it.
+        Exception: whatever the loss raises on the first.
     """
-    batch = batches.given
     with torch.no_grad():
         if training:
             to_training(model)
         try:
-            found = loss(batch)
+            found = _asked(loss, batches)
         except Exception as error:
             if training is not None:
                 raise
             training = True
             to_training(model)
             try:
-                found = loss(batch)
+                found = _asked(loss, batches)
             except Exception:
-                raise error from None
+                raise error from error.__cause__
         whole = parts and not _averages(loss, batches.halves(), found)
     return Manner(bool(training), whole)
+
+
+def _asked(loss: Callable[[Any], object], batches: ScoringSet) -> object:
+    """The loss of the first batch, once it could be computed for one of each kind."""
+    (_, first), *others = batches.kinds()
+    found = loss(first)
+    for number, batch in others:
+        try:
+            loss(batch)
+        except Exception as error:  # whatever the user's code raises
+            raise ScoreError(
+                f"The loss fails on batch {number} of the scoring set, which is unlike the first: "
+                f"{type(error).__name__}: {error}. Check this batch, and that the loss and the model can take it."
+            ) from error
+    return found
 
 
 def _averages(loss: Callable[[Any], object], halves: Sequence[tuple[Any, int]], whole: object) -> bool:

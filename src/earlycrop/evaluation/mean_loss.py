@@ -100,6 +100,14 @@ class MeanLoss:
         """The scoring set in micro-batches, with their sizes."""
         return self.set.chunks(self._micro_batch)
 
+    def part(self, batch: Any) -> Any:
+        """The first samples of a batch, no more than a micro-batch has; the batch itself if it is no larger."""
+        halves = self.set.halves(batch)
+        while sum(samples for _, samples in halves) > self._micro_batch:
+            batch = halves[0][0]
+            halves = self.set.halves(batch)
+        return batch
+
     def tempered(self, temperature: float) -> "MeanLoss":
         """The same loss with the model's outputs divided by a temperature."""
         twin = MeanLoss(

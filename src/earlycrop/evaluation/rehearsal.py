@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,30 +17,95 @@ from earlycrop.structure.caches import tensors_kept, watched
 from earlycrop.structure.trace import Call, Inputs, called, noting
 
 MOST_CALLS = 4
-"""The largest number of different calls of a loss that are traced."""
+"""The largest number of different calls of a loss, of one batch, that are traced."""
 
 
-def calls_of(loss: MeanLoss) -> list[Call]:
-    """The calls of the model that its loss makes for one batch in training mode, those of other shapes once each.
+class _Enough(BaseException):
+    """Ends a loss whose first call of the model was seen; it is no error that a loss may catch."""
 
-    If it fails there are those that it had made; everything is as it was.
+
+@dataclass
+class _Seen:
+    """What a loss does with a model.
+
+    Attributes:
+        calls: The first different calls, by what they are given.
+        aside: Whether parts of the model run outside of all calls of it.
+        failed: Whether the loss fails.
+    """
+
+    calls: dict[str, Call] = field(default_factory=dict)
+    aside: bool = False
+    failed: bool = False
+
+
+def calls_of(loss: MeanLoss) -> tuple[list[Call], bool]:
+    """The calls of the model that its loss makes in training mode, and whether it runs parts of the model aside.
+
+    Of one batch of each kind; calls of other shapes once each. The first call is that of the batch as it was given, and
+    is only looked at; further calls are those of a part of it, if the loss can be computed of a part. Where it fails
+    there are the calls that it had made; everything is as it was.
     """
     calls: dict[str, Call] = {}
+    aside = False
+    for _, batch in loss.set.kinds():
+        part, most = loss.part(batch), len(calls) + MOST_CALLS
+        whole = _seen(loss, partial(_ask, loss, batch), first=True).calls if part is not batch else {}
+        found = _seen(loss, partial(_step, loss, part))
+        if found.failed and part is not batch:
+            found = _seen(loss, partial(_step, loss, batch))
+        elif whole and found.calls:
+            first = next(iter(found.calls))
+            if _like(*whole.values()) == _like(found.calls[first]):
+                del found.calls[first]  # the same call, of fewer samples
+        aside |= found.aside
+        for key, call in (whole | found.calls).items():
+            if len(calls) < most:
+                calls.setdefault(key, call)
+    return [*calls.values()], aside
 
-    def seen(_: nn.Module, args: Any, kwargs: Any) -> None:
-        args, kwargs = pytree.tree_map_only(Tensor, Tensor.detach, (args, kwargs))
+
+def _seen(loss: MeanLoss, ask: Callable[[], None], first: bool = False) -> _Seen:
+    """What a loss does while it is asked, or before the `first` call runs."""
+    seen, inside = _Seen(), [0]
+
+    def begun(_: nn.Module, args: Any, kwargs: Any) -> None:
+        # they are kept, so they must not fill the memory of a device
+        args, kwargs = pytree.tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), (args, kwargs))
         leaves, tree = pytree.tree_flatten((args, kwargs))
         shapes = [(one.dtype, one.shape) if isinstance(one, Tensor) else one for one in leaves]
-        if len(calls) < MOST_CALLS:
-            calls.setdefault(f"{tree} {shapes}", Call(args, kwargs, training=True))
+        if len(seen.calls) < MOST_CALLS:
+            seen.calls.setdefault(f"{tree} {shapes}", Call(args, kwargs, training=True))
+        if first:
+            raise _Enough
+        inside[0] += 1
 
-    handle = loss.model.register_forward_pre_hook(seen, with_kwargs=True)
+    def ended(*_: object) -> None:
+        inside[0] -= 1
+
+    def runs(*_: object) -> None:
+        seen.aside |= not inside[0]
+
+    handles = [loss.model.register_forward_pre_hook(begun, with_kwargs=True)]
+    handles.append(loss.model.register_forward_hook(ended, always_call=True))
+    handles += [one.register_forward_pre_hook(runs) for one in loss.model.modules() if one is not loss.model]
     try:
-        with _as_it_was(loss.model), suppress(Exception):  # of whatever kind: how the loss is asked is not known here
-            _step(loss)
+        with _as_it_was(loss.model):
+            ask()
+    except _Enough:
+        pass
+    except Exception:  # of whatever kind: how the loss is asked is not known here
+        seen.failed = True
     finally:
-        handle.remove()
-    return list(calls.values())
+        for handle in handles:
+            handle.remove()
+    return seen
+
+
+def _like(call: Call) -> str:
+    """What calls with different numbers of samples have in common."""
+    leaves, tree = pytree.tree_flatten((call.args, call.kwargs))
+    return f"{tree} {[(one.dtype, one.ndim, one.shape[1:]) if isinstance(one, Tensor) else one for one in leaves]}"
 
 
 class Rehearsal:
@@ -60,16 +127,20 @@ class Rehearsal:
                 called(model, example_inputs)
 
         self._model = model
-        self._parts: dict[str, Callable[[], None]] = {"evaluates the example inputs": evaluation}
-        if loss is not None:
-            self._parts["computes the loss of a scoring batch, and its gradient, in training mode"] = lambda: _step(
-                loss
-            )
-        for what, part in [*self._parts.items()]:
-            try:
+        self._parts: dict[str, Callable[[], None]] = {}
+        self._keep("evaluates the example inputs", evaluation)
+        for number, batch in [] if loss is None else loss.set.kinds():
+            what = f"computes the loss of batch {number} of the scoring set, and its gradient, in training mode"
+            part = loss.part(batch)
+            self._keep(what, *(partial(_step, loss, one) for one in ([part] if part is batch else [part, batch])))
+
+    def _keep(self, what: str, *parts: Callable[[], None]) -> None:
+        """Keep the first of these that runs."""
+        for part in parts:
+            with suppress(Exception):  # whatever the user's code raises: it did so before the cut
                 self._run(part)
-            except Exception:  # whatever the user's code raises: it did so before the cut
-                del self._parts[what]
+                self._parts[what] = part
+                return
 
     def repeat(self) -> None:
         """Run all of it again.
@@ -99,16 +170,22 @@ class Rehearsal:
             part()
 
 
-def _step(loss: MeanLoss) -> None:
+def _step(loss: MeanLoss, batch: Any) -> None:
     """The loss of a batch and its gradient, in training mode."""
     loss.model.train()
-    batch, _ = next(loss.batches())
     with torch.enable_grad():
         value = loss.loss(loss.model, batch)
         # a hook would take this for a step of training
         trained = [p for p in loss.model.parameters() if p.requires_grad and not p._backward_hooks]
         if trained:
             torch.autograd.grad(value, trained, allow_unused=True)
+
+
+def _ask(loss: MeanLoss, batch: Any) -> None:
+    """The loss of a batch in training mode."""
+    loss.model.train()
+    with torch.no_grad():
+        loss.loss(loss.model, batch)
 
 
 @contextmanager

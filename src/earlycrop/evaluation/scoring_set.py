@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,10 @@ from earlycrop.errors import ScoreError
 
 if TYPE_CHECKING:
     from earlycrop.evaluation.manner import Manner
+
+
+MOST_KINDS, MOST_SHAPES = 16, 4
+"""How many kinds of batches are told apart at most, and how many where only sizes differ."""
 
 
 class ScoringSet:
@@ -58,6 +62,22 @@ class ScoringSet:
     def given(self) -> Any:
         """The first batch, as it was given."""
         return self._batches[0]
+
+    def kinds(self) -> list[tuple[int, Any]]:
+        """One given batch of each kind, with its number: a model may treat the batches of another task in another way.
+
+        Batches are of one kind if they hold the same structure of tensors of the same types and ranks, and the same
+        texts, integers and flags, which may name the task. Sizes other than the number of samples count too, but no
+        more than four batches are taken for them.
+        """
+        alike: list[dict[Any, int]] = [{}, {}]
+        for number, batch in enumerate(self._batches):
+            if _samples(batch):
+                for sizes, found in enumerate(alike):
+                    found.setdefault(_kind(batch, bool(sizes)), number)
+        chosen = [*alike[0].values()][:MOST_KINDS]
+        chosen += [one for one in alike[1].values() if one not in chosen][: max(MOST_SHAPES - len(chosen), 0)]
+        return [(number, self._batches[number]) for number in sorted(chosen)]
 
     def halves(self, batch: Any = None) -> list[tuple[Any, int]]:
         """A batch, or the first, in two parts, with their sizes; nothing if it is of one sample or cannot be cut."""
@@ -113,6 +133,20 @@ def _samples(batch: Any) -> int:
     raise ScoreError(
         f"A scoring batch must hold a tensor whose first dimension counts samples; found {type(batch).__name__}."
     )
+
+
+def _kind(value: Any, sizes: bool) -> Any:
+    """What batches of one kind have in common, with or without the sizes of their tensors."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.ndim, tuple(value.shape[1:]) if sizes else ()
+    if isinstance(value, Mapping):
+        return type(value), tuple((key, _kind(one, sizes)) for key, one in value.items())
+    if isinstance(value, tuple):
+        return type(value), tuple(_kind(one, sizes) for one in value)
+    if isinstance(value, list):  # one entry for each sample, of which there may be more or fewer
+        each = (type(one) if isinstance(one, str | int) else _kind(one, False) for one in value)
+        return list, tuple(dict.fromkeys(each))
+    return type(value), value if isinstance(value, str | int) else None
 
 
 def _fit(batches: list[Any]) -> bool:

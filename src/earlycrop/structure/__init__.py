@@ -33,6 +33,7 @@ choosing.py   which channels can leave together, with few trial cuts
 progress.py   says how far tracing is where it takes long
 surgery.py    removes channels from the same parameter objects, all or nothing
 verify.py     compares the cut network with the gated dense one
+distance.py   how far outputs are from each other
 flow.py       which classes are zero, or read by nothing, in a network with masks
 """
 

@@ -116,7 +116,8 @@ def constants(args: Any, kwargs: Any) -> list[object]:
         kwargs: Those by name.
     """
     leaves = pytree.tree_leaves((args, kwargs))
-    return [leaf for leaf in leaves if not isinstance(leaf, Node | Tensor | torch.device)]
+    numbers = [leaf for leaf in leaves if not isinstance(leaf, Node | Tensor | torch.device)]
+    return ["nan" if number != number else number for number in numbers]  # which equals itself
 
 
 def _groups(node: Node, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:

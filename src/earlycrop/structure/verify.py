@@ -24,13 +24,20 @@ from torch.fx.node import map_arg
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from earlycrop.structure.distance import distance, leaves
 from earlycrop.structure.duplicates import duplicate
-from earlycrop.structure.registry import Kind, operator_for, operator_of
+from earlycrop.structure.graph import mutates
+from earlycrop.structure.registry import Kind, Zero, operator_for, operator_of
 from earlycrop.structure.structure import ChannelGraph, Structure
 from earlycrop.structure.trace import Call, Inputs, Program, as_inputs, called, without_autocast
 from earlycrop.structure.walk import tensors_of
 
-LOWER = (torch.float32, torch.float16, torch.bfloat16)
+DOUBLE = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64} | {
+    torch.complex64: torch.complex128,
+    torch.complex32: torch.complex128,
+}
+"""What takes the place of each lower precision."""
+
 TF32 = 2.0**-10
 
 
@@ -39,7 +46,7 @@ class Verification:
     """How far the cut network's outputs are from the gated dense network's, in eval mode.
 
     Attributes:
-        max_error: The largest absolute difference of any output, divided by the largest absolute value of all outputs.
+        max_error: The largest of max |a − b| / max(|b|, s) over all entries b of the outputs, see `distance`.
         gating_shift: The same against plain gating, where norms over cut dimensions still count the closed
             channels; equal to `max_error` in networks without such norms.
         tolerance: The largest `max_error` that counts as exact.
@@ -69,6 +76,15 @@ class Verifier:
         self.dense = {name: tensor.detach().clone() for name, tensor in tensors_of(model)}
         self.constants = self.program.constants
 
+    @property
+    def blind(self) -> str | None:
+        """Why nothing can be compared; None if something can."""
+        last = next(node for node in reversed(self.program.graph.nodes) if node.op == "output")
+        values = [node.meta.get("val") for node in last.all_input_nodes]
+        if any(isinstance(value, Tensor) and value.numel() for value in values):
+            return None
+        return "for the example inputs the model returns no tensor that has entries, so nothing was compared"
+
     def compare(self, model: nn.Module, keep: Bool[Tensor, "classes"]) -> Verification:
         """Compare a model from which all classes outside `keep` have left with the gated dense one.
 
@@ -77,6 +93,7 @@ class Verifier:
             keep: True for each class that stayed.
 
         Raises:
+            VerificationError: nothing can be compared, because no output has a finite entry.
             Exception: whatever keeps the cut model from running in its own precision.
         """
         # scoring may have moved what modules keep, in which no channel leaves
@@ -90,16 +107,16 @@ class Verifier:
         return self._measured(self._run(model, double=False), keep, self._precision())
 
     def _run(self, model: nn.Module, double: bool) -> list[Tensor]:
-        """The cut model's float outputs."""
+        """The cut model's outputs."""
         cut = duplicate(model).eval()
         inputs = _doubled(self.inputs) if double else self.inputs
         devices = {tensor.device for tensor in self.dense.values()}
         regions = nullcontext if self.program.tracing == "exported with autocast" else without_autocast
         with torch.no_grad(), torch.random.fork_rng([d for d in devices if d.type == "cuda"]), regions():
             if not double:
-                return _leaves(called(cut, inputs))
+                return leaves(called(cut, inputs))
             with _in_double():
-                return _leaves(called(cut.double(), inputs))
+                return leaves(called(cut._apply(_double), inputs))  # `double` leaves complex parameters as they are
 
     def _graph_of(self, model: nn.Module) -> list[Tensor]:
         """What the cut model's graph computes in float64."""
@@ -116,14 +133,13 @@ class Verifier:
             coarseness = max(coarseness, TF32)  # products of float32 there, if PyTorch is allowed
         tolerance = 1e-9 if precision == torch.float64 else coarseness**0.5
         name = str(precision).removeprefix("torch.")
-        return Verification(_distance(found, reference), _distance(found, plain), tolerance, name)
+        return Verification(distance(found, reference), distance(found, plain), tolerance, name)
 
     def _precision(self) -> torch.dtype:
         """The coarsest in which the dense graph holds a value; float64 if it has none."""
         values = pytree.tree_leaves([node.meta.get("val") for node in self.program.graph.nodes])
-        found = {
-            one.dtype for one in (*self.dense.values(), *values) if isinstance(one, Tensor) and one.is_floating_point()
-        }
+        tensors = [one for one in (*self.dense.values(), *values) if isinstance(one, Tensor)]
+        found = {one.dtype.to_real() for one in tensors if one.is_floating_point() or one.is_complex()}
         return max(found, key=lambda dtype: torch.finfo(dtype).eps, default=torch.float64)
 
     def _mixes(self) -> bool:
@@ -188,7 +204,7 @@ class _Run(Interpreter):
         self.device = next(iter(tensors.values())).device if tensors else torch.device("cpu")
 
     def outputs(self, inputs: Inputs) -> list[Tensor]:
-        """The network's float outputs for these inputs."""
+        """The network's outputs for these inputs."""
         signature, flat = self.program.graph_signature, iter(pytree.tree_leaves(inputs))
         names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         arguments = []
@@ -201,7 +217,7 @@ class _Run(Interpreter):
             else:
                 arguments.append(next(flat))
         with torch.no_grad(), _default_double() if self.double else nullcontext():
-            return _leaves(self.run(*arguments))
+            return leaves(self.run(*arguments))
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
         literal = super().get_attr(target, args, kwargs).to(self.device)
@@ -212,7 +228,7 @@ class _Run(Interpreter):
         def here(value: Any) -> Any:
             if isinstance(value, torch.device):
                 return self.device
-            return torch.float64 if self.double and isinstance(value, torch.dtype) and value in LOWER else value
+            return DOUBLE.get(value, value) if self.double and isinstance(value, torch.dtype) else value
 
         target = operator_for(target).stand_in or target
         return super().call_function(target, pytree.tree_map(here, args), pytree.tree_map(here, kwargs))
@@ -221,7 +237,10 @@ class _Run(Interpreter):
 class _Gated(_Run):
     """Runs the dense graph with closed channels; norms over channels count only the open ones, if asked.
 
-    Channels are closed where parameters, or values computed from parameters entry by entry, meet other values.
+    Channels are closed where parameters, or values computed from parameters entry by entry, meet other values: there
+    they become zeros. A divisor stays open, for its quotient is zero only where what it divides is zero. A channel that
+    divides by a statistic of its own is 0 / 0 once it is closed, which no cut network computes: what is not finite in
+    closed channels becomes zero.
     """
 
     def __init__(
@@ -231,6 +250,7 @@ class _Gated(_Run):
         super().__init__(structure.graph.program, structure.names, tensors, double)
         self.channels, self.kept_statistics = structure.graph, kept_statistics
         self.stays = torch.cat([keep, torch.tensor([True])])
+        self.closes = not bool(keep.all())
         specs = {spec.arg.name: spec.kind for spec in self.program.graph_signature.input_specs}
         self.made: set[Node] = set()
         for node in self.program.graph.nodes:
@@ -244,11 +264,28 @@ class _Gated(_Run):
     def run_node(self, n: Node) -> Any:
         if self.kept_statistics and _over_channels(self.channels, n):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
-            return self._normed(n, args, kwargs)
+            return self._finite(n, self._normed(n, args, kwargs))
         if self.kept_statistics and n.name in self.channels.statistics:
             args, kwargs = self.fetch_args_kwargs_from_env(n)
             return self.call_function(n.target, (self._opened(n, args[0]), *args[1:]), kwargs)
-        return super().run_node(n)
+        result = super().run_node(n)
+        computed = n.op == "call_function" and not operator_of(n).kind.moves
+        return self._finite(n, result) if computed and self.closes else result
+
+    def _finite(self, node: Node, value: Any) -> Any:
+        """The same with zeros instead of infinities and nan in closed channels."""
+        if not isinstance(value, Tensor) or bool(value.sum().isfinite()):
+            return value
+        for dim, classes in enumerate(self.channels.nodes.get(node.name, ())):
+            if classes is not None:
+                bad = ~self._along(dim, self.stays[classes], value) & ~value.isfinite()
+                # what is changed in place may be a view of what is read later
+                value = value.masked_fill_(bad, 0) if mutates(node) else value.masked_fill(bad, 0)
+        return value
+
+    def _along(self, dim: int, entries: Tensor, value: Tensor) -> Tensor:
+        """A vector in the shape of a dimension of a value."""
+        return entries.to(value.device).view([-1 if d == dim else 1 for d in range(value.ndim)])
 
     def _opened(self, node: Any, value: Tensor) -> Tensor:
         """The open channels of what a statistic is taken of."""
@@ -259,9 +296,11 @@ class _Gated(_Run):
         return value
 
     def fetch_args_kwargs_from_env(self, n: Node) -> tuple[Any, Any]:
+        divides = n.op == "call_function" and _by_first(n)
+
         def load(arg: Node) -> Any:
-            value = self.env[arg]
-            return self._closed(arg, value) if arg in self.made and n not in self.made else value
+            value, open_ = self.env[arg], divides and arg is not n.args[0]
+            return self._closed(arg, value) if arg in self.made and n not in self.made and not open_ else value
 
         return map_arg(n.args, load), map_arg(n.kwargs, load)  # type: ignore[return-value]
 
@@ -271,8 +310,7 @@ class _Gated(_Run):
             return value
         for dim, classes in enumerate(self.channels.nodes.get(node.name, ())):
             if classes is not None:
-                open_ = self.stays[classes].to(value)
-                value = value * open_.view([-1 if d == dim else 1 for d in range(value.ndim)])
+                value = value * self._along(dim, self.stays[classes].to(value), value)
         return value
 
     def _normed(self, node: Node, args: Any, kwargs: Any) -> Tensor:
@@ -308,6 +346,12 @@ class _Gated(_Run):
         return result
 
 
+def _by_first(node: Node) -> bool:
+    """Whether the result is zero where the first operand is, whatever the others are, as that of a division."""
+    operator = operator_of(node)
+    return operator.kind is Kind.ENTRYWISE and operator.zero_at(node) is Zero.FIRST
+
+
 def _over_channels(graph: ChannelGraph, node: Node) -> bool:
     """Whether the statistics of a norm count channels that a cut may remove."""
     kind = operator_of(node).kind
@@ -322,10 +366,11 @@ class _Double(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
-            return _double(args[0])
+            return args[0].double()
+        if func in (Tensor.cfloat, Tensor.chalf):
+            return args[0].cdouble()
         args, kwargs = pytree.tree_map(
-            lambda value: torch.float64 if isinstance(value, torch.dtype) and value in LOWER else value,
-            (args, kwargs or {}),
+            lambda value: DOUBLE.get(value, value) if isinstance(value, torch.dtype) else value, (args, kwargs or {})
         )
         return func(*args, **kwargs)
 
@@ -352,16 +397,4 @@ def _doubled(values: Any) -> Any:
 
 
 def _double(tensor: Tensor) -> Tensor:
-    return tensor.double() if tensor.is_floating_point() else tensor
-
-
-def _leaves(outputs: Any) -> list[Tensor]:
-    return [one for one in pytree.tree_leaves(outputs) if isinstance(one, Tensor) and one.is_floating_point()]
-
-
-def _distance(found: list[Tensor], reference: list[Tensor]) -> float:
-    if [one.shape for one in found] != [one.shape for one in reference]:
-        return float("inf")
-    scale = max((float(one.abs().max()) for one in reference if one.numel()), default=0.0) or 1.0
-    worst = [float((a - b).abs().max()) / scale for a, b in zip(found, reference, strict=True) if a.numel()]
-    return max((w if w == w else float("inf") for w in worst), default=0.0)
+    return tensor.to(DOUBLE.get(tensor.dtype, tensor.dtype))

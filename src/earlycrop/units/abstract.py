@@ -146,8 +146,15 @@ class AbstractUnits(ABC):
     def check_gates(self, batch_statistics: bool) -> None:  # noqa: B027 - nothing to refuse where there are no gates
         """Refuse gates on which the loss does not depend, see `ChannelUnits`; weights have no gates."""
 
-    def rehearse(self, rehearsal: Callable[["AbstractUnits"], Rehearsal]) -> None:  # noqa: B027 - masks change no shape
-        """Freeze what a cut would keep from running, by trials; only channels can."""
+    def rehearse(  # noqa: B027 - masks change no shape
+        self, rehearsal: Callable[["AbstractUnits"], Rehearsal], aside: bool
+    ) -> None:
+        """Freeze what a cut would keep from running, by trials; only channels can.
+
+        Args:
+            rehearsal: What must run before and after a cut.
+            aside: Whether the loss runs parts of the model by themselves, which shows in no call of it.
+        """
 
     # The choice ---------------------------------------------------------------------------------------
 

@@ -279,8 +279,8 @@ class ChannelUnits(AbstractUnits):
         ways = [replace(way, args=now(way.args), kwargs=now(way.kwargs)) for way in self._ways]
         return trace(self.model, self.example_inputs, *self._rules, ways)
 
-    def rehearse(self, rehearsal: Callable[[AbstractUnits], Rehearsal]) -> None:
-        """Where it is not known what some call reads, freeze what the loss cannot do without: found by trial cuts."""
+    def rehearse(self, rehearsal: Callable[[AbstractUnits], Rehearsal], aside: bool) -> None:
+        """Freeze what the loss cannot do without, where it is not known what it reads: found by trial cuts."""
         structure = self.structure
 
         def passes(spaces: Sequence[int]) -> bool:
@@ -295,7 +295,7 @@ class ChannelUnits(AbstractUnits):
                 return False
             return True
 
-        if structure.doubtful and not passes(structure.spaces().unique().tolist()):
+        if (structure.doubtful or aside) and not passes(structure.spaces().unique().tolist()):
             self.dense = self.structure = only(structure, passes, UNSEEN)
             self.keep, self.frozen = torch.ones(len(self.structure), dtype=torch.bool), self.structure.frozen
 
@@ -324,6 +324,8 @@ class ChannelUnits(AbstractUnits):
         if self.structure.graph is None:
             return None, "the graph of what the last cut left couples channels differently, so nothing was compared"
         verifier, before = Verifier(self.structure, self.model, self.example_inputs), self.keep
+        if verifier.blind is not None:
+            return None, verifier.blind
         return lambda: verifier.compare(self.model, self.keep[before]), None
 
     def state_dict(self) -> dict[str, Any]:
