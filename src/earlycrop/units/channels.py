@@ -271,7 +271,7 @@ class ChannelUnits(AbstractUnits):
         return trace(self.model, self.example_inputs, *self._rules, ways)
 
     def rehearse(self, rehearsal: Callable[[AbstractUnits], Rehearsal], aside: bool) -> None:
-        """Where it is not known what the loss or some call reads, freeze what the loss cannot do without: found by trial cuts."""
+        """Where it is not known what some call or the loss reads, freeze what the loss needs: found by trial cuts."""
         structure = self.structure
 
         def passes(spaces: Sequence[int]) -> bool:
