@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from math import inf
+from math import inf, isfinite
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -17,6 +17,8 @@ from earlycrop.distributed import Ranks, checksums
 from earlycrop.errors import EarlyCropError, OptimizerError, nearest
 from earlycrop.methods import Method
 from earlycrop.scoring import Scorer
+from earlycrop.structure import layers_in
+from earlycrop.structure.refusals import check_unscripted
 from earlycrop.structure.walk import tensors_of
 from earlycrop.units import AbstractUnits
 
@@ -37,8 +39,10 @@ def bare(model: nn.Module) -> nn.Module:
     """The module that holds the parameters, without the wrappers of `torch.compile` and `AveragedModel`.
 
     Raises:
-        EarlyCropError: the model is wrapped for several devices; buckets and shards would keep the old shapes.
+        EarlyCropError: the model is wrapped for several devices; buckets and shards would keep the old shapes. Or it
+            is a module of TorchScript.
     """
+    check_unscripted(model)
     if isinstance(inner := model._modules.get("_orig_mod"), nn.Module):  # torch.compile's
         return bare(inner)
     if isinstance(model, AveragedModel):
@@ -191,6 +195,39 @@ def check_epochs(method: Method, budget: Budget, epochs: float | None) -> None:
         if method.timing.detector is None:  # there is no other moment
             raise EarlyCropError(message)
         warnings.warn(message, stacklevel=3)
+
+
+def check_epoch(epoch: Any) -> None:
+    """Refuse what is no number of epochs.
+
+    Raises:
+        EarlyCropError: it is not finite, or no number.
+    """
+    try:
+        finite = isfinite(epoch)
+    except TypeError:
+        finite = False
+    if not finite:
+        raise EarlyCropError(
+            f"`check` takes the number of epochs that have finished, such as 3 or `step / steps_per_epoch`; found "
+            f"{epoch!r}. Count them beside the loop."
+        )
+
+
+def check_real(model: nn.Module, example_inputs: object) -> None:
+    """Refuse complex weights of layers: scores are defined for real ones.
+
+    Raises:
+        EarlyCropError: there is one; names it.
+    """
+    complexes = {name for name, parameter in model.named_parameters() if parameter.is_complex()}
+    layers = layers_in(model, example_inputs) if complexes else ()
+    for name in (name for layer in layers for name in layer.weights):
+        if name in complexes:
+            raise EarlyCropError(
+                f"`{name}` is complex, and scores are defined for real weights only. Keep its real and imaginary "
+                f"parts in real parameters, or cut channels of your own choice with `earlycrop.structure.cut`."
+            )
 
 
 def check_method(method: Method, budget: Budget, units: AbstractUnits, scorer: Scorer) -> None:

@@ -4,6 +4,7 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
+from numbers import Integral, Real
 
 import torch
 from jaxtyping import Bool, Int
@@ -53,6 +54,11 @@ class Budget:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", check_parts(self.parts))
+        for name in ("sparsity", "round_to", "min_channels"):
+            value = getattr(self, name)
+            whole = name == "round_to"
+            if not (isinstance(value, Integral if whole else Real) or (value is None and name == "min_channels")):
+                raise BudgetError(f"`{name}` is {'a whole number' if whole else 'a number'}; found {value!r}.")
         if not 0 <= self.sparsity < 1:
             raise BudgetError(f"`sparsity` is the part removed, at least 0 and below 1; found {self.sparsity}.")
         if self.target == Latency.name:

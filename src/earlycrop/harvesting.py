@@ -17,6 +17,7 @@ from earlycrop.errors import EarlyCropError, VerificationError
 from earlycrop.report import Width
 from earlycrop.structure import Frozen, Structure, Verification, Verifier, names_of, trace
 from earlycrop.structure.flow import Dead, Flow
+from earlycrop.structure.refusals import check_model
 from earlycrop.structure.surgery import unharmed
 from earlycrop.units import AbstractUnits, Weights, WeightUnits
 
@@ -113,6 +114,7 @@ def harvest(
         TraceError: the model cannot be exported.
         VerificationError: the harvested outputs differ from the masked ones. The model is as it was.
     """
+    check_model(model, names_of(ignore))
     units = Weights().of(model, example_inputs, optimizer, names_of(ignore))
     units.keep = units.weights.values != 0
     with unharmed(model, optimizer):

@@ -21,11 +21,13 @@ from torch.optim import Optimizer
 from earlycrop.adopting import (
     Closed,
     bare,
+    check_epoch,
     check_epochs,
     check_method,
     check_optimizer_state,
     check_optimizers,
     check_ranks,
+    check_real,
     check_state,
     copy_of,
 )
@@ -47,6 +49,7 @@ from earlycrop.scoring import Scorer, Scoring
 from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, named, probed
 from earlycrop.starvation import remaining
 from earlycrop.structure import Verification, names_of
+from earlycrop.structure.refusals import check_model
 from earlycrop.timing import Now, Phase, Reason
 from earlycrop.units import AbstractUnits
 from earlycrop.watching import Watch
@@ -136,6 +139,9 @@ class Pruner(Closed):
         self._cuts_in_all = self.method.timing.cuts(len(self.targets))
         check_ranks(self._ranks, model, self._identity() | {"epochs": epochs, "loss": bool(scoring and scoring.loss)})
         check_epochs(self.method, self.budget, epochs)
+        if self._cuts_in_all:
+            check_model(model, names_of(ignore))
+            check_real(model, example_inputs)
         layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
         ways = self._scorer.calls(model) if self._cuts_in_all else ()
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
@@ -207,10 +213,12 @@ class Pruner(Closed):
             The report if this call pruned, else None. Most methods prune once; see `done`.
 
         Raises:
+            EarlyCropError: `epoch` is no finite number.
             ScoreError: the loss or the scores are not finite; the model is as it was.
             VerificationError: the cut was not exact; the model is as it was.
             RankError: that, or something else, happened on another rank; the model is as it was.
         """
+        check_epoch(epoch)
         seen = len(self.curve)
         with torch.inference_mode(False), self._scorer.session():  # tensors made in inference mode cannot be trained
             report = None if self.done else self._check(epoch)
@@ -431,8 +439,11 @@ def _before(units: AbstractUnits, budget: Budget, report: Report | None) -> tupl
 
 
 def _forget(optimizers: Sequence[Optimizer]) -> None:
+    """Make optimizers as good as new, but for what a schedule has made of their settings."""
     for optimizer in optimizers:
         optimizer.state.clear()
+        if hasattr(optimizer, "_numel_cache"):  # L-BFGS counts the entries of all parameters once
+            optimizer._numel_cache = None  # type: ignore[attr-defined]
 
 
 def _exact(verification: Verification) -> Verification:

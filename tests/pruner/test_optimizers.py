@@ -1,9 +1,12 @@
 """The optimizer through a cut: its state is sliced or reset, it holds what is cut, and it may come later."""
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor
 
+from earlycrop import Pruner
 from earlycrop.errors import OptimizerError
 from tests import dense
 from tests.small import BATCH, adam, make, momentum, small, train
@@ -90,3 +93,49 @@ def test_an_optimizer_that_is_made_later(name, given):
     assert all(v.shape == p.shape for p in net.parameters() for v in optimizer.state[p].values() if v.ndim)
     left = sum(int((net.get_parameter(n) != 0).sum()) for n in dense.prunable(net))
     assert left == expected.prunable
+
+
+def lbfgs_step(net, x, optimizer):
+    def closure():
+        optimizer.zero_grad()
+        loss = net(x).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+
+@pytest.mark.parametrize("method", ["random-s", "random-u"])
+def test_an_optimizer_with_a_memory_of_its_own_is_as_good_as_new(method):
+    """L-BFGS counts the entries of all parameters once; after a reset it steps as one that was just made."""
+    x, net = torch.randn(8, 4), torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    optimizer = torch.optim.LBFGS(net.parameters(), max_iter=2)
+    lbfgs_step(net, x, optimizer)
+    pruner = Pruner(net, method, 0.9, example_inputs=x, optimizer=optimizer, optimizer_state="reset")
+    pruner.dry_run()
+    lbfgs_step(net, x, optimizer)  # what is undone leaves it able to go on
+    assert pruner.check(0) is not None
+    if method == "random-u":  # the masks keep all shapes
+        lbfgs_step(net, x, optimizer)
+        assert pruner.harvest().channels
+    assert net[0].out_features < 16
+    twin = copy.deepcopy(net)
+    lbfgs_step(net, x, optimizer)
+    if method == "random-s":  # a copy has no masks
+        lbfgs_step(twin, x, torch.optim.LBFGS(twin.parameters(), max_iter=2))
+        assert all(torch.equal(a, b) for a, b in zip(net.parameters(), twin.parameters(), strict=True))
+
+
+def test_a_cut_that_fails_leaves_the_count_of_entries_right(monkeypatch):
+    x, net = torch.randn(8, 4), torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    optimizer = torch.optim.LBFGS(net.parameters(), max_iter=2)
+    lbfgs_step(net, x, optimizer)
+    pruner = Pruner(net, "random-s", 0.5, example_inputs=x, optimizer=optimizer, optimizer_state="reset")
+    before = copy.deepcopy(optimizer.state_dict())
+    monkeypatch.setattr(pruner.units, "collapsed", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        pruner.check(0)
+    after = optimizer.state_dict()
+    assert after["state"].keys() == before["state"].keys()
+    assert after["state"][0]["func_evals"] == before["state"][0]["func_evals"]
+    lbfgs_step(net, x, optimizer)

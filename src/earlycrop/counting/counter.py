@@ -24,7 +24,10 @@ class Counts:
             layer is written), and those of embeddings where they are to count.
         params: All parameters.
         nodes: Output channels (hidden units) of the same layers, except those that are the network's output.
-        flops: Floating-point operations of one forward pass for one example, 2 for a multiply-add.
+        flops: Floating-point operations of one forward pass for one example, 2 for a multiply-add. Examples are counted
+            by the first dimension of the first input: where another one counts them (time comes first in `nn.LSTM`
+            without `batch_first`, indices in `nn.EmbeddingBag` with offsets), it is for each entry of that first
+            dimension; parts of the whole are right all the same.
         other: The target's cost, if it is none of these.
     """
 

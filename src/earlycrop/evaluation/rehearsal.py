@@ -129,7 +129,9 @@ class Rehearsal:
         self._model = model
         self._parts: dict[str, Callable[[], None]] = {}
         self._keep("evaluates the example inputs", evaluation)
-        for number, batch in [] if loss is None else loss.set.kinds():
+        if loss is None:
+            return
+        for number, batch in loss.set.kinds():
             what = f"computes the loss of batch {number} of the scoring set, and its gradient, in training mode"
             part = loss.part(batch)
             self._keep(what, *(partial(_step, loss, one) for one in ([part] if part is batch else [part, batch])))

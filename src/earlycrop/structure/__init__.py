@@ -22,6 +22,7 @@ named.py      what the user names: kept whole (`ignore`), or coupled
 layout.py     the classes along each dimension of a tensor
 work.py       what a call does, operator by operator, and what it keeps in memory
 structure.py  the result: classes of coupled channels
+refusals.py   models of which nothing can be cut
 held.py       sums up what holds channels
 renumbering.py  gives classes new numbers
 builder.py    turns the labels of a finished walk into a structure

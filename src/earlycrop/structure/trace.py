@@ -25,7 +25,7 @@ from torch.fx.experimental.proxy_tensor import ProxyTorchDispatchMode, PythonKey
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from earlycrop.errors import TraceError
+from earlycrop.errors import EarlyCropError, TraceError
 from earlycrop.structure.caches import Cache, watched
 from earlycrop.structure.duplicates import duplicate, weightless
 from earlycrop.structure.graph import mark_unread
@@ -119,9 +119,19 @@ def called(model: Callable[..., Any], inputs: Inputs) -> Any:
 
 
 def examples_in(example_inputs: object) -> int:
-    """The number of examples: the first size of the first tensor that has dimensions; 1 if there is none."""
+    """The number of examples: the first size of the first tensor that has dimensions; 1 if there is none.
+
+    Where another dimension counts them, as with `nn.LSTM` without `batch_first`, or where bags of indices lie one after
+    the other, what is counted per example is per entry of that first dimension.
+
+    Raises:
+        EarlyCropError: it is 0.
+    """
     tensors = (leaf for leaf in pytree.tree_leaves(as_inputs(example_inputs)) if isinstance(leaf, Tensor) and leaf.ndim)
-    return next((tensor.shape[0] for tensor in tensors), 1)
+    examples = next((tensor.shape[0] for tensor in tensors), 1)
+    if not examples:
+        raise EarlyCropError("The example inputs hold no example: their first dimension is 0. Give at least one.")
+    return examples
 
 
 def inputs_for(model: nn.Module, inputs: Any, dtype: torch.dtype) -> Any:

@@ -367,8 +367,8 @@ class _Double(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in (Tensor.float, Tensor.half, Tensor.bfloat16):
             return args[0].double()
-        if func in (Tensor.cfloat, Tensor.chalf):
-            return args[0].cdouble()
+        if getattr(func, "__name__", "") in ("cfloat", "chalf"):
+            return args[0].to(torch.complex128)
         args, kwargs = pytree.tree_map(
             lambda value: DOUBLE.get(value, value) if isinstance(value, torch.dtype) else value, (args, kwargs or {})
         )

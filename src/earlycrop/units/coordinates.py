@@ -264,4 +264,4 @@ def _precision(model: nn.Module) -> dict[str, Any]:
 
 
 def _at_least_float32(tensor: Tensor) -> torch.dtype:
-    return torch.promote_types(tensor.dtype, torch.float32)
+    return torch.promote_types(tensor.dtype, torch.float32).to_real()
