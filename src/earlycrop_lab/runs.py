@@ -146,14 +146,12 @@ def run(
     if there:
         return _finished(description, folder, say)
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    kept = Checkpoints(folder, of=repr(description), about=where, every=checkpoint_every, ranks=ranks)
+    about = {**where, "country": country, "pue": pue}
+    kept = Checkpoints(folder, of=repr(description), about=about, every=checkpoint_every, ranks=ranks)
     around: dict[str, Any] = {"root": root, "device": device, "country": country, "pue": pue, "ranks": ranks}
     with kept as checkpoints:
         where["started"] = kept.about["started"]
-        changed = {name: kept.about.get(name) for name in DECIDING if kept.about.get(name) != where[name]}
-        if changed:
-            where["changed_from"] = changed
-            say(f"The run began with different {' and '.join(changed)}: its numbers may differ in their last digits.")
+        _compare(where, kept.about, about, say)
         try:
             trained = train(description, progress=progress, checkpoints=checkpoints, **around)
         except KeyboardInterrupt:
@@ -163,6 +161,20 @@ def run(
         (folder / EARLIER).unlink(missing_ok=True)
         kept.discard()
     return result
+
+
+def _compare(
+    where: dict[str, Any], began: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Note in `where`, and say, what is not as it was when the run began."""
+    changed = {name: began.get(name) for name in DECIDING if began.get(name) != now[name]}
+    if changed:
+        say(f"The run began with different {' and '.join(changed)}: its numbers may differ in their last digits.")
+    unlike = {name: began[name] for name in ELECTRICITY if name in began and began[name] != now[name]}
+    if unlike:
+        say(f"The run began with different {' and '.join(unlike)}: its energy or emissions mix both.")
+    if changed or unlike:
+        where["changed_from"] = {**changed, **unlike}
 
 
 def _finished(description: Description, folder: Path, say: Callable[[str], None]) -> Result:
@@ -232,6 +244,8 @@ def follow(description: Description, *, ranks: Ranks, root: str | None = None, d
 
 DECIDING = ("packages", "commit", "device", "cpu", "threads", "ranks")
 """The parts of the environment that may change the last bits of a result."""
+ELECTRICITY = ("country", "pue")
+"""What emissions depend on, besides."""
 
 
 def _left(done: int | None, epochs: int) -> str:

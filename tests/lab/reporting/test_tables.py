@@ -67,6 +67,19 @@ def test_the_multiple_is_of_the_dense_mean():
     assert table(runs[2:])[0].multiple(steps) is None  # without a twin
 
 
+def test_there_is_no_multiple_of_what_was_measured_under_unlike_conditions():
+    twin, run = dense(0, grams_co2=2.0), pruned(0, grams_co2=1.0)
+
+    def multiples(of: Result) -> list[float | None]:
+        row = table([twin, of])[1]
+        return [row.multiple(COLUMN[name]) for name in ("grams_co2", "seconds", "optimizer_steps")]
+
+    assert multiples(run) == [0.5, pytest.approx(run.columns.seconds / twin.columns.seconds), 1.0]
+    abroad = replace(run, emissions=replace(run.emissions, country="NOR"))
+    assert multiples(abroad) == [None, *multiples(run)[1:]]
+    assert multiples(replace(run, environment={**run.environment, "threads": 64})) == [None, None, 1.0]
+
+
 def test_dense_comes_first_then_sparsities_channels_before_masks_in_the_order_of_the_methods():
     asked = [("snip", 0.9), ("earlycrop-s", 0.98), ("crop-s", 0.9), ("snap", 0.9), ("snip", 0.98), ("dense", 0.95)]
     rows = table(
