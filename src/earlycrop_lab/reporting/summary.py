@@ -79,7 +79,7 @@ def _step(milliseconds: float | None, steps: int) -> str:
 
 
 def _ratio(pruned: float | None, dense: float | None) -> str:
-    return "" if not dense or pruned is None else f"×{pruned / dense:.3g}"
+    return "" if not dense or pruned is None else f"×{amount(pruned / dense)}"
 
 
 ROWS: tuple[tuple[str, Callable[[Columns], str], str], ...] = (

@@ -140,8 +140,14 @@ class Row:
 
 
 def table(results: Iterable[Result]) -> list[Row]:
-    """The rows by setting; in each, dense first, then by sparsity, masks after channels, in the order of `METHODS`."""
-    results = list(results)
+    """The rows by setting; in each, dense first, then by sparsity, masks after channels, in the order of `METHODS`.
+
+    Of several results of one description and seed the first counts.
+    """
+    runs: dict[Description, Result] = {}
+    for result in results:
+        runs.setdefault(result.description, result)
+    results = list(runs.values())
     groups: dict[Description, list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.description.seed):
         groups[_seedless(result.description)].append(result)
