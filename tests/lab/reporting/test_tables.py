@@ -224,3 +224,13 @@ def test_the_frontier_is_what_no_other_row_beats_in_both():
     ]
     assert [row.name for row in frontier(table(runs), COLUMN["seconds"])] == ["random-s", "snap", "dense", "snip"]
     assert frontier(table(runs), COLUMN["grams_co2"]) == []  # nobody had it
+
+
+def test_the_same_seed_counts_once():
+    (row,) = table([dense(0, test_accuracy=0.5), dense(0, test_accuracy=0.9), dense(1, test_accuracy=0.7)])
+    assert [each.columns.metrics["test_accuracy"] for each in row.results] == [0.5, 0.7]
+
+
+def test_what_is_nearly_a_thousand_has_no_exponent():
+    seconds = COLUMN["seconds"]
+    assert [seconds.show(value) for value in (999.4, 999.5, 999.97, 1000.0)] == ["999", "1,000", "1,000", "1,000"]
