@@ -48,16 +48,21 @@ def folder_name(description: Description) -> str:
     >>> folder_name(Classification(data="digits", epochs=12))
     'digits-resnet18-earlycrop-s-0.95-epochs12-seed0'
     """
+    return "-".join([*map(plain, description.head), *differing(description), f"seed{description.seed}"])
+
+
+def differing(description: Description) -> list[str]:
+    """The parts of a folder's name that say what differs from the usual."""
     usual = description.usual()
-    differing = [
-        f"{each.metadata['tag']}{_plain(getattr(description, each.name))}"
+    return [
+        f"{each.metadata['tag']}{plain(getattr(description, each.name))}"
         for each in fields(description)
         if each.metadata["tag"] is not None and getattr(description, each.name) != getattr(usual, each.name)
     ]
-    return "-".join([*(_plain(part) for part in description.head), *differing, f"seed{description.seed}"])
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value as a part of a folder's name: what is no letter, digit, dot, dash or underscore is an underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", repr(value) if isinstance(value, float) else str(value)).strip("_")
 
 
@@ -146,14 +151,12 @@ def run(
     if there:
         return _finished(description, folder, say)
     where = {**environment(torch.device(device)), "started": datetime.now(UTC).isoformat(timespec="seconds")}
-    kept = Checkpoints(folder, of=repr(description), about=where, every=checkpoint_every, ranks=ranks)
+    about = {**where, "country": country, "pue": pue}
+    kept = Checkpoints(folder, of=repr(description), about=about, every=checkpoint_every, ranks=ranks)
     around: dict[str, Any] = {"root": root, "device": device, "country": country, "pue": pue, "ranks": ranks}
     with kept as checkpoints:
         where["started"] = kept.about["started"]
-        changed = {name: kept.about.get(name) for name in DECIDING if kept.about.get(name) != where[name]}
-        if changed:
-            where["changed_from"] = changed
-            say(f"The run began with different {' and '.join(changed)}: its numbers may differ in their last digits.")
+        _compare(where, kept.about, about, say)
         try:
             trained = train(description, progress=progress, checkpoints=checkpoints, **around)
         except KeyboardInterrupt:
@@ -165,13 +168,29 @@ def run(
     return result
 
 
+def _compare(
+    where: dict[str, Any], began: Mapping[str, Any], now: Mapping[str, Any], say: Callable[[str], None]
+) -> None:
+    """Note in `where`, and say, what is not as it was when the run began."""
+    changed = {name: began.get(name) for name in DECIDING if began.get(name) != now[name]}
+    if changed:
+        say(f"The run began with different {' and '.join(changed)}: its numbers may differ in their last digits.")
+    unlike = {name: began[name] for name in ELECTRICITY if name in began and began[name] != now[name]}
+    if unlike:
+        say(f"The run began with different {' and '.join(unlike)}: its energy or emissions mix both.")
+    if changed or unlike:
+        where["changed_from"] = {**changed, **unlike}
+
+
 def _finished(description: Description, folder: Path, say: Callable[[str], None]) -> Result:
     """The result in the folder, if it belongs to the description."""
     found = read(folder)
     if found.description != description:
+        named = folder_name(found.description) == folder.name
+        why = "Both are called so: give this one another --out" if named else "The usual settings have changed since"
         raise ValueError(
             f"{folder} holds the result of another description: {found.description}. "
-            "The usual settings have changed since; keep it elsewhere, or train again with --again."
+            f"{why}; keep it elsewhere, or train again with --again."
         )
     say(f"{folder} has its result already; it is not run again (--again does).")
     if (folder / CHECKPOINT).exists():  # it was cut off after writing the result
@@ -212,6 +231,8 @@ def start_over(descriptions: Iterable[Description], out: Path) -> None:
     with ExitStack() as held:
         for folder in folders:
             held.enter_context(alone(folder))
+        if any(folder.name in _packed(out) for folder in folders):
+            held.enter_context(alone(out))
         for folder, of in folders.items():
             Checkpoints(folder, of).discard()
             (folder / MEASURED).unlink(missing_ok=True)
@@ -232,6 +253,8 @@ def follow(description: Description, *, ranks: Ranks, root: str | None = None, d
 
 DECIDING = ("packages", "commit", "device", "cpu", "threads", "ranks")
 """The parts of the environment that may change the last bits of a result."""
+ELECTRICITY = ("country", "pue")
+"""What emissions depend on, besides."""
 
 
 def _left(done: int | None, epochs: int) -> str:
@@ -273,6 +296,23 @@ def finished(out: Path) -> list[Path]:
     return sorted({path.parent for path in out.glob(f"*/{RESULT}")} | {out / name for name in _packed(out)})
 
 
+def once(found: Mapping[Path, Result]) -> tuple[list[Result], dict[str, str]]:
+    """The results of folders, each run once, and for each folder that is another's copy, by name, a sentence.
+
+    Of several folders with the same description and seed, the one that is called so counts; otherwise the first.
+    """
+    counted: dict[Description, Path] = {}
+    for folder, result in found.items():
+        if result.description not in counted or folder.name == folder_name(result.description):
+            counted[result.description] = folder
+    copies = {
+        folder.name: f"is another result of the same run as {counted[result.description].name}, and is left out"
+        for folder, result in found.items()
+        if counted[result.description] != folder
+    }
+    return [result for folder, result in found.items() if counted[result.description] == folder], copies
+
+
 def pack(out: Path, into: Path) -> int:
     """Add the results of a folder of runs to the packed results of another folder; what `out` holds stays as it is.
 
@@ -284,12 +324,12 @@ def pack(out: Path, into: Path) -> int:
         The number of results that are packed there now.
 
     Raises:
-        ValueError: A file is not a result of this laboratory.
+        ValueError: A file is not a result of this laboratory, or another process is packing there.
         OSError: A file cannot be read or written.
     """
-    together = _packed(into) | {folder.name: read(folder).as_dict() for folder in finished(out)}
-    into.mkdir(parents=True, exist_ok=True)
-    _write_packed(together, into)
+    with alone(into):
+        together = _packed(into) | {folder.name: read(folder).as_dict() for folder in finished(out)}
+        _write_packed(together, into)
     return len(together)
 
 
@@ -345,8 +385,8 @@ def find(name: str, out: Path) -> Path:
     Raises:
         ValueError: No run matches, or several do; the message lists them or suggests the nearest.
     """
-    if has_result(Path(name)):
-        return Path(name)
+    if has_result(path := Path(name)):
+        return path if path.name not in ("", "..") else path.resolve()  # which has a parent, where its twin may be
     runs = finished(out)
     if not runs:
         raise ValueError(

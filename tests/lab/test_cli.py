@@ -121,6 +121,34 @@ def test_a_folder_of_runs_is_one_markdown_table(session, capsys):
     assert float(disk[2].split()[0]) == pytest.approx(read(out / PRUNED).columns.disk_bytes / 1e6, rel=5e-3)
 
 
+@pytest.mark.parametrize("where", [".", "../" + PRUNED])
+def test_a_run_is_shown_from_within_its_folder_with_its_twin(where, session, monkeypatch, capsys):
+    out, _, _ = session
+    monkeypatch.chdir(out / PRUNED)
+    assert main(["show", where]) == 0
+    printed = capsys.readouterr().out
+    assert "There is no dense twin" not in printed
+    assert "ratio" in printed
+
+
+def test_a_packed_run_lists_what_there_is(session, tmp_path, capsys):
+    out, _, _ = session
+    assert main(["pack", str(out), "--to", str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main(["show", PRUNED, f"--out={tmp_path}"]) == 0
+    paths = [line for line in capsys.readouterr().out.splitlines() if line.startswith(str(tmp_path))]
+    assert all(Path(path).is_file() for path in paths)
+    assert paths[-1] == str(tmp_path / "runs.jsonl")
+    assert str(tmp_path / PRUNED / "progress.png") in paths
+
+
+def test_only_parts_may_be_cut_and_the_rest_stays(tmp_path, capsys):
+    line = ["train", "--network=mlp", "--method=snap", "--sparsity=0", "--part", "fc1=0.5", "--dry-run"]
+    assert main([*line, f"--out={tmp_path}"]) == 0
+    (folder,) = tmp_path.iterdir()
+    assert folder.name == "plan-digits-mlp-snap-0.0-parts-fc1_0.5-seed0"
+
+
 def test_a_run_that_is_not_there_is_named_nearly(session, capsys):
     out, _, _ = session
     assert main(["show", "digits-mlp-dance", f"--out={out}"]) == 2
@@ -156,6 +184,11 @@ def test_the_table_of_methods(capsys):
         ("train --device tpu", "no device 'tpu'"),
         ("train --country Mars", "No electricity mix is known for the country 'Mars'"),
         ("train --pue 0.2", "--pue has to be 1 or more"),
+        ("train --checkpoint-every nan", "--checkpoint-every is a time in seconds, 0 or more, not nan"),
+        ("compare --methods snap --checkpoint-every -1", "--checkpoint-every is a time in seconds, 0 or more, not -1"),
+        ("why moment --checkpoint-every nan", "--checkpoint-every is a time in seconds"),
+        ("why flow --country Mars", "No electricity mix is known for the country 'Mars'"),
+        ("train --seed 9223372036854775808", "seed has to be below 2**63, not 9223372036854775808"),
         ("show", "RUN"),
         ("show anything", "There is no finished run in /"),
         ("train --method earlycrop", "Did you mean 'earlycrop-s' (channels) or 'earlycrop-u' (weights)?"),

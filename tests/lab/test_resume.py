@@ -15,6 +15,7 @@ from earlycrop.scoring import Scorer
 from earlycrop_lab import checkpoints as module
 from earlycrop_lab import runs
 from earlycrop_lab.checkpoints import CHECKPOINT, Checkpoints
+from earlycrop_lab.reporting.conditions import comparable
 from earlycrop_lab.runs import folder_name, run, start_over
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.tasks.progress import Silent
@@ -239,6 +240,19 @@ def test_a_run_that_began_elsewhere_says_so(tmp_path, monkeypatch):
     result = run(description, tmp_path, say=said.append)
     assert result.environment["changed_from"] == {"threads": torch.get_num_threads()}
     assert said == ["The run began with different threads: its numbers may differ in their last digits."]
+
+
+def test_a_run_that_began_with_other_electricity_says_so(tmp_path):
+    description, said = replace(SMALL, network="mlp", width=16), []
+    with pytest.MonkeyPatch.context() as patch:
+        at_call(patch, module.Checkpoints, "save", 2)
+        with pytest.raises(Cut):
+            run(description, tmp_path, country="DEU", pue=1.5)
+    result = run(description, tmp_path, country="NOR", pue=1.5, say=said.append)
+    assert result.environment["changed_from"] == {"country": "DEU"}
+    assert said == ["The run began with different country: its energy or emissions mix both."]
+    assert not comparable("grams_co2", [result])
+    assert comparable("kwh", [result])
 
 
 @pytest.mark.slow

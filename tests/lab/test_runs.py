@@ -8,12 +8,13 @@ from torch import nn
 
 from earlycrop.timing import AtEpoch
 from earlycrop_lab import runs
-from earlycrop_lab.checkpoints import Checkpoints, Occupied
+from earlycrop_lab.checkpoints import Checkpoints, Occupied, alone
 from earlycrop_lab.runs import (
     find,
     finished,
     folder_name,
     has_result,
+    once,
     pack,
     read,
     run,
@@ -342,3 +343,54 @@ def test_a_damaged_line_of_packed_results_is_named(tmp_path):
     (tmp_path / "runs.jsonl").write_text('{"run": "a", "description": {}}\nnothing\n')
     with pytest.raises(ValueError, match=r"Line 2 of .*runs.jsonl is no packed result"):
         finished(tmp_path)
+
+
+def test_two_do_not_pack_into_one_folder_at_once(tmp_path):
+    folder = tmp_path / folder_name(Classification())
+    folder.mkdir()
+    write(result(Classification()), folder)
+    with alone(tmp_path / "kept"), pytest.raises(ValueError, match="Another process is at work"):
+        pack(tmp_path, tmp_path / "kept")
+    assert pack(tmp_path, tmp_path / "kept") == 1
+
+
+def test_a_run_counts_once_however_often_its_folder_was_copied(tmp_path):
+    runs = {seed: Classification(seed=seed) for seed in range(2)}
+    first, second = (tmp_path / folder_name(each) for each in runs.values())
+    found = {
+        tmp_path / "a-copy": result(runs[0], test_accuracy=0.1),
+        first: result(runs[0], test_accuracy=0.2),
+        tmp_path / "moved": result(runs[1], test_accuracy=0.3),
+        tmp_path / "moved-again": result(runs[1], test_accuracy=0.4),
+    }
+    results, copies = once(found)
+    assert [each.columns.metrics["test_accuracy"] for each in results] == [0.2, 0.3]
+    assert list(copies) == ["a-copy", "moved-again"]
+    assert first.name in copies["a-copy"]
+    found[second] = result(runs[1], test_accuracy=0.5)
+    results, copies = once(found)
+    assert [each.columns.metrics["test_accuracy"] for each in results] == [0.2, 0.5]
+    assert list(copies) == ["a-copy", "moved", "moved-again"]
+
+
+def test_two_paths_that_are_called_alike_are_told_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "train", Task())
+    one, other = (Classification(data=f"folder:{name}") for name in ("a b", "a_b"))
+    assert folder_name(one) == folder_name(other)
+    run(one, tmp_path)
+    with pytest.raises(ValueError, match=r"folder:a b.*Both are called so: give this one another --out"):
+        run(other, tmp_path)
+
+
+def test_only_parts_may_be_cut():
+    d = Classification(sparsity=0.0, part="conv1=0.5")
+    assert folder_name(d) == "digits-resnet18-earlycrop-s-0.0-parts-conv1_0.5-seed0"
+    assert folder_name(replace(d, width=4)) == "digits-resnet18-earlycrop-s-0.0-parts-conv1_0.5-width4-seed0"
+    with pytest.raises(ValueError, match="sparsity is the fraction to remove, between 0 and 1; 0 is not"):
+        Classification(sparsity=0.0, part="conv1=0")
+
+
+def test_the_largest_seed_is_the_largest_that_generators_take():
+    assert Classification(seed=2**63 - 1).seed == 2**63 - 1
+    with pytest.raises(ValueError, match=r"seed has to be below 2\*\*63"):
+        Classification(seed=2**63)

@@ -73,7 +73,8 @@ def _run(kind: str, row: Row, narrowed: "Callable[[Description], Narrowed]") -> 
         return replace(dense, width=narrowed(replace(dense, seed=0)).width(count, _kept(row, count)))
     if kind == "random-flops":
         floor = {name: getattr(d, name) for name in OF_CHANNELS}
-        return replace(dense, method="random-s", target="flops", sparsity=round(1 - _kept(row, "flops"), 4), **floor)
+        part = _kept(row, "flops", planned=True)
+        return replace(dense, method="random-s", target="flops", sparsity=round(1 - part, 4), **floor)
     before_training = all(result.report and result.report["epoch"] == 0 for result in row.results)
     if not before_training or d.total_epochs != d.epochs:
         return None
@@ -81,10 +82,28 @@ def _run(kind: str, row: Row, narrowed: "Callable[[Description], Narrowed]") -> 
     return replace(d, epochs=epochs) if epochs > d.epochs else None
 
 
-def _kept(row: Row, count: str) -> float:
-    """The fraction of the FLOPs or parameters that stays, as the mean over the seeds."""
-    reports = [result.report for result in row.results if result.report]
-    part = fmean(report["after"][count] / report["before"][count] for report in reports)
+def _kept(row: Row, count: str, planned: bool = False) -> float:
+    """The fraction of the FLOPs or parameters that stays, as the mean over the seeds.
+
+    Args:
+        row: The row.
+        count: `flops` or `params`.
+        planned: Whether they are those of budgets, which leave out products of two activations.
+
+    Raises:
+        ValueError: It is all or nothing, or the FLOPs could not be counted.
+    """
+    name = {"flops": "flops", "params": "parameters"}[count]
+    pairs = [
+        (result.report["after"][count], result.report["before"][count])
+        if planned
+        else (getattr(result.columns, f"{name}_after"), getattr(result.columns, f"{name}_before"))
+        for result in row.results
+        if result.report
+    ]
+    if not all(after and before for after, before in pairs):
+        raise ValueError(f"its {count} could not be counted.")
+    part = fmean(after / before for after, before in pairs)
     if not 0 < part < 1:
         raise ValueError(f"{100 * part:.4g} % of its {count} stay, so there is nothing to compare it with.")
     return part

@@ -58,21 +58,47 @@ def decode(files: Sequence[Path], size: int, cached: bool = True) -> UInt8[Tenso
 
 
 def read(file: Path, size: int) -> np.ndarray:
-    """One picture, as an array of shape (size, size, 3)."""
+    """One picture, as an array of shape (size, size, 3).
+
+    Raises:
+        DataError: The file is no complete picture, or nothing says which of its values is white.
+    """
     try:
         with Image.open(file) as picture:
-            upright = ImageOps.exif_transpose(picture).convert("RGB")
-            return np.asarray(ImageOps.fit(upright, (size, size), Image.Resampling.BILINEAR))
+            upright = _eight_bits(ImageOps.exif_transpose(picture), picture.format)
+            if upright is not None:
+                return np.asarray(ImageOps.fit(upright.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+            mode = picture.mode
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(
             f"{file} is not a whole picture ({error}; {file.stat().st_size:,} bytes found). It was left as it is. "
             f"Get it again or take it out of its folder."
         ) from error
 
+    raise DataError(
+        f"{file} has pixels of mode {mode} ({MODES[mode]}), and nothing says which value is white. It was left as it "
+        "is. Convert it to 8 or 16 bits, or take it out of its folder."
+    )
+
+
+MODES = {"I": "32-bit integers", "F": "floating-point numbers"}
+"""Pillow's modes without a known range."""
+
+
+def _eight_bits(picture: Image.Image, form: str | None) -> Image.Image | None:
+    """A picture with 8 bits for each value; None where the range of its values is not known.
+
+    Grey values of 16 bits, of which Pillow itself keeps the lowest 255, are scaled. In PNG and PPM files it may call
+    them 32-bit integers.
+    """
+    if picture.mode.startswith("I;16") or (picture.mode == "I" and form in ("PNG", "PPM")):
+        return Image.fromarray((np.asarray(picture).astype(np.float32) / 257).round().astype(np.uint8))
+    return None if picture.mode in MODES else picture
+
 
 def cache_file(files: Sequence[Path], size: int) -> Path:
     """The path of the cache for exactly these files in their current state."""
-    signature = hashlib.sha256(f"1 {size}".encode())  # 1: the version, to increase when decoding changes
+    signature = hashlib.sha256(f"2 {size}".encode())  # 2: the version, to increase when decoding changes
     for file in files:
         status = file.stat()
         signature.update(

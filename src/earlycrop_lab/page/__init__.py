@@ -30,10 +30,15 @@ from earlycrop_lab.why.inquiry import Inquiry
 def write(folder: Path, file: Path) -> list[Path]:
     """Write the page of a folder of runs, and its tables and charts as files in a folder beside it; all paths.
 
+    Args:
+        folder: The folder of runs.
+        file: The page. Without a suffix it gets `.html`, since the folder beside it has its name without suffix.
+
     Raises:
         ValueError: No run has a result.
         OSError: A file cannot be read or written.
     """
+    file = file if file.suffix else file.with_name(f"{file.name}.html")
     results, lacking = finished(folder)
     if not results:
         why = "".join(f" {name}: {reason}." for name, reason in lacking.items())
@@ -75,19 +80,20 @@ def _sampled(rows: Sequence[Row], folder: Path) -> list[Chart]:
 
 
 def finished(folder: Path) -> tuple[list[Result], dict[str, str]]:
-    """The results of a folder of runs, and for each run without a result, by name, the reason."""
-    results, lacking = [], {}
+    """The results of a folder of runs, each run once, and for each folder that adds none, by name, the reason."""
+    found, lacking = {}, {}
     for run in sorted({path for path in folder.iterdir() if path.is_dir()} | set(runs.finished(folder))):
         if runs.has_result(run):
             try:
-                results.append(runs.read(run))
+                found[run] = runs.read(run)
             except (ValueError, OSError) as error:
                 lacking[run.name] = str(error)
         elif why := runs.failure(run):
             lacking[run.name] = f"failed: {why}"
         elif re.search(r"-seed\d+$", run.name) and not run.name.startswith(("plan-", "why-")):
             lacking[run.name] = "has no result: it is running, or was cut off; the same command goes on with it"
-    return results, lacking
+    results, copies = runs.once(found)
+    return results, lacking | copies
 
 
 def inquiries(folder: Path) -> tuple[list[Inquiry], dict[str, str]]:

@@ -13,6 +13,7 @@
     conditions      what runs have in common, in words
     numbers         numbers, formatted for people
     intervals       confidence intervals of means, from few values
+    texts           how figures take texts
 
 Imports point down this list and never up.
 """

@@ -15,7 +15,8 @@ from typing import Literal
 
 from earlycrop import get_method
 from earlycrop_lab.reporting.columns import COLUMNS, Column
-from earlycrop_lab.reporting.differences import Difference, moved, same_machine, with_flops
+from earlycrop_lab.reporting.conditions import comparable
+from earlycrop_lab.reporting.differences import Difference, with_flops
 from earlycrop_lab.reporting.intervals import Interval, student, welch
 from earlycrop_lab.reporting.numbers import times
 from earlycrop_lab.reporting.tables import Row, by_setting
@@ -211,7 +212,8 @@ def _costs(rows: Sequence[Row]) -> Iterator[Finding]:
             way, part = ("least", NOTHING) if masks else ("most", STEP if what == "time" else NOTHING)
             claim = f"a step of {row.label} takes at {way} {part:g} of the {what} after the cut"
             found = cheaper(3, claim, student(logs), fmean(logs), str(len(logs)), **{way: part})
-            yield _untold(found) if any(map(moved, row.results)) else found
+            moved = not all(comparable("seconds", [result]) for result in row.results)
+            yield _untold(found, "machines") if moved else found
 
 
 def _pairs(rows: Sequence[Row]) -> Iterator[tuple[Row, Row]]:
@@ -247,13 +249,16 @@ def _compared(aim: int, claim: str, a: Row, b: Row, name: str, most: float) -> I
         return
     n = f"{len(logs[0])} and {len(logs[1])}"
     found = cheaper(aim, claim, welch(*logs), fmean(logs[0]) - fmean(logs[1]), n, most=most)
-    unlike = not same_machine((*a.results, *b.results))
-    yield _untold(found) if unlike and name in ("seconds", "grams_co2") else found
+    results = (*a.results, *b.results)
+    if comparable(name, results):
+        yield found
+    else:
+        yield _untold(found, "machines" if not comparable("seconds", results) else "electricity")
 
 
-def _untold(found: Finding) -> Finding:
-    """The finding as inconclusive: times and energy of unlike machines cannot be compared."""
-    return replace(found, verdict="inconclusive", why=f"{found.why}; on unlike machines")
+def _untold(found: Finding, unlike: str) -> Finding:
+    """The finding as inconclusive: times of unlike machines, and emissions of unlike electricity, say nothing."""
+    return replace(found, verdict="inconclusive", why=f"{found.why}; on unlike {unlike}")
 
 
 def _beside(row: Row, method: str, rows: Sequence[Row]) -> list[Row]:

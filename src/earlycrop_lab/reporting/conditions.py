@@ -1,7 +1,7 @@
 """What runs have in common, in words: the setting in which they can be compared, and the conditions of measurement."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 
 from earlycrop_lab.runs import Result
@@ -52,6 +52,42 @@ def conditions(results: Iterable[Result]) -> dict[str, list[Result]]:
     for result in results:
         groups[condition(result)].append(result)
     return dict(sorted(groups.items(), key=lambda item: (-len(item[1]), item[0])))
+
+
+def comparable(column: str, results: Iterable[Result]) -> bool:
+    """Whether a column's numbers can be compared between these runs.
+
+    Times depend on the machine, energy also on what of its power was measured and on the site, emissions also on the
+    electricity's mix.
+    """
+    results = tuple(results)
+    decisive, others = _decisive(column)
+    moved = any(others.intersection(result.environment.get("changed_from", ())) for result in results)
+    return not moved and len({decisive(result) for result in results}) <= 1
+
+
+def _decisive(column: str) -> tuple[Callable[[Result], tuple[object, ...]], frozenset[str]]:
+    """What a column's numbers depend on, and the changes under which an interrupted run mixes two of them."""
+    if column == "grams_co2":
+        return lambda r: (*_machine(r), *_site(r), r.emissions.country), MOVED | {"pue", "country"}
+    if column == "kwh":
+        return lambda r: (*_machine(r), *_site(r)), MOVED | {"pue"}
+    return (_machine, MOVED) if column.endswith("seconds") else (lambda _: (), frozenset())
+
+
+MOVED = frozenset({"cpu", "device", "threads", "ranks", "packages"})
+"""A run that resumed with another of these mixes the times of two machines."""
+
+
+def _machine(result: Result) -> tuple[object, ...]:
+    """The conditions on which time depends."""
+    e = result.environment
+    return (e["cpu"], e["device"], e["threads"], e["cpus"], e.get("ranks", 1), e["packages"].get("torch"))
+
+
+def _site(result: Result) -> tuple[object, ...]:
+    """The conditions on which energy depends, besides the machine."""
+    return (result.emissions.pue, result.emissions.power)
 
 
 def letter(number: int) -> str:

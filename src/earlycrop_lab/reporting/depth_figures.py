@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from earlycrop_lab.reporting.texts import AS_IT_IS
+
 Samples = Mapping[str, Tensor]
 """The tensors that a run of the task `depth` keeps: `images`, `truths`, `predictions`."""
 
@@ -44,7 +46,7 @@ def beside(runs: Mapping[str, Samples], width: float, across: bool = True) -> Fi
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_visible(False)
-        (grid[place][0].set_title if across else grid[place][0].set_ylabel)(name, fontsize=9)
+        (grid[place][0].set_title if across else grid[place][0].set_ylabel)(name, fontsize=9, **AS_IT_IS)
     assert drawn is not None
     bar = figure.colorbar(drawn, ax=grid.ravel().tolist(), fraction=0.05, aspect=30, pad=0.02)
     bar.set_label("depth, metres", fontsize=9)

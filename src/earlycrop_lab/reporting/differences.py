@@ -1,16 +1,15 @@
 """Two rows of the table compared: how much better one's metric is, and whether their times can be compared."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 from statistics import fmean
 from typing import Literal
 
 from earlycrop_lab.reporting.columns import NAMED, Column, column, shown
+from earlycrop_lab.reporting.conditions import comparable
 from earlycrop_lab.reporting.intervals import Interval, welch, within
 from earlycrop_lab.reporting.numbers import times
 from earlycrop_lab.reporting.tables import SAME, Row
-from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.description import Metric
 
 Comparative = Literal["better", "worse", "inconclusive"]
@@ -82,8 +81,8 @@ class Difference:
 
 
 def ratio(a: Row, b: Row, cost: Column) -> float | None:
-    """The mean cost of the first row over the second's; None where it is unknown or was measured on unlike machines."""
-    if cost.name == "seconds" and not same_machine((*a.results, *b.results)):
+    """The mean cost of the first row over the second's; None where it is unknown or depends on unlike conditions."""
+    if not comparable(cost.name, (*a.results, *b.results)):
         return None
     own, other = a.mean(cost), b.mean(cost)
     return own / other if own and other and isfinite(own / other) else None
@@ -93,20 +92,3 @@ def with_flops(a: Row, b: Row) -> str:
     """The ratio of two rows' FLOPs, as the end of a sentence that compares them; empty where they are equal."""
     found = ratio(a, b, NAMED["flops"])
     return "" if found is None or 1 / SAME <= found <= SAME else f", with {times(found)} of its FLOPs"
-
-
-def same_machine(results: Iterable[Result]) -> bool:
-    """Whether the times and energies of these runs can be compared."""
-    results = tuple(results)
-    return len(set(map(_machine, results))) == 1 and not any(map(moved, results))
-
-
-def moved(result: Result) -> bool:
-    """Whether a run resumed under conditions other than it began with, so that its time and energy mix both."""
-    return bool({"cpu", "device", "threads", "ranks", "packages"} & set(result.environment.get("changed_from", ())))
-
-
-def _machine(result: Result) -> tuple[object, ...]:
-    """The conditions on which time and energy depend."""
-    e = result.environment
-    return (e["cpu"], e["device"], e["threads"], e["cpus"], e.get("ranks", 1), e["packages"].get("torch"))

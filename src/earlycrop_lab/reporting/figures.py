@@ -17,6 +17,7 @@ from earlycrop.files import replacing
 from earlycrop.timing import EarlyBird, LazyRegime, NtkSettled, RateSettled, ScoreSettled
 from earlycrop_lab.reporting.columns import shown
 from earlycrop_lab.reporting.depth_figures import beside
+from earlycrop_lab.reporting.texts import AS_IT_IS
 from earlycrop_lab.runs import Result, samples
 
 PRUNED, DENSE, MARK, FAINT = "#0b7a75", "#7d8597", "#d1495b", "#d5dae1"
@@ -85,7 +86,7 @@ def progress(result: Result, dense: Result | None = None) -> Figure:
         axes.set_yscale("log")
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
     d = result.description
-    axes.set_title(f"{d.network} on {d.data}: {metric.label} after each epoch", loc="left")
+    axes.set_title(f"{d.network} on {d.data}: {metric.label} after each epoch", loc="left", **AS_IT_IS)
     return figure
 
 
@@ -139,7 +140,7 @@ def regime(result: Result) -> Figure | None:
         fontsize=9,
     )
     _note(above, moment, f"cut at epoch {moment:g}: {WHY[result.report['reason']]}")
-    figure.suptitle(f"{result.description.method}: when to prune?", x=0.01, ha="left")
+    figure.suptitle(f"{result.description.method}: when to prune?", x=0.01, ha="left", **AS_IT_IS)
     return figure
 
 
@@ -187,7 +188,7 @@ def _widths(widths: Sequence[dict[str, Any]], masks: bool, title: str) -> Figure
         "fraction of each layer's weights that stays" if masks else "output channels of each layer, after / before"
     )
     figure.legend(loc="outside lower left", ncols=2, frameon=False)
-    axes.set_title(title, loc="left")
+    axes.set_title(title, loc="left", **AS_IT_IS)
     return figure
 
 

@@ -14,7 +14,7 @@ from earlycrop.steps import OneShot
 from earlycrop.widths import WidthsOf
 from earlycrop_lab.measure.record import Columns
 from earlycrop_lab.reporting.columns import shown
-from earlycrop_lab.reporting.conditions import setting
+from earlycrop_lab.reporting.conditions import comparable, setting
 from earlycrop_lab.reporting.numbers import NONE, amount, large, percent
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.description import prunes
@@ -35,7 +35,8 @@ def comparison(results: Sequence[Result]) -> Table:
     for label, figures, compared in rows(results):
         ratio = []
         if len(results) == 2:
-            ratio = [_ratio(*(getattr(result.columns, compared) for result in results)) if compared else ""]
+            alike = compared and comparable(compared, results)
+            ratio = [_ratio(*(getattr(result.columns, compared) for result in results)) if alike else ""]
         table.add_row(label, *figures, *ratio)
     return table
 
@@ -78,7 +79,7 @@ def _step(milliseconds: float | None, steps: int) -> str:
 
 
 def _ratio(pruned: float | None, dense: float | None) -> str:
-    return "" if not dense or pruned is None else f"×{pruned / dense:.3g}"
+    return "" if not dense or pruned is None else f"×{amount(pruned / dense)}"
 
 
 ROWS: tuple[tuple[str, Callable[[Columns], str], str], ...] = (

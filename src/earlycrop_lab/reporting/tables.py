@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields, replace
 import earlycrop
 from earlycrop.units import Weights
 from earlycrop_lab.reporting.columns import COLUMNS, NAMED, Column, Spread, column
-from earlycrop_lab.reporting.conditions import condition, conditions, letter, setting
+from earlycrop_lab.reporting.conditions import comparable, condition, conditions, letter, setting
 from earlycrop_lab.reporting.numbers import NONE, large, times
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks.description import PRUNING, Description, Metric, prunes
@@ -110,9 +110,11 @@ class Row:
         return None if spread is None else spread.mean
 
     def multiple(self, column: Column) -> float | None:
-        """A column's mean over the dense twin's; None for dense itself and without a twin."""
+        """A column's mean over the dense twin's; None for dense itself, without a twin, and under unlike conditions."""
         own, dense = self.spread(column), Spread.of(map(column.read, self.dense))
-        return own.mean / dense.mean if self.prunes and own and dense and dense.mean else None
+        if not (self.prunes and own and dense and dense.mean and comparable(column.name, (*self.results, *self.dense))):
+            return None
+        return own.mean / dense.mean
 
     def interval(self, column: Column) -> str:
         """The 95 % interval of the main metric's mean; empty for other columns, and without a deviation."""
@@ -138,8 +140,14 @@ class Row:
 
 
 def table(results: Iterable[Result]) -> list[Row]:
-    """The rows by setting; in each, dense first, then by sparsity, masks after channels, in the order of `METHODS`."""
-    results = list(results)
+    """The rows by setting; in each, dense first, then by sparsity, masks after channels, in the order of `METHODS`.
+
+    Of several results of one description and seed the first counts.
+    """
+    runs: dict[Description, Result] = {}
+    for result in results:
+        runs.setdefault(result.description, result)
+    results = list(runs.values())
     groups: dict[Description, list[Result]] = defaultdict(list)
     for result in sorted(results, key=lambda result: result.description.seed):
         groups[_seedless(result.description)].append(result)

@@ -215,6 +215,8 @@ class Description:
             least = 0 if name in ("seed", "prune_at") else 1
             if isinstance(value, int) and not isinstance(value, bool) and value < least:
                 raise ValueError(f"{name} has to be {least} or more, not {value}.")
+        if said.get("seed", 0) >= 2**63:
+            raise ValueError(f"seed has to be below 2**63, not {said['seed']}.")
         for name, least in (("learning_rate", 0), ("clip_norm", 0), ("weight_decay", -1)):
             if not (isfinite(said.get(name, 1)) and said.get(name, 1) > least):
                 raise ValueError(f"{name} cannot be {said[name]:g}.")
@@ -345,7 +347,9 @@ class Description:
 
     def usual(self) -> Self:
         """The description of the same data, network, method and sparsity, with all other fields at their defaults."""
-        pruned: dict[str, Any] = {"sparsity": self.sparsity} if prunes(earlycrop.get_method(self.method)) else {}
+        # a sparsity of 0 is one only beside those of parts, which are not usual
+        asked = self.sparsity > 0 and prunes(earlycrop.get_method(self.method))
+        pruned: dict[str, Any] = {"sparsity": self.sparsity} if asked else {}
         return type(self)(method=self.method, data=self.data, network=self.network, **pruned)
 
     def dense_twin(self) -> Self:

@@ -217,6 +217,7 @@ class Session:
     def __enter__(self) -> Self:
         # not a part of training: before its clock and its tracker start
         target = target_of(self.d, self.setup, self.checkpoints.file(MEASURED))
+        self._flops = flops(self.setup.model, self.setup.example)
         torch.manual_seed(self.d.seed + 1009 * self.ranks.rank)  # dropout; the model and the data have their own seeds
         self.tracker.__enter__()
         with self.meters.clock.phase("scoring"):
@@ -350,19 +351,20 @@ class Session:
         model, report, meters = self.setup.model, self.pruner.report, self.meters
         seconds = meters.clock.seconds
         if report is None:
-            parameters, operations = sum(p.numel() for p in model.parameters()), flops(model, self.setup.example)
-            before = after = (parameters, operations)
+            parameters = (sum(p.numel() for p in model.parameters()),) * 2
         else:
-            before, after = ((counts.params, counts.flops) for counts in (report.before, report.after))
+            parameters = (report.before.params, report.after.params)
+        # not the report's, which only has products with parameters: the pointer of `psmm` multiplies activations
+        operations = self._flops if report is None else flops(model, self.setup.example)
         dense, sparse = meters.clock.steps("dense"), meters.clock.steps("sparse")
         return Columns(
             metrics=self.figures,
             weight_sparsity=report.weight_sparsity if report else None,
             node_sparsity=report.node_sparsity if report else None,
-            parameters_before=before[0],
-            parameters_after=after[0],
-            flops_before=_whole(before[1]),
-            flops_after=_whole(after[1]),
+            parameters_before=parameters[0],
+            parameters_after=parameters[1],
+            flops_before=_whole(self._flops),
+            flops_after=_whole(operations),
             dense_seconds=seconds["dense"],
             scoring_seconds=seconds["scoring"],
             sparse_seconds=seconds["sparse"],

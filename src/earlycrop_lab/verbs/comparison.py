@@ -17,7 +17,7 @@ from earlycrop_lab.data.archive import data_root as found_root
 from earlycrop_lab.measure.hardware import cpus, find_device
 from earlycrop_lab.runs import folder_name, start_over
 from earlycrop_lab.tasks.description import Description
-from earlycrop_lab.verbs.options import check_electricity, given
+from earlycrop_lab.verbs.options import check_surroundings, given
 from earlycrop_lab.verbs.verb import Misuse, say
 
 
@@ -27,7 +27,7 @@ def carry_out(options: argparse.Namespace, console: Console) -> int:
     runs, short = runs_of(grids), too_short(grids)
     if not runs:
         raise ValueError(next(iter(short.values())))
-    check_electricity(options)
+    check_surroundings(options)
     if options.workers < 1 or (options.cpus_per_run or 1) < 1:
         raise Misuse("--workers and --cpus-per-run have to be 1 or more")
     threads = options.cpus_per_run or (1 if options.address else max(cpus() // options.workers, 1))

@@ -103,12 +103,14 @@ def surroundings(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def check_electricity(options: argparse.Namespace) -> None:
-    """Refuse an unknown country and a PUE below 1.
+def check_surroundings(options: argparse.Namespace) -> None:
+    """Refuse an unknown country, a PUE below 1, and a time between checkpoints that is none.
 
     Raises:
-        ValueError: The country is unknown, or the PUE is below 1.
+        ValueError: The country is unknown, or a number is out of range.
     """
+    if not options.checkpoint_every >= 0:
+        raise Misuse(f"--checkpoint-every is a time in seconds, 0 or more, not {options.checkpoint_every:g}")
     check_country(options.country)
     if not options.pue >= 1:
         raise Misuse(f"a site uses at least the energy of its machines: --pue has to be 1 or more, not {options.pue:g}")

@@ -3,7 +3,9 @@
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,16 +13,17 @@ from rich.console import Console
 
 from earlycrop import get_method
 from earlycrop.files import replacing
+from earlycrop_lab.checkpoints import alone
 from earlycrop_lab.comparing.compare import Entry
 from earlycrop_lab.comparing.dashboard import duration
 from earlycrop_lab.comparing.engines import Local
 from earlycrop_lab.measure.hardware import find_device
-from earlycrop_lab.runs import Result, folder_name
+from earlycrop_lab.runs import Result, differing, folder_name, plain
 from earlycrop_lab.tasks import get_task
 from earlycrop_lab.tasks.classification import Classification
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.verbs.comparison import compared
-from earlycrop_lab.verbs.options import given
+from earlycrop_lab.verbs.options import check_surroundings, given
 from earlycrop_lab.verbs.verb import say
 from earlycrop_lab.why import (
     choice_figures,
@@ -52,11 +55,23 @@ class Asking:
         options: The options of the command line.
         say: Prints a line.
         compared: Runs descriptions, each in its own process.
+        held: What is held until the answer is there.
     """
 
     options: argparse.Namespace
     say: Callable[[str], None]
     compared: Callable[[Sequence[Description]], list[Entry]]
+    held: ExitStack
+
+    def folder(self, name: str) -> Path:
+        """The answer's folder, where no other process answers meanwhile.
+
+        Raises:
+            ValueError: Another process is at work in it.
+        """
+        folder = self.options.out / name
+        self.held.enter_context(alone(folder))
+        return folder
 
     @property
     def device(self) -> str:
@@ -130,9 +145,11 @@ def ask(options: argparse.Namespace, console: Console) -> int:
         )
     if min(options.seeds, options.samples) < 1 or options.after < 0:
         raise ValueError("--seeds and --samples have to be 1 or more, --after 0 or more")
+    check_surroundings(options)
     if getattr(options, "target", None) == "latency":
         raise ValueError("`why` cuts one network many times, and would measure it each time: choose another --target")
-    return question.answer(given(options), Asking(options, lambda text: say(console, text), run))
+    with ExitStack() as held:
+        return question.answer(given(options), Asking(options, lambda text: say(console, text), run, held))
 
 
 def _flow(fields: Given, asking: Asking) -> int:
@@ -141,6 +158,9 @@ def _flow(fields: Given, asking: Asking) -> int:
         get_method(name)  # before any training
     d, found = get_task(options.task).description(**fields), []
     levels = options.sparsities or LEVELS
+    for level in levels:
+        replace(d, sparsity=level)  # refused if it is none, before any training
+    folder = asking.folder(f"why-flow-{_named(d, method=False)}-after{options.after}")
     far = Far({"epoch": options.seeds * options.after, "cut": options.seeds * len(scores) * len(levels)})
 
     def trained(epoch: int) -> None:
@@ -155,7 +175,6 @@ def _flow(fields: Given, asking: Asking) -> int:
                 f"{far.step('cut')} seed {seed} {each.method:12} {each.sparsity:6.1%}  "
                 f"flow x{each.flow_after / each.flow_before:<9.3g} kernel changed by {each.kernel_change:.3g}",
             )
-    folder = options.out / f"why-flow-{d.data}-{d.network}-after{options.after}"
     keep(folder, {"asked": repr(d), "found": found}, device)
     return answer(folder, {"flow": flow_figures.flow(found)}, asking.say)
 
@@ -165,6 +184,8 @@ def _sensitivity(fields: Given, asking: Asking) -> int:
     d, found, levels = get_task(options.task).description(**fields), [], options.sparsities or PARTS
     if get_method(d.method).timing.cuts(1) == 0:
         raise ValueError(f"{d.method} removes nothing, so no layer loses anything: name another with --method.")
+    layers.check(levels)  # before any training
+    folder = asking.folder(f"why-sensitivity-{_named(d)}-{options.by}-after{options.after}")
     for seed in range(options.seeds):
         far: list[Far] = []  # once their number is known
 
@@ -181,7 +202,6 @@ def _sensitivity(fields: Given, asking: Asking) -> int:
         dense = stem_after(seeded, options.after, options.data_root, device, trained)
         found.append(layers.layers(seeded, dense, levels, options.by, progress))
         asking.say(f"\n{found[-1]}\n")
-    folder = options.out / f"why-sensitivity-{d.data}-{d.network}-{d.method}-{options.by}-after{options.after}"
     rises = options.by == "metric" and d.metric.better == "higher"
     keep(folder, {"asked": repr(d), "layers": [one.as_dict() for one in found], "rises": rises}, device)
     title = f"Each layer cut alone by {d.method}, {d.network} on {d.data}"
@@ -194,6 +214,7 @@ def _moment(fields: Given, asking: Asking) -> int:
         raise ValueError("`why moment` sweeps the epochs at one sparsity: give one with --sparsities")
     d = Classification(**fields, sparsity=options.sparsities[0] if options.sparsities else 0.95)
     at = options.at or sorted({float(round(d.epochs * part)) for part in (0, 0.1, 0.2, 0.35, 0.5)})
+    folder = asking.folder(f"why-moment-{folder_name(d)}")
     entries = asking.compared([replace(d, prune_at=epoch, seed=seed) for seed in range(options.seeds) for epoch in at])
     lacking = [how for _, how in entries if isinstance(how, str)]
     if lacking:
@@ -212,7 +233,6 @@ def _moment(fields: Given, asking: Asking) -> int:
         "training": moment_figures.training(seen, f"{d.network} on {d.data}, dense, at a constant rate"),
     }
     records = {"asked": repr(d), "accuracies": accuracies, "moments": chosen, "seen": seen}
-    folder = options.out / f"why-moment-{folder_name(d)}"
     keep(folder, records, device)
     return answer(folder, figures, asking.say)
 
@@ -224,7 +244,9 @@ def _choice(fields: Given, asking: Asking) -> int:
         raise ValueError("every choice is cut at the same whole epoch: give one with --at")
     epoch = int(options.at[0]) if options.at else choices.usual_epoch(d)
     levels = sorted(options.sparsities or (0.95,))
-    folder = options.out / f"why-choice-{_named(d)}-at{epoch}"
+    for level in levels:
+        replace(d, sparsity=level)  # refused if it is none, before any training
+    folder = asking.folder(f"why-choice-{_named(d)}-at{epoch}")
     found = [Choice(**each) for each in before(folder, d, options.again, "choices")]
     variants = choices.choices(choices.pruning_method(d))
     for seed in range(options.seeds):
@@ -257,7 +279,7 @@ def _early(fields: Given, asking: Asking) -> int:
     levels, budgets = sorted(options.sparsities or LEVELS), sorted(set(options.budgets or early.BUDGETS))
     shares = sorted({0.0, *(options.shares or early.SHARES)})
     early.check(d, levels, budgets, shares)
-    folder = options.out / f"why-early-{_named(d)}"
+    folder = asking.folder(f"why-early-{_named(d)}")
     found = [Early.of(each) for each in before(folder, d, options.again, "runs")]
     marks = [Mark(**each) for each in before(folder, d, options.again, "marks")]
 
@@ -313,7 +335,11 @@ ANSWERS = {
 """The answers, by the names of the questions in `why.QUESTIONS`."""
 
 
-def _named(d: Classification) -> str:
-    """The description's folder name without sparsity and seed, of which there may be several."""
-    name = folder_name(replace(d, seed=0)).removesuffix("-seed0")
-    return name.replace(f"{d.method}-{d.sparsity}", d.method, 1)
+def _named(d: Description, method: bool = True) -> str:
+    """The description's folder name without sparsity and seed, of which there may be several.
+
+    Args:
+        d: The description.
+        method: Whether the answer depends on its method.
+    """
+    return "-".join([*map(plain, (d.data, d.network, *([d.method] if method else []))), *differing(d)])

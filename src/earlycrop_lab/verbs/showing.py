@@ -7,7 +7,7 @@ from rich.console import Console
 
 from earlycrop_lab.reporting import summary
 from earlycrop_lab.reporting.figures import draw
-from earlycrop_lab.runs import MODEL, RESULT, Result, find, finished, read, twin
+from earlycrop_lab.runs import MODEL, PACKED, RESULT, Result, find, finished, read, twin
 from earlycrop_lab.verbs.verb import say
 
 
@@ -41,4 +41,7 @@ def present(result: Result, folder: Path, out: Path, console: Console, full: boo
         say(console, "There is no dense twin to compare with; --with-dense trains it.")
     say(console, "")
     for path in [*pictures, folder / RESULT, folder / MODEL]:
-        say(console, str(path))
+        if path.exists():  # of a packed run its folder holds neither
+            say(console, str(path))
+    if not (folder / RESULT).exists():
+        say(console, str(folder.parent / PACKED))

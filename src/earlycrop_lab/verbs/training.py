@@ -18,7 +18,7 @@ from earlycrop_lab.tasks import plan
 from earlycrop_lab.tasks.description import Description
 from earlycrop_lab.tasks.torchrun import joined, processes
 from earlycrop_lab.verbs.logs import check_logs, logged
-from earlycrop_lab.verbs.options import check_electricity
+from earlycrop_lab.verbs.options import check_surroundings
 from earlycrop_lab.verbs.showing import present
 from earlycrop_lab.verbs.verb import Misuse, say
 
@@ -31,7 +31,7 @@ def train(description: Description, options: argparse.Namespace, console: Consol
         options: The options of the command.
         console: Where it is shown.
     """
-    check_electricity(options)
+    check_surroundings(options)
     check_logs(options)
     device = find_device(options.device)
     if processes() > 1 and (options.with_dense or options.dry_run):

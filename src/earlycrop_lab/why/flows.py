@@ -76,7 +76,8 @@ def _state(d: Description, name: str, setup: Setup, sparsity: float | None, samp
     """Gradient flow and kernel of a copy, pruned if a sparsity is given."""
     method = replace(earlycrop.get_method(name), timing=AtInit())
     twin = copy.deepcopy(setup.model)
-    pruner = pruner_of(replace(d, sparsity=sparsity or d.sparsity), replace(setup, model=twin), method=method)
+    asked = d if sparsity is None else replace(d, sparsity=sparsity)
+    pruner = pruner_of(asked, replace(setup, model=twin), method=method)
     if sparsity is not None:
         pruner.check(0)
     loss = MeanLoss(twin, setup.loss, setup.scoring_now())

@@ -10,7 +10,18 @@ from matplotlib.figure import Figure
 
 from earlycrop import Sensitivity
 from earlycrop.sensitivity import title_of
-from earlycrop_lab.reporting.charts.canvas import GRID, HUES, INK, PAPER, SMALL, blank, entitle, plain, shortened
+from earlycrop_lab.reporting.charts.canvas import (
+    GRID,
+    HUES,
+    INK,
+    PAPER,
+    SMALL,
+    blank,
+    entitle,
+    plain,
+    shortened,
+)
+from earlycrop_lab.reporting.texts import AS_IT_IS
 
 WORSE = HUES[1]
 
@@ -45,6 +56,6 @@ def layers(found: Sequence[Sensitivity], rises: bool = False, title: str = "") -
     axes.set_xticks(range(len(columns)), [f"{100 * sparsity:g} %" for sparsity in columns])
     axes.set_yticks(range(len(rows)), [shortened(title_of(layer, shown=1), end=False) for layer in rows])
     axes.set_xlabel(f"of this layer's {found[0].unit} removed, and of no other's", fontsize=SMALL, color=INK)
-    axes.set_title(f"{found[0].figure}; with all: {whole:.3g}", fontsize=SMALL, loc="left", color=INK)
+    axes.set_title(f"{found[0].figure}; with all: {whole:.3g}", fontsize=SMALL, loc="left", color=INK, **AS_IT_IS)
     entitle(figure, title)
     return figure

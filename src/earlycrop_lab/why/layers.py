@@ -11,6 +11,17 @@ from earlycrop_lab.tasks.session import pruner_of
 from earlycrop_lab.why.branches import Stem
 
 
+def check(sparsities: Sequence[float]) -> None:
+    """Refuse what is no part of a layer.
+
+    Raises:
+        ValueError: A sparsity is below 0, or 1 or more.
+    """
+    for sparsity in sparsities:
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"A sparsity is the part of a layer that leaves, from 0 to below 1; {sparsity:g} is not.")
+
+
 def layers(
     d: Description,
     stem: Stem,

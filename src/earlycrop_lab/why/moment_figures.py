@@ -24,6 +24,7 @@ from earlycrop_lab.reporting.charts.canvas import (
     plain,
 )
 from earlycrop_lab.reporting.numbers import percent
+from earlycrop_lab.reporting.texts import AS_IT_IS
 from earlycrop_lab.why.moments import RULES, Moment, Watched
 
 COLOURS = dict(zip(RULES, HUES, strict=False))
@@ -133,4 +134,5 @@ def _beside(axes: Axes, row: int, text: str) -> None:
         va="center",
         fontsize=SMALL,
         color=INK,
+        **AS_IT_IS,
     )

@@ -24,7 +24,8 @@ BEFORE = {"prunable": 1800, "params": 1000, "nodes": 40, "flops": 1000.0}
 def pruned(d: Description, flops: float, params: int, epoch: float = 0.0) -> Result:
     """A run of which so many of 1000 FLOPs and of 1000 parameters stay."""
     after = {"prunable": 90, "params": params, "nodes": 10, "flops": flops}
-    return result(d, report(before=BEFORE, after=after, epoch=epoch))
+    counted = {"flops_before": 1000, "flops_after": flops, "parameters_before": 1000, "parameters_after": params}
+    return result(d, report(before=BEFORE, after=after, epoch=epoch), **counted)
 
 
 def mlp(method: str = "snap", seed: int = 0, epochs: int = 4, **said) -> Classification:
@@ -103,6 +104,21 @@ def test_all_seeds_of_a_row_have_the_same_run_beside_them():
         for s in (0, 3)
     ]
     assert found.runs == (*narrow[8], *narrow[3], *random, *(mlp(seed=s, epochs=20) for s in (0, 3)))
+
+
+def test_the_share_is_that_of_the_column_but_a_budgets_is_the_plans():
+    """Products of two activations are in the column, and in the counts of widths; no budget has them."""
+    d = mlp()
+    cut = report(before=BEFORE, after={**BEFORE, "flops": 300.0}, epoch=0.0)
+    run = result(d, cut, flops_before=2000, flops_after=400, parameters_before=1000, parameters_after=75)
+    narrow, random, longer = (derived({kind: [run]}, None).runs[0] for kind in KINDS if kind != "narrow-params")
+    assert (narrow.width, random.sparsity, longer.epochs) == (8, 0.7, 20)
+
+
+def test_flops_that_could_not_be_counted_have_nothing_beside_them():
+    run = result(mlp(), report(before=BEFORE, epoch=0.0), flops_before=None, flops_after=None)
+    found = derived({"narrow-flops": [run]}, None)
+    assert found.lacking == ("no narrow-flops beside snap 80 %: its flops could not be counted.",)
 
 
 def test_a_floor_stays_that_of_the_row():

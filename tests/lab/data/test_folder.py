@@ -1,5 +1,6 @@
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -127,3 +128,25 @@ def test_splits_that_do_not_agree_are_refused(tmp_path):
     shutil.copytree(tmp_path / "val", tmp_path / "test")
     with pytest.raises(DataError, match="test and val"):
         load(f"folder:{tmp_path}")
+
+
+@pytest.mark.parametrize("form", ["png", "tif"])
+def test_grey_values_of_16_bits_are_scaled_and_not_clipped(form, tmp_path):
+    values = np.array([[0, 257], [128 * 257, 65535]], np.uint16)
+    Image.fromarray(values).save(tmp_path / f"a.{form}")
+    assert decode([tmp_path / f"a.{form}"], 2)[0, 1].tolist() == [[0, 1], [128, 255]]
+
+
+def test_a_picture_of_16_bits_looks_as_that_of_8(tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "b.png")
+    fine, coarse = (decode([tmp_path / name], 8)[0].int() for name in ("b.png", "a.png"))
+    assert (fine - coarse).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("kind", "told"), [(np.float32, "floating-point numbers"), (np.int32, "32-bit integers")])
+def test_values_of_which_nothing_says_what_is_white_are_refused(kind, told, tmp_path):
+    Image.fromarray(np.zeros((4, 4), kind)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=rf"a\.tif has pixels of mode .*{told}.* Convert it to 8 or 16 bits"):
+        decode([tmp_path / "a.tif"], 2)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from earlycrop_lab.cli import main
-from earlycrop_lab.page import write
+from earlycrop_lab.page import finished, write
 from earlycrop_lab.page.style import DARK, LIGHT
-from earlycrop_lab.runs import folder_name
+from earlycrop_lab.runs import folder_name, pack
 from earlycrop_lab.runs import write as write_result
 from earlycrop_lab.tasks.classification import Classification
 from tests.lab.page.browser import BROWSER, Browser, browsing
@@ -228,6 +228,34 @@ def test_an_answer_that_cannot_be_read_is_told(tmp_path):
     lacking = parsed(tmp_path / "page.html").find(".//section[@id='lacking']/dl")
     assert lacking.findtext("dt") == "why-flow-digits"
     assert "is no answer of `earlycrop why`" in lacking.findtext("dd")
+
+
+def test_a_copied_or_moved_folder_is_no_further_seed(tmp_path):
+    """Neither is a folder that was renamed after its result was packed."""
+    copied, moved = Classification(method="dense"), Classification(method="dense", seed=1)
+    for name, run in (("z-copy", copied), (folder_name(copied), copied), (folder_name(moved), moved)):
+        (tmp_path / name).mkdir()
+        write_result(result(run), tmp_path / name)
+    pack(tmp_path, tmp_path)
+    (tmp_path / folder_name(moved)).rename(tmp_path / "renamed")
+    results, lacking = finished(tmp_path)
+    assert [each.description.seed for each in results] == [0, 1]
+    assert sorted(lacking) == ["renamed", "z-copy"]
+    write(tmp_path, tmp_path / "page.html")
+    table = (tmp_path / "page" / "table.md").read_text()
+    assert next(line for line in table.splitlines() if line.startswith("| `dense`")).split("|")[3].strip() == "2"
+    told = parsed(tmp_path / "page.html").find(".//section[@id='lacking']/dl")
+    assert told.findtext("dd") == f"is another result of the same run as {folder_name(moved)}, and is left out"
+
+
+def test_a_page_without_suffix_has_one_beside_its_folder(tmp_path, capsys):
+    run = Classification(method="dense")
+    (tmp_path / folder_name(run)).mkdir()
+    write_result(result(run), tmp_path / folder_name(run))
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "page")]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[:2] == [str(tmp_path / "page.html"), str(tmp_path / "page" / "table.md")]
+    assert all(Path(path).is_file() for path in printed)
 
 
 def test_every_run_is_described_as_its_own_source(page):

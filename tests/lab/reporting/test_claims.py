@@ -199,6 +199,25 @@ def test_a_large_network_pruned_beside_a_small_one_dense():
     }
 
 
+@pytest.mark.parametrize(
+    ("unlike", "changed"),
+    [({"country": "NOR"}, {}), ({"pue": 1.5}, {}), ({"power": "CPU measured"}, {}), ({}, {"country": "DEU"})],
+)
+def test_emissions_of_unlike_electricity_are_not_compared(unlike, changed):
+    small = runs("dense", [0.90, 0.90], width=8, parameters_before=500, grams_co2=2.0)
+    large = runs("crop-s", [0.92, 0.92], grams_co2=1.0)
+    claim = "crop-s 98 %, resnet18 of width 32, takes less emissions than dense, resnet18 of width 8"
+    there = told(findings(table([*small, *large])))
+    assert there[claim] == "holds"
+    began = {"changed_from": changed} if changed else {}
+    elsewhere = [
+        replace(r, emissions=replace(r.emissions, **unlike), environment={**r.environment, **began}) for r in large
+    ]
+    found = findings(table([*small, *elsewhere]))
+    assert told(found) == {**there, claim: "inconclusive"}
+    assert "on unlike electricity" in markdown(found)
+
+
 def test_what_a_large_network_needs_before_its_cut_counts_too():
     small = runs("dense", [0.90, 0.90], width=8, parameters_before=500, dense_memory_bytes=2_000_000)
     cut = {"sparse_memory_bytes": 1_000_000}

@@ -3,6 +3,7 @@
 import pytest
 from matplotlib.figure import Figure
 
+from earlycrop_lab.reporting.charts.canvas import blank, entitle, headline, text_at
 from earlycrop_lab.reporting.figures import _widths, channels, draw, draw_plan, progress, regime
 from earlycrop_lab.tasks.classification import Classification
 from tests import dense
@@ -98,3 +99,22 @@ def test_a_plan_has_a_picture_before_anything_is_cut(method, tmp_path):
     (axes,) = _widths(plan.as_dict()["rows"], method == "snip", "").axes
     after = [row.after / row.before if method == "snip" else row.after for row in plan.rows]
     assert [bar.get_width() for bar in axes.patches][len(after) :] == pytest.approx(after)
+
+
+PATH = "folder:a$b_{c/$d\\\\e^"
+
+
+def test_a_path_with_dollar_signs_is_no_formula(tmp_path):
+    run = Classification(epochs=4, data=PATH, part="0=0.5")
+    figure = progress(result(run, report(), weight_sparsity=0.95), result(run.dense_twin()))
+    assert PATH in drawn(figure)
+    assert len(draw(result(run, report(), weight_sparsity=0.95), tmp_path)) == 3
+
+
+def test_a_title_and_a_name_with_dollar_signs_are_no_formulas():
+    figure = blank(200)
+    axes = figure.subplots()
+    entitle(figure, PATH)
+    headline(axes, PATH)
+    text_at(axes, (0, 0), (0, 0), PATH, "black")
+    figure.canvas.draw()

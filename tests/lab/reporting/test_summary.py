@@ -1,6 +1,7 @@
 """Tables and sentences."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -55,6 +56,16 @@ def test_a_ratio_stands_beside_its_own_line():
     text = printed(comparison([result(Classification(), report(), **cut), DENSE]))
     times = [line.split()[3:] for line in text.splitlines() if "its CPU time" in line]
     assert times == [["30", "ms", "30", "ms"], ["6", "ms", "–", "×0.2"]]  # over the dense step's 30 ms
+
+
+def test_there_is_no_ratio_of_emissions_of_two_countries():
+    here = result(Classification(), report(), grams_co2=1.0, kwh=0.001)
+    dense = result(Classification(method="dense"), grams_co2=2.0, kwh=0.002)
+    assert row(printed(comparison([here, dense])), "emissions")[-1] == "×0.5"
+    abroad = replace(here, emissions=replace(here.emissions, country="NOR"))
+    text = printed(comparison([abroad, dense]))
+    assert row(text, "emissions") == ["1", "g", "2", "g"]
+    assert row(text, "energy") == ["1", "Wh", "2", "Wh", "×0.5"]
 
 
 def test_a_smoke_run_says_so():

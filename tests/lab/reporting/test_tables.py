@@ -67,6 +67,19 @@ def test_the_multiple_is_of_the_dense_mean():
     assert table(runs[2:])[0].multiple(steps) is None  # without a twin
 
 
+def test_there_is_no_multiple_of_what_was_measured_under_unlike_conditions():
+    twin, run = dense(0, grams_co2=2.0), pruned(0, grams_co2=1.0)
+
+    def multiples(of: Result) -> list[float | None]:
+        row = table([twin, of])[1]
+        return [row.multiple(COLUMN[name]) for name in ("grams_co2", "seconds", "optimizer_steps")]
+
+    assert multiples(run) == [0.5, pytest.approx(run.columns.seconds / twin.columns.seconds), 1.0]
+    abroad = replace(run, emissions=replace(run.emissions, country="NOR"))
+    assert multiples(abroad) == [None, *multiples(run)[1:]]
+    assert multiples(replace(run, environment={**run.environment, "threads": 64})) == [None, None, 1.0]
+
+
 def test_dense_comes_first_then_sparsities_channels_before_masks_in_the_order_of_the_methods():
     asked = [("snip", 0.9), ("earlycrop-s", 0.98), ("crop-s", 0.9), ("snap", 0.9), ("snip", 0.98), ("dense", 0.95)]
     rows = table(
@@ -211,3 +224,13 @@ def test_the_frontier_is_what_no_other_row_beats_in_both():
     ]
     assert [row.name for row in frontier(table(runs), COLUMN["seconds"])] == ["random-s", "snap", "dense", "snip"]
     assert frontier(table(runs), COLUMN["grams_co2"]) == []  # nobody had it
+
+
+def test_the_same_seed_counts_once():
+    (row,) = table([dense(0, test_accuracy=0.5), dense(0, test_accuracy=0.9), dense(1, test_accuracy=0.7)])
+    assert [each.columns.metrics["test_accuracy"] for each in row.results] == [0.5, 0.7]
+
+
+def test_what_is_nearly_a_thousand_has_no_exponent():
+    seconds = COLUMN["seconds"]
+    assert [seconds.show(value) for value in (999.4, 999.5, 999.97, 1000.0)] == ["999", "1,000", "1,000", "1,000"]

@@ -10,6 +10,7 @@ import torch
 import earlycrop
 from earlycrop.scores import Inverted, PathNorm, Random
 from earlycrop.units import WeightUnits
+from earlycrop_lab.checkpoints import alone
 from earlycrop_lab.cli import main
 from earlycrop_lab.tasks.classification import Classification, train
 from earlycrop_lab.why import choice_figures, inquiry
@@ -243,3 +244,18 @@ def test_asked_on_the_command_line_it_goes_on_where_it_was(tmp_path, capsys):
     assert main([*asked, "--learning-rate=0.01"]) == 0  # another question, another folder
     assert len(list(tmp_path.glob("why-choice-*"))) == 2
     assert usual_epoch(SMALL) == 1
+
+
+@pytest.mark.parametrize("question", ["choice", "early", "moment", "flow"])
+def test_two_do_not_answer_the_same_question_at_once(question, tmp_path, capsys, monkeypatch):
+    """The second would write its records over those of the first."""
+    monkeypatch.setattr("earlycrop_lab.verbs.questions.stem_after", lambda *_: pytest.fail("trained"))
+    names = {
+        "choice": "why-choice-digits-cnn-snap-at0",
+        "early": "why-early-digits-cnn-snap",
+        "moment": "why-moment-digits-cnn-snap-0.95-seed0",
+        "flow": "why-flow-digits-cnn-after0",
+    }
+    with alone(tmp_path / names[question]):
+        assert main(["why", question, "--method=snap", "--network=cnn", f"--out={tmp_path}"]) == 2
+    assert f"Another process is at work in {tmp_path / names[question]}" in capsys.readouterr().err

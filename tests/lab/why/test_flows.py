@@ -1,6 +1,7 @@
 """What scores do to the gradient flow and to the kernel."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -68,3 +69,47 @@ def test_the_records_are_of_the_device_that_was_asked_for(tmp_path, monkeypatch)
     assert main(["why", "flow", "--device=cpu", f"--out={tmp_path}"]) == 0
     (records,) = tmp_path.glob("*/records.json")
     assert json.loads(records.read_text())["environment"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize("level", ["0", "1", "-0.5", "nan"])
+def test_a_sparsity_that_is_none_is_refused_before_any_training(level, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("earlycrop_lab.verbs.questions.stem_after", lambda *_: pytest.fail("trained"))
+    assert main(["why", "flow", "--sparsities", "0.5", level, f"--out={tmp_path}"]) == 2
+    assert "sparsity is the fraction to remove, between 0 and 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_sparsity_of_nothing_beside_parts_is_not_the_usual_one():
+    stem = stem_after(SMALL, 0)
+    (some, more) = (
+        next(flows(replace(SMALL, sparsity=usual, part="fc1=0.5"), stem, ("random-u",), (0.0,), samples=2))
+        for usual in (0.1, 0.9)
+    )
+    assert some == more
+    assert some.flow_after > 0
+
+
+def answered(tmp_path, monkeypatch, *asked: str) -> set[str]:
+    monkeypatch.setattr(module, "flows", lambda *_, **__: [])
+    monkeypatch.setattr(flow_figures, "flow", lambda _: Figure())
+    monkeypatch.setattr("earlycrop_lab.verbs.questions.stem_after", lambda *_: None)
+    assert main(["why", "flow", "--device=cpu", f"--out={tmp_path}", *asked]) == 0
+    return {path.parent.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("records.json")}
+
+
+def test_answers_about_networks_that_differ_lie_in_folders_that_differ(tmp_path, monkeypatch):
+    usual = {"why-flow-digits-resnet18-after0"}
+    assert answered(tmp_path, monkeypatch) == usual
+    assert answered(tmp_path, monkeypatch, "--method=snip") == usual  # every score is compared: the method is ignored
+    assert answered(tmp_path, monkeypatch, "--width=4") == usual | {"why-flow-digits-resnet18-width4-after0"}
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        (["--data=folder:a/b c"], "why-flow-folder_a_b_c-resnet18-after0"),
+        (["--task=language", "--data=text:a/b"], "why-flow-text_a_b-psmm-after0"),
+    ],
+)
+def test_the_answer_about_ones_own_data_lies_where_pages_look_for_it(own, name, tmp_path, monkeypatch):
+    assert answered(tmp_path, monkeypatch, *own) == {name}

@@ -44,3 +44,24 @@ def test_what_is_worse_is_redder_whether_the_figure_rises_or_falls():
 def test_a_method_that_removes_nothing_is_no_answer(tmp_path, capsys):
     assert main(["why", "sensitivity", *SMALL, "--method=dense", f"--out={tmp_path}"]) == 2
     assert "dense removes nothing" in capsys.readouterr().err
+
+
+def test_a_part_that_is_none_is_refused_before_any_training(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("earlycrop_lab.verbs.questions.stem_after", lambda *_: pytest.fail("trained"))
+    assert main(["why", "sensitivity", *SMALL, "--sparsities", "0.5", "1", f"--out={tmp_path}"]) == 2
+    assert "from 0 to below 1; 1 is not" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_differs_is_in_the_name_and_a_path_is_one_folder(tmp_path, monkeypatch):
+    """The method too, which decides what is cut."""
+    monkeypatch.setattr("earlycrop_lab.verbs.questions.stem_after", lambda *_: None)
+    monkeypatch.setattr("earlycrop_lab.why.layers.layers", lambda *_: Sensitivity("a", "channels", "b", 1.0, ()))
+    monkeypatch.setattr(layer_figures, "layers", lambda *_: Figure())
+    for own in (["--data=folder:a/b"], ["--width=8"], ["--width=8", "--by=metric"]):
+        assert main(["why", "sensitivity", "--method=snap", f"--out={tmp_path}", *own]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "why-sensitivity-folder_a_b-resnet18-snap-loss-after0",
+        "why-sensitivity-digits-resnet18-snap-width8-loss-after0",
+        "why-sensitivity-digits-resnet18-snap-width8-metric-after0",
+    }

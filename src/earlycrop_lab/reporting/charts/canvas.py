@@ -11,6 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from earlycrop_lab.reporting.texts import AS_IT_IS
+
 WIDTH = 360.0
 """Width of a chart in points, the unit of all lengths here."""
 SIZE, SMALL = 10.5, 9.5
@@ -102,7 +104,7 @@ def plain(axes: Axes) -> None:
 
 def head(axes: Axes, title: str) -> None:
     """Write the y-axis's title above it, where it can be read without turning a phone."""
-    axes.set_title(title, fontsize=SMALL, loc="left", color=INK, pad=6, x=0)
+    axes.set_title(title, fontsize=SMALL, loc="left", color=INK, pad=6, x=0, **AS_IT_IS)
 
 
 def text_at(
@@ -110,7 +112,14 @@ def text_at(
 ) -> None:
     """Write text `aside` points from a point; `across` and `above` take its x or y as a fraction of the axes."""
     frame = axes.get_yaxis_transform() if across else axes.get_xaxis_transform() if above else axes.transData
-    style = {"ha": "left", "va": "bottom" if above else "center", "fontsize": SMALL, "color": colour, **said}
+    style = {
+        "ha": "left",
+        "va": "bottom" if above else "center",
+        "fontsize": SMALL,
+        "color": colour,
+        **AS_IT_IS,
+        **said,
+    }
     axes.annotate(
         text,
         at,
@@ -131,12 +140,12 @@ def blank(height: float) -> Figure:
 def entitle(figure: Figure, title: str) -> None:
     """Write a title above all panels of a figure, unless it is empty."""
     if title:
-        figure.suptitle(title, x=0.01, ha="left", fontsize=SMALL, fontweight="bold", color=INK)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=SMALL, fontweight="bold", color=INK, **AS_IT_IS)
 
 
 def headline(axes: Axes, text: str) -> None:
     """Write a title above one panel of a figure."""
-    axes.set_title(text, loc="left", fontsize=SMALL, color=INK)
+    axes.set_title(text, loc="left", fontsize=SMALL, color=INK, **AS_IT_IS)
 
 
 def explain_marks(figure: Figure, marks: Mapping[str, Mapping[str, Any]], **said: Any) -> None:

@@ -19,6 +19,7 @@ from earlycrop_lab.reporting.charts.marks import (
 )
 from earlycrop_lab.reporting.charts.names import names_at
 from earlycrop_lab.reporting.columns import NAMED, Column, shown
+from earlycrop_lab.reporting.conditions import comparable
 from earlycrop_lab.reporting.numbers import amount
 from earlycrop_lab.reporting.tables import Row, frontier
 from earlycrop_lab.runs import Result
@@ -109,6 +110,8 @@ def _note(known: Sequence[Row], best: Sequence[Row], names: Callable[[Row], str]
         for row in best
     )
     what = "The memory is that of the largest training step of the run. " if cost is PEAK else ""
+    if not comparable(cost.name, [result for row in known for result in row.results]):
+        what += "Not all were measured under the same conditions, so they are no ranking. "
     if narrow:
         what += "The grey line joins the dense network's widths. "
     if cost is NAMED["parameters"] and any(row.masks for row in known):

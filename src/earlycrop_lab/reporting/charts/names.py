@@ -6,6 +6,7 @@ from statistics import fmean
 from matplotlib.axes import Axes
 
 from earlycrop_lab.reporting.charts.canvas import SMALL, SOFT, WIDTH, Place, shortened, text_width
+from earlycrop_lab.reporting.texts import AS_IT_IS
 
 Box = tuple[float, float, float, float]
 
@@ -25,6 +26,7 @@ def names_beside(axes: Axes, ends: Mapping[str, tuple[float, float]], hues: Mapp
             va="center",
             fontsize=SMALL,
             color=hues[name],
+            **AS_IT_IS,
             annotation_clip=False,
             arrowprops={
                 "arrowstyle": "-",
@@ -93,6 +95,7 @@ def names_at(
             fontsize=SMALL,
             fontweight="bold" if bold else "normal",
             color=hue if bold else SOFT,
+            **AS_IT_IS,
             arrowprops={"arrowstyle": "-", "color": SOFT, "linewidth": 0.5, "shrinkA": 0, "shrinkB": 3}
             if far
             else None,

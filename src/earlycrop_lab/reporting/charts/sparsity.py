@@ -32,6 +32,7 @@ from earlycrop_lab.reporting.charts.marks import (
 from earlycrop_lab.reporting.charts.names import names_beside
 from earlycrop_lab.reporting.columns import NAMED, shown
 from earlycrop_lab.reporting.tables import Row, unequal
+from earlycrop_lab.reporting.texts import AS_IT_IS
 
 LEVELS = (0.0, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 """Sparsities that get a tick."""
@@ -95,7 +96,7 @@ def _ranking(rows: Sequence[Row]) -> Chart:
     for place, row in enumerate(order):
         draw_row(axes, place, row, hues[row.line], vertical=False)
         text_at(axes, (1, place), (6, 0), shown(metric, row.figure.mean), INK, across=True, va="center_baseline")
-    axes.set_yticks(range(len(order)), [shortened(row.name) for row in order], fontsize=SMALL)
+    axes.set_yticks(range(len(order)), [shortened(row.name) for row in order], fontsize=SMALL, **AS_IT_IS)
     for tick, row in zip(axes.get_yticklabels(), order, strict=True):
         tick.set_color(hues[row.line] if row.prunes else SOFT)
     axes.tick_params(axis="y", length=0)
