@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from dataclasses import replace
 from itertools import takewhile
 from pathlib import Path
 from statistics import mean, stdev
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from earlycrop import get_method
 from earlycrop_lab.reporting import equal_cost
 from earlycrop_lab.reporting.columns import COLUMNS, column
+from earlycrop_lab.reporting.differences import Difference
 from earlycrop_lab.reporting.tables import Row, table
 from earlycrop_lab.runs import finished, read
 
@@ -52,6 +55,28 @@ def equal_line(comparison: equal_cost.Comparison) -> str:
     return f"| {' | '.join(comparison.cells[:6])} |"
 
 
+def scale_lines() -> dict[str, Difference]:
+    """For each method that was run with and without rescaling, all else equal, a row of the page's table."""
+    found = {}
+    for row in (row for folder in RECIPES for row in rows_of(folder)):
+        d, usual = row.description, get_method(row.description.method).rescale
+        if not (usual if d.rescale is None else d.rescale == "yes"):
+            continue
+        twin = replace(d, rescale="no" if usual else None)
+        for other in (other for folder in RECIPES for other in rows_of(folder) if other.description == twin):
+            gain = Difference.of(row, other)
+            figures = [other.text(column(row.metric)), row.text(column(row.metric))]
+            cells = [
+                f"{d.network}, {row.asked}",
+                f"`{d.method}`",
+                *figures,
+                gain.text.replace(" points", ""),
+                gain.verdict,
+            ]
+            found[f"| {' | '.join(cells)} |"] = gain
+    return found
+
+
 def gpt2_line(row: dict[str, Any]) -> str:
     loss = f"{row['test loss']:.3f} ± {row['sd']:.3f}"
     return f"| {row['row']} | {row['n']} | {loss} | {row['parameters']:,} | {row['MFLOPs']:.1f} |"
@@ -76,6 +101,12 @@ def test_the_comparisons_at_equal_cost_are_those_of_the_runs():
     found = [equal_cost.comparisons(rows_of(folder)) for folder in RECIPES]
     known = {equal_line(one) for each in found for comparisons in each.values() for one in comparisons}
     assert len(shown := lines_of("At equal cost")) > 4
+    assert [line for line in shown if line not in known] == []
+
+
+def test_the_table_of_the_scale_is_that_of_the_runs():
+    known = scale_lines()
+    assert len(shown := lines_of("The scale after a cut")) > 8
     assert [line for line in shown if line not in known] == []
 
 
