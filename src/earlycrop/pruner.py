@@ -9,8 +9,9 @@ units    what leaves, and how         (units/)
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -23,11 +24,11 @@ from earlycrop.adopting import (
     bare,
     check_epoch,
     check_epochs,
+    check_given,
     check_method,
     check_optimizer_state,
     check_optimizers,
     check_ranks,
-    check_real,
     check_state,
     copy_of,
 )
@@ -48,7 +49,6 @@ from earlycrop.scoring import Scorer, Scoring
 from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, named, probed
 from earlycrop.starvation import remaining
 from earlycrop.structure import Verification, names_of
-from earlycrop.structure.refusals import check_model
 from earlycrop.timing import Now, Phase, Reason
 from earlycrop.units import AbstractUnits
 from earlycrop.watching import Watch
@@ -129,9 +129,8 @@ class Pruner(Closed):
         self.model = model = bare(model)
         self.method = method if isinstance(method, Method) else get_method(method)
         self.budget = budget.with_floor(self.method.min_channels)
-        self.epochs, self.seed = epochs, seed
         self.report: Report | None = None
-        self.cuts, self.log = 0, check_log(log)
+        self.epochs, self.seed, self.cuts, self.log = epochs, seed, 0, check_log(log)
         self._optimizer_state, self._verify = check_optimizer_state(optimizer_state), verify
         self._ranks = ranks_of(group)
         self._scorer = Scorer(scoring, self.method.bn_mode, seed, self._ranks)
@@ -139,10 +138,8 @@ class Pruner(Closed):
         check_ranks(self._ranks, model, self._identity() | {"epochs": epochs, "loss": bool(scoring and scoring.loss)})
         check_epochs(self.method, self.budget, epochs)
         if self._cuts_in_all:
-            check_model(model, names_of(ignore))
-            check_real(model, example_inputs)
-        layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
-        ways = self._scorer.calls(model) if self._cuts_in_all else ()
+            check_given(model, example_inputs, names_of(ignore))
+        layers, ways = (tuple(map(tuple, coupled)), self._scorer.calls(model)) if self._cuts_in_all else ((), ())
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
         if self._cuts_in_all and self._scorer.ready:
             self.units.rehearse(self._scorer.rehearsal, self._scorer.aside)
@@ -212,8 +209,7 @@ class Pruner(Closed):
             The report if this call pruned, else None. Most methods prune once; see `done`.
 
         Raises:
-            EarlyCropError: `epoch` is no finite number.
-            ScoreError: the loss or the scores are not finite; the model is as it was.
+            ScoreError: the loss or the scores are not finite (EarlyCropError: `epoch` is not); the model is as it was.
             VerificationError: the cut was not exact; the model is as it was.
             RankError: that, or something else, happened on another rank; the model is as it was.
         """
@@ -254,16 +250,9 @@ class Pruner(Closed):
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
         before, widths = _before(self.units, self.budget, None)
         with torch.inference_mode(False), self._scorer.session(), self.units.tried() as units:
-            proof, _ = units.proof() if self._verify else (None, None)
-            rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
-            dense = self._scorer.variation(units.model, self.method)
             worth = torch.zeros(units.alive.numel(), dtype=torch.float64)
-            self._removal.leave(units, self.targets, worth)
-            if rehearsal is not None:
-                rehearsal.repeat()
-            if proof is not None:
-                _exact(proof())
-            left = remaining(dense, self._scorer.variation(units.model, self.method))
+            leave = partial(self._removal.leave, units, self.targets, worth)
+            left = _left_by(leave, units, self._scorer, self.method, self._verify)
             return plan_of(self.method, self.budget, units, before, widths, worth, self._scorer.samples, left)
 
     def sensitivity(
@@ -415,6 +404,22 @@ class Pruner(Closed):
         """
         with self._scorer.session():
             return self._scorer.kernel(self.units, samples, most)
+
+
+def _left_by(
+    leave: Callable[[], None], units: AbstractUnits, scorer: Scorer, method: Method, verify: bool
+) -> float | None:
+    """What a trial leaves of the variation of the outputs; everything is checked that is checked after a cut."""
+    proof, _ = units.proof() if verify else (None, None)
+    rehearsal = scorer.rehearsal(units) if method.units.whole_channels else None
+    dense = scorer.variation(units.model, method)
+    leave()
+    if rehearsal is not None:
+        rehearsal.repeat()
+    left = remaining(dense, scorer.variation(units.model, method))
+    if proof is not None:
+        _exact(proof())
+    return left
 
 
 def _before(units: AbstractUnits, budget: Budget, report: Report | None) -> tuple[Counts, list[tuple[str, int]]]:
