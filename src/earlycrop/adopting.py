@@ -18,7 +18,7 @@ from earlycrop.errors import EarlyCropError, OptimizerError, nearest
 from earlycrop.methods import Method
 from earlycrop.scoring import Scorer
 from earlycrop.structure import layers_in
-from earlycrop.structure.refusals import check_unscripted
+from earlycrop.structure.refusals import check_model, check_unscripted
 from earlycrop.structure.walk import tensors_of
 from earlycrop.units import AbstractUnits
 
@@ -214,12 +214,18 @@ def check_epoch(epoch: Any) -> None:
         )
 
 
-def check_real(model: nn.Module, example_inputs: object) -> None:
-    """Refuse complex weights of layers: scores are defined for real ones.
+def check_given(model: nn.Module, example_inputs: object, ignore: Sequence[str]) -> None:
+    """Refuse models that cannot be cut (see `check_model`), and complex weights: scores are defined for real ones.
+
+    Args:
+        model: The network.
+        example_inputs: What it takes.
+        ignore: Names of modules or parameters that stay whole.
 
     Raises:
-        EarlyCropError: there is one; names it.
+        EarlyCropError: it is such a model; names the parameter.
     """
+    check_model(model, ignore)
     complexes = {name for name, parameter in model.named_parameters() if parameter.is_complex()}
     layers = layers_in(model, example_inputs) if complexes else ()
     for name in (name for layer in layers for name in layer.weights):

@@ -23,11 +23,11 @@ from earlycrop.adopting import (
     bare,
     check_epoch,
     check_epochs,
+    check_given,
     check_method,
     check_optimizer_state,
     check_optimizers,
     check_ranks,
-    check_real,
     check_state,
     copy_of,
 )
@@ -49,7 +49,6 @@ from earlycrop.scoring import Scorer, Scoring
 from earlycrop.sensitivity import USUAL, Measure, Progress, Sensitivity, named, probed
 from earlycrop.starvation import remaining
 from earlycrop.structure import Verification, names_of
-from earlycrop.structure.refusals import check_model
 from earlycrop.timing import Now, Phase, Reason
 from earlycrop.units import AbstractUnits
 from earlycrop.watching import Watch
@@ -140,10 +139,8 @@ class Pruner(Closed):
         check_ranks(self._ranks, model, self._identity() | {"epochs": epochs, "loss": bool(scoring and scoring.loss)})
         check_epochs(self.method, self.budget, epochs)
         if self._cuts_in_all:
-            check_model(model, names_of(ignore))
-            check_real(model, example_inputs)
-        layers = tuple(map(tuple, coupled)) if self._cuts_in_all else ()
-        ways = self._scorer.calls(model) if self._cuts_in_all else ()
+            check_given(model, example_inputs, names_of(ignore))
+        layers, ways = (tuple(map(tuple, coupled)), self._scorer.calls(model)) if self._cuts_in_all else ((), ())
         self.units = self.method.units.of(model, example_inputs, None, names_of(ignore), layers, ways)
         if self._cuts_in_all and self._scorer.ready:
             self.units.rehearse(self._scorer.rehearsal, self._scorer.aside)

@@ -142,7 +142,8 @@ def test_features_that_the_loss_compares_stay(method):
     assert model.f[0].out_features < 32
 
 
-def test_a_dry_run_raises_what_the_cut_raises():
+@pytest.mark.parametrize("method", ["random-s", "crop-s"])
+def test_a_dry_run_raises_what_the_cut_raises(method):
     def loss(model, batch):  # the features are seen in a call of the model, so nothing warns
         seen = []
         handle = model.f.register_forward_hook(lambda *found: seen.append(found[-1]))
@@ -152,7 +153,7 @@ def test_a_dry_run_raises_what_the_cut_raises():
 
     model = Features()
     scoring = Scoring(loss, [(INPUTS, TARGETS, TEACHER)])
-    pruner = Pruner(model, "random-s", 0.5, example_inputs=INPUTS[:2], scoring=scoring)
+    pruner = Pruner(model, method, 0.5, example_inputs=INPUTS[:2], scoring=scoring)
     before = state_of(model)
     for ask in (pruner.dry_run, lambda: pruner.check(0)):
         with pytest.raises(EarlyCropError, match="no longer computes the loss"):
