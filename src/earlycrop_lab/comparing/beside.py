@@ -20,7 +20,7 @@ from earlycrop.counting import flops
 from earlycrop_lab.reporting.tables import Row, table
 from earlycrop_lab.runs import Result
 from earlycrop_lab.tasks import prepare
-from earlycrop_lab.tasks.description import OF_CHANNELS, Description
+from earlycrop_lab.tasks.description import OF_CHANNELS, Description, pruning_method
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def _run(kind: str, row: Row, narrowed: "Callable[[Description], Narrowed]") -> 
     if kind == "random-flops":
         floor = {name: getattr(d, name) for name in OF_CHANNELS}
         part = _kept(row, "flops", planned=True)
-        return replace(dense, method="random-s", target="flops", sparsity=round(1 - part, 4), **floor)
+        random = replace(dense, method="random-s", target="flops", sparsity=round(1 - part, 4), **floor)
+        return random if pruning_method(d).rescale else replace(random, rescale="no")  # what is compared is the cut
     before_training = all(result.report and result.report["epoch"] == 0 for result in row.results)
     if not before_training or d.total_epochs != d.epochs:
         return None

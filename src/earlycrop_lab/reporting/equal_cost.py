@@ -119,13 +119,18 @@ def comparisons(rows: Iterable[Row]) -> dict[str, list[Comparison]]:
         if not row.prunes or row.masks:
             continue
         slim = narrower(row, rows)
-        random = [each for each in rows if each.setting == row.setting and each.description.method == "random-s"]
+        random = [each for each in rows if each.description.method == "random-s" and _alike(each, row)]
         if row.description.method == "random-s":
             random = []
         found[row.setting] += [*_nearest(row, slim, ("FLOPs", "parameters")), *_nearest(row, random, ("FLOPs",))]
         for shorter in _shorter(row, rows):
             found[shorter.setting] += _nearest(row, [shorter], ("training FLOPs",))
     return {setting: each for setting, each in found.items() if each}
+
+
+def _alike(a: Row, b: Row) -> bool:
+    """Whether two rows differ in nothing but what leaves, and when: neither in the setting nor in the scale."""
+    return a.setting == b.setting and pruning_method(a.description).rescale == pruning_method(b.description).rescale
 
 
 def narrower(row: Row, rows: Iterable[Row]) -> list[Row]:

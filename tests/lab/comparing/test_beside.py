@@ -126,6 +126,20 @@ def test_a_floor_stays_that_of_the_row():
     assert (run.sparsity, run.target, run.min_channels) == (0.7, "flops", 3)
 
 
+@pytest.mark.parametrize(
+    ("row", "rescale"),
+    [
+        (mlp(), None),
+        (mlp(rescale="no"), "no"),
+        (mlp("crop-s-poster"), "no"),
+        (mlp("crop-s-poster", rescale="yes"), None),
+    ],
+)
+def test_a_random_cut_has_its_scale_given_back_where_the_row_has(row, rescale):
+    (run,) = derived({"random-flops": [pruned(row, 300.0, 75)]}, None).runs
+    assert run.rescale == rescale
+
+
 def test_only_what_is_cut_before_its_only_training_is_trained_longer():
     late = [pruned(mlp("earlycrop-s"), 200.0, 75, epoch=2.0), pruned(mlp("efficient-convnets"), 200.0, 75, epoch=4.0)]
     assert derived({"longer": late}, None).runs == ()

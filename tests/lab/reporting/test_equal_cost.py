@@ -290,3 +290,13 @@ def test_a_difference_is_one_that_can_be():
 def test_within_cuts_off_what_cannot_be():
     assert within((-0.2, 1.3), (0.0, 1.0)) == (0.0, 1.0)
     assert within((0.2, 0.3), (0.0, 1.0)) == (0.2, 0.3)
+
+
+def test_a_cut_is_compared_with_a_random_one_of_the_same_scale():
+    """One that is nearer in its FLOPs is passed over where only one of the two gets its scale back."""
+    ours, published = pruned([0.8, 0.9]), pruned([0.6, 0.7], "earlycrop-s-poster")
+    given = pruned([0.5, 0.6], "random-s", flops=900)
+    left = pruned([0.4, 0.5], "random-s", flops=810, rescale="no")
+    (found,) = comparisons(table([*ours, *published, *given, *left])).values()
+    beside = {one.row.description.method: one.other.label for one in found}
+    assert beside == {"earlycrop-s": "random-s 95 %", "earlycrop-s-poster": "random-s (rescale no) 95 %"}
