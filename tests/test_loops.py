@@ -269,8 +269,9 @@ def test_averages_are_cut_with_the_model_and_go_on(name):
     before, dry = dense.everything(ema), dense.everything(best)
     pruner.dry_run()
     assert (dense.everything(ema), dense.everything(best)) == (before, dry)
-    values = {n: set(p.flatten().tolist()) for n, p in ema.module.named_parameters()}
-    pruner.check(0)
+    averages = {n: p.detach().clone() for n, p in ema.module.named_parameters()}
+    scale = {one.weight: one.factor for one in pruner.check(0).rescaled}
+    values = {n: set((p * scale.get(n, 1.0)).flatten().tolist()) for n, p in averages.items()}
     assert shapes(ema.module) == shapes(net) == shapes(best)
     assert all(set(p.flatten().tolist()) <= values[n] | {0.0} for n, p in ema.module.named_parameters())
     old = {n: p.detach().clone() for n, p in ema.module.named_parameters()}

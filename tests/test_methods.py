@@ -85,10 +85,18 @@ def test_the_rows_of_crop_are_its_widths_and_strong_paths_inside_them_once_there
         ):
             full = "-".join(filter(None, (base, unit, rule)))
             score = Random() if when == AtInit() else score  # before training there is nothing to choose by
-            assert get_method(full) == Method(full, score, leaving, when, OneShot(), inside, bn_mode="scaled")
+            assert get_method(full) == Method(
+                full, score, leaving, when, OneShot(), inside, bn_mode="scaled", rescale=True
+            )
             assert get_method(full).scores == (score, Crop())
     assert WIDTHS.taken == SHARES.taken == "first"  # before training
     assert (WIDTHS.allocation, SHARES.allocation) == (PerCost(), Global())
+
+
+def test_saved_states_name_a_method_as_version_0_10_did():
+    for method in METHODS.values():
+        assert "rescale" not in method.saved
+        assert eval(method.saved, dict(NAMES)) == replace(method, rescale=False)
 
 
 def test_controls_differ_in_the_choice_alone():
@@ -96,7 +104,9 @@ def test_controls_differ_in_the_choice_alone():
         control = get_method(f"earlycrop-{unit}-random")
         assert control == replace(get_method(f"earlycrop-{unit}"), name=control.name, score=Random())
     everywhere = get_method("earlymagnitude-u")
-    assert everywhere == Method("earlymagnitude-u", Magnitude(), Weights(), LazyRegime(), OneShot())
+    assert everywhere == Method(
+        "earlymagnitude-u", Magnitude(), Weights(), LazyRegime(), OneShot(), bn_mode="scaled", rescale=True
+    )
     shares = WidthsOf(SynFlow(), Exponential(100))
     assert get_method("earlysynflow-u") == replace(everywhere, name="earlysynflow-u", allocation=shares)
 
@@ -138,7 +148,9 @@ def test_cuts_that_are_spread_have_the_widths_of_their_own_moment():
         ("crop-s-spread", PathNorm(), Channels(), WIDTHS),
     ):
         now = replace(inside, taken="cut")
-        assert get_method(name) == Method(name, score, leaving, Spread(), Exponential(8), now, bn_mode="scaled")
+        assert get_method(name) == Method(
+            name, score, leaving, Spread(), Exponential(8), now, bn_mode="scaled", rescale=True
+        )
 
 
 def test_one_ranking_in_steps_and_in_bounded_steps():
@@ -147,11 +159,11 @@ def test_one_ranking_in_steps_and_in_bounded_steps():
         ("earlycrop-s-steps", Channels(), LazyRegime(), Halving(5)),
         ("earlycrop-u-steps", Weights(), LazyRegime(), Halving(5)),
     ):
-        assert get_method(name) == Method(name, Crop(), *row, bn_mode="scaled")
+        assert get_method(name) == Method(name, Crop(), *row, bn_mode="scaled", rescale=True)
 
 
 def test_the_rows_say_what_the_papers_say():
-    assert get_method("snap") == Method("snap", Snip(), Channels(), AtInit(), OneShot(), bn_mode="scaled")
+    assert get_method("snap") == Method("snap", Snip(), Channels(), AtInit(), OneShot(), bn_mode="scaled", rescale=True)
     assert get_method("snip") == Method("snip", Snip(), Weights(), AtInit(), OneShot())
     per_layer = {"random-s", "efficient-convnets"}
     assert {name for name, method in METHODS.items() if method.allocation == Uniform()} == per_layer

@@ -144,6 +144,22 @@ def test_which_weights_set_a_scale():
     assert "out.weight" in scaled_weights(noted(Recurrent(), IDS))
 
 
+class Sums(nn.Module):
+    """A bias is part of what a norm divides; the input of the network is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(4, 4, 1, bias=False), nn.Conv2d(4, 4, 1)
+        self.shift, self.first, self.last = nn.Parameter(torch.randn(4)), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        return self.last(x + self.b(self.first(self.a(x) + self.shift.view(4, 1, 1))))
+
+
+def test_a_sum_with_an_activation_keeps_the_scale_of_a_weight():
+    assert scaled_weights(noted(Sums(), torch.randn(2, 4, 5, 5))) == {"b.weight"}
+
+
 def test_a_tied_table_keeps_its_scale():
     model, report, _ = cut(Recurrent(tied=True), "random-u", IDS)
     assert {one.weight for one in report.rescaled} == {"lstm.weight_ih_l0", "lstm.weight_hh_l0"}

@@ -4,7 +4,7 @@ What may leave (`units`), what each unit is worth (`score`), when to cut (`timin
 how the budget is shared between layers (`allocation`).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from earlycrop.allocation import Global, PerCost, Sharing, Uniform
@@ -77,7 +77,7 @@ class Method:
     allocation: Allocation = Global()  # noqa: RUF009 - frozen, without state
     min_channels: int | float = 1
     bn_mode: BatchNormMode = "auto"
-    rescale: bool = field(default=False, repr=False)  # states that older versions saved stay valid
+    rescale: bool = False
 
     def __post_init__(self) -> None:
         if self.score.channels_only and not self.units.whole_channels:
@@ -93,6 +93,11 @@ class Method:
                 f"{self.name}: widths that are taken at the first check are those of the last cut, and would all be "
                 f"reached in the first: give `WidthsOf(..., taken='cut')`."
             )
+
+    @property
+    def saved(self) -> str:
+        """How a saved state names it: as its source without `rescale`, which states of version 0.10 do not have."""
+        return repr(self).removesuffix(f", rescale={self.rescale})") + ")"
 
     @property
     def widths(self) -> WidthsOf | None:

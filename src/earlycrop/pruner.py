@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -252,14 +252,14 @@ class Pruner(Closed):
             raise EarlyCropError(f"{self.method.name} {why}, so there is nothing to plan: ask before the cut.")
         before, widths = _before(self.units, self.budget, None)
         with torch.inference_mode(False), self._scorer.session(), self.units.tried() as units:
-            dense, whole = self._scorer.variation(units.model, self.method), units.keep
+            whole, cuts = units.keep, []
             worth = torch.zeros(units.alive.numel(), dtype=torch.float64)
             for sparsities in self._cuts():
                 places, alive = units.places(whole), units.alive
                 last = torch.zeros(alive.numel(), dtype=torch.float64)
-                self._leave(units, sparsities, last)
+                cuts.append(self._leave(units, sparsities, last))
                 worth[places] = torch.where(alive, last, worth[places])
-            left = remaining(dense, self._scorer.variation(units.model, self.method))
+            left = remaining(cuts[0].dense, self._scorer.variation(units.model, self.method))
             return plan_of(self.method, self.budget, units, before, widths, worth, self._scorer.samples, left)
 
     def sensitivity(
@@ -288,9 +288,8 @@ class Pruner(Closed):
         started, units = time.perf_counter(), self.units
         before, widths = _before(units, self.budget, self.report)
         with self._phases.plain(stay=True), units.all_or_nothing(*self._optimizers):
-            dense = self._scorer.variation(units.model, self.method)
-            verification, unverified, rescaled = self._leave(units, self._cuts()[self.cuts])
-            left = remaining(dense, self._scorer.variation(units.model, self.method))
+            cut = self._leave(units, self._cuts()[self.cuts])
+            left = remaining(cut.dense, self._scorer.variation(units.model, self.method))
             if self._optimizer_state == "reset" or self.method.timing.rewinds_to is not None:
                 _forget(self._optimizers)
             report = Report(
@@ -299,10 +298,10 @@ class Pruner(Closed):
                 reason=reason,
                 widths=tuple(Width(name, b, a) for (name, b), (_, a) in zip(widths, units.widths(), strict=True)),
                 collapsed=tuple(units.collapsed()),
-                verification=verification,
-                rescaled=rescaled,
+                verification=cut.verification,
+                rescaled=cut.rescaled,
                 curve=tuple(self.curve),
-                unverified=unverified,
+                unverified=cut.unverified,
                 seconds=time.perf_counter() - started,
             )
             self._ranks.meet("the end of the cut")
@@ -317,19 +316,18 @@ class Pruner(Closed):
         each = self._cuts_in_all == len(self.targets)
         return [[target] for target in self.targets] if each else [self.targets]
 
-    def _leave(
-        self, units: AbstractUnits, sparsities: Sequence[float], worth: Tensor | None = None
-    ) -> tuple[Verification | None, str | None, tuple[Rescaled, ...]]:
-        """One cut, proved (or why it is not), with layers given back their scale, and a training step tried."""
+    def _leave(self, units: AbstractUnits, sparsities: Sequence[float], worth: Tensor | None = None) -> "_Cut":
+        """One cut: proved, with layers given back their scale, and a training step tried."""
         proof, unverified = units.proof() if self._verify else (None, None)
         rehearsal = self._scorer.rehearsal(units) if self.method.units.whole_channels else None
+        dense = self._scorer.variation(units.model, self.method)
         rescale = scale_of(units) if self.method.rescale else tuple
         self._removal.leave(units, sparsities, worth)
         verification = None if proof is None else _exact(proof())
         rescaled = rescale()
         if rehearsal is not None:
             rehearsal.repeat()
-        return verification, unverified, rescaled
+        return _Cut(verification, unverified, rescaled, dense)
 
     def harvest(self) -> HarvestReport:
         """After the last cut of weights, cut the channels that the masks have emptied; the masks follow.
@@ -390,7 +388,7 @@ class Pruner(Closed):
         self._removal.load_state_dict(state)
 
     def _identity(self) -> dict[str, Any]:
-        given = {"method": repr(self.method), "budget": repr(self.budget), "seed": self.seed}
+        given = {"method": self.method.saved, "budget": repr(self.budget), "seed": self.seed}
         return given | {"bn_mode": self._scorer.bn_mode}
 
     def held(self) -> Iterator[Tensor]:
@@ -426,6 +424,15 @@ class Pruner(Closed):
         """
         with self._scorer.session():
             return self._scorer.kernel(self.units, samples, most)
+
+
+class _Cut(NamedTuple):
+    """The proof of a cut, or why there is none; the factors of weights; how the outputs varied before it."""
+
+    verification: Verification | None
+    unverified: str | None
+    rescaled: tuple[Rescaled, ...]
+    dense: float | None
 
 
 def _before(units: AbstractUnits, budget: Budget, report: Report | None) -> tuple[Counts, list[tuple[str, int]]]:

@@ -75,6 +75,7 @@ def test_every_field_tells_runs_apart():
         "min_part": 0.1,
         "optimizer_state": "reset",
         "bn_mode": "calibrated",
+        "rescale": "no",
         "schedule": "constant",
         "data": "cifar10",
         "train_size": 500,

@@ -7,9 +7,6 @@ import earlycrop.structure.operators  # noqa: F401 - their records, which are lo
 from earlycrop.structure.registry import Kind, factors_of, operator_of
 from earlycrop.structure.trace import Program
 
-HOMOGENEOUS = ("relu", "dropout", "feature_dropout", "alpha_dropout")
-"""Entrywise operators that a positive factor passes."""
-
 
 def scaled_weights(program: Program) -> frozenset[str]:
     """The parameters that set the scale of what they create: it is their only use, and no norm follows at once.
@@ -23,12 +20,25 @@ def scaled_weights(program: Program) -> frozenset[str]:
     """
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     found: dict[str, bool] = {}
-    for node in program.graph.nodes:
+    fixed = _fixed(program)
+    for node in fixed:
         spec = specs.get(node.name)
-        if node.op == "placeholder" and spec is not None and spec.kind is InputKind.PARAMETER:
+        if spec is not None and spec.kind is InputKind.PARAMETER:
             products = _products(node)
-            found[str(spec.target)] = bool(products) and not all(_normed(product) for product in products)
+            found[str(spec.target)] = bool(products) and not all(_normed(product, fixed) for product in products)
     return frozenset(name for name, scales in found.items() if scales)
+
+
+def _fixed(program: Program) -> set[Node]:
+    """Parameters and buffers, and what is made of them alone."""
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    found: set[Node] = set()
+    for node in program.graph.nodes:
+        spec, inputs = specs.get(node.name), node.all_input_nodes
+        given = spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)
+        if given or (inputs and all(arg in found for arg in inputs)):
+            found.add(node)
+    return found
 
 
 def _products(node: Node) -> list[Node]:
@@ -49,26 +59,27 @@ def _products(node: Node) -> list[Node]:
     return found
 
 
-def _normed(node: Node, joined: bool = False) -> bool:
+def _normed(node: Node, fixed: set[Node], joined: bool = False) -> bool:
     """Whether whatever reads a value divides it by its scale.
 
     Args:
         node: The value.
+        fixed: What does not depend on the network's inputs.
         joined: Whether it has been put beside others: then only a norm of single channels divides by its scale alone.
     """
     users = list(node.users)
-    return bool(users) and all(_divides(user, node, joined) for user in users)
+    return bool(users) and all(_divides(user, node, fixed, joined) for user in users)
 
 
-def _divides(user: Node, node: Node, joined: bool) -> bool:
+def _divides(user: Node, node: Node, fixed: set[Node], joined: bool) -> bool:
     if user.op != "call_function":
         return False
-    kind = operator_of(user).kind
+    operator = operator_of(user)
+    kind = operator.kind
     if kind.norm:
         return user.args[0] is node and (kind is Kind.CHANNEL_NORM or not joined)
     if kind is Kind.CONCATENATES:
-        return _normed(user, joined=True)
-    if kind is Kind.SUM:  # a bias; of two values each has its own scale
-        return all(arg is node or arg.op == "placeholder" for arg in user.all_input_nodes) and _normed(user, joined)
-    passes = kind.moves or kind is Kind.POOLS or str(user.target).split(".")[-2:-1] in ([name] for name in HOMOGENEOUS)
-    return passes and _normed(user, joined)
+        return _normed(user, fixed, joined=True)
+    if kind is Kind.SUM:  # a bias; of two activations each has a scale of its own
+        return all(arg is node or arg in fixed for arg in user.all_input_nodes) and _normed(user, fixed, joined)
+    return (kind.moves or kind is Kind.POOLS or operator.homogeneous) and _normed(user, fixed, joined)

@@ -182,6 +182,7 @@ class Operator:
         powers: If the result is a product of powers of its tensor operands, up to small numbers that are added: their
             exponents; a function of the node if they depend on the arguments.
         statistic: Whether it is a statistic that a norm may take over its channels.
+        homogeneous: Whether a positive factor of its operand passes it.
         literal: Whether it ends what makes a tensor of numbers in the code (`torch.tensor`).
         like: Says for given arguments whether the result has the shape and type of the first of them, which saves the
             time that PyTorch takes to find that out. It may raise an error where PyTorch would.
@@ -202,6 +203,7 @@ class Operator:
     strides: bool = False
     powers: tuple[float, ...] | Callable[[Node], tuple[float, ...] | None] | None = None
     statistic: bool = False
+    homogeneous: bool = False
     literal: bool = False
     like: Callable[..., bool] | None = None
     stand_in: Callable[..., torch.Tensor] | None = None

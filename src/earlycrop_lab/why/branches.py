@@ -70,7 +70,7 @@ class Stem:
         optimizer.load_state_dict(copy.deepcopy(self.optimizer.state_dict()))
         pruner = pruner_of(d, setup, optimizer, method=method)
         if seen is not None:
-            pruner.load_state_dict({**seen, "method": repr(method), "bn_mode": method.bn_mode})
+            pruner.load_state_dict({**seen, "method": method.saved, "bn_mode": method.bn_mode})
         report = pruner.check(self.epoch)
         assert report is not None
         return Branch(d, setup, optimizer, pruner, report, self.epoch)
