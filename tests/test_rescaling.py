@@ -11,6 +11,7 @@ from earlycrop import Pruner, Report, get_method
 from earlycrop.errors import VerificationError
 from earlycrop.methods import METHODS
 from earlycrop.structure.normed import scaled_weights
+from earlycrop.structure.products import Products
 from earlycrop.structure.trace import noted
 from earlycrop.units import ChannelUnits
 
@@ -69,6 +70,10 @@ def cut(model, method, inputs, sparsity=0.6, **options):
 def plainly(method):
     """The same method without rescaling."""
     return type(get_method(method))(**{**vars(get_method(method)), "rescale": False})
+
+
+def weights_with_a_scale(model, inputs):
+    return scaled_weights(Products(model, noted(model, inputs)))
 
 
 def factor(before, after, out):
@@ -139,9 +144,9 @@ def test_the_second_moment_of_what_a_wide_layer_computes_stays(method):
 
 def test_which_weights_set_a_scale():
     torch.manual_seed(0)
-    assert scaled_weights(noted(Normed(), torch.randn(2, 4, 5, 5))) == {"d.weight", "e.weight"}
-    assert "table.weight" not in scaled_weights(noted(Recurrent(), IDS))
-    assert "out.weight" in scaled_weights(noted(Recurrent(), IDS))
+    assert weights_with_a_scale(Normed(), torch.randn(2, 4, 5, 5)) == {"d.weight", "e.weight"}
+    assert "table.weight" not in weights_with_a_scale(Recurrent(), IDS)
+    assert "out.weight" in weights_with_a_scale(Recurrent(), IDS)
 
 
 class Sums(nn.Module):
@@ -157,7 +162,7 @@ class Sums(nn.Module):
 
 
 def test_a_sum_with_an_activation_keeps_the_scale_of_a_weight():
-    assert scaled_weights(noted(Sums(), torch.randn(2, 4, 5, 5))) == {"b.weight"}
+    assert weights_with_a_scale(Sums(), torch.randn(2, 4, 5, 5)) == {"b.weight"}
 
 
 def test_a_tied_table_keeps_its_scale():

@@ -32,7 +32,8 @@ def scale_of(units: AbstractUnits) -> Callable[[], tuple[Rescaled, ...]]:
     model, program = units.model, units.operators()
     if program is None:
         return tuple
-    scaled, found = scaled_weights(program), Products(model, program).found
+    products = Products(model, program)
+    scaled, found = scaled_weights(products), products.found
     dims = {name: one.dims for name, one in found.items() if name in scaled and one.scaled is None and one.dims}
     before = {name: _squares(model.get_parameter(name), along) for name, along in dims.items()}
     left = units.left_of()

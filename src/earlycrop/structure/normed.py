@@ -1,14 +1,14 @@
 """Which weights set no scale: a norm divides whatever they create by its own size, before anything else reads it."""
 
-from torch.export.graph_signature import InputKind
+from collections.abc import Container
+
 from torch.fx import Node
 
-import earlycrop.structure.operators  # noqa: F401 - their records, which are looked up
+from earlycrop.structure.products import Products
 from earlycrop.structure.registry import Kind, factors_of, operator_of
-from earlycrop.structure.trace import Program
 
 
-def scaled_weights(program: Program) -> frozenset[str]:
+def scaled_weights(products: Products) -> frozenset[str]:
     """The parameters that set the scale of what they create: it is their only use, and no norm follows at once.
 
     Multiplying the weight of a layer by a positive number does nothing where a norm divides by the scale of the
@@ -16,29 +16,15 @@ def scaled_weights(program: Program) -> frozenset[str]:
     other than as a factor of a contraction, is not among them.
 
     Args:
-        program: The operators that the network runs.
+        products: What multiplies activations in the network.
     """
-    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    found: dict[str, bool] = {}
-    fixed = _fixed(program)
-    for node in fixed:
-        spec = specs.get(node.name)
-        if spec is not None and spec.kind is InputKind.PARAMETER:
-            products = _products(node)
-            found[str(spec.target)] = bool(products) and not all(_normed(product, fixed) for product in products)
-    return frozenset(name for name, scales in found.items() if scales)
-
-
-def _fixed(program: Program) -> set[Node]:
-    """Parameters and buffers, and what is made of them alone."""
-    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    found: set[Node] = set()
-    for node in program.graph.nodes:
-        spec, inputs = specs.get(node.name), node.all_input_nodes
-        given = spec is not None and spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)
-        if given or (inputs and all(arg in found for arg in inputs)):
-            found.add(node)
-    return found
+    found = set()
+    for node, sources in products.made.items():
+        if node.op == "placeholder" and sources:
+            uses = _products(node)
+            if uses and not all(_normed(one, products.made) for one in uses):
+                found.add(sources[0].name)
+    return frozenset(found)
 
 
 def _products(node: Node) -> list[Node]:
@@ -59,7 +45,7 @@ def _products(node: Node) -> list[Node]:
     return found
 
 
-def _normed(node: Node, fixed: set[Node], joined: bool = False) -> bool:
+def _normed(node: Node, fixed: Container[Node], joined: bool = False) -> bool:
     """Whether whatever reads a value divides it by its scale.
 
     Args:
@@ -71,7 +57,7 @@ def _normed(node: Node, fixed: set[Node], joined: bool = False) -> bool:
     return bool(users) and all(_divides(user, node, fixed, joined) for user in users)
 
 
-def _divides(user: Node, node: Node, fixed: set[Node], joined: bool) -> bool:
+def _divides(user: Node, node: Node, fixed: Container[Node], joined: bool) -> bool:
     if user.op != "call_function":
         return False
     operator = operator_of(user)

@@ -5,7 +5,7 @@ functions that prepare its setup and train it. Everything else in the laboratory
 reports) uses the entry and knows no particular task.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,13 @@ def get_task(name: str) -> Task:
 
 
 def described(task: str, stored: dict[str, Any]) -> Description:
-    """A description from its stored fields; fields that newer versions have added get their defaults."""
-    return get_task(task).description(**stored)
+    """A description from its stored fields; fields that newer versions have added get their defaults.
+
+    What was stored before there was `rescale` was measured without.
+    """
+    made = get_task(task).description(**stored)
+    older = "rescale" not in stored and earlycrop.get_method(made.method).rescale
+    return replace(made, rescale="no") if older else made
 
 
 def train(d: Description, **around: Any) -> "Trained":

@@ -10,17 +10,7 @@ from matplotlib.figure import Figure
 
 from earlycrop import Sensitivity
 from earlycrop.sensitivity import title_of
-from earlycrop_lab.reporting.charts.canvas import (
-    GRID,
-    HUES,
-    INK,
-    PAPER,
-    SMALL,
-    blank,
-    entitle,
-    plain,
-    shortened,
-)
+from earlycrop_lab.reporting.charts.canvas import GRID, HUES, INK, PAPER, SMALL, blank, entitle, plain, shortened
 from earlycrop_lab.reporting.texts import AS_IT_IS
 
 WORSE = HUES[1]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from earlycrop.files import replacing
 from earlycrop.report import plain
 from earlycrop_lab.measure.hardware import environment
-from earlycrop_lab.tasks import TASKS
+from earlycrop_lab.tasks import TASKS, described
 from earlycrop_lab.tasks.description import Description
 
 RECORDS = "records.json"
@@ -40,17 +40,17 @@ def before(folder: Path, d: Description, again: bool, name: str) -> list[dict[st
 def asked(source: str) -> Description:
     """The description that records are about, from its source code, none of which is executed.
 
-    Options that an older version did not have yet take their defaults.
+    Options that an older version did not have yet: see `described`.
 
     Raises:
         ValueError: It is no description.
     """
-    kinds = {task.description.__name__: task.description for task in TASKS.values()}
+    kinds = {task.description.__name__: name for name, task in TASKS.items()}
     problem: Exception | None = None
     try:
         match ast.parse(source, mode="eval").body:
             case ast.Call(func=ast.Name(id=name), keywords=keywords) if name in kinds:
-                return kinds[name](**{str(each.arg): ast.literal_eval(each.value) for each in keywords})
+                return described(kinds[name], {str(each.arg): ast.literal_eval(each.value) for each in keywords})
     except (SyntaxError, TypeError, ValueError) as error:
         problem = error
     raise ValueError(f"{source!r} is no description that this version knows") from problem

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -24,6 +25,13 @@ def test_records_without_an_option_that_came_later_have_its_default(tmp_path):
     assert asked(older) == D
     (tmp_path / RECORDS).write_text(json.dumps({"asked": older, "runs": [1, 2]}))
     assert before(tmp_path, D, again=False, name="runs") == [1, 2]
+
+
+def test_records_from_before_rescaling_were_measured_without():
+    older = re.sub(r", rescale=[^,)]*", "", repr(D))
+    assert asked(older) == replace(D, rescale="no")
+    snip = Classification(method="snip", sparsity=0.9, network="cnn", epochs=3)
+    assert asked(re.sub(r", rescale=[^,)]*", "", repr(snip))) == snip
 
 
 def test_records_of_another_description_are_refused_and_kept(tmp_path):
